@@ -1,0 +1,38 @@
+"""Architectures: how visual tokens meet the language model."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from vlm_ablate.config.base import ComponentConfig
+from vlm_ablate.registry import Registry
+
+architectures: Registry = Registry("architecture")
+
+_PKG = "vlm_ablate.models.architectures"
+
+
+class AutoregressiveConfig(ComponentConfig):
+    """Fully autoregressive: visual tokens take their places in the text sequence."""
+
+    name: Literal["autoregressive"] = "autoregressive"
+
+
+class CrossAttentionConfig(ComponentConfig):
+    """Gated cross-attention blocks between decoder layers; tanh gates start at zero (Flamingo, Idefics1)."""
+
+    name: Literal["cross_attention"] = "cross_attention"
+    every: int = Field(4, gt=0)
+    """A block stands before every `every`-th decoder layer (0, every, 2*every, ...)."""
+    gate: Literal["scalar", "vector"] = "scalar"
+    """One gate a sub-layer, or one a channel."""
+    qk_norm: bool = False
+    """RMSNorm on queries and keys per head."""
+    attend: Literal["last", "all"] = "last"
+    """A text token sees the last image before it, or all images before it."""
+
+
+architectures.declare("autoregressive", AutoregressiveConfig, f"{_PKG}.autoregressive:Autoregressive")
+architectures.declare("cross_attention", CrossAttentionConfig, f"{_PKG}.cross_attention:CrossAttention")

@@ -1,0 +1,43 @@
+"""The evaluation section: which benchmarks, how many shots, how demonstrations are drawn."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from vlm_ablate.config.base import Strict, component
+from vlm_ablate.config.components import benchmarks
+
+
+class BenchmarkEntry(Strict):
+    """One benchmark and how it is asked."""
+
+    benchmark: component(benchmarks)  # type: ignore[valid-type]
+    split: Literal["train", "tune", "report"] = "report"
+    """Splits are named by use: sweeps look at tune, tables at report."""
+    limit: int | None = Field(None, gt=0)
+    """The first so many items of the split's fixed order; None: all."""
+    shots: int | None = Field(None, ge=0)
+    """In-context demonstrations; None: the section's value."""
+
+
+class Demonstrations(Strict):
+    """How in-context examples are chosen from the train split."""
+
+    selection: Literal["random", "nearest"] = "random"
+    """"nearest" ranks by image features (RICES)."""
+    seed: int = 0
+
+
+class EvaluationConfig(Strict):
+    """What a trained model is scored on."""
+
+    benchmarks: dict[str, BenchmarkEntry] = Field(min_length=1)
+    """Column name -> benchmark."""
+    shots: int = Field(4, ge=0)
+    demonstrations: Demonstrations = Demonstrations()
+    batch_size: int = Field(32, gt=0)
+    """Prompts generated together; greedy answers do not depend on it."""
+    blind: bool = True
+    """Also score with every image withheld: the blind floor."""

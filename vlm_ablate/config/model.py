@@ -1,0 +1,25 @@
+"""The model section of an experiment: four parts, one from each registry."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from vlm_ablate.config.base import Strict, component
+from vlm_ablate.config.components import architectures, connectors, language_models, vision_encoders
+
+
+class ModelConfig(Strict):
+    """A vision-language model, put together from four registered parts."""
+
+    vision: component(vision_encoders)  # type: ignore[valid-type]
+    """Vision encoder."""
+    language: component(language_models)  # type: ignore[valid-type]
+    """Language model."""
+    connector: component(connectors)  # type: ignore[valid-type]
+    """Connector."""
+    architecture: component(architectures)  # type: ignore[valid-type]
+    """How visual tokens meet the language model."""
+    init_from: str | None = None
+    """Start from a released checkpoint (local folder or hub id) of the same assembly."""
+    extra_tokens: list[str] = Field(default_factory=list)
+    """Tokens added to the language model's vocabulary beside the image tokens."""

@@ -1,0 +1,74 @@
+"""Training stages: what is trained, for how long, on what schedule."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from vlm_ablate.config.base import Strict
+
+
+class Training(StrEnum):
+    """How a backbone is trained in a stage."""
+
+    frozen = "frozen"
+    lora = "lora"
+    dora = "dora"
+    full = "full"
+
+
+class LoraConfig(Strict):
+    """Low-rank adapters (peft). Targets are matched against module paths inside the backbone."""
+
+    r: int = Field(64, gt=0)
+    alpha: float = Field(16.0, gt=0)
+    dropout: float = Field(0.1, ge=0, lt=1)
+    vision_targets: str | list[str] = "all-linear"
+    """"all-linear", a list of module-name suffixes, or one regular expression over full module paths."""
+    language_targets: str | list[str] = "all-linear"
+    """As above; "all-linear" leaves out the output head."""
+
+
+class Stage(Strict):
+    """One stage of training."""
+
+    steps: int = Field(gt=0)
+    """Optimiser steps."""
+    batch_size: int = Field(gt=0)
+    """Sequences per optimiser step, over all devices."""
+    micro_batch_size: int | None = Field(None, gt=0)
+    """Sequences per forward pass; None: the whole batch. The gradient does not depend on it."""
+    learning_rate: float = Field(1e-4, gt=0)
+    backbone_learning_rate: float | None = Field(None, gt=0)
+    """Learning rate of backbone parameters and adapters; None: the same."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_steps: int = Field(0, ge=0)
+    weight_decay: float = Field(0.0, ge=0)
+    """Not applied to biases, norms, gates, latents and embeddings."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    gradient_clip: float | None = Field(1.0, gt=0)
+    vision: Training = Training.frozen
+    language: Training = Training.frozen
+    connector: Literal["full", "frozen"] = "full"
+    """The new parameters: connector and, for cross-attention, the gated blocks."""
+    lora: LoraConfig = LoraConfig()
+    neftune_alpha: float | None = Field(None, gt=0)
+    """Uniform noise of +-alpha/sqrt(length * width) on the embedded text (arXiv:2310.05914)."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    gradient_checkpointing: bool = False
+    checkpoint_every: int = Field(100, gt=0)
+    """Optimiser steps between resumable checkpoints."""
+    log_every: int = Field(10, gt=0)
+    """Optimiser steps between tracked metrics."""
+    divergence_loss_ratio: float = Field(3.0, gt=1)
+    """The run is recorded as diverged when the smoothed loss exceeds this multiple of its first value, or is not finite."""
+
+    @model_validator(mode="after")
+    def _micro_batch_divides(self) -> Stage:
+        if self.micro_batch_size and self.batch_size % self.micro_batch_size:
+            raise ValueError(f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}")
+        if self.warmup_steps >= self.steps:
+            raise ValueError(f"warmup_steps {self.warmup_steps} is not below steps {self.steps}")
+        return self
