@@ -1,0 +1,1 @@
+"""Architectures: how visual tokens meet the language model."""

@@ -1,0 +1,77 @@
+"""What every language model is: a transformers causal LM with its tokeniser."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel
+from torch import nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class LanguageModel(nn.Module):
+    """Base of all language models.
+
+    Subclasses set `model` (a transformers `*ForCausalLM`) and `tokenizer` (None when only the structure was built
+    and no tokeniser is on this machine).
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase | None
+
+    def __init__(self, config: BaseModel, *, load_weights: bool = True) -> None:
+        """
+        Args:
+            config: the language model's own configuration.
+            load_weights: False builds the structure only, on the meta device.
+
+        Raises:
+            AssetMissing: the weights or the configuration are not on this machine.
+        """
+        super().__init__()
+        self.config = config
+
+    @property
+    def hidden(self) -> int:
+        """Width of the residual stream."""
+        return self.model.config.hidden_size
+
+    @property
+    def intermediate(self) -> int:
+        """Width of the MLPs (four times `hidden` where the configuration does not say)."""
+        width = getattr(self.model.config, "intermediate_size", None)
+        return width or 4 * self.hidden
+
+    @property
+    def decoder(self) -> nn.Module:
+        """The decoder without its output head."""
+        return self.model.base_model
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The decoder layers, first to last."""
+        return find_layers(self.decoder, self.model.config.num_hidden_layers)
+
+    @property
+    def vocabulary(self) -> int:
+        """Rows of the embedding table."""
+        return self.model.get_input_embeddings().num_embeddings
+
+
+def find_layers(decoder: nn.Module, count: int) -> nn.ModuleList:
+    """The decoder layers of any transformers causal LM: `layers` or, failing that, the one list of `count` modules.
+
+    Raises:
+        ModelError: there is no such list.
+    """
+    from vlm_ablate.errors import ModelError
+
+    layers = getattr(decoder, "layers", None)
+    if isinstance(layers, nn.ModuleList):
+        return layers
+    lists = [m for m in decoder.modules() if isinstance(m, nn.ModuleList) and len(m) == count]
+    if len(lists) != 1:
+        raise ModelError(f"cannot find the decoder layers of {type(decoder).__name__}")
+    return lists[0]
