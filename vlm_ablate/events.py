@@ -1,0 +1,135 @@
+"""What a run tells while it goes: small frozen values that pickle, for progress displays and logs. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Status = Literal["finished", "diverged", "failed", "skipped"]
+
+
+@dataclass(frozen=True)
+class Event:
+    """Base of all events; `run` is the hash of the RunSpec that it is about."""
+
+    run: str
+
+
+@dataclass(frozen=True)
+class RunStarted(Event):
+    """A run begins, or continues from `resumed_step` (optimiser steps over all stages)."""
+
+    name: str
+    arm: str
+    seed: int
+    steps: int
+    """Optimiser steps over all stages."""
+    resumed_step: int = 0
+
+
+@dataclass(frozen=True)
+class StageStarted(Event):
+    """Stage number `index` (from 0) of `stages` begins."""
+
+    stage: str
+    index: int
+    stages: int
+    steps: int
+    """Optimiser steps of this stage."""
+
+
+@dataclass(frozen=True)
+class StepDone(Event):
+    """Progress of training; not sent for every step when steps are fast."""
+
+    step: int
+    """Optimiser steps done, over all stages."""
+    steps: int
+    """Optimiser steps of all stages."""
+    loss: float
+    """Mean loss per supervised token since the last event."""
+    tokens_per_s: float
+    """Text and visual tokens a second since the last event."""
+    seconds_left: float | None = None
+    """Estimate for the rest of training."""
+
+
+@dataclass(frozen=True)
+class Checkpointed(Event):
+    """A resumable checkpoint of optimiser step `step` is on disk."""
+
+    step: int
+
+
+@dataclass(frozen=True)
+class EvaluationProgress(Event):
+    """`done` of `total` items of a benchmark column are answered."""
+
+    column: str
+    done: int
+    total: int
+    blind: bool = False
+
+
+@dataclass(frozen=True)
+class Notice(Event):
+    """One line that a person should see."""
+
+    message: str
+    level: Literal["info", "warning"] = "info"
+
+
+@dataclass(frozen=True)
+class RunFinished(Event):
+    """A run has ended. `mean` is the unweighted mean of the benchmark scores (0..100), None without scores."""
+
+    status: Status
+    mean: float | None = None
+    message: str = ""
+    seconds: float = 0.0
+    reused: bool = False
+    """True when the run had ended earlier and nothing was computed."""
+
+
+Reporter = Callable[[Event], None]
+
+
+def silent(event: Event) -> None:
+    """A reporter that drops everything."""
+
+
+@dataclass(frozen=True)
+class RunOutcome:
+    """How one run ended: what a launcher hands back."""
+
+    run: str
+    name: str
+    status: Status
+    scores: Mapping[str, float] = field(default_factory=dict)
+    """Column -> score (0..100), images shown."""
+    blind: Mapping[str, float] = field(default_factory=dict)
+    """Column -> score (0..100), images withheld."""
+    message: str = ""
+    tracking_run: str | None = None
+    """Id of the run in the tracking store."""
+    seconds: float = 0.0
+    reused: bool = False
+
+    @property
+    def mean(self) -> float | None:
+        """Unweighted mean of the scores, None without any."""
+        return sum(self.scores.values()) / len(self.scores) if self.scores else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for the outcome file."""
+        return {
+            "run": self.run,
+            "name": self.name,
+            "status": self.status,
+            "scores": dict(self.scores),
+            "blind": dict(self.blind),
+            "message": self.message,
+            "tracking_run": self.tracking_run,
+            "seconds": self.seconds,
+        }
