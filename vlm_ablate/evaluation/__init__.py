@@ -1,0 +1,1 @@
+"""Benchmarks, metrics, few-shot prompts and batched generation."""

@@ -1,0 +1,54 @@
+"""The score of one benchmark, with everything that must be equal before two scores may stand in one column."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+
+@dataclass(frozen=True)
+class ScoreRecord:
+    """What one evaluation produced. `score` is 0..100 (CIDEr may exceed it); `split_hash` covers the items scored."""
+
+    benchmark: str
+    """Registry name of the benchmark."""
+    column: str
+    """Name in the experiment file: the table's column."""
+    split: str
+    """train, tune or report."""
+    split_hash: str
+    template: str
+    """Prompt template and its version, e.g. `vqa/1`."""
+    shots: int
+    demonstration_seed: int
+    scorer: str
+    scorer_version: str
+    items: int
+    unparsed: int
+    """Answers that the scorer could not read; they count as wrong."""
+    score: float
+    blind: bool
+    """Every image was withheld, in the demonstrations and in the query."""
+    demonstrations: str = "random"
+    """How they were chosen: "random", or "nearest" with the encoder whose features ranked them."""
+
+    def protocol(self) -> dict[str, Any]:
+        """The fields in which all records of one column must agree."""
+        outcome = {"score", "unparsed"}
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in outcome}
+
+    def differences(self, other: ScoreRecord) -> dict[str, tuple[Any, Any]]:
+        """Field -> (mine, theirs) where the protocols differ; empty when the two may share a column."""
+        mine, theirs = self.protocol(), other.protocol()
+        return {name: (mine[name], theirs[name]) for name in mine if mine[name] != theirs[name]}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for a tag or a file."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ScoreRecord:
+        """The inverse of `to_dict`; keys that this version does not know are ignored."""
+        known = {f.name for f in fields(cls)}
+        return cls(**{k: v for k, v in data.items() if k in known})
