@@ -1,0 +1,1 @@
+"""What a run leaves behind: an MLflow store, written while runs train and read back for tables."""

@@ -1,0 +1,120 @@
+"""The names of everything a run records: tags, params, metrics, artifacts. No other file spells them out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+# --- tags of a run ---------------------------------------------------------------------------------------------------
+KIND = "vlm.kind"
+HASH = "vlm.hash"
+ARM = "vlm.arm"
+LABEL = "vlm.label"
+SEED = "vlm.seed"
+SCALE = "vlm.scale"
+PAPER = "vlm.paper"
+TABLE = "vlm.table"
+CELL = "vlm.cell"
+STAND_INS = "vlm.stand_ins"
+STATUS = "vlm.status"
+MESSAGE = "vlm.message"
+DATA_FINGERPRINT = "vlm.data_fingerprint"
+LICENCES = "vlm.licences"
+SCORES = "vlm.scores"
+"""JSON list of score records: the only thing a table's scores are computed from."""
+REUSED_FROM = "vlm.reused_from"
+"""Run id that this record was copied from, when two tables need the same run."""
+GIT = "vlm.git"
+VERSIONS = "vlm.versions"
+MACHINE = "vlm.machine"
+THREADS = "vlm.threads"
+CLAIMS = "vlm.claims"
+"""On the table run: JSON list of claim verdicts."""
+QUESTION = "vlm.question"
+LINK = "vlm.link"
+DESCRIPTION = "mlflow.note.content"
+
+JSON_TAGS = frozenset({CELL, STAND_INS, LICENCES, SCORES, VERSIONS, CLAIMS})
+
+RUN_KIND = "run"
+TABLE_KIND = "table"
+
+# --- statuses --------------------------------------------------------------------------------------------------------
+RUNNING, FINISHED, DIVERGED, FAILED, SKIPPED = "running", "finished", "diverged", "failed", "skipped"
+DONE = frozenset({FINISHED, DIVERGED})
+"""Statuses that are results: such a run is not trained again."""
+MLFLOW_STATUS = {RUNNING: "RUNNING", FINISHED: "FINISHED", DIVERGED: "FINISHED", FAILED: "FAILED", SKIPPED: "KILLED"}
+
+# --- params: the flattened config, and these three first ----------------------------------------------------------------
+PARAM_ARM, PARAM_SEED, PARAM_SCALE = "arm", "seed", "scale"
+
+# --- metrics ("/" makes sections in the MLflow UI) ----------------------------------------------------------------------
+TRAIN_LOSS = "train/loss"
+TRAIN_LR = "train/lr"
+TRAIN_GRAD_NORM = "train/grad_norm"
+TRAIN_TOKENS_PER_S = "train/tokens_per_s"
+SEEN_IMAGES = "seen/images"
+SEEN_TEXT_TOKENS = "seen/text_tokens"
+SEEN_VISUAL_TOKENS = "seen/visual_tokens"
+SEEN_FLOPS = "seen/flops"
+SEEN = (SEEN_IMAGES, SEEN_TEXT_TOKENS, SEEN_VISUAL_TOKENS, SEEN_FLOPS)
+PARAMS_TOTAL = "model/params_total"
+PARAMS_TRAINABLE = "model/params_trainable"
+VISUAL_TOKENS = "model/visual_tokens"
+FLOPS_PER_SAMPLE = "model/flops_per_sample"
+WALL_SECONDS = "time/wall_s"
+MEAN = "mean"
+
+# --- artifacts -------------------------------------------------------------------------------------------------------
+CONFIG_FILE = "config.yaml"
+PLAN_FILE = "plan.json"
+PREDICTIONS_DIR = "predictions"
+EXAMPLES_FILE = "examples.png"
+WEIGHTS_DIR = "weights"
+TABLE_DIR = "table"
+
+TAG_LIMIT = 7500
+"""Characters of one tag value; MLflow and its databases refuse more than 8000."""
+PARAM_LIMIT = 6000
+"""Characters of one param value that MLflow accepts."""
+
+
+def score_metric(column: str, *, blind: bool = False) -> str:
+    """Metric name of a benchmark's score on 0..100, e.g. `score/vqa`; `blind/vqa` when images are withheld."""
+    return f"{'blind' if blind else 'score'}/{column}"
+
+
+def json_tag(key: str, value: Any) -> dict[str, str]:
+    """`value` as JSON under `key`; a long one continues under `key.1`, `key.2`, ..."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    parts = [text[i : i + TAG_LIMIT] for i in range(0, len(text), TAG_LIMIT)]
+    return {key if i == 0 else f"{key}.{i}": part for i, part in enumerate(parts)}
+
+
+def read_json_tag(tags: Mapping[str, str], key: str, default: Any = None) -> Any:
+    """The inverse of `json_tag`; `default` when the tag is absent or cut short."""
+    if key not in tags:
+        return default
+    parts, i = [tags[key]], 1
+    # A continuation is only read after a full part: a rewritten, shorter value may leave an old tail behind.
+    while len(parts[-1]) == TAG_LIMIT and f"{key}.{i}" in tags:
+        parts.append(tags[f"{key}.{i}"])
+        i += 1
+    try:
+        return json.loads("".join(parts))
+    except json.JSONDecodeError:
+        return default
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested mappings as dotted paths -> text, in the order written; lists stay JSON, empty and None values are left out."""
+    flat: dict[str, str] = {}
+    for key, value in config.items():
+        path = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{path}.")
+        elif value is not None and value != [] and value != "":
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            flat[path] = text if len(text) <= PARAM_LIMIT else text[: PARAM_LIMIT - 3] + "..."
+    return flat
