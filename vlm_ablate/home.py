@@ -118,9 +118,13 @@ class RunFolder:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the run for this process; a second process that wants the same run waits. Freed when a holder dies."""
-        with storage_errors("lock", self.root), open(self.root / ".lock", "w") as file:
+        with storage_errors("lock", self.root):
+            file = open(self.root / ".lock", "w")
             fcntl.flock(file, fcntl.LOCK_EX)
+        try:
             yield
+        finally:
+            file.close()
 
 
 @dataclass(frozen=True)
