@@ -1,0 +1,63 @@
+"""What every data source is: rows by number, each a `Sample`; and the record of where its material comes from."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass
+
+from vlm_ablate.config.base import ComponentConfig
+from vlm_ablate.data.sample import Sample
+
+
+@dataclass(frozen=True)
+class AssetRecord:
+    """One piece of material a run used: what it is, whose licence, and which bytes."""
+
+    name: str
+    """Package, data set or file."""
+    licence: str
+    """SPDX identifier or the owner's words; "unknown" where none is recorded."""
+    version: str = ""
+    sha256: str = ""
+    """Checksum of the material, or empty where it has no single file."""
+    origin: str = ""
+    """Project page, hub id or path as configured."""
+
+    def to_dict(self) -> dict[str, str]:
+        """Plain data for a tag or an artifact."""
+        return asdict(self)
+
+
+class Source(ABC):
+    """Base of all sources. Rows are numbered from 0 to len - 1 and never change for one `fingerprint`.
+
+    `__getitem__` is called from loader processes: an instance must survive pickling and share nothing mutable.
+    """
+
+    sequential: bool = False
+    """True for streams: rows are cheap only in rising order, so the mixture shuffles them within windows."""
+
+    def __init__(self, config: ComponentConfig) -> None:
+        self.config = config
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of rows."""
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Sample:
+        """Row `index` (0 <= index < len).
+
+        Raises:
+            DataError: the row cannot be used; the message names it.
+        """
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Changes when the rows change: hash of the settings and of the material's identity."""
+
+    @property
+    def licences(self) -> list[AssetRecord]:
+        """Where the material comes from and under what terms."""
+        return []
