@@ -67,6 +67,8 @@ class PerceiverConfig(ComponentConfig):
     """RMSNorm on queries and keys per head (Idefics1)."""
     latents_init: Literal["normal", "ones"] = "normal"
     """"ones" is what transformers' Idefics2 starts from; "normal" (std 0.02) trains better from scratch."""
+    norm_eps: float = Field(1e-6, gt=0)
+    """Epsilon of every RMSNorm inside (Idefics2: 1e-6)."""
 
 
 class PixelShuffleConfig(ComponentConfig):

@@ -1,0 +1,1 @@
+"""Connectors: patch features in, visual tokens out. One file each."""
