@@ -1,0 +1,1 @@
+"""Training: one LightningModule, stages in order, resumable to the bit."""

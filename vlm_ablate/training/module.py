@@ -1,0 +1,125 @@
+"""The LightningModule: one loss for any split of a batch into micro-batches and ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.loops.utilities import _block_parallel_sync_behavior
+from torch import Tensor, nn
+
+from vlm_ablate.config.stages import Stage
+from vlm_ablate.data.batch import Batch
+from vlm_ablate.errors import ModelError
+from vlm_ablate.training.optim import build_optimizer, build_scheduler, scale_and_clip
+
+
+class TrainingModule(pl.LightningModule):
+    """Trains the parameters of a VLM that require gradients.
+
+    The loss of an optimiser step is the sum over all supervised tokens divided by their number, both taken over all
+    micro-batches and ranks. Gradients of plain sums are accumulated and divided once at the end, so that the update
+    does not depend on how the batch was split.
+
+    `vlm` needs `forward(batch) -> Output` with `loss_sum` (scalar tensor) and `supervised_tokens`.
+    """
+
+    def __init__(self, vlm: nn.Module, stage: Stage, *, world_size: int = 1) -> None:
+        super().__init__()
+        self.vlm = vlm
+        self.stage = stage
+        # Lightning must not miss the frozen weights that `state_dict` leaves out; `load_state_dict` checks the others.
+        self.strict_loading = False
+        self.automatic_optimization = False
+        self.micro_batches = micro_batches(stage, world_size)
+        """Forward passes of one rank per optimiser step."""
+        self.micro_batch = 0
+        """Forward passes done since the last optimiser step."""
+        self.step_loss: Tensor | None = None
+        """Mean loss per supervised token of the last optimiser step."""
+        self.step_norm: Tensor | None = None
+        """Gradient norm of the last optimiser step, before clipping."""
+        self._loss_sum: Tensor | float = 0.0
+        self._supervised: Tensor | int = 0
+        self._trainable: list[nn.Parameter] = []
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW and the schedule of the stage; the schedule is stepped here, once an optimiser step."""
+        optimizer = build_optimizer(self.vlm, self.stage)
+        self._trainable = [p for group in optimizer.param_groups for p in group["params"]]
+        return {"optimizer": optimizer, "lr_scheduler": build_scheduler(optimizer, self.stage)}
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """One micro-batch; the last one of an optimiser step also updates the parameters."""
+        last = self.micro_batch + 1 == self.micro_batches
+        # Ranks need to exchange gradients only once a step.
+        with nullcontext() if last else _block_parallel_sync_behavior(self.trainer.strategy, block=True):
+            output = self.vlm(batch)
+            self.manual_backward(output.loss_sum)
+        self._loss_sum = self._loss_sum + output.loss_sum.detach()
+        self._supervised = self._supervised + output.supervised_tokens
+        self.micro_batch = 0 if last else self.micro_batch + 1
+        if last:
+            self._update()
+
+    def _update(self) -> None:
+        optimizer = self.optimizers()
+        totals = torch.stack([torch.as_tensor(t, dtype=torch.float64 if self.device.type == "cpu" else torch.float32)
+                              .to(self.device) for t in (self._loss_sum, self._supervised)])
+        world = self.trainer.world_size
+        if world > 1:
+            totals = self.trainer.strategy.reduce(totals, reduce_op="sum")
+        loss_sum, count = totals[0], totals[1].clamp(min=1)
+        # Data-parallel strategies average gradients over ranks; the sum is wanted.
+        self.step_norm = scale_and_clip(self._trainable, (world / count).float(), self.stage.gradient_clip)
+        self.step_loss = (loss_sum / count).float()
+        optimizer.step()
+        self.lr_schedulers().step()
+        optimizer.zero_grad(set_to_none=True)
+        self._loss_sum, self._supervised = 0.0, 0
+
+    def learning_rate_now(self) -> float:
+        """Learning rate of the new parameters (the last group) for the next step."""
+        return float(self.trainer.optimizers[0].param_groups[-1]["lr"])
+
+    def trainable_names(self) -> list[str]:
+        """Dotted paths of the trained parameters."""
+        return [name for name, p in self.named_parameters() if p.requires_grad]
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Trained parameters and buffers only: the frozen weights are rebuilt from the configuration."""
+        full = super().state_dict(*args, **kwargs)
+        frozen = {name for name, p in self.named_parameters(remove_duplicate=False) if not p.requires_grad}
+        return {name: value for name, value in full.items() if name not in frozen}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load what `state_dict` gave.
+
+        Raises:
+            ModelError: a trained parameter is missing, or an unknown one is there.
+        """
+        missing = sorted(set(self.trainable_names()) - set(state_dict))
+        result = super().load_state_dict(state_dict, strict=False, assign=assign)
+        if missing or result.unexpected_keys:
+            raise ModelError(
+                f"the checkpoint does not fit this model: missing {missing[:3]}, unexpected {result.unexpected_keys[:3]}",
+                hint="it was written by another configuration; remove the run's folder to start afresh",
+            )
+        return result
+
+
+def micro_batches(stage: Stage, world_size: int = 1) -> int:
+    """Forward passes of one rank per optimiser step.
+
+    Raises:
+        ModelError: the batch cannot be divided over the ranks.
+    """
+    micro = stage.micro_batch_size or stage.batch_size // world_size
+    if stage.batch_size % (micro * world_size or 1):
+        raise ModelError(
+            f"batch_size {stage.batch_size} cannot be divided over {world_size} devices with micro batches of {micro}"
+        )
+    return stage.batch_size // (micro * world_size)

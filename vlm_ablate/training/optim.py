@@ -1,0 +1,115 @@
+"""Parameter groups, AdamW and the learning-rate schedule of a stage."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+from vlm_ablate.config.stages import Stage
+from vlm_ablate.errors import ModelError
+
+BACKBONES = ("vision", "language")
+"""Attributes of the VLM that hold a backbone; everything else is new."""
+_UNDECAYED_NAMES = ("latents", "trainable_tokens", "position_embedding", "lora_embedding")
+_NEW_NAMES = ("trainable_tokens",)
+"""Rows of added tokens live inside the language backbone, but are new parameters."""
+
+
+def is_decayed(name: str, parameter: nn.Parameter, embeddings: set[int]) -> bool:
+    """Weight decay is for matrices and kernels: not for biases, norms, gates, latents and embeddings.
+
+    Args:
+        name: dotted path.
+        parameter: the parameter.
+        embeddings: ids of all embedding tables.
+    """
+    vector = parameter.numel() == max(parameter.shape, default=1)
+    return not (vector or id(parameter) in embeddings or any(part in name for part in _UNDECAYED_NAMES))
+
+
+def is_backbone(name: str) -> bool:
+    """Whether the parameter belongs to a pretrained backbone or to an adapter inside one."""
+    return name.split(".", 1)[0] in BACKBONES and not any(part in name for part in _NEW_NAMES)
+
+
+def parameter_groups(model: nn.Module, stage: Stage) -> list[dict]:
+    """Up to four AdamW groups: (backbone or new) x (decayed or not), each with its `lr`, `weight_decay` and `name`.
+
+    Raises:
+        ModelError: nothing is trainable.
+    """
+    embeddings = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+    buckets: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            key = (is_backbone(name), is_decayed(name, parameter, embeddings))
+            buckets.setdefault(key, []).append(parameter)
+    if not buckets:
+        raise ModelError("this stage trains nothing: both backbones and the connector are frozen")
+    rates = {True: stage.backbone_learning_rate or stage.learning_rate, False: stage.learning_rate}
+    return [
+        {
+            "params": params,
+            "lr": rates[backbone],
+            "weight_decay": stage.weight_decay if decayed else 0.0,
+            "name": f"{'backbone' if backbone else 'new'}{'' if decayed else '_undecayed'}",
+        }
+        for (backbone, decayed), params in sorted(buckets.items(), reverse=True)
+    ]
+
+
+def build_optimizer(model: nn.Module, stage: Stage) -> AdamW:
+    """AdamW over the trainable parameters; fused where the device has a kernel for it."""
+    groups = parameter_groups(model, stage)
+    fused = all(_fusable(p) for g in groups for p in g["params"])
+    return AdamW(groups, betas=stage.betas, fused=fused)
+
+
+def _fusable(parameter: nn.Parameter) -> bool:
+    return parameter.device.type in ("cuda", "cpu") and parameter.is_floating_point()
+
+
+def schedule(stage: Stage) -> Callable[[int], float]:
+    """Factor on the learning rate as a function of the optimiser steps done.
+
+    Linear warm-up from 1/warmup_steps to 1, then constant, or to 0 at the stage's end linearly or along a half cosine.
+    """
+
+    def factor(step: int) -> float:
+        if step < stage.warmup_steps:
+            return (step + 1) / stage.warmup_steps
+        progress = min(1.0, (step - stage.warmup_steps) / (stage.steps - stage.warmup_steps))
+        if stage.schedule == "linear":
+            return 1.0 - progress
+        if stage.schedule == "cosine":
+            return 0.5 * (1.0 + math.cos(math.pi * progress))
+        return 1.0
+
+    return factor
+
+
+def build_scheduler(optimizer: AdamW, stage: Stage) -> LambdaLR:
+    """The stage's schedule on every group of the optimiser."""
+    return LambdaLR(optimizer, schedule(stage))
+
+
+@torch.no_grad()
+def scale_and_clip(parameters: Iterable[nn.Parameter], scale: float | torch.Tensor, limit: float | None) -> torch.Tensor:
+    """Multiply all gradients by `scale`, then clip their global 2-norm to `limit`, in one pass.
+
+    Returns:
+        The norm after scaling and before clipping, a scalar tensor.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients) * scale
+    factor = torch.as_tensor(scale, dtype=norm.dtype, device=norm.device)
+    if limit is not None:
+        factor = factor * torch.clamp(limit / (norm + 1e-6), max=1.0)
+    if gradients:
+        torch._foreach_mul_(gradients, factor)
+    return norm
