@@ -3,29 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass
 
 from vlm_ablate.config.base import ComponentConfig
+from vlm_ablate.data.offline.assets import AssetRecord
 from vlm_ablate.data.sample import Sample
 
-
-@dataclass(frozen=True)
-class AssetRecord:
-    """One piece of material a run used: what it is, whose licence, and which bytes."""
-
-    name: str
-    """Package, data set or file."""
-    licence: str
-    """SPDX identifier or the owner's words; "unknown" where none is recorded."""
-    version: str = ""
-    sha256: str = ""
-    """Checksum of the material, or empty where it has no single file."""
-    origin: str = ""
-    """Project page, hub id or path as configured."""
-
-    def to_dict(self) -> dict[str, str]:
-        """Plain data for a tag or an artifact."""
-        return asdict(self)
+__all__ = ["AssetRecord", "Source"]
 
 
 class Source(ABC):

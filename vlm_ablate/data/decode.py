@@ -1,0 +1,129 @@
+"""Turning anything that holds a picture into an upright 8-bit RGB image, or saying clearly why not.
+
+Conversions: EXIF orientation is applied; transparency is laid on white; CMYK, palette, grey and 1-bit become RGB;
+16-bit grey keeps its high byte (value / 257); float images in [0, 1] are scaled by 255, others clipped to 0..255;
+of an animation the first frame counts. Refused: truncated files, pictures without pixels, decompression bombs.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from vlm_ablate.errors import DataError
+
+MAX_PIXELS = 89_478_485
+"""More pixels than this are refused before decoding (Pillow's own warning level: a quarter of a gigabyte as RGB)."""
+
+_ORIENTATION = 0x0112
+_SIDEWAYS = {5, 6, 7, 8}
+
+
+def decode(source: object, label: str, draft: tuple[int, int] | None = None) -> Image.Image:
+    """`source` (path, bytes, PIL image, uint8 array (H, W[, 1|3|4])) as an upright RGB image of its own.
+
+    `draft` (width, height): a JPEG may be decoded at 1/2, 1/4 or 1/8, no smaller than this; pixels then differ
+    slightly from a full decode followed by a resize.
+
+    Raises:
+        DataError: it cannot be read; the message names `label`.
+    """
+    if isinstance(source, np.ndarray):
+        return _rgb(Image.fromarray(_checked_array(source, label)))
+    try:
+        with _open(source, label) as image:
+            if draft and image.format == "JPEG":
+                if image.getexif().get(_ORIENTATION) in _SIDEWAYS:
+                    draft = (draft[1], draft[0])
+                image.draft("RGB", draft)
+            image.load()
+            if image.getexif().get(_ORIENTATION, 1) != 1:
+                image = ImageOps.exif_transpose(image)
+            return _rgb(image)
+    except DataError:
+        raise
+    except Exception as error:  # Pillow's plug-ins raise OSError, SyntaxError, ValueError, struct.error and more
+        raise DataError(f"image {label} cannot be decoded: {error}") from error
+
+
+def header_size(source: object, label: str) -> tuple[int, int]:
+    """(width, height) after EXIF rotation, from the header alone.
+
+    Raises:
+        DataError: as `decode`, as far as the header shows it.
+    """
+    if isinstance(source, np.ndarray):
+        height, width = _checked_array(source, label).shape[:2]
+        return width, height
+    if isinstance(source, Image.Image):
+        image = _checked_size(source, label)
+        return _upright_size(image)
+    with _open(source, label) as image:
+        return _upright_size(image)
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    width, height = image.size
+    return (height, width) if image.getexif().get(_ORIENTATION) in _SIDEWAYS else (width, height)
+
+
+def _open(source: object, label: str) -> Image.Image:
+    if isinstance(source, Image.Image):
+        # A copy, because the caller closes what it is given.
+        return _checked_size(source, label).copy()
+    try:
+        image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else Path(source))
+    except FileNotFoundError:
+        raise DataError(f"image {label} does not exist") from None
+    except UnidentifiedImageError:
+        raise DataError(f"{label} is not an image in a known format") from None
+    except Image.DecompressionBombError as error:
+        raise DataError(f"image {label} is refused: {error}") from None
+    except Exception as error:
+        raise DataError(f"image {label} cannot be opened: {error}") from error
+    return _checked_size(image, label)
+
+
+def _checked_size(image: Image.Image, label: str) -> Image.Image:
+    width, height = image.size
+    if width < 1 or height < 1:
+        raise DataError(f"image {label} has no pixels ({width}x{height})")
+    if width * height > MAX_PIXELS:
+        raise DataError(f"image {label} is refused: {width}x{height} is above {MAX_PIXELS} pixels")
+    return image
+
+
+def _checked_array(array: np.ndarray, label: str) -> np.ndarray:
+    if array.dtype != np.uint8:
+        raise DataError(f"image {label} is an array of {array.dtype}, not uint8")
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.ndim != 2 and not (array.ndim == 3 and array.shape[2] in (3, 4)):
+        raise DataError(f"image {label} has shape {array.shape}, not (height, width, 3)")
+    if 0 in array.shape:
+        raise DataError(f"image {label} has no pixels ({array.shape[1]}x{array.shape[0]})")
+    return array
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image).astype(np.uint32) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode == "I":
+        values = np.asarray(image)
+        divisor = 257 if values.max() > 255 else 1
+        return Image.fromarray((values.clip(0, 65535) // divisor).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        values = np.nan_to_num(np.asarray(image))
+        factor = 255.0 if values.min() >= 0 and values.max() <= 1 else 1.0
+        return Image.fromarray((values * factor).clip(0, 255).round().astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGB", rgba.size, (255, 255, 255))
+        white.paste(rgba, mask=rgba.getchannel("A"))
+        return white
+    return image.convert("RGB")
