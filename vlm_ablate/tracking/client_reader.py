@@ -1,0 +1,66 @@
+"""Reads runs of any MLflow store through MlflowClient."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from vlm_ablate.tracking import schema
+from vlm_ablate.tracking.records import History, Point, RunRecord, make_record
+from vlm_ablate.tracking.sqlite_reader import last_of_each_step
+from vlm_ablate.tracking.store import connect, tracking_errors
+
+PAGE = 500
+
+
+class ClientReader:
+    """Reads runs and metric histories through a tracking client."""
+
+    def __init__(self, tracking_uri: str) -> None:
+        self._uri = tracking_uri
+        self._client = connect(tracking_uri)
+
+    def runs(self, *, experiment: str | None = None, hashes: set[str] | None = None) -> list[RunRecord]:
+        """Runs of one experiment, or of all experiments with one of these spec hashes."""
+        with tracking_errors(self._uri):
+            if experiment is not None:
+                found = self._client.get_experiment_by_name(experiment)
+                experiments = [found] if found and found.lifecycle_stage == "active" else []
+                filters = [""]
+            else:
+                experiments = list(self._client.search_experiments())
+                filters = [f"tags.`{schema.HASH}` = '{value}'" for value in sorted(hashes or ())]
+            names = {e.experiment_id: e.name for e in experiments}
+            if not names:
+                return []
+            runs = [run for text in filters for run in self._search(list(names), text)]
+        records = [self._record(run, names[run.info.experiment_id]) for run in runs]
+        return sorted(records, key=lambda record: (record.start_time, record.run_id))
+
+    def history(self, run_id: str, keys: Sequence[str]) -> History:
+        """Points of the metrics of a run, by step; where a step was logged twice, the later one."""
+        history: History = {}
+        for key in keys:
+            with tracking_errors(self._uri):
+                points = self._client.get_metric_history(run_id, key)
+            ordered = sorted((Point(p.step, math.nan if math.isnan(p.value) else p.value, p.timestamp) for p in points),
+                             key=lambda p: (p.step, p.time_ms))  # fmt: skip
+            history[key] = last_of_each_step(ordered)
+        return history
+
+    def _search(self, experiment_ids: list[str], filter_string: str) -> Iterator[Any]:
+        token = None
+        while True:
+            page = self._client.search_runs(experiment_ids, filter_string, max_results=PAGE, page_token=token)
+            yield from page
+            token = page.token
+            if not token:
+                return
+
+    def _record(self, run: Any, experiment: str) -> RunRecord:
+        info, data = run.info, run.data
+        return make_record(
+            info.run_id, experiment, info.run_name, info.status, dict(data.tags), dict(data.params),
+            dict(data.metrics), info.start_time, info.end_time, info.artifact_uri,
+        )  # fmt: skip

@@ -1,0 +1,103 @@
+"""Reads an MLflow SQLite store with the standard library, read-only. Tables as of the MLflow 2 and 3 schemas."""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from vlm_ablate.errors import TrackingError
+from vlm_ablate.tracking import schema
+from vlm_ablate.tracking.records import History, Point, RunRecord, make_record
+
+BUSY_TIMEOUT = 10.0
+"""Seconds to wait for a writer that holds the database."""
+
+_RUNS = """
+SELECT r.run_uuid, e.name, r.name, r.status, r.start_time, r.end_time, r.artifact_uri
+FROM runs r JOIN experiments e ON e.experiment_id = r.experiment_id
+WHERE r.lifecycle_stage = 'active' AND e.lifecycle_stage = 'active' AND {where}
+ORDER BY r.start_time, r.run_uuid
+"""
+
+
+class SqliteReader:
+    """Reads runs and metric histories from one database file."""
+
+    def __init__(self, path: Path) -> None:
+        if not path.exists():
+            raise TrackingError(f"there is no tracking store at {path}", hint="run an experiment first: vlm-ablate run FILE")
+        self._path = path
+
+    def runs(self, *, experiment: str | None = None, hashes: set[str] | None = None) -> list[RunRecord]:
+        """Runs of one experiment, or of all experiments with one of these spec hashes."""
+        with self._connected() as db:
+            if experiment is not None:
+                rows = db.execute(_RUNS.format(where="e.name = ?"), (experiment,)).fetchall()
+            else:
+                marks, wanted = _marks(hashes or ())
+                tagged = f"r.run_uuid IN (SELECT run_uuid FROM tags WHERE key = ? AND value IN ({marks}))"
+                rows = db.execute(_RUNS.format(where=tagged), (schema.HASH, *wanted)).fetchall()
+            ids = [row[0] for row in rows]
+            tags = _grouped(db, "SELECT run_uuid, key, value FROM tags", ids)
+            params = _grouped(db, "SELECT run_uuid, key, value FROM params", ids)
+            metrics = _grouped(
+                db, "SELECT run_uuid, key, CASE WHEN is_nan THEN NULL ELSE value END FROM latest_metrics", ids
+            )
+        return [
+            make_record(
+                run, name_of, name, status, tags[run], params[run], _floats(metrics[run]), start, end, artifact_uri
+            )
+            for run, name_of, name, status, start, end, artifact_uri in rows
+        ]
+
+    def history(self, run_id: str, keys: Sequence[str]) -> History:
+        """Points of the metrics of a run, by step; where a step was logged twice, the later one."""
+        history: History = {key: [] for key in keys}
+        marks, wanted = _marks(keys)
+        query = (
+            "SELECT key, step, CASE WHEN is_nan THEN NULL ELSE value END, timestamp FROM metrics "
+            f"WHERE run_uuid = ? AND key IN ({marks}) ORDER BY key, step, timestamp"
+        )
+        with self._connected() as db:
+            for key, step, value, time_ms in db.execute(query, (run_id, *wanted)):
+                history[key].append(Point(step, math.nan if value is None else value, time_ms))
+        return {key: last_of_each_step(points) for key, points in history.items()}
+
+    @contextmanager
+    def _connected(self) -> Iterator[sqlite3.Connection]:
+        try:
+            db = sqlite3.connect(f"file:{quote(str(self._path.absolute()))}?mode=ro", uri=True, timeout=BUSY_TIMEOUT)
+            try:
+                yield db
+            finally:
+                db.close()
+        except sqlite3.Error as error:
+            raise TrackingError(f"{self._path} cannot be read as an MLflow store: {error}") from error
+
+
+def last_of_each_step(points: Sequence[Point]) -> list[Point]:
+    """Points ordered by (step, time) with one per step, the latest: a resumed run logs some steps again."""
+    return list({point.step: point for point in points}.values())
+
+
+def _marks(values: Any) -> tuple[str, list[str]]:
+    wanted = list(values)
+    return ",".join("?" * len(wanted)), wanted
+
+
+def _grouped(db: sqlite3.Connection, query: str, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+    groups: dict[str, dict[str, Any]] = {run: {} for run in ids}
+    for start in range(0, len(ids), 500):
+        marks, wanted = _marks(ids[start : start + 500])
+        for run, key, value in db.execute(f"{query} WHERE run_uuid IN ({marks})", wanted):
+            groups[run][key] = value
+    return groups
+
+
+def _floats(values: dict[str, float | None]) -> dict[str, float]:
+    return {key: math.nan if value is None else value for key, value in values.items()}
