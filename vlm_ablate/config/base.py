@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny
+from pydantic import BaseModel, BeforeValidator, ConfigDict, GetJsonSchemaHandler, SerializeAsAny
 
 from vlm_ablate.errors import UnknownNameError
 from vlm_ablate.registry import Registry
@@ -21,6 +22,21 @@ class ComponentConfig(Strict):
 
     name: str
     """Registry name of the part."""
+
+
+@dataclass(frozen=True)
+class ComponentOf:
+    """Marks a field that holds a part of `registry`: for the JSON Schema and for naming the nearest valid key."""
+
+    registry: Registry[Any]
+
+    def __get_pydantic_json_schema__(self, core_schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """A bare name, or one object per registered part."""
+        parts = [handler(entry.config.__pydantic_core_schema__) for entry in self.registry]
+        for entry, part in zip(self.registry, parts, strict=True):
+            part.setdefault("properties", {})["name"] = {"const": entry.name, "description": entry.summary}
+            part["required"] = ["name", *(key for key in part.get("required", []) if key != "name")]
+        return {"anyOf": [{"enum": self.registry.names()}, *parts]} if parts else {}
 
 
 def component(registry: Registry[Any]) -> Any:
@@ -42,4 +58,4 @@ def component(registry: Registry[Any]) -> Any:
             raise ValueError(str(error)) from error
         return entry.config.model_validate(value)
 
-    return Annotated[SerializeAsAny[ComponentConfig], BeforeValidator(parse)]
+    return Annotated[SerializeAsAny[ComponentConfig], BeforeValidator(parse), ComponentOf(registry)]

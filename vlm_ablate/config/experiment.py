@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from vlm_ablate.config.base import Strict
 from vlm_ablate.config.data import DataConfig
@@ -92,11 +92,3 @@ class Experiment(Strict):
     evaluation: EvaluationConfig
     arms: dict[str, Arm] = Field(min_length=1)
     table: TableConfig = TableConfig()
-
-    @model_validator(mode="after")
-    def _claims_name_arms(self) -> Experiment:
-        for claim in self.table.claims:
-            for arm in (claim.better, claim.worse):
-                if arm not in self.arms:
-                    raise ValueError(f"claim {claim.text!r} names arm {arm!r}; the arms are {', '.join(self.arms)}")
-        return self

@@ -30,7 +30,18 @@ class Scale(Strict):
     """Paper's encoder (hub id or registry name) -> stand-in."""
     language: dict[str, StandIn] = Field(default_factory=dict)
     """Paper's language model -> stand-in."""
+    sources: dict[str, StandIn] = Field(default_factory=dict)
+    """Paper's data source -> stand-in; the mixture keeps its entries and weights."""
+    benchmarks: dict[str, StandIn] = Field(default_factory=dict)
+    """Paper's benchmark -> stand-in; the column keeps the paper's name."""
     values: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    """Dotted path -> {the paper's value -> the value at this scale}, e.g. model.connector.latents: {64: 8}."""
+    """Dotted path -> {the paper's value -> the value at this scale}, e.g. model.connector.latents: {64: 8}.
+
+    Fields that an experiment varies belong here, not under `overrides`: each value keeps its own counterpart. `*` in
+    the path stands for every name, `*` as a value for every value not listed.
+    """
     overrides: dict[str, Any] = Field(default_factory=dict)
-    """Merged over the result: data, stages, evaluation. A `replace: true` key in a mapping replaces instead of merging."""
+    """Merged over the result: data, stages, evaluation. A `replace: true` key in a mapping replaces instead of merging;
+    the key `*` stands for every key that is there (stages: {"*": {batch_size: 8}})."""
+    note: str = ""
+    """What a reader must know about the overrides, e.g. which data stands in for the paper's."""

@@ -30,6 +30,8 @@ class RunSpec:
     cell: dict[str, Any] | None = None
     stand_ins: dict[str, str] = field(default_factory=dict)
     """Dotted path -> "paper's name -> stand-in (note)"."""
+    scaled: dict[str, str] = field(default_factory=dict)
+    """Dotted path -> "paper's value -> value at this scale", for every other field that the scale changed."""
 
     @property
     def hash(self) -> str:
@@ -56,6 +58,7 @@ class RunSpec:
             "paper": self.paper,
             "cell": self.cell,
             "stand_ins": self.stand_ins,
+            "scaled": self.scaled,
         }
 
     @classmethod

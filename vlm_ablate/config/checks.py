@@ -1,0 +1,112 @@
+"""Checks of an experiment file that go beyond types: every name it mentions must exist."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vlm_ablate.config.compose import flatten
+from vlm_ablate.config.document import Path_
+from vlm_ablate.config.experiment import RunConfig
+from vlm_ablate.config.problems import Where, dotted
+from vlm_ablate.errors import Problem, nearest
+
+
+def check_arms_exist(data: dict[str, Any], where: Where) -> list[Problem]:
+    """At least one arm, and every arm is a mapping."""
+    arms = data.get("arms")
+    if not isinstance(arms, dict):
+        return []  # reported by the schema
+    return [_problem(where, ("arms", str(name)), "must be a mapping of keys") for name, arm in arms.items() if arm is None]
+
+
+def check_claims(data: dict[str, Any], where: Where) -> list[Problem]:
+    """Claims name arms and columns that exist."""
+    problems: list[Problem] = []
+    arms = _mapping(data, "arms")
+    columns = ["mean", *map(str, _mapping(data, "evaluation", "benchmarks"))]
+    claims = _mapping(data, "table").get("claims")
+    for i, claim in enumerate(claims if isinstance(claims, list) else []):
+        for key in ("better", "worse"):
+            arm = claim.get(key) if isinstance(claim, dict) else None
+            if isinstance(arm, str) and arm not in arms:
+                message = f"no arm {arm!r}; the arms are {', '.join(map(str, arms))}"
+                problems.append(_problem(where, ("table", "claims", str(i), key), message, nearest(arm, map(str, arms))))
+        metric = claim.get("metric", "mean") if isinstance(claim, dict) else "mean"
+        if isinstance(metric, str) and metric not in columns:
+            message = f"no column {metric!r}; the columns are {', '.join(columns)}"
+            problems.append(_problem(where, ("table", "claims", str(i), "metric"), message, nearest(metric, columns)))
+    return problems
+
+
+def check_cells(data: dict[str, Any], where: Where) -> list[Problem]:
+    """The paper's table exists, and every arm's cell names exactly one of its rows."""
+    from vlm_ablate.papers import CellError, find_row, table, table_keys
+
+    key = _mapping(data, "paper").get("key")
+    if not isinstance(key, str):
+        cells = [n for n, arm in _mapping(data, "arms").items() if isinstance(arm, dict) and arm.get("cell")]
+        if "paper" in data:
+            return []
+        return [_problem(where, ("arms", str(n), "cell"), "stands for a cell, but the file names no paper table") for n in cells]
+    if key not in table_keys():
+        message = f"no table {key!r} in the paper files"
+        return [_problem(where, ("paper", "key"), message, nearest(key, table_keys()))]
+    problems: list[Problem] = []
+    for name, arm in _mapping(data, "arms").items():
+        cell = arm.get("cell") if isinstance(arm, dict) else None
+        if isinstance(cell, dict):
+            try:
+                find_row(key, cell)
+            except CellError as error:
+                at = ("arms", str(name), "cell", *((error.column,) if error.column else ()))
+                problems.append(_problem(where, at, error.message, error.nearest))
+    return problems + _check_columns(data, where, list(table(key).columns))
+
+
+def _check_columns(data: dict[str, Any], where: Where, known: list[str]) -> list[Problem]:
+    shown = _mapping(data, "table")
+    wanted = shown.get("columns")
+    asked = [(("table", "columns", str(i)), c) for i, c in enumerate(wanted if isinstance(wanted, list) else [])]
+    asked += [(("table", "score"), shown["score"])] if isinstance(shown.get("score"), str) else []
+    return [
+        _problem(where, path, f"the paper's table has no column {c!r}; it has {', '.join(known)}", nearest(str(c), known))
+        for path, c in asked
+        if c not in known
+    ]
+
+
+def check_factor(data: dict[str, Any], where: Where) -> list[Problem]:
+    """Declared factors are fields of a run (`*` stands for any name)."""
+    factors = data.get("factor")
+    if not isinstance(factors, list):
+        return []
+    base = {k: data[k] for k in RunConfig.model_fields if isinstance(data.get(k), dict)}
+    sections = {section: set(_next_keys(base, section)) for section in RunConfig.model_fields}
+    problems: list[Problem] = []
+    for i, factor in enumerate(factors):
+        head, _, rest = str(factor).partition(".")
+        at = ("factor", str(i))
+        if head not in sections:
+            message = f"{factor!r} is no field of a run; they start with {', '.join(sections)}"
+            problems.append(_problem(where, at, message, nearest(head, sections)))
+        elif rest and rest.split(".")[0] not in {"*", *sections[head]}:
+            message = f"{factor!r} is no field of a run; below {head!r} stand {', '.join(sorted(sections[head]))}"
+            problems.append(_problem(where, at, message, nearest(rest.split(".")[0], sections[head])))
+    return problems
+
+
+def _next_keys(base: dict[str, Any], section: str) -> list[str]:
+    from vlm_ablate.config.problems import keys_at
+
+    return keys_at(RunConfig, base, (section,)) or sorted({path[1] for path in flatten(base.get(section, {}), (section,)) if path[1:]})
+
+
+def _problem(where: Where, path: Path_, message: str, near: str | None = None) -> Problem:
+    file, shown = where(path)
+    return Problem(file, dotted(shown), message, near)
+
+
+def _mapping(data: Any, *path: str) -> dict[Any, Any]:
+    for key in path:
+        data = data.get(key) if isinstance(data, dict) else None
+    return data if isinstance(data, dict) else {}

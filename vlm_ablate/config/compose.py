@@ -1,0 +1,154 @@
+"""Composition: `base:` inheritance, deep merge, and dotted `path=value` settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from vlm_ablate.config.document import Document, Location, Path_, display, parse, read_document
+from vlm_ablate.errors import ConfigError, Problem
+
+COMPONENTS = (
+    "model.vision",
+    "model.language",
+    "model.connector",
+    "model.architecture",
+    "data.mixture.*.source",
+    "evaluation.benchmarks.*.benchmark",
+)
+"""Where a registered part stands in a run configuration; naming another part there drops the old part's fields."""
+
+
+def load_document(file: Path, _below: tuple[Path, ...] = ()) -> Document:
+    """A file with everything its `base:` names merged beneath it; `base` is a path or a list, relative to the file.
+
+    Raises:
+        ConfigError: a file cannot be read, or the files inherit from each other in a circle.
+    """
+    file = file.resolve()
+    if file in _below:
+        ring = " -> ".join(display(f) for f in (*_below[_below.index(file) :], file))
+        raise ConfigError([Problem(display(_below[-1]), "base", f"the files inherit in a circle: {ring}")])
+    document = read_document(file)
+    own = dict(document.data)
+    bases = own.pop("base", [])
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(b, str) for b in bases):
+        where = str(document.where(("base",)) or display(file))
+        raise ConfigError([Problem(where, "base", "must be a path or a list of paths")])
+    data: dict[str, Any] = {}
+    lines: dict[Path_, Location] = {}
+    for base in bases:
+        parent = file.parent / base
+        if not parent.is_file():
+            where = str(document.where(("base",)) or display(file))
+            raise ConfigError([Problem(where, "base", f"no such file: {display(parent)}")])
+        below = load_document(parent, (*_below, file))
+        data, lines = merge(data, below.data), {**lines, **below.lines}
+    return Document(merge(data, own), {**lines, **document.lines})
+
+
+def merge(below: Mapping[str, Any], above: Mapping[str, Any], _path: Path_ = ()) -> dict[str, Any]:
+    """Deep merge of plain data; neither argument is changed.
+
+    Mappings merge key by key, anything else is replaced. In a mapping, `replace: true` replaces instead of merging,
+    and the key `*` stands for every key that is already there. A part that changes its `name` (at one of
+    `COMPONENTS`) starts empty, since the old part's fields mean nothing to the new one.
+    """
+    result = deepcopy(dict(below))
+    for key, value in above.items():
+        here = (*_path, str(key))
+        if key == "replace" and isinstance(value, bool):
+            continue
+        if key == "*":
+            for each in result:
+                result[each] = _merged(result[each], value, (*_path, str(each)))
+        else:
+            result[key] = _merged(result.get(key), value, here)
+    return result
+
+
+def _merged(old: Any, new: Any, path: Path_) -> Any:
+    if is_component(path):
+        old, new = _named(old), _named(new)
+        if isinstance(old, dict) and isinstance(new, dict):
+            if new.get("name", old.get("name")) != old.get("name"):
+                old = {}
+            elif "id" in new and new["id"] != old.get("id"):
+                old = {k: v for k, v in old.items() if k != "revision"}  # a commit belongs to its own repository
+    if not isinstance(new, dict):
+        return deepcopy(new)
+    keep = isinstance(old, dict) and not new.get("replace") is True
+    return merge(old if keep else {}, new, path)
+
+
+def _named(part: Any) -> Any:
+    return {"name": part} if isinstance(part, str) else part
+
+
+def is_component(path: Path_) -> bool:
+    """Whether a registered part stands at this path of a run configuration (an arm's `set` counts as one)."""
+    if len(path) > 3 and path[0] == "arms" and path[2] == "set":
+        path = path[3:]
+    dotted = ".".join(path)
+    return any(fnmatchcase(dotted, c) and dotted.count(".") == c.count(".") for c in COMPONENTS)
+
+
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys to nested mappings: `{"a.b": 1, "a": {"c": 2}}` -> `{"a": {"b": 1, "c": 2}}`."""
+    result: dict[str, Any] = {}
+    for key, value in flat.items():
+        value = nest(value) if isinstance(value, dict) else value
+        for part in reversed(str(key).split(".")):
+            value = {part: value}
+        result = _join(result, value)
+    return result
+
+
+def _join(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
+    """Union of two nested mappings without any rule of `merge`, so that `*` and `replace` survive to be applied later."""
+    result = dict(a)
+    for key, value in b.items():
+        both = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = _join(result[key], value) if both else value
+    return result
+
+
+def parse_sets(sets: Sequence[str]) -> Document:
+    """`a.b=value` settings of the command line as one nested document; values are YAML.
+
+    Raises:
+        ConfigError: a setting has no `=`, no path, or a value that is not YAML.
+    """
+    problems: list[Problem] = []
+    data: dict[str, Any] = {}
+    lines: dict[Path_, Location] = {}
+    for setting in sets:
+        path, equals, text = setting.partition("=")
+        parts = tuple(p.strip() for p in path.split("."))
+        where = Location(f"--set {setting}")
+        if not equals or not all(parts):
+            problems.append(Problem(str(where), "", "write it as path.to.key=value"))
+            continue
+        try:
+            value, _ = parse(text, str(where))
+        except ConfigError as error:
+            problems += error.problems
+            continue
+        for part in reversed(parts):
+            value = {part: value}
+        data = _join(data, value)
+        lines[parts] = where
+    if problems:
+        raise ConfigError(problems)
+    return Document(data, lines)
+
+
+def flatten(data: Any, _path: Path_ = ()) -> dict[Path_, Any]:
+    """Leaves of nested mappings by path; lists are leaves, and so are empty mappings."""
+    if not isinstance(data, dict) or not data:
+        return {_path: data}
+    return {p: v for key, value in data.items() for p, v in flatten(value, (*_path, str(key))).items()}

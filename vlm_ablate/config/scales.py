@@ -1,0 +1,174 @@
+"""Scales: finding the file, and putting its stand-ins, values and overrides into one arm's configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from vlm_ablate.config.compose import COMPONENTS, flatten, load_document, merge, nest
+from vlm_ablate.config.document import Document, Path_, display
+from vlm_ablate.config.problems import problems_of
+from vlm_ablate.config.scale import Scale, StandIn
+from vlm_ablate.errors import ConfigError, UnknownNameError
+
+PAPER = "paper"
+"""The scale that changes nothing; it needs no file."""
+
+
+@dataclass(frozen=True)
+class LoadedScale:
+    """A scale and the file it came from."""
+
+    scale: Scale
+    document: Document
+    file: str
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """A run configuration at a scale, as plain data, and what a reader must be told about it."""
+
+    config: dict[str, Any]
+    stand_ins: dict[str, str] = field(default_factory=dict)
+    values: dict[str, str] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
+    """Hub parts for which the scale has no stand-in."""
+
+
+def scale_folders(beside: Path) -> list[Path]:
+    """Folders that may hold scale files: `scales` and `experiments/scales` next to the file and in every folder above."""
+    parents = beside.resolve().parents if beside.suffix else [beside.resolve(), *beside.resolve().parents]
+    places = [*parents, Path.cwd()]
+    return list(dict.fromkeys(f for p in places for f in (p / "scales", p / "experiments" / "scales") if f.is_dir()))
+
+
+def scale_files(beside: Path) -> dict[str, Path]:
+    """Name -> file of every scale that an experiment file can use; the nearest folder wins."""
+    files = [f for folder in scale_folders(beside) for f in sorted(folder.glob("*.yaml"))]
+    return {f.stem: f for f in reversed(files) if not f.stem.startswith("_")}
+
+
+def load_scale(name: str, beside: Path) -> LoadedScale:
+    """The scale of that name, or of that path if it ends in .yaml or .yml.
+
+    Raises:
+        UnknownNameError: no such scale.
+        ConfigError: the file is not a valid scale.
+    """
+    files = scale_files(beside)
+    if name.endswith((".yaml", ".yml")):
+        file = Path(name)
+    elif name in files:
+        file = files[name]
+    elif name == PAPER:
+        return LoadedScale(Scale(name=PAPER), Document({}), PAPER)
+    else:
+        raise UnknownNameError("scale", name, {*files, PAPER})
+    return read_scale(file)
+
+
+def read_scale(file: Path) -> LoadedScale:
+    """Validate one scale file.
+
+    Raises:
+        ConfigError: everything that is wrong with it.
+    """
+    document = load_document(file)
+    shown = display(file)
+    data = {"name": file.stem, **document.data}
+    try:
+        scale = Scale.model_validate(data)
+    except ValidationError as error:
+
+        def where(path: Path_) -> tuple[str, Path_]:
+            return str(document.where(_split(path)) or shown), path
+
+        raise ConfigError(problems_of(error, Scale, data, where)) from error
+    return LoadedScale(scale, document, shown)
+
+
+def apply_scale(config: dict[str, Any], scale: Scale) -> Scaled:
+    """`config` (a resolved run in the paper's words) at `scale`: stand-ins first, then values, then overrides."""
+    result = merge({}, config)
+    stand_ins: dict[str, str] = {}
+    missing: list[str] = []
+    for pattern, table in zip(COMPONENTS, _tables(scale), strict=True):
+        for holder, key, path in _places(result, tuple(pattern.split("."))):
+            part = holder[key]
+            found = next((table[n] for n in identities(part) if n in table), None)
+            if found:
+                holder[key] = dict(found.use)
+                stand_ins[".".join(path)] = _label(part, found)
+            elif table and part.get("id"):
+                missing.append(f"{'.'.join(path)}: {part['id']}")
+    for pattern, mapping in scale.values.items():
+        for holder, key, _ in _places(result, tuple(pattern.split("."))):
+            holder[key] = _counterpart(holder[key], mapping)
+    result = merge(result, nest(scale.overrides))
+    _label_replaced(config, result, scale, stand_ins)
+    parts = tuple(tuple(path.split(".")) for path in stand_ins)
+    return Scaled(result, stand_ins, _changed(config, result, parts), tuple(missing))
+
+
+def identities(part: Any) -> list[str]:
+    """The names by which a part is known: its hub id or path if it has one, then its registry name."""
+    if isinstance(part, str):
+        return [part]
+    return [part[key] for key in ("id", "path_or_id", "name") if isinstance(part.get(key), str)]
+
+
+def _tables(scale: Scale) -> tuple[dict[str, StandIn], ...]:
+    """Stand-ins in the order of `COMPONENTS`; connector and architecture are the subject and have none."""
+    return scale.vision, scale.language, {}, {}, scale.sources, scale.benchmarks
+
+
+def _label(part: dict[str, Any], stand_in: StandIn) -> str:
+    use = dict(stand_in.use)
+    name = use.pop("name", "") if "id" not in use else use.pop("id")
+    detail = "".join(f", {k} {v}" for k, v in use.items() if isinstance(v, str | int | float) and k != "name")
+    return f"{identities(part)[0]} -> {name}{detail}" + (f" ({stand_in.note})" if stand_in.note else "")
+
+
+def _label_replaced(before: dict[str, Any], after: dict[str, Any], scale: Scale, stand_ins: dict[str, str]) -> None:
+    """Name the mixture or the benchmarks that `overrides` exchanged as a whole."""
+    for path, key in ((("data", "mixture"), "source"), (("evaluation", "benchmarks"), "benchmark")):
+        old, new = before[path[0]][path[1]], after[path[0]][path[1]]
+        if set(old) != set(new) or any(old[n][key] != new[n][key] and f"{'.'.join(path)}.{n}.{key}" not in stand_ins for n in old):
+            names = [" + ".join(dict.fromkeys(identities(e[key])[0] for e in side.values())) for side in (old, new)]
+            stand_ins[".".join(path)] = " -> ".join(names) + (f" ({scale.note})" if scale.note else "")
+
+
+def _places(data: dict[str, Any], pattern: Path_, path: Path_ = ()) -> Iterator[tuple[dict[str, Any], str, Path_]]:
+    """(mapping, key, path) of every existing place that a path with `*` names."""
+    if not isinstance(data, dict):
+        return
+    for key in list(data) if pattern[0] == "*" else [k for k in data if str(k) == pattern[0]]:
+        if len(pattern) == 1:
+            yield data, key, (*path, str(key))
+        else:
+            yield from _places(data[key], pattern[1:], (*path, str(key)))
+
+
+def _counterpart(value: Any, mapping: dict[Any, Any]) -> Any:
+    for paper, ours in mapping.items():
+        if paper == value or str(paper) == str(value):
+            return ours
+    return mapping.get("*", value)
+
+
+def _changed(before: dict[str, Any], after: dict[str, Any], parts: tuple[Path_, ...]) -> dict[str, str]:
+    """Dotted path -> "old -> new" of the plain values that differ, outside the exchanged parts."""
+    old, new = flatten(before), flatten(after)
+    return {
+        ".".join(path): f"{old[path]} -> {new[path]}"
+        for path in old
+        if path in new and old[path] != new[path] and not any(path[: len(p)] == p for p in parts)
+    }
+
+
+def _split(path: Path_) -> Path_:
+    return tuple(piece for key in path for piece in key.split("."))
