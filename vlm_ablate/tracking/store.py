@@ -29,13 +29,14 @@ if TYPE_CHECKING:
 TEMPLATE_VARIABLE = "VLM_ABLATE_STORE_TEMPLATE"
 """Names an empty MLflow SQLite database to copy instead of building the schema (which takes seconds)."""
 PROBE_SECONDS = 5.0
-_TIMEOUTS = {
+_MLFLOW_SETTINGS = {
     # A tracker that cannot reach its server spools and goes on, so waiting long for one request only delays runs.
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     # MLflow reports its use to its makers by default; runs here tell nobody.
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 
 Notify = Callable[[str], None]
@@ -156,7 +157,7 @@ def ui_command(tracking_uri: str, port: int) -> tuple[list[str], dict[str, str]]
 
 
 def _prepare_mlflow() -> None:
-    for name, value in _TIMEOUTS.items():
+    for name, value in _MLFLOW_SETTINGS.items():
         os.environ.setdefault(name, value)
     import mlflow  # noqa: F401  (sets up its loggers, which are then turned down)
 
