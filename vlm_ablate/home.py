@@ -119,12 +119,12 @@ class RunFolder:
     def locked(self) -> Iterator[None]:
         """Hold the run for this process; a second process that wants the same run waits. Freed when a holder dies."""
         with storage_errors("lock", self.root):
-            file = open(self.root / ".lock", "w")
-            fcntl.flock(file, fcntl.LOCK_EX)
+            handle = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
         try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
             yield
         finally:
-            file.close()
+            os.close(handle)
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ class Home:
         return RunFolder(self.runs / run_hash)
 
     def prepare(self, minimum_free: int = MINIMUM_FREE) -> Home:
-        """Create the folders, prove that they can be written and that `minimum_free` bytes are free. Cheap; call it first.
+        """Create the folders; prove that they take writes and that `minimum_free` bytes are free. Cheap: call it first.
 
         Raises:
             StorageError: a read-only folder, a full disk, or too little free space.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -27,10 +27,25 @@ class TrainingModule(pl.LightningModule):
     `vlm` needs `forward(batch) -> Output` with `loss_sum` (scalar tensor) and `supervised_tokens`.
     """
 
-    def __init__(self, vlm: nn.Module, stage: Stage, *, world_size: int = 1) -> None:
+    def __init__(
+        self,
+        vlm: nn.Module,
+        stage: Stage,
+        *,
+        world_size: int = 1,
+        observe: Callable[[Batch], None] | None = None,
+    ) -> None:
+        """
+        Args:
+            vlm: the model; what trains is what requires gradients.
+            stage: batch sizes, optimiser, schedule.
+            world_size: ranks that share a batch.
+            observe: called with every micro-batch while it is still on the host.
+        """
         super().__init__()
         self.vlm = vlm
         self.stage = stage
+        self._observe = observe
         # Lightning must not miss the frozen weights that `state_dict` leaves out; `load_state_dict` checks the others.
         self.strict_loading = False
         self.automatic_optimization = False
@@ -52,6 +67,12 @@ class TrainingModule(pl.LightningModule):
         self._trainable = [p for group in optimizer.param_groups for p in group["params"]]
         return {"optimizer": optimizer, "lr_scheduler": build_scheduler(optimizer, self.stage)}
 
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Counting here reads host memory, so that no step waits for a GPU."""
+        if self._observe is not None:
+            self._observe(batch)
+        return batch
+
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One micro-batch; the last one of an optimiser step also updates the parameters."""
         last = self.micro_batch + 1 == self.micro_batches
@@ -67,8 +88,9 @@ class TrainingModule(pl.LightningModule):
 
     def _update(self) -> None:
         optimizer = self.optimizers()
-        totals = torch.stack([torch.as_tensor(t, dtype=torch.float64 if self.device.type == "cpu" else torch.float32)
-                              .to(self.device) for t in (self._loss_sum, self._supervised)])
+        totals = torch.stack(
+            [torch.as_tensor(t, device=self.device).double() for t in (self._loss_sum, self._supervised)]
+        )
         world = self.trainer.world_size
         if world > 1:
             totals = self.trainer.strategy.reduce(totals, reduce_op="sum")
@@ -105,7 +127,7 @@ class TrainingModule(pl.LightningModule):
         result = super().load_state_dict(state_dict, strict=False, assign=assign)
         if missing or result.unexpected_keys:
             raise ModelError(
-                f"the checkpoint does not fit this model: missing {missing[:3]}, unexpected {result.unexpected_keys[:3]}",
+                f"the checkpoint does not fit this model: it lacks {missing[:3]} and has {result.unexpected_keys[:3]}",
                 hint="it was written by another configuration; remove the run's folder to start afresh",
             )
         return result

@@ -99,7 +99,9 @@ def build_scheduler(optimizer: AdamW, stage: Stage) -> LambdaLR:
 
 
 @torch.no_grad()
-def scale_and_clip(parameters: Iterable[nn.Parameter], scale: float | torch.Tensor, limit: float | None) -> torch.Tensor:
+def scale_and_clip(
+    parameters: Iterable[nn.Parameter], scale: float | torch.Tensor, limit: float | None
+) -> torch.Tensor:
     """Multiply all gradients by `scale`, then clip their global 2-norm to `limit`, in one pass.
 
     Returns:

@@ -1,0 +1,272 @@
+"""What happens around an optimiser step: seeds, counters, divergence, progress, curve points, checkpoints."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from vlm_ablate.errors import Diverged
+from vlm_ablate.events import Checkpointed, Reporter, StepDone
+from vlm_ablate.home import storage_errors
+from vlm_ablate.training.counters import Counter, Seen
+from vlm_ablate.training.interruption import Interrupted, Interruption
+from vlm_ablate.training.module import TrainingModule
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    """What is tracked every `log_every` steps; means are over the steps since the last time."""
+
+    step: int
+    """Optimiser steps done, over all stages."""
+    loss: float
+    """Mean loss per supervised token."""
+    grad_norm: float
+    """Before clipping."""
+    learning_rate: float
+    tokens_per_s: float
+    seen: Seen
+
+
+def derived_seed(*parts: object) -> int:
+    """A 63-bit seed that is a pure function of `parts`."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+class StepSeeds(Callback):
+    """Seeds torch before every micro-batch from (seed, stage, step, micro-batch, rank).
+
+    Dropout and noise are then a pure function of the place in training: a resumed run needs no saved generator state,
+    and an evaluation or a data loader that draws random numbers in between changes nothing.
+    """
+
+    def __init__(self, seed: int, stage: int) -> None:
+        self._seed, self._stage = seed, stage
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: TrainingModule, batch: Any, batch_idx: int) -> None:
+        torch.manual_seed(
+            derived_seed(self._seed, self._stage, trainer.global_step, module.micro_batch, trainer.global_rank)
+        )
+
+
+class DivergenceDetector:
+    """Smooths the loss (exponential mean over about 20 steps) and compares it with its first values."""
+
+    decay = 0.95
+    first_steps = 5
+    """The reference is the mean of so many first losses."""
+
+    def __init__(self, ratio: float) -> None:
+        self.ratio = ratio
+        self.steps = 0
+        self.reference = 0.0
+        self.smoothed = 0.0
+
+    def update(self, loss: float, norm: float, step: int) -> None:
+        """Look at one optimiser step.
+
+        Raises:
+            Diverged: loss or gradient norm is not finite, or the smoothed loss exceeds `ratio` times the reference.
+        """
+        if not math.isfinite(loss) or not math.isfinite(norm):
+            what = "loss" if not math.isfinite(loss) else "gradient norm"
+            raise Diverged(f"the {what} is not finite at step {step} (smoothed loss before: {self.smoothed:.4g})")
+        self.steps += 1
+        if self.steps <= self.first_steps:
+            self.reference += (loss - self.reference) / self.steps
+            self.smoothed = self.reference
+            return
+        self.smoothed = self.decay * self.smoothed + (1 - self.decay) * loss
+        if self.smoothed > self.ratio * self.reference:
+            raise Diverged(
+                f"the smoothed loss {self.smoothed:.4g} at step {step} exceeds {self.ratio:g} times "
+                f"its first value {self.reference:.4g}"
+            )
+
+    def state(self) -> dict[str, float]:
+        """Plain numbers, for a checkpoint."""
+        return {"steps": self.steps, "reference": self.reference, "smoothed": self.smoothed}
+
+    def load(self, state: dict[str, float]) -> None:
+        """The inverse of `state`."""
+        self.steps, self.reference, self.smoothed = int(state["steps"]), state["reference"], state["smoothed"]
+
+
+class StepEnd(Callback):
+    """Base of callbacks that act once an optimiser step, not once a micro-batch."""
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: TrainingModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if module.micro_batch == 0:
+            self.on_step_end(trainer, module, trainer.global_step)
+
+    def on_step_end(self, trainer: pl.Trainer, module: TrainingModule, step: int) -> None:
+        """`step` optimiser steps of this stage are done."""
+        raise NotImplementedError
+
+
+class Monitor(StepEnd):
+    """Counts what is seen, tracks loss and rates, reports progress and notices divergence.
+
+    On a GPU the losses stay there until the next tracked step, so that no step waits for one.
+    """
+
+    event_interval = 0.2
+    """Least seconds between two progress events."""
+
+    def __init__(
+        self,
+        counter: Counter,
+        track: Callable[[StepMetrics], None],
+        reporter: Reporter,
+        *,
+        run: str,
+        first_step: int,
+        total_steps: int,
+    ) -> None:
+        self.counter, self._track_metrics, self._reporter = counter, track, reporter
+        self._run, self._first_step, self._total = run, first_step, total_steps
+        self._pending: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._window: list[tuple[float, float]] = []
+        self._detector: DivergenceDetector | None = None
+        self._clock = self._event_clock = self._started = 0.0
+        self._tokens = self._event_tokens = self._start_step = 0
+        self._losses: list[float] = []
+
+    def on_fit_start(self, trainer: pl.Trainer, module: TrainingModule) -> None:
+        self._detector = self._detector or DivergenceDetector(module.stage.divergence_loss_ratio)
+
+    def on_train_start(self, trainer: pl.Trainer, module: TrainingModule) -> None:
+        self._clock = self._event_clock = self._started = time.perf_counter()
+        self._tokens = self._event_tokens = self.counter.seen.tokens
+        self._start_step = trainer.global_step
+
+    def on_step_end(self, trainer: pl.Trainer, module: TrainingModule, step: int) -> None:
+        self._pending.append((module.step_loss, module.step_norm))
+        tracked = step % module.stage.log_every == 0 or step == module.stage.steps
+        saved = step % module.stage.checkpoint_every == 0
+        if tracked or saved or module.device.type == "cpu":
+            self._collect(step)
+        if tracked:
+            self._track(module, self._first_step + step)
+        self._report(self._first_step + step, step)
+
+    def _collect(self, step: int) -> None:
+        """Bring the pending losses to the host and look at them."""
+        values = torch.stack([torch.stack(pair) for pair in self._pending]).tolist()
+        self._pending.clear()
+        for i, (loss, norm) in enumerate(values, start=step - len(values) + 1):
+            self._window.append((loss, norm))
+            self._losses.append(loss)
+            self._detector.update(loss, norm, self._first_step + i)
+
+    def _track(self, module: TrainingModule, step: int) -> None:
+        now, seen = time.perf_counter(), self.counter.seen
+        losses, norms = zip(*self._window, strict=True)
+        rate = (seen.tokens - self._tokens) / max(now - self._clock, 1e-9)
+        self._track_metrics(
+            StepMetrics(
+                step=step,
+                loss=sum(losses) / len(losses),
+                grad_norm=sum(norms) / len(norms),
+                learning_rate=module.learning_rate_now(),
+                tokens_per_s=rate,
+                seen=seen,
+            )
+        )
+        self._window.clear()
+        self._clock, self._tokens = now, seen.tokens
+
+    def _report(self, step: int, stage_step: int) -> None:
+        now = time.perf_counter()
+        if not self._losses or (now - self._event_clock < self.event_interval and step < self._total):
+            return
+        tokens = self.counter.seen.tokens
+        pace = (now - self._started) / max(1, stage_step - self._start_step)
+        self._reporter(
+            StepDone(
+                run=self._run,
+                step=step,
+                steps=self._total,
+                loss=sum(self._losses) / len(self._losses),
+                tokens_per_s=(tokens - self._event_tokens) / max(now - self._event_clock, 1e-9),
+                seconds_left=pace * (self._total - step),
+            )
+        )
+        self._losses.clear()
+        self._event_clock, self._event_tokens = now, tokens
+
+    def state_dict(self) -> dict[str, Any]:
+        window = [list(pair) for pair in self._window]
+        return {"seen": self.counter.seen.to_dict(), "detector": self._detector.state(), "window": window}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.counter.seen = Seen(**state_dict["seen"])
+        self._detector.load(state_dict["detector"])
+        self._window = [tuple(pair) for pair in state_dict["window"]]
+
+
+class CurvePoints(StepEnd):
+    """Calls `measure(step)` after the given steps of this stage, with dropout off and the modules' modes put back."""
+
+    def __init__(self, steps: Sequence[int], measure: Callable[[int], None], first_step: int) -> None:
+        self._steps, self._measure, self._first_step = frozenset(steps), measure, first_step
+
+    def on_step_end(self, trainer: pl.Trainer, module: TrainingModule, step: int) -> None:
+        if step not in self._steps:
+            return
+        modes = {m: m.training for m in module.modules()}
+        module.eval()
+        try:
+            self._measure(self._first_step + step)
+        finally:
+            for part, mode in modes.items():
+                part.training = mode
+
+
+class Checkpoints(StepEnd):
+    """Writes the resumable checkpoint every `checkpoint_every` steps and on a request to stop; keeps the last one."""
+
+    def __init__(
+        self, path: Path, interruption: Interruption, reporter: Reporter, *, run: str, first_step: int
+    ) -> None:
+        self._path, self._interruption, self._reporter = path, interruption, reporter
+        self._run, self._first_step = run, first_step
+
+    def on_step_end(self, trainer: pl.Trainer, module: TrainingModule, step: int) -> None:
+        if step >= module.stage.steps:
+            return  # the end of a stage is recorded by its final state
+        stop = self._interruption.requested
+        if stop or step % module.stage.checkpoint_every == 0:
+            save_checkpoint(trainer, self._path)
+            self._reporter(Checkpointed(run=self._run, step=self._first_step + step))
+        if stop:
+            raise Interrupted(f"stopped after step {self._first_step + step}")
+
+
+def save_checkpoint(trainer: pl.Trainer, path: Path) -> None:
+    """Write a checkpoint beside `path`, then put it in place: a kill at any moment leaves the old one or the new.
+
+    Raises:
+        StorageError: the disk is full or the folder read-only.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    with storage_errors("write the checkpoint", path):
+        try:
+            trainer.save_checkpoint(partial)
+            if trainer.is_global_zero:
+                partial.replace(path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise

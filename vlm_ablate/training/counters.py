@@ -1,0 +1,70 @@
+"""What a model has seen: the axes against which the papers plot scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+
+from vlm_ablate.data.batch import Batch
+
+BatchFlops = Callable[[Batch], float]
+"""Training FLOPs (forward and backward) of a batch."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Totals over all stages and ranks' share of this process."""
+
+    sequences: int = 0
+    images: int = 0
+    text_tokens: int = 0
+    """Real tokens of the text stream, without image placeholders."""
+    visual_tokens: int = 0
+    supervised_tokens: int = 0
+    flops: float = 0.0
+
+    @property
+    def tokens(self) -> int:
+        """Text and visual tokens."""
+        return self.text_tokens + self.visual_tokens
+
+    def to_dict(self) -> dict[str, float]:
+        """Plain numbers, for a checkpoint."""
+        return asdict(self)
+
+
+class Counter:
+    """Adds up batches. Reads the batch before it goes to a device, so that nothing waits for a GPU.
+
+    Args:
+        visual_tokens: (height, width) of a view in pixels -> visual tokens of that view.
+        placeholders_per_view: tokens that stand for one view in the text stream.
+        flops: training FLOPs of a batch; None leaves FLOPs at zero.
+    """
+
+    def __init__(
+        self,
+        visual_tokens: Callable[[int, int], int],
+        placeholders_per_view: Callable[[int, int], int],
+        flops: BatchFlops | None = None,
+        seen: Seen | None = None,
+    ) -> None:
+        self._visual_tokens, self._placeholders, self._flops = visual_tokens, placeholders_per_view, flops
+        self.seen = seen or Seen()
+
+    def add(self, batch: Batch) -> None:
+        """Count one batch."""
+        views = 0 if batch.pixel_values is None else batch.pixel_values.shape[0]
+        size = tuple(batch.pixel_values.shape[-2:]) if views else (0, 0)
+        seen = self.seen
+        self.seen = replace(
+            seen,
+            sequences=seen.sequences + batch.input_ids.shape[0],
+            images=seen.images + batch.images,
+            text_tokens=seen.text_tokens
+            + int(batch.attention_mask.sum())
+            - (views * self._placeholders(*size) if views else 0),
+            visual_tokens=seen.visual_tokens + (views * self._visual_tokens(*size) if views else 0),
+            supervised_tokens=seen.supervised_tokens + batch.supervised_tokens,
+            flops=seen.flops + (self._flops(batch) if self._flops else 0.0),
+        )

@@ -1,0 +1,53 @@
+"""Ctrl-C and SIGTERM: while training, the step in progress ends and is saved; elsewhere they interrupt at once."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Interrupted(Exception):
+    """Training stopped on request after a checkpoint. Not a KeyboardInterrupt, on which Lightning would exit."""
+
+
+class Interruption:
+    """Holds a request to stop. A second signal does not wait for the checkpoint."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._deferring = False
+
+    def request(self) -> None:
+        """Ask training to stop after the step in progress."""
+        self.requested = True
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Within this block a first signal only sets `requested`."""
+        self._deferring = True
+        try:
+            yield
+        finally:
+            self._deferring = False
+
+    @contextmanager
+    def handling_signals(self) -> Iterator[None]:
+        """Handle SIGINT and SIGTERM in this block. Outside the main thread nothing can be installed and nothing is."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        kinds = (signal.SIGINT, signal.SIGTERM)
+        before = {kind: signal.signal(kind, self._handle) for kind in kinds}
+        try:
+            yield
+        finally:
+            for kind, handler in before.items():
+                signal.signal(kind, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        again, self.requested = self.requested, True
+        if not self._deferring or again:
+            raise KeyboardInterrupt(signal.Signals(number).name)
