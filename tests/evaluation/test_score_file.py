@@ -1,0 +1,48 @@
+"""`vlm-ablate score`: answers from anywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vlm_ablate.cli.score import score
+from vlm_ablate.errors import DataError
+from vlm_ablate.evaluation.scoring import score_file
+
+GOOD = '{"prediction": "cat", "references": ["cat", "dog"], "id": 1}\n\n{"prediction": "\\u2028", "references": ["a"]}\n'
+
+
+def test_prints_mean_count_and_unparsed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text(GOOD, encoding="utf-8")
+    score("exact_match", file)
+    out = capsys.readouterr().out
+    assert "50.00" in out and "items 2" in out and "unparsed 0" in out
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "a.jsonl:2: not a JSON object"),
+        ("[1]", "a.jsonl:2: not a JSON object"),
+        ('{"prediction": "x", "refs": []}', "no 'references'; found: 'prediction', 'refs'"),
+        ('{"prediction": 5, "references": ["5"]}', "must be a text, not int"),
+        ('{"prediction": "x", "references": "x"}', "must be a list of texts"),
+        ('{"prediction": "x", "references": []}', "nothing to score against"),
+    ],
+)
+def test_bad_lines_are_named(tmp_path: Path, line: str, message: str) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"prediction": "x", "references": ["x"]}\n' + line, encoding="utf-8")
+    with pytest.raises(DataError) as caught:
+        score_file("anls", file)
+    assert message in str(caught.value)
+
+
+def test_missing_and_empty_files(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot read"):
+        score_file("anls", tmp_path / "none.jsonl")
+    (tmp_path / "empty.jsonl").write_text("\n")
+    with pytest.raises(DataError, match="nothing to score"):
+        score_file("anls", tmp_path / "empty.jsonl")

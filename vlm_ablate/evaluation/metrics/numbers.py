@@ -1,0 +1,38 @@
+"""Reading the numbers that answers contain, exactly (as fractions), and nothing that only looks like one."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+_NUMBER = re.compile(
+    r"""(?P<sign>[+-]?)\s*
+        (?P<whole>[0-9]{1,3}(?:,[0-9]{3})+|[0-9]*)   # thousands separators only where they belong
+        (?P<decimals>\.[0-9]*)?
+        (?P<exponent>[eE][+-]?[0-9]{1,3})?
+        \s*(?P<percent>%?)\.?""",
+    re.VERBOSE,
+)
+
+
+def parse_number(text: str) -> Fraction | None:
+    """The exact value of a text that is one number and nothing else; None for all other texts.
+
+    Read are signs (also U+2212), thousands separators, decimals, exponents up to three digits, a closing period, and a
+    percent sign: `5%` is 0.05. Not read are `nan`, `inf`, `1_000`, `1,23`, units and currencies.
+    """
+    match = _NUMBER.fullmatch(text.strip().replace("\u2212", "-"))
+    if match is None:
+        return None
+    whole, decimals = match["whole"].replace(",", ""), (match["decimals"] or ".")[1:]
+    if not whole and not decimals:
+        return None
+    value = Fraction(int(whole + decimals or "0"), 10 ** len(decimals)) * Fraction(10) ** int((match["exponent"] or "e0")[1:])
+    value = -value if match["sign"] == "-" else value
+    return value / 100 if match["percent"] else value
+
+
+def decimal_places(text: str) -> int:
+    """Digits written after the decimal point of a number."""
+    match = _NUMBER.fullmatch(text.strip().replace("\u2212", "-"))
+    return len((match["decimals"] or ".")[1:]) if match else 0
