@@ -110,6 +110,8 @@ class _Reader:
     def _mapping(self, node: yaml.MappingNode, path: Path_) -> dict[Any, Any]:
         first: dict[Any, int] = {}
         for key, _ in node.value:
+            if key.tag.endswith(":merge"):
+                continue
             name = self._key(key)
             if name in first:
                 message = f"key {name!r} is written twice (first on line {first[name]})"
