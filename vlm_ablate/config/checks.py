@@ -16,7 +16,9 @@ def check_arms_exist(data: dict[str, Any], where: Where) -> list[Problem]:
     arms = data.get("arms")
     if not isinstance(arms, dict):
         return []  # reported by the schema
-    return [_problem(where, ("arms", str(name)), "must be a mapping of keys") for name, arm in arms.items() if arm is None]
+    return [
+        _problem(where, ("arms", str(name)), "must be a mapping of keys") for name, arm in arms.items() if arm is None
+    ]
 
 
 def check_claims(data: dict[str, Any], where: Where) -> list[Problem]:
@@ -30,7 +32,9 @@ def check_claims(data: dict[str, Any], where: Where) -> list[Problem]:
             arm = claim.get(key) if isinstance(claim, dict) else None
             if isinstance(arm, str) and arm not in arms:
                 message = f"no arm {arm!r}; the arms are {', '.join(map(str, arms))}"
-                problems.append(_problem(where, ("table", "claims", str(i), key), message, nearest(arm, map(str, arms))))
+                problems.append(
+                    _problem(where, ("table", "claims", str(i), key), message, nearest(arm, map(str, arms)))
+                )
         metric = claim.get("metric", "mean") if isinstance(claim, dict) else "mean"
         if isinstance(metric, str) and metric not in columns:
             message = f"no column {metric!r}; the columns are {', '.join(columns)}"
@@ -47,7 +51,10 @@ def check_cells(data: dict[str, Any], where: Where) -> list[Problem]:
         cells = [n for n, arm in _mapping(data, "arms").items() if isinstance(arm, dict) and arm.get("cell")]
         if "paper" in data:
             return []
-        return [_problem(where, ("arms", str(n), "cell"), "stands for a cell, but the file names no paper table") for n in cells]
+        return [
+            _problem(where, ("arms", str(n), "cell"), "stands for a cell, but the file names no paper table")
+            for n in cells
+        ]
     if key not in table_keys():
         message = f"no table {key!r} in the paper files"
         return [_problem(where, ("paper", "key"), message, nearest(key, table_keys()))]
@@ -69,7 +76,9 @@ def _check_columns(data: dict[str, Any], where: Where, known: list[str]) -> list
     asked = [(("table", "columns", str(i)), c) for i, c in enumerate(wanted if isinstance(wanted, list) else [])]
     asked += [(("table", "score"), shown["score"])] if isinstance(shown.get("score"), str) else []
     return [
-        _problem(where, path, f"the paper's table has no column {c!r}; it has {', '.join(known)}", nearest(str(c), known))
+        _problem(
+            where, path, f"the paper's table has no column {c!r}; it has {', '.join(known)}", nearest(str(c), known)
+        )
         for path, c in asked
         if c not in known
     ]
@@ -98,7 +107,9 @@ def check_factor(data: dict[str, Any], where: Where) -> list[Problem]:
 def _next_keys(base: dict[str, Any], section: str) -> list[str]:
     from vlm_ablate.config.problems import keys_at
 
-    return keys_at(RunConfig, base, (section,)) or sorted({path[1] for path in flatten(base.get(section, {}), (section,)) if path[1:]})
+    return keys_at(RunConfig, base, (section,)) or sorted(
+        {path[1] for path in flatten(base.get(section, {}), (section,)) if path[1:]}
+    )
 
 
 def _problem(where: Where, path: Path_, message: str, near: str | None = None) -> Problem:

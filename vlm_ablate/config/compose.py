@@ -56,14 +56,16 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any], _path: Path_ = ())
 
     Mappings merge key by key, anything else is replaced. In a mapping, `replace: true` replaces instead of merging,
     and the key `*` stands for every key that is already there. A part that changes its `name` (at one of
-    `COMPONENTS`) starts empty, since the old part's fields mean nothing to the new one.
+    `COMPONENTS`) starts empty, since the old part's fields mean nothing to the new one. Inside what is itself a diff,
+    to be merged later (an arm's `set`, a scale's `overrides` and `values`), `replace` and `*` are kept.
     """
     result = deepcopy(dict(below))
+    is_diff = _is_diff(_path)
     for key, value in above.items():
         here = (*_path, str(key))
-        if key == "replace" and isinstance(value, bool):
+        if key == "replace" and isinstance(value, bool) and not is_diff:
             continue
-        if key == "*":
+        if key == "*" and not is_diff:
             for each in result:
                 result[each] = _merged(result[each], value, (*_path, str(each)))
         else:
@@ -81,8 +83,12 @@ def _merged(old: Any, new: Any, path: Path_) -> Any:
                 old = {k: v for k, v in old.items() if k != "revision"}  # a commit belongs to its own repository
     if not isinstance(new, dict):
         return deepcopy(new)
-    keep = isinstance(old, dict) and not new.get("replace") is True
+    keep = isinstance(old, dict) and (_is_diff(path) or new.get("replace") is not True)
     return merge(old if keep else {}, new, path)
+
+
+def _is_diff(path: Path_) -> bool:
+    return path[:1] in (("overrides",), ("values",)) or (path[:1] == ("arms",) and path[2:3] == ("set",))
 
 
 def _named(part: Any) -> Any:

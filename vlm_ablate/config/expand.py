@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from vlm_ablate.config.checks import check_arms_exist, check_cells, check_claims
 from vlm_ablate.config.compose import load_document, merge, nest, parse_sets
 from vlm_ablate.config.document import Document, Path_, display
 from vlm_ablate.config.experiment import Experiment, RunConfig, Seeds
-from vlm_ablate.config.problems import problems_of
+from vlm_ablate.config.problems import Where, problems_of
 from vlm_ablate.config.scale import Scale
 from vlm_ablate.config.scales import LoadedScale, Scaled, apply_scale, load_scale
 from vlm_ablate.config.spec import RunSpec
@@ -57,7 +57,9 @@ class LoadedExperiment:
         """What a reader should know before running: unfair comparisons, parts without a stand-in."""
         from vlm_ablate.config.diff import fairness_warnings
 
-        lacking = [f"scale {self.scale.name!r} has no stand-in for {m}; it is used as written" for m in self.missing_stand_ins]
+        lacking = [
+            f"scale {self.scale.name!r} has no stand-in for {m}; it is used as written" for m in self.missing_stand_ins
+        ]
         return fairness_warnings(self) + lacking
 
     def select(self, arms: Sequence[str] | None) -> list[ResolvedArm]:
@@ -122,6 +124,7 @@ def load_experiment(path: str | Path, *, scale: str = "laptop", sets: Sequence[s
     experiment = work.experiment()
     arms = {name: work.arm(name) for name in work.arm_names()}
     base = work.resolve(work.base_data(), arm=None)
+    work.report_scaled()
     work.check_references()
     if work.problems:
         raise ConfigError(list(dict.fromkeys(work.problems)))
@@ -165,6 +168,7 @@ class _Loading:
         self.problems: list[Problem] = []
         self.missing: list[str] = []
         self._of_base: set[tuple[Path_, str]] = set()
+        self._scaled: dict[Problem, list[str]] = {}
         self.run_sets = {k: v for k, v in sets.data.items() if k in RUN_KEYS}
         own = {k: v for k, v in sets.data.items() if k not in RUN_KEYS}
         self.data = merge(document.data, own)
@@ -203,7 +207,14 @@ class _Loading:
             return None
         paper, config, scaled = resolved
         return ResolvedArm(
-            name, arm.get("label") or name, arm.get("cell"), arm.get("note"), paper, config, scaled.stand_ins, scaled.values
+            name,
+            arm.get("label") or name,
+            arm.get("cell"),
+            arm.get("note"),
+            paper,
+            config,
+            scaled.stand_ins,
+            scaled.values,
         )
 
     def resolve(self, data: dict[str, Any], arm: str | None) -> tuple[RunConfig, RunConfig, Scaled] | None:
@@ -220,24 +231,25 @@ class _Loading:
             starred = self._starred_set(path)
             return starred or self._scale_location(path), path
 
-        paper = self._validated(data, in_arm, len(("arms", arm, "set")) if arm else 0)
+        paper, problems = _validated(data, in_arm)
         if paper is None:
+            depth = len(("arms", arm, "set")) if arm else 0
+            self.problems += [p for p in problems if (tuple(p.path.split("."))[depth:], p.message) not in self._of_base]
             return None
         scaled = apply_scale(paper.model_dump(mode="json"), self.scale.scale)
         self.missing += scaled.missing
         final = merge(scaled.config, self.run_sets)
-        config = self._validated(final, in_scale, 0)
+        config, problems = _validated(final, in_scale)
+        for problem in problems if arm else ():
+            self._scaled.setdefault(problem, []).append(arm)
         return (paper, config, scaled) if config else None
 
-    def _validated(self, data: dict[str, Any], where: Any, depth: int) -> RunConfig | None:
-        try:
-            return RunConfig.model_validate(data)
-        except ValidationError as error:
-            for problem in problems_of(error, RunConfig, data, where):
-                plain = tuple(problem.path.split("."))[depth:]
-                if (plain, problem.message) not in self._of_base:
-                    self.problems.append(problem)
-        return None
+    def report_scaled(self) -> None:
+        """Problems of the scale and the settings, once each, naming the arms that have them where not all do."""
+        names = self.arm_names()
+        for problem, arms in self._scaled.items():
+            only = "" if len(arms) == len(names) else f", in {', '.join(arms)}"
+            self.problems.append(replace(problem, message=problem.message + only))
 
     def _starred_set(self, path: Path_) -> str | None:
         for written, location in self.sets.lines.items():
@@ -258,3 +270,10 @@ class _Loading:
     def _where(self, path: Path_) -> tuple[str, Path_]:
         location = self.sets.where(path) or self.document.where(path)
         return str(location or self.shown), path
+
+
+def _validated(data: dict[str, Any], where: Where) -> tuple[RunConfig | None, list[Problem]]:
+    try:
+        return RunConfig.model_validate(data), []
+    except ValidationError as error:
+        return None, problems_of(error, RunConfig, data, where)

@@ -34,7 +34,7 @@ class Scale(Strict):
     """Paper's data source -> stand-in; the mixture keeps its entries and weights."""
     benchmarks: dict[str, StandIn] = Field(default_factory=dict)
     """Paper's benchmark -> stand-in; the column keeps the paper's name."""
-    values: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    values: dict[str, dict[Any, Any]] = Field(default_factory=dict)
     """Dotted path -> {the paper's value -> the value at this scale}, e.g. model.connector.latents: {64: 8}.
 
     Fields that an experiment varies belong here, not under `overrides`: each value keeps its own counterpart. `*` in

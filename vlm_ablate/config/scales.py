@@ -137,7 +137,9 @@ def _label_replaced(before: dict[str, Any], after: dict[str, Any], scale: Scale,
     """Name the mixture or the benchmarks that `overrides` exchanged as a whole."""
     for path, key in ((("data", "mixture"), "source"), (("evaluation", "benchmarks"), "benchmark")):
         old, new = before[path[0]][path[1]], after[path[0]][path[1]]
-        if set(old) != set(new) or any(old[n][key] != new[n][key] and f"{'.'.join(path)}.{n}.{key}" not in stand_ins for n in old):
+        if set(old) != set(new) or any(
+            old[n][key] != new[n][key] and f"{'.'.join(path)}.{n}.{key}" not in stand_ins for n in old
+        ):
             names = [" + ".join(dict.fromkeys(identities(e[key])[0] for e in side.values())) for side in (old, new)]
             stand_ins[".".join(path)] = " -> ".join(names) + (f" ({scale.note})" if scale.note else "")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from vlm_ablate.config.base import ComponentConfig
 from vlm_ablate.registry import Registry
 
@@ -19,7 +21,9 @@ class HubBenchmarkConfig(ComponentConfig):
     """Hub id or local folder."""
     revision: str | None = None
     """Commit, tag or branch on the hub."""
-    splits: dict[Literal["train", "tune", "report"], str] = {"train": "train", "tune": "train", "report": "validation"}
+    splits: dict[Literal["train", "tune", "report"], str] = Field(
+        default_factory=lambda: {"train": "train", "tune": "train", "report": "validation"}
+    )
     """Our splits (named by use) -> the data set's."""
 
 
