@@ -33,6 +33,8 @@ class Batch:
     sample_ids: list[str]
     images: int
     """Number of images; views may be more."""
+    view_image: Tensor | None = None
+    """(views,) long: the image that a view is part of, numbered over the batch; None: each view is an image."""
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """The same batch with its tensors on `device`."""

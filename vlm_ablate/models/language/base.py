@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
-from torch import nn
+from torch import Tensor, nn
+
+from vlm_ablate.errors import ModelError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -54,6 +58,25 @@ class LanguageModel(nn.Module):
         """The decoder layers, first to last."""
         return find_layers(self.decoder, self.model.config.num_hidden_layers)
 
+    @contextmanager
+    def scoring(self, positions: Tensor) -> Iterator[None]:
+        """Within the block the output head sees only the marked positions: logits are (1, marked, vocabulary).
+
+        Everything that a model does around its head (soft-capping, scaling) stays as it is.
+
+        Args:
+            positions: (batch, sequence) bool.
+        """
+
+        def select(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return (inputs[0][positions].unsqueeze(0), *inputs[1:])
+
+        hook = self.model.get_output_embeddings().register_forward_pre_hook(select)
+        try:
+            yield
+        finally:
+            hook.remove()
+
     @property
     def vocabulary(self) -> int:
         """Rows of the embedding table."""
@@ -66,8 +89,6 @@ def find_layers(decoder: nn.Module, count: int) -> nn.ModuleList:
     Raises:
         ModelError: there is no such list.
     """
-    from vlm_ablate.errors import ModelError
-
     layers = getattr(decoder, "layers", None)
     if isinstance(layers, nn.ModuleList):
         return layers

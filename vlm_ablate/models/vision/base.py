@@ -37,6 +37,8 @@ class VisionEncoder(nn.Module):
     backbone: nn.Module
     trainable: bool = True
     """False for encoders that have no gradients (ONNX graphs)."""
+    unused: tuple[str, ...] = ()
+    """Parameters of `backbone` that the forward pass never reads; they are never trained."""
 
     def __init__(
         self,

@@ -1,0 +1,91 @@
+"""Tiny random checkpoints made with transformers, and batches for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    AutoModelForCausalLM,
+    CLIPConfig,
+    CLIPModel,
+    Dinov2Config,
+    Dinov2Model,
+    LlamaConfig,
+    PreTrainedTokenizerFast,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
+
+WORDS = "the a cat dog red blue sign says one two three what is it answer question yes no flag".split()
+VISION = dict(hidden_size=16, intermediate_size=24, num_hidden_layers=3, num_attention_heads=2, image_size=32, patch_size=8)
+TEXT = dict(
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=4,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    initializer_range=0.2,
+    bos_token_id=1,
+    eos_token_id=2,
+    pad_token_id=0,
+)
+
+
+def write_tokenizer(folder: Path, extra: list[str] | None = None) -> int:
+    """A word-level tokeniser in `folder`; returns the size of its vocabulary."""
+    words = ["<pad>", "<s>", "</s>", "<unk>", *WORDS]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+    if extra:
+        fast.add_tokens(extra, special_tokens=True)
+    fast.save_pretrained(folder)
+    return len(fast)
+
+
+def save_lm(folder: Path, config, padded: int = 0) -> Path:
+    """A random causal LM of that configuration with a tokeniser; `padded` more rows than tokens."""
+    config.vocab_size = write_tokenizer(folder) + padded
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Llama with grouped key/value heads and an output head of its own."""
+    return save_lm(tmp_path_factory.mktemp("llama"), LlamaConfig(**TEXT, tie_word_embeddings=False))
+
+
+@pytest.fixture(scope="session")
+def siglip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SigLIP's vision model with its pooling head."""
+    folder = tmp_path_factory.mktemp("siglip")
+    torch.manual_seed(1)
+    SiglipVisionModel(SiglipVisionConfig(**VISION)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole CLIP: text and vision."""
+    folder = tmp_path_factory.mktemp("clip")
+    text = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, vocab_size=20)
+    torch.manual_seed(2)
+    CLIPModel(CLIPConfig(text_config=text, vision_config=VISION)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def dinov2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """DINOv2 with a mask token that nothing reads."""
+    folder = tmp_path_factory.mktemp("dinov2")
+    config = {k: v for k, v in VISION.items() if k != "intermediate_size"}
+    torch.manual_seed(3)
+    Dinov2Model(Dinov2Config(**config)).save_pretrained(folder)
+    return folder

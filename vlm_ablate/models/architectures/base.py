@@ -1,0 +1,72 @@
+"""What every architecture is: the seam between visual tokens and the language model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from pydantic import BaseModel
+from torch import Tensor, nn
+
+from vlm_ablate.models.language.base import LanguageModel
+
+
+@dataclass(frozen=True)
+class Visual:
+    """The visual tokens of a batch."""
+
+    states: Tensor
+    """(views, visual_tokens, width), views sorted by sample."""
+    sample: Tensor
+    """(views,) long: row of the batch."""
+    image: Tensor
+    """(views,) long: the image that a view is part of, numbered over the batch in reading order."""
+
+
+class Architecture(nn.Module):
+    """Base of all architectures. Holds the new parameters of the seam; the language model stays outside it."""
+
+    def __init__(self, config: BaseModel, *, language: LanguageModel, vision_width: int) -> None:
+        """
+        Args:
+            config: the architecture's own configuration.
+            language: the language model it is for; `install` is called with it afterwards.
+            vision_width: width of the vision encoder's features.
+        """
+        super().__init__()
+        self.config = config
+
+    def connector_width(self, language: LanguageModel, vision_width: int) -> int:
+        """Width of the visual tokens that this architecture wants."""
+        raise NotImplementedError
+
+    def text_tokens(self, visual_tokens: int) -> int:
+        """Placeholders in the text for a view of so many visual tokens."""
+        raise NotImplementedError
+
+    def install(self, language: LanguageModel) -> None:
+        """Attach what has to run inside the language model. Its state dict keeps its keys."""
+
+    def embed(self, embeds: Tensor, is_image: Tensor, visual: Visual | None) -> Tensor:
+        """The language model's input: (batch, sequence, hidden) text embeddings with or without visual tokens.
+
+        Args:
+            embeds: embedded text.
+            is_image: (batch, sequence) bool, True at placeholders.
+            visual: None for a batch without images.
+
+        Raises:
+            ModelError: placeholders and visual tokens differ in number.
+        """
+        raise NotImplementedError
+
+    @contextmanager
+    def seeing(self, is_image: Tensor, visual: Visual | None) -> Iterator[None]:
+        """Within the block the language model's layers see the images."""
+        yield
+
+    @contextmanager
+    def decoding(self) -> Iterator[None]:
+        """Within the block (inside `seeing`, without gradients) what does not change from token to token may be kept."""
+        yield

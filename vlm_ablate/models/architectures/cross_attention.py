@@ -1,0 +1,144 @@
+"""Gated cross-attention blocks between the decoder layers of any causal language model (Flamingo, Idefics1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vlm_ablate.config.components.architectures import CrossAttentionConfig
+from vlm_ablate.errors import ModelError
+from vlm_ablate.models.architectures.base import Architecture, Visual
+from vlm_ablate.models.architectures.gated_block import GatedBlock
+from vlm_ablate.models.language.base import LanguageModel
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What each text position sees."""
+
+    keys: Tensor
+    """(batch, keys, width): visual states of a sample's views one after another, padded."""
+    visible: Tensor
+    """(batch, sequence, keys) bool."""
+    cache: dict[int, tuple[Tensor, Tensor]] | None = field(default=None)
+    """Block -> its keys and values, kept while decoding."""
+
+    def at(self, length: int) -> Tensor:
+        """Visibility for `length` positions: the whole sequence, or positions that were generated after it."""
+        if length == self.visible.shape[1]:
+            return self.visible
+        return self.visible[:, -1:].expand(-1, length, -1)
+
+
+class CrossAttention(Architecture):
+    """A gated block before decoder layers 0, every, 2*every, ...
+
+    The text holds one placeholder a view. Blocks are installed as forward pre-hooks, so that the language model's
+    modules and state dict stay as they are, and adapters, caches and checkpointing work as without them.
+    """
+
+    def __init__(self, config: CrossAttentionConfig, *, language: LanguageModel, vision_width: int) -> None:
+        super().__init__(config, language=language, vision_width=vision_width)
+        count = len(range(0, len(language.layers), config.every))
+        self.blocks = nn.ModuleList(
+            GatedBlock(language.model.config, vision_width, gate=config.gate, qk_norm=config.qk_norm) for _ in range(count)
+        )
+        self._sight: Sight | None = None
+
+    def connector_width(self, language: LanguageModel, vision_width: int) -> int:
+        return vision_width
+
+    def text_tokens(self, visual_tokens: int) -> int:
+        return 1
+
+    def install(self, language: LanguageModel) -> None:
+        for index, layer in enumerate(list(language.layers)[:: self.config.every]):
+            layer.register_forward_pre_hook(self._hook(index), with_kwargs=True)
+
+    def _hook(self, index: int) -> Any:
+        def before_layer(_: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+            if args:
+                return (self._apply(index, args[0]), *args[1:]), kwargs
+            return args, {**kwargs, "hidden_states": self._apply(index, kwargs["hidden_states"])}
+
+        return before_layer
+
+    def _apply(self, index: int, hidden: Tensor) -> Tensor:
+        block, sight = self.blocks[index], self._sight
+        if sight is None:
+            return block(hidden)
+        if sight.cache is None:
+            keys_values = block.keys_values(sight.keys)
+        else:
+            if index not in sight.cache:
+                sight.cache[index] = block.keys_values(sight.keys)
+            keys_values = sight.cache[index]
+        return block(hidden, keys_values, sight.at(hidden.shape[1]))
+
+    def embed(self, embeds: Tensor, is_image: Tensor, visual: Visual | None) -> Tensor:
+        return embeds
+
+    @contextmanager
+    def seeing(self, is_image: Tensor, visual: Visual | None) -> Iterator[None]:
+        with self._set(self._look(is_image, visual)):
+            yield
+
+    @contextmanager
+    def decoding(self) -> Iterator[None]:
+        """Within the block keys and values of the images are computed once; for inference inside `seeing`."""
+        with self._set(self._sight and replace(self._sight, cache={})):
+            yield
+
+    @contextmanager
+    def _set(self, sight: Sight | None) -> Iterator[None]:
+        before, self._sight = self._sight, sight
+        try:
+            yield
+        finally:
+            self._sight = before
+
+    def checkpoint_contexts(self) -> tuple[Any, Any]:
+        """For `torch.utils.checkpoint(context_fn=...)`: recomputation in the backward pass sees what the forward saw."""
+        return self._set(self._sight), self._set(self._sight)
+
+    def _look(self, is_image: Tensor, visual: Visual | None) -> Sight | None:
+        if visual is None:
+            if is_image.any():
+                raise ModelError(f"the text has {int(is_image.sum())} <image> placeholders and the batch no images")
+            return None
+        batch, (views, tokens, width) = len(is_image), visual.states.shape
+        per_row = torch.bincount(visual.sample, minlength=batch)
+        if not torch.equal(is_image.sum(1), per_row):
+            raise ModelError(f"<image> placeholders per row {is_image.sum(1).tolist()}, views {per_row.tolist()}")
+        most = int(per_row.max())
+        slot = torch.arange(views, device=per_row.device) - (per_row.cumsum(0) - per_row)[visual.sample]
+        states = visual.states.new_zeros(batch, most, tokens, width)
+        states = states.index_put((visual.sample, slot), visual.states)
+        image = visual.image.new_full((batch, most), -1).index_put((visual.sample, slot), visual.image)
+        visible = visible_views(is_image, image, last_only=self.config.attend == "last")
+        return Sight(states.flatten(1, 2), visible.repeat_interleave(tokens, dim=2))
+
+
+def visible_views(is_image: Tensor, image: Tensor, *, last_only: bool) -> Tensor:
+    """Which views a position sees: those at or before it, all of them or those of the last image.
+
+    Args:
+        is_image: (batch, sequence) bool, True at a view's placeholder.
+        image: (batch, views) long: number of the image that a view is part of, -1 for padding.
+        last_only: only the views of the last image.
+
+    Returns:
+        (batch, sequence, views) bool.
+    """
+    seen = is_image.long().cumsum(1)
+    slots = torch.arange(image.shape[1], device=image.device)
+    visible = slots < seen[..., None]
+    if not last_only:
+        return visible
+    last = image.gather(1, (seen - 1).clamp(min=0))
+    return visible & (image[:, None, :] == last[..., None])

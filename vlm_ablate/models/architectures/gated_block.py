@@ -1,0 +1,82 @@
+"""The gated cross-attention block of Flamingo (arXiv:2204.14198, Figure 4) in the form of Idefics1."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import PretrainedConfig
+from transformers.activations import ACT2FN
+
+
+class GatedBlock(nn.Module):
+    """x + tanh(a) * attention(norm(x), images), then x + tanh(b) * mlp(norm(x)); a and b start at zero.
+
+    Heads, grouped key/value heads and MLP width are the language model's. Positions that see no image skip the
+    attention; the MLP runs everywhere, as in Idefics1.
+    """
+
+    def __init__(
+        self, config: PretrainedConfig, vision_width: int, *, gate: Literal["scalar", "vector"], qk_norm: bool
+    ) -> None:
+        super().__init__()
+        hidden, eps = config.hidden_size, getattr(config, "rms_norm_eps", 1e-6)
+        self.heads = config.num_attention_heads
+        self.kv_heads = getattr(config, "num_key_value_heads", None) or self.heads
+        self.head_dim = getattr(config, "head_dim", None) or hidden // self.heads
+        intermediate = getattr(config, "intermediate_size", None) or 4 * hidden
+        self.input_layernorm = nn.RMSNorm(hidden, eps=eps)
+        self.q_proj = nn.Linear(hidden, self.heads * self.head_dim, bias=False)
+        self.k_proj = nn.Linear(vision_width, self.kv_heads * self.head_dim, bias=False)
+        self.v_proj = nn.Linear(vision_width, self.kv_heads * self.head_dim, bias=False)
+        self.o_proj = nn.Linear(self.heads * self.head_dim, hidden, bias=False)
+        self.q_norm = nn.RMSNorm(self.head_dim, eps=eps) if qk_norm else nn.Identity()
+        self.k_norm = nn.RMSNorm(self.head_dim, eps=eps) if qk_norm else nn.Identity()
+        self.post_attention_layernorm = nn.RMSNorm(hidden, eps=eps)
+        self.gate_proj = nn.Linear(hidden, intermediate, bias=False)
+        self.up_proj = nn.Linear(hidden, intermediate, bias=False)
+        self.down_proj = nn.Linear(intermediate, hidden, bias=False)
+        name = getattr(config, "hidden_act", None) or getattr(config, "hidden_activation", None) or "silu"
+        self.activation = ACT2FN[name]
+        shape = (1,) if gate == "scalar" else (hidden,)
+        self.alpha_cross_attn = nn.Parameter(torch.zeros(shape))
+        self.alpha_dense = nn.Parameter(torch.zeros(shape))
+        std = getattr(config, "initializer_range", 0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=std)
+
+    def keys_values(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """(batch, keys, vision_width) -> keys and values, each (batch, kv_heads, keys, head_dim)."""
+        shape = (*states.shape[:2], self.kv_heads, self.head_dim)
+        states = states.to(self.k_proj.weight.dtype)
+        keys = self.k_norm(self.k_proj(states).view(shape)).transpose(1, 2)
+        return keys, self.v_proj(states).view(shape).transpose(1, 2)
+
+    def forward(
+        self, hidden: Tensor, keys_values: tuple[Tensor, Tensor] | None = None, visible: Tensor | None = None
+    ) -> Tensor:
+        """
+        Args:
+            hidden: (batch, sequence, hidden).
+            keys_values: of the images; None when the batch has none.
+            visible: (batch, sequence, keys) bool.
+        """
+        if keys_values is not None and visible is not None:
+            attended = self._attend(self.input_layernorm(hidden), *keys_values, visible)
+            hidden = hidden + torch.tanh(self.alpha_cross_attn) * attended
+        states = self.post_attention_layernorm(hidden)
+        states = self.down_proj(self.activation(self.gate_proj(states)) * self.up_proj(states))
+        return hidden + torch.tanh(self.alpha_dense) * states
+
+    def _attend(self, hidden: Tensor, keys: Tensor, values: Tensor, visible: Tensor) -> Tensor:
+        batch, length, _ = hidden.shape
+        queries = self.q_norm(self.q_proj(hidden).view(batch, length, self.heads, self.head_dim)).transpose(1, 2)
+        sees = visible.any(-1, keepdim=True)
+        # A row without any key would be NaN; it attends to everything and is zeroed afterwards.
+        mask = (visible | ~sees)[:, None]
+        out = scaled_dot_product_attention(queries, keys, values, attn_mask=mask, enable_gqa=self.heads != self.kv_heads)
+        out = self.o_proj(out.transpose(1, 2).reshape(batch, length, -1))
+        return out.masked_fill(~sees, 0.0)

@@ -1,0 +1,74 @@
+"""Greedy generation through transformers' `generate`, with stop strings found in the decoded text."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+
+from vlm_ablate.models.language.base import LanguageModel
+from vlm_ablate.models.tokens import END_OF_UTTERANCE
+
+
+def greedy(
+    language: LanguageModel, embeds: Tensor, attention_mask: Tensor, *, max_new_tokens: int, stop: list[str]
+) -> list[str]:
+    """Continue left-padded prompts.
+
+    Args:
+        embeds: (batch, sequence, hidden).
+        attention_mask: (batch, sequence) bool.
+        max_new_tokens: at most so many tokens a row.
+        stop: a row ends before the first of these strings in its text.
+
+    Returns:
+        The continuations, without special tokens and stop strings.
+    """
+    tokenizer, ends = language.tokenizer, end_ids(language)
+    config = GenerationConfig(
+        do_sample=False,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=ends or None,
+        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (ends or [0])[0],
+        use_cache=True,
+    )
+    own, language.model.generation_config = language.model.generation_config, config
+    training = language.model.training
+    try:
+        ids = language.model.eval().generate(
+            inputs_embeds=embeds,
+            attention_mask=attention_mask.long(),
+            generation_config=config,
+            stopping_criteria=StoppingCriteriaList([StopStrings(tokenizer, stop)] if stop else []),
+        )
+    finally:
+        language.model.generation_config = own
+        language.model.train(training)
+    return [decode(tokenizer, row, ends, stop) for row in ids.tolist()]
+
+
+def end_ids(language: LanguageModel) -> list[int]:
+    """Ids that end a text: the model's own and the end of utterance."""
+    tokenizer = language.tokenizer
+    ids = {tokenizer.eos_token_id, tokenizer.get_vocab().get(END_OF_UTTERANCE)}
+    return sorted(i for i in ids if i is not None)
+
+
+def decode(tokenizer, ids: list[int], ends: list[int], stop: list[str]) -> str:  # noqa: ANN001
+    """The text of a row of generated ids up to its end or the first stop string."""
+    cut = next((i for i, token in enumerate(ids) if token in ends), len(ids))
+    text = tokenizer.decode(ids[:cut], skip_special_tokens=True)
+    places = [place for place in (text.find(s) for s in stop) if place >= 0]
+    return text[: min(places)] if places else text
+
+
+class StopStrings(StoppingCriteria):
+    """Ends a row whose generated text holds one of the strings."""
+
+    def __init__(self, tokenizer, strings: list[str]) -> None:  # noqa: ANN001
+        self.tokenizer, self.strings = tokenizer, strings
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: object) -> Tensor:
+        texts = self.tokenizer.batch_decode(input_ids, skip_special_tokens=True)
+        done = [any(s in text for s in self.strings) for text in texts]
+        return torch.tensor(done, dtype=torch.bool, device=input_ids.device)

@@ -1,0 +1,154 @@
+"""Where weights and configurations come from: a local folder, the hub cache, the hub itself (only when asked for)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vlm_ablate.errors import AssetMissing, ModelError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PretrainedConfig
+
+ALLOW_HUB = "VLM_ABLATE_ALLOW_HUB"
+"""Environment variable; "1" lets models be downloaded."""
+
+
+def hub_allowed() -> bool:
+    """Whether the user asked for downloads."""
+    return os.environ.get(ALLOW_HUB, "") not in ("", "0")
+
+
+def resolve(id: str, revision: str | None = None) -> Path:
+    """The local folder that holds the model `id`: itself when it is a folder, else its snapshot in the hub cache.
+
+    Raises:
+        AssetMissing: it is not on this machine. Raised without touching the network unless downloads are allowed.
+    """
+    local = Path(id).expanduser()
+    if local.is_dir():
+        return local
+    if _is_path(id):
+        raise AssetMissing(f"the folder {id!r} does not exist", hint="give an existing local folder, or a hub id owner/name")
+    return _snapshot(id, revision)
+
+
+def _is_path(id: str) -> bool:
+    return id.startswith(("/", ".", "~")) or id.count("/") != 1
+
+
+def _snapshot(id: str, revision: str | None) -> Path:
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(id, revision=revision, local_files_only=not hub_allowed()))
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
+        at = f" at revision {revision!r}" if revision else ""
+        why = f" and the hub did not give it: {error}" if hub_allowed() else ""
+        raise AssetMissing(
+            f"{id!r}{at} is not on this machine (looked in {constants.HF_HUB_CACHE}){why}",
+            hint=f"write the path of a local folder as `id`, or set {ALLOW_HUB}=1 to download it",
+        ) from error
+
+
+def bundled_config(id: str) -> Path | None:
+    """Folder of the configuration that the package carries for a well-known hub id, for planning without weights."""
+    folder = Path(str(files("vlm_ablate") / "assets" / "configs" / id.replace("/", "--")))
+    return folder if (folder / "config.json").is_file() else None
+
+
+def read_config(id: str, revision: str | None = None, *, planning: bool, trust_remote_code: bool = False) -> PretrainedConfig:
+    """The transformers configuration of `id`. When `planning`, one carried by the package serves if there is no other.
+
+    Raises:
+        AssetMissing: there is none on this machine.
+    """
+    from transformers import AutoConfig
+
+    folder = config_folder(id, revision, planning=planning)
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise AssetMissing(f"{folder} holds no configuration that transformers can read: {error}") from error
+
+
+def config_folder(id: str, revision: str | None = None, *, planning: bool) -> Path:
+    """The folder with the model's config.json; see `read_config`."""
+    try:
+        return resolve(id, revision)
+    except AssetMissing:
+        bundled = bundled_config(id) if planning else None
+        if bundled is None:
+            raise
+        return bundled
+
+
+def stand_in(name: str, *, file: str = "model.safetensors") -> Path:
+    """Folder of a stand-in that the package carries.
+
+    Raises:
+        AssetMissing: the package was installed without it.
+    """
+    folder = Path(str(files("vlm_ablate") / "assets" / "standins" / name))
+    if not (folder / file).is_file():
+        raise AssetMissing(
+            f"the stand-in {name!r} is not in this installation ({folder / file})",
+            hint="`vlm-ablate pretrain` makes the stand-ins; or install the package with its assets",
+        )
+    return folder
+
+
+def tensor_files(folder: Path) -> list[Path]:
+    """The safetensors files of a checkpoint folder, shards in order.
+
+    Raises:
+        AssetMissing: there are none.
+    """
+    found = sorted(folder.glob("*.safetensors"))
+    if not found:
+        raise AssetMissing(f"{folder} holds no *.safetensors file", hint="convert the checkpoint with save_pretrained first")
+    return found
+
+
+def tensor_names(folder: Path) -> dict[str, Path]:
+    """Tensor name -> the file that holds it."""
+    from safetensors import safe_open
+
+    names: dict[str, Path] = {}
+    for file in tensor_files(folder):
+        with safe_open(file, framework="pt") as tensors:
+            names.update(dict.fromkeys(tensors.keys(), file))
+    return names
+
+
+def read_tensors(folder: Path, prefix: str = "") -> dict[str, Tensor]:
+    """The tensors whose name starts with `prefix`, by the rest of the name. Other tensors are not read from disk."""
+    from safetensors import safe_open
+
+    wanted: dict[Path, list[str]] = {}
+    for name, file in tensor_names(folder).items():
+        if name.startswith(prefix):
+            wanted.setdefault(file, []).append(name)
+    tensors: dict[str, Tensor] = {}
+    for file, names in wanted.items():
+        with safe_open(file, framework="pt") as opened:
+            tensors.update({name.removeprefix(prefix): opened.get_tensor(name) for name in names})
+    return tensors
+
+
+def sha256(path: Path) -> str:
+    """Hex SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_sha256(path: Path, expected: str) -> None:
+    """Raises ModelError when the file is not the expected one."""
+    found = sha256(path)
+    if found != expected:
+        raise ModelError(f"{path} is not the file this package knows: sha256 {found}, expected {expected}")

@@ -1,0 +1,26 @@
+"""The shipped small Llama decoder."""
+
+from __future__ import annotations
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from vlm_ablate.config.components.language import LlamaNanoConfig
+from vlm_ablate.models.hub import read_config, stand_in
+from vlm_ablate.models.language.base import LanguageModel
+from vlm_ablate.models.language.hub import read_tokenizer
+
+
+class LlamaNano(LanguageModel):
+    """The stand-in language model, in the quality asked for, or at random with the same tokeniser."""
+
+    def __init__(self, config: LlamaNanoConfig, *, load_weights: bool = True) -> None:
+        super().__init__(config, load_weights=load_weights)
+        pretrained = load_weights and config.weights == "pretrained"
+        folder = stand_in(f"llama-nano-{config.quality}", file="model.safetensors" if pretrained else "config.json")
+        if pretrained:
+            self.model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+        else:
+            with torch.device("cpu" if load_weights else "meta"):
+                self.model = AutoModelForCausalLM.from_config(read_config(str(folder), planning=True))
+        self.tokenizer = read_tokenizer(folder, needed=True)

@@ -1,0 +1,17 @@
+"""Initialisation seeds: each new part draws from its own generator, so that no part depends on what stands beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from zlib import crc32
+
+import torch
+
+
+@contextmanager
+def seeded(seed: int, part: str) -> Iterator[None]:
+    """Within the block torch's CPU generator is seeded by (seed, part); afterwards it is what it was before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed((seed << 32) ^ crc32(part.encode()))
+        yield

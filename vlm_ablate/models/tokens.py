@@ -1,0 +1,71 @@
+"""Special tokens of the image block, as Idefics2 and Idefics3 write them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vlm_ablate.config.data import ImageConfig
+from vlm_ablate.errors import ModelError
+
+if TYPE_CHECKING:
+    from vlm_ablate.models.language.base import LanguageModel
+
+IMAGE = "<image>"
+"""Placeholder of one visual token (or, with cross-attention, of one view)."""
+FAKE = "<fake_token_around_image>"
+END_OF_UTTERANCE = "<end_of_utterance>"
+GLOBAL_IMAGE = "<global-img>"
+MAX_TILES = 6
+"""Rows and columns of tiles that have position tokens."""
+
+
+def row_column(row: int, column: int) -> str:
+    """Token before the tile at (row, column), counted from 1."""
+    return f"<row_{row}_col_{column}>"
+
+
+def image_tokens(image: ImageConfig) -> list[str]:
+    """The special tokens that images prepared in this way need, in the order in which they join a vocabulary."""
+    tokens = [FAKE, IMAGE, END_OF_UTTERANCE]
+    if image.split == "tiles":
+        span = range(1, MAX_TILES + 1)
+        tokens += [GLOBAL_IMAGE, *(row_column(row, column) for row in span for column in span)]
+    return tokens
+
+
+@dataclass(frozen=True)
+class NewTokens:
+    """Tokens that joined a vocabulary."""
+
+    tokens: list[str]
+    """Those that the tokeniser did not have, in order of their ids."""
+    start: int
+    """Id of the first of them; the others follow."""
+    ids: dict[str, int]
+    """Ids of all tokens that were asked for."""
+
+
+def add_tokens(language: LanguageModel, tokens: list[str]) -> NewTokens:
+    """Make sure that the tokeniser has these special tokens. Without a tokeniser (planning) all count as new.
+
+    Raises:
+        ModelError: the tokeniser has more tokens than the embedding has rows, or cannot take new ones.
+    """
+    from tokenizers import AddedToken
+
+    tokenizer, rows = language.tokenizer, language.vocabulary
+    tokens = list(dict.fromkeys(tokens))
+    if tokenizer is None:
+        return NewTokens(tokens, rows, {token: rows + i for i, token in enumerate(tokens)})
+    known = tokenizer.get_vocab()
+    largest = max(known.values())
+    if largest >= rows:
+        raise ModelError(f"the tokeniser has ids up to {largest}, the embedding only {rows} rows")
+    new = [token for token in tokens if token not in known]
+    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in new], special_tokens=True)
+    ids = dict(zip(tokens, tokenizer.convert_tokens_to_ids(tokens), strict=True))
+    start = ids[new[0]] if new else rows
+    if [ids[token] for token in new] != list(range(start, start + len(new))):
+        raise ModelError(f"the tokeniser gave the new tokens ids that do not follow each other: {ids}")
+    return NewTokens(new, start, ids)
