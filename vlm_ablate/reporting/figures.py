@@ -1,0 +1,206 @@
+"""Figures: score against what a run has seen (the paper's Figure 4), and our order of arms against the paper's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vlm_ablate.errors import VlmAblateError
+from vlm_ablate.reporting.frame import Report
+from vlm_ablate.reporting.statistics import Estimate, estimate
+from vlm_ablate.reporting.style import INK, MARKERS, PALETTE, SOFT, drawing, to_bytes
+from vlm_ablate.tracking import schema
+from vlm_ablate.tracking.records import History, RunRecord
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SCORE_METRICS = ("curve/mean", "score/mean")
+"""Metrics that hold the mean score along the way; the first that a run logged is used."""
+HISTORY_METRICS = (*SCORE_METRICS, *schema.SEEN)
+"""What a caller must read (`tracking.records.read_history`) for `figure_seen`."""
+PANELS = (
+    (schema.SEEN_IMAGES, "Images seen"),
+    (schema.SEEN_TEXT_TOKENS, "Text tokens seen"),
+    (schema.SEEN_FLOPS, "Training FLOPs"),
+)
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """One measurement along the way: what had been seen (mean over seeds) and the score then."""
+
+    step: int
+    seen: Mapping[str, float]
+    score: Estimate
+
+
+def curves(
+    report: Report, records: Sequence[RunRecord], histories: Mapping[str, History]
+) -> dict[str, list[CurvePoint]]:
+    """Arm -> points in order of step, each over the seeds that were measured at that step."""
+    found: dict[str, list[CurvePoint]] = {}
+    for row in report.rows:
+        runs = [r for r in records if r.arm == row.arm and r.scale == report.scale and r.status in schema.DONE]
+        by_step: dict[int, list[tuple[float, dict[str, float]]]] = {}
+        for run in {r.seed: r for r in sorted(runs, key=lambda r: r.start_time)}.values():
+            for step, score, seen in _points(histories.get(run.run_id, {})):
+                by_step.setdefault(step, []).append((score, seen))
+        points = [_pooled(step, values) for step, values in sorted(by_step.items())]
+        if points:
+            found[row.arm] = points
+    return found
+
+
+def _points(history: History) -> list[tuple[int, float, dict[str, float]]]:
+    """(step, score, seen) where both the score and all counters were logged at a step."""
+    scores = next((history[m] for m in SCORE_METRICS if history.get(m)), [])
+    seen = {metric: {p.step: p.value for p in history.get(metric, [])} for metric, _ in PANELS}
+    return [
+        (point.step, point.value, {m: at[point.step] for m, at in seen.items()})
+        for point in scores
+        if all(point.step in at for at in seen.values())
+    ]
+
+
+def _pooled(step: int, values: Sequence[tuple[float, dict[str, float]]]) -> CurvePoint:
+    seen = {m: sum(s[m] for _, s in values) / len(values) for m, _ in PANELS}
+    score = estimate([score for score, _ in values])
+    assert score is not None
+    return CurvePoint(step, seen, score)
+
+
+def figure_seen(
+    report: Report, records: Sequence[RunRecord], histories: Mapping[str, History], format: str = "png"
+) -> bytes:
+    """Mean score against images, text tokens and FLOPs seen: three panels, one line for each arm, band = 95 % interval.
+
+    Args:
+        histories: run id -> metric histories of `HISTORY_METRICS`.
+        format: "png" or "svg".
+
+    Raises:
+        VlmAblateError: no run was scored along the way.
+    """
+    found = curves(report, records, histories)
+    if not any(len(points) > 1 for points in found.values()):
+        raise VlmAblateError(
+            "no run of this experiment was scored along the way, so there are no curves",
+            hint="the score after training is in the table",
+        )
+    with drawing():
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(11.0, 4.6), layout="constrained")
+        panels = figure.subplots(1, len(PANELS), sharey=True)
+        for axes, (metric, name) in zip(panels, PANELS, strict=True):
+            _panel(axes, report, found, metric)
+            axes.set_xlabel(name)
+        panels[0].set_ylabel("Mean score" + _mark(report))
+        _legend(figure, report, found)
+        figure.suptitle(_heading(report), x=0.01, ha="left", fontsize=11.5, fontweight="bold")
+        return to_bytes(figure, format)
+
+
+def _panel(axes: Axes, report: Report, found: Mapping[str, Sequence[CurvePoint]], metric: str) -> None:
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    for i, row in enumerate(report.rows):
+        points = found.get(row.arm, ())
+        x, y = [p.seen[metric] for p in points], [p.score.mean for p in points]
+        colour = _colour(i)
+        if all(p.score.half_width is not None for p in points) and points:
+            low, high = [p.score.low for p in points], [p.score.high for p in points]
+            axes.fill_between(x, low, high, color=colour, alpha=0.13, linewidth=0)  # type: ignore[arg-type]
+        axes.plot(x, y, color=colour, linewidth=1.9, marker=_marker(i), markersize=5, markeredgecolor="white", markeredgewidth=0.6)
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_formatter(FuncFormatter(_si if metric != schema.SEEN_FLOPS else _scientific))
+    axes.margins(x=0.03)
+
+
+def _legend(figure: Figure, report: Report, found: Mapping[str, Sequence[CurvePoint]]) -> None:
+    """Arms in order of their last score, so that the legend reads like the right end of the lines."""
+    from matplotlib.lines import Line2D
+
+    last = {arm: points[-1].score.mean for arm, points in found.items()}
+    handles = []
+    for i, row in sorted(enumerate(report.rows), key=lambda item: -last.get(item[1].arm, float("-inf"))):
+        if row.arm in found:
+            style: dict[str, Any] = {"color": _colour(i), "marker": _marker(i), "linewidth": 1.9, "markersize": 5}
+            handles.append(Line2D([], [], label=row.label, **style))
+    figure.legend(handles=handles, loc="outside lower center", ncols=3 if len(handles) > 2 else 2, frameon=False)
+
+
+def figure_paper(report: Report, format: str = "png") -> bytes:
+    """Ours against the paper's score, one row for each arm in the paper's order: two dot panels that share the rows.
+
+    Raises:
+        VlmAblateError: no arm has both scores.
+    """
+    rows = [row for row in report.rows if row.paper_score is not None]
+    if not any(row.score() for row in rows):
+        raise VlmAblateError("no arm has both a score of ours and one of the paper")
+    rows = sorted(rows, key=lambda row: row.paper_score or 0.0)
+    with drawing():
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(9.0, 1.5 + 0.42 * len(rows)), layout="constrained")
+        paper, ours = figure.subplots(1, 2, sharey=True)
+        for y, row in enumerate(rows):
+            _dot(paper, row.paper_score or 0.0, None, y, SOFT)
+            found = row.score()
+            if found is None:
+                ours.text(0.02, y, row.status, transform=ours.get_yaxis_transform(), va="center", color=SOFT, style="italic")
+            else:
+                _dot(ours, found.mean, found.half_width, y, PALETTE[0])
+        number = report.paper.number if report.paper else ""
+        paper.set_title(f"Paper ({number})", fontsize=10, loc="left")
+        ours.set_title(f"This run ({report.scale}){_mark(report)}, mean and 95 % interval", fontsize=10, loc="left")
+        for axes in (paper, ours):
+            axes.set(yticks=range(len(rows)), ylim=(-0.6, len(rows) - 0.4), xlabel="Mean score")
+            axes.tick_params(axis="y", length=0)
+            axes.margins(x=0.18)
+        paper.set_yticklabels([row.label for row in rows])
+        figure.suptitle(report.title, x=0.01, ha="left", fontsize=11.5, fontweight="bold")
+        return to_bytes(figure, format)
+
+
+def _dot(axes: Axes, x: float, half_width: float | None, y: int, colour: str) -> None:
+    axes.errorbar(x, y, xerr=half_width, fmt="o", color=colour, markersize=7, elinewidth=1.6, capsize=0)
+    axes.annotate(f"{x:.1f}", (x, y), xytext=(0, 7), textcoords="offset points", ha="center", fontsize=8.5, color=INK)
+
+
+def _heading(report: Report) -> str:
+    return f"{report.title} ({report.scale}{', stand-ins' if report.stand_ins else ''})"
+
+
+def _mark(report: Report) -> str:
+    return " (stand-ins)" if report.stand_ins else ""
+
+
+def _colour(i: int) -> str:
+    return PALETTE[i % len(PALETTE)]
+
+
+def _marker(i: int) -> str:
+    return MARKERS[i % len(MARKERS)]
+
+
+def _si(value: float, _: Any = None) -> str:
+    """1500 -> 1.5k."""
+    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(value) >= size:
+            return f"{value / size:g}{unit}"
+    return f"{value:g}"
+
+
+def _scientific(value: float, _: Any = None) -> str:
+    """2.5e15 -> 2.5·10¹⁵."""
+    if value == 0:
+        return "0"
+    mantissa, _, exponent = f"{value:.1e}".partition("e")
+    raised = str(int(exponent)).translate(str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻"))
+    return f"{float(mantissa):g}·10{raised}"

@@ -1,0 +1,238 @@
+"""Records to the report model: one row for each arm, with everything a renderer may show. Nothing here formats."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import Any
+
+from vlm_ablate.config.experiment import Experiment
+from vlm_ablate.papers import PaperTable, find_row, table
+from vlm_ablate.reporting.select import Selection, scores_of, select
+from vlm_ablate.reporting.statistics import Estimate, Order, compare_order, estimate, ranks
+from vlm_ablate.tracking import schema
+from vlm_ablate.tracking.records import RunRecord
+
+NOT_RUN = "not run"
+BySeed = Mapping[int, float]
+
+
+@dataclass(frozen=True)
+class ArmRow:
+    """One arm. Scores are on 0..100; "mean" is the unweighted mean of all columns, per seed, then over seeds."""
+
+    arm: str
+    label: str
+    cell: Mapping[str, Any] | None
+    """The paper's full row, when the arm stands for one."""
+    paper_score: float | None
+    seeds: Mapping[int, str]
+    """Seed -> status of its run."""
+    scores: Mapping[str, BySeed]
+    """Column (and "mean") -> seed -> score."""
+    blind: Mapping[str, BySeed]
+    """The same with every image withheld."""
+    unparsed: Mapping[str, tuple[int, int]]
+    """Column -> answers that could not be read, answers given; over seeds."""
+    total_parameters: int | None
+    trainable_parameters: int | None
+    stand_ins: Mapping[str, str]
+    message: str = ""
+    note: str = ""
+    paper_rank: int | None = None
+    rank: int | None = None
+
+    def score(self, column: str = schema.MEAN) -> Estimate | None:
+        """Mean and interval over seeds."""
+        return estimate(list(self.scores.get(column, {}).values()))
+
+    def floor(self, column: str = schema.MEAN) -> Estimate | None:
+        """The blind score: mean and interval over seeds."""
+        return estimate(list(self.blind.get(column, {}).values()))
+
+    @property
+    def status(self) -> str:
+        """finished when any seed has a score, else what most tells why there is none."""
+        found = set(self.seeds.values())
+        order = (schema.FINISHED, schema.DIVERGED, schema.RUNNING, schema.FAILED, schema.SKIPPED)
+        return next((s for s in order if s in found), NOT_RUN)
+
+
+@dataclass(frozen=True)
+class ClaimRow:
+    """A claim of the paper and what the runs say."""
+
+    text: str
+    better: str
+    worse: str
+    metric: str
+    relation: str
+    paper_gain: float | None
+    difference: Estimate | None
+    p: float | None
+    p_holm: float | None
+    """p adjusted by Holm's method over all claims of the table that could be tested."""
+    verdict: str
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything a table, page or figure shows about one experiment at one scale."""
+
+    experiment: str
+    title: str
+    question: str
+    scale: str
+    paper: PaperTable | None
+    paper_columns: tuple[str, ...]
+    """Columns of the paper to repeat, the score column not among them."""
+    columns: tuple[str, ...]
+    rows: tuple[ArmRow, ...]
+    floor: Mapping[str, float]
+    """Column -> highest blind mean of any arm: what can be had without seeing."""
+    ceiling: Mapping[str, float]
+    order: Order | None
+    """Our order of arms against the paper's, over arms that have both scores."""
+    claims: tuple[ClaimRow, ...] = ()
+    notes: tuple[tuple[str, str], ...] = ()
+    """(subject, text) footnotes."""
+    planned_seeds: tuple[int, ...] = ()
+
+    @property
+    def stand_ins(self) -> bool:
+        """Some arm was run with a stand-in for what the paper names."""
+        return any(row.stand_ins for row in self.rows)
+
+    def best(self, column: str) -> frozenset[str]:
+        """The arms with the highest mean in a column; none when fewer than two arms have a score."""
+        means = {row.arm: found.mean for row in self.rows if (found := row.score(column))}
+        if len(means) < 2:
+            return frozenset()
+        return frozenset(arm for arm, mean in means.items() if mean == max(means.values()))
+
+
+def report(
+    experiment: Experiment,
+    records: Iterable[RunRecord],
+    scale: str | None = None,
+    *,
+    hashes: Collection[str] | None = None,
+    ceiling: Mapping[str, float] | None = None,
+) -> Report:
+    """The report on an experiment from its records.
+
+    Args:
+        scale: which scale's runs; may be None when there is only one.
+        hashes: of the run specs the experiment expands to now; records of other configurations are set aside.
+        ceiling: column -> score of the exact answers; beside what the runs recorded.
+
+    Raises:
+        VlmAblateError: several scales and none named; unlike scores in one column; an unknown table or cell.
+    """
+    from vlm_ablate.reporting.claims import judge_claims
+    from vlm_ablate.reporting.notes import footnotes
+
+    selection = select(experiment, records, scale, hashes)
+    paper = table(experiment.paper.key) if experiment.paper else None
+    rows = _ranked([_row(experiment, arm, selection, paper) for arm in experiment.arms])
+    return Report(
+        experiment=experiment.name,
+        title=experiment.title,
+        question=experiment.question,
+        scale=selection.scale,
+        paper=paper,
+        paper_columns=_paper_columns(experiment, paper),
+        columns=selection.columns,
+        rows=rows,
+        floor=_floor(rows, selection.columns),
+        ceiling=_ceiling(selection, ceiling or {}),
+        order=_order(rows),
+        claims=judge_claims(experiment.table.claims, rows),
+        notes=footnotes(selection, rows, experiment.seeds),
+        planned_seeds=tuple(experiment.seeds),
+    )
+
+
+def _row(experiment: Experiment, arm: str, selection: Selection, paper: PaperTable | None) -> ArmRow:
+    written, runs = experiment.arms[arm], selection.runs[arm]
+    cell = find_row(paper.key, written.cell) if paper and written.cell else None
+    score = cell.get(experiment.table.score) if cell else None
+    latest = list(runs.values())
+    return ArmRow(
+        arm=arm,
+        label=written.label or arm,
+        cell=cell,
+        paper_score=float(score) if score is not None else None,
+        seeds={seed: record.status for seed, record in runs.items()},
+        scores=_by_seed(runs, selection.columns, blind=False),
+        blind=_by_seed(runs, selection.columns, blind=True),
+        unparsed=_unparsed(latest),
+        total_parameters=_metric(latest, schema.PARAMS_TOTAL),
+        trainable_parameters=_metric(latest, schema.PARAMS_TRAINABLE),
+        stand_ins=latest[-1].stand_ins if latest else {},
+        message=next((r.message for r in latest if r.status not in schema.DONE and r.message), ""),
+        note=written.note or "",
+    )
+
+
+def _by_seed(runs: Mapping[int, RunRecord], columns: Sequence[str], *, blind: bool) -> dict[str, dict[int, float]]:
+    """Column -> seed -> score, and "mean" for the seeds that have every column."""
+    found: dict[str, dict[int, float]] = {column: {} for column in columns}
+    for seed, record in runs.items():
+        for score in scores_of(record):
+            if score.blind is blind:
+                found[score.column][seed] = score.score
+    complete = [seed for seed in runs if columns and all(seed in found[c] for c in columns)]
+    found[schema.MEAN] = {seed: fmean(found[c][seed] for c in columns) for seed in complete}
+    return found
+
+
+def _unparsed(records: Sequence[RunRecord]) -> dict[str, tuple[int, int]]:
+    counts: dict[str, tuple[int, int]] = {}
+    for record in records:
+        for score in scores_of(record):
+            if not score.blind:
+                before = counts.get(score.column, (0, 0))
+                counts[score.column] = (before[0] + score.unparsed, before[1] + score.items)
+    return counts
+
+
+def _metric(records: Sequence[RunRecord], name: str) -> int | None:
+    return next((int(r.metrics[name]) for r in reversed(records) if name in r.metrics), None)
+
+
+def _ranked(rows: Sequence[ArmRow]) -> tuple[ArmRow, ...]:
+    paper = ranks([row.paper_score for row in rows])
+    ours = ranks([found.mean if (found := row.score()) else None for row in rows])
+    return tuple(replace(row, paper_rank=p, rank=r) for row, p, r in zip(rows, paper, ours, strict=True))
+
+
+def _floor(rows: Sequence[ArmRow], columns: Sequence[str]) -> dict[str, float]:
+    floors = {c: [f.mean for row in rows if (f := row.floor(c))] for c in (*columns, schema.MEAN)}
+    return {column: max(means) for column, means in floors.items() if means}
+
+
+def _ceiling(selection: Selection, given: Mapping[str, float]) -> dict[str, float]:
+    """Recorded as `ceiling/<column>`: the score of the exact answers under the same scorer."""
+    found = {column: given[column] for column in selection.columns if column in given}
+    for record in selection.records():
+        for column in selection.columns:
+            if (value := record.metrics.get(f"ceiling/{column}")) is not None:
+                found[column] = value
+    if selection.columns and all(c in found for c in selection.columns):
+        found[schema.MEAN] = fmean(found[c] for c in selection.columns)
+    return found
+
+
+def _order(rows: Sequence[ArmRow]) -> Order | None:
+    both = [(row.paper_score, found.mean) for row in rows if row.paper_score is not None and (found := row.score())]
+    return compare_order([p for p, _ in both], [o for _, o in both]) if len(both) > 1 else None
+
+
+def _paper_columns(experiment: Experiment, paper: PaperTable | None) -> tuple[str, ...]:
+    if paper is None:
+        return ()
+    wanted = experiment.table.columns or paper.columns
+    return tuple(c for c in wanted if c != experiment.table.score)

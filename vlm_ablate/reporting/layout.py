@@ -1,0 +1,265 @@
+"""A report laid out as a grid of formatted cells, which every renderer draws in its own way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from vlm_ablate.reporting.frame import ArmRow, ClaimRow, Report
+from vlm_ablate.reporting.paper import PARAMETER_COLUMNS, heading, is_result, source
+from vlm_ablate.reporting.statistics import Estimate, Order
+from vlm_ablate.tracking import schema
+
+DASH = "–"
+MARK = "†"
+"""Stands at every score that a stand-in produced."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One formatted cell. `spread` is the half-width of an interval, `mark` a footnote mark."""
+
+    text: str = ""
+    spread: str = ""
+    bold: bool = False
+    muted: bool = False
+    mark: str = ""
+
+    @property
+    def plain(self) -> str:
+        """As unformatted text."""
+        return f"{self.text}{f' ± {self.spread}' if self.spread else ''}{self.mark}"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its heading, the group it stands under, and whether it holds numbers."""
+
+    key: str
+    heading: str
+    group: str = ""
+    numeric: bool = True
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Columns and rows of cells. `foot` rows (blind floor, ceiling) stand below a rule."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    foot: tuple[tuple[Cell, ...], ...] = ()
+
+    def groups(self) -> list[tuple[str, int]]:
+        """(group, number of columns), in order."""
+        spans: list[tuple[str, int]] = []
+        for column in self.columns:
+            if spans and spans[-1][0] == column.group:
+                spans[-1] = (column.group, spans[-1][1] + 1)
+            else:
+                spans.append((column.group, 1))
+        return spans
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A whole page: title, table, statement on the order of arms, claims, footnotes."""
+
+    title: str
+    subtitle: str
+    question: str
+    table: Grid
+    order: str
+    claims: Grid | None
+    notes: tuple[tuple[str, str], ...]
+
+
+def lay_out(report: Report) -> Layout:
+    """The page that all renderers draw."""
+    subtitle = f"{source(report.paper)}: {report.paper.caption}" if report.paper else report.experiment
+    return Layout(
+        title=report.title,
+        subtitle=subtitle,
+        question=report.question,
+        table=_table(report),
+        order=describe_order(report),
+        claims=_claims(report) if report.claims else None,
+        notes=_notes(report),
+    )
+
+
+# --- the table -------------------------------------------------------------------------------------------------------
+Draw = Callable[[ArmRow], Cell]
+
+
+def _table(report: Report) -> Grid:
+    drawn = [*_description(report), *_paper(report), *_ours(report)]
+    columns = tuple(column for column, _ in drawn)
+    rows = tuple(tuple(draw(row) for _, draw in drawn) for row in report.rows)
+    return Grid(columns, rows, _foot(report, columns))
+
+
+def _description(report: Report) -> list[tuple[Column, Draw]]:
+    """What tells the arms apart: the paper's descriptive columns, or the label where the paper has no row."""
+    paper = report.paper
+    described = [c for c in report.paper_columns if paper and not is_result(paper, c) and c not in PARAMETER_COLUMNS]
+    if not described or not any(row.cell for row in report.rows):
+        return [(Column("arm", "Arm", numeric=False), lambda row: Cell(row.label))]
+
+    def draw(column: str, first: bool) -> Draw:
+        def cell(row: ArmRow) -> Cell:
+            if row.cell is None:
+                return Cell(row.label) if first else Cell(DASH, muted=True)
+            return Cell(_value(row.cell.get(column)))
+
+        return cell
+
+    numeric = {c for c in described if all(isinstance(r.cell.get(c), int) for r in report.rows if r.cell)}
+    return [(Column(c, heading(c), numeric=c in numeric), draw(c, c == described[0])) for c in described]
+
+
+def _paper(report: Report) -> list[tuple[Column, Draw]]:
+    if report.paper is None:
+        return []
+    group = f"Paper ({report.paper.number})"
+    shown = [c for c in report.paper_columns if c in PARAMETER_COLUMNS or is_result(report.paper, c)]
+    drawn: list[tuple[Column, Draw]] = [
+        (Column(f"paper_{c}", heading(c), group), lambda row, c=c: Cell(_value(row.cell.get(c) if row.cell else None)))
+        for c in shown
+    ]
+    if any(row.paper_score is not None for row in report.rows):
+        best = max(row.paper_score for row in report.rows if row.paper_score is not None)
+        drawn.append((Column("paper_score", "Score", group), lambda row: _score_cell(row.paper_score, best)))
+        drawn.append((Column("paper_rank", "#", group), lambda row: _rank_cell(row.paper_rank)))
+    return drawn
+
+
+def _ours(report: Report) -> list[tuple[Column, Draw]]:
+    group = f"This run ({report.scale or 'nothing run'})" + (MARK if report.stand_ins else "")
+    drawn: list[tuple[Column, Draw]] = []
+    for key, name in zip(("total_parameters", "trainable_parameters"), PARAMETER_COLUMNS, strict=True):
+        if any(getattr(row, key) is not None for row in report.rows):
+            drawn.append((Column(key, heading(name), group), lambda row, key=key: Cell(parameters(getattr(row, key)))))
+    drawn.append((Column("mean", "Score", group), _estimate_column(report, schema.MEAN)))
+    if any(row.rank for row in report.rows):
+        drawn.append((Column("rank", "#", group), lambda row: _rank_cell(row.rank)))
+    if len(report.columns) > 1:
+        drawn += [(Column(f"score_{c}", c, group), _estimate_column(report, c)) for c in report.columns]
+    if any(row.floor() for row in report.rows):
+        drawn.append((Column("blind", "Blind", group), lambda row: _estimate_cell(row.floor(), muted=True)))
+    if len({len(row.scores[schema.MEAN]) for row in report.rows if row.scores[schema.MEAN]}) > 1:
+        drawn.append((Column("seeds", "Seeds", group), lambda row: Cell(str(len(row.scores[schema.MEAN])))))
+    return drawn
+
+
+def _estimate_column(report: Report, column: str) -> Draw:
+    best = report.best(column)
+
+    def draw(row: ArmRow) -> Cell:
+        found = row.score(column)
+        if found is None:
+            return Cell(row.status if column == schema.MEAN and row.status != schema.FINISHED else DASH, muted=True)
+        mark = MARK if column == schema.MEAN and row.stand_ins else ""
+        return _estimate_cell(found, bold=row.arm in best, mark=mark)
+
+    return draw
+
+
+def _foot(report: Report, columns: tuple[Column, ...]) -> tuple[tuple[Cell, ...], ...]:
+    """Blind floor and ceiling, one row each, where they were recorded."""
+    rows = []
+    named = {"Blind floor (best arm, images withheld)": report.floor, "Ceiling (exact answers)": report.ceiling}
+    for name, values in named.items():
+        if not values:
+            continue
+        by_key = {"mean": values.get(schema.MEAN)} | {f"score_{c}": values.get(c) for c in report.columns}
+        first, *rest = columns
+        cells = [Cell(f"{by_key[c.key]:.1f}") if by_key.get(c.key) is not None else Cell() for c in rest]
+        rows.append((Cell(name), *cells))
+    return tuple(rows)
+
+
+# --- claims, order, notes --------------------------------------------------------------------------------------------
+def _claims(report: Report) -> Grid:
+    columns = [
+        Column("claim", "Claim of the paper", numeric=False),
+        Column("paper", "Paper"),
+        Column("ours", "This run, difference [95 % interval]" + (MARK if report.stand_ins else "")),
+        Column("verdict", "Verdict", numeric=False),
+    ]
+    return Grid(tuple(columns), tuple(_claim_cells(claim) for claim in report.claims))
+
+
+def _claim_cells(claim: ClaimRow) -> tuple[Cell, ...]:
+    text = claim.text if claim.metric == schema.MEAN else f"{claim.text} ({claim.metric})"
+    paper = DASH if claim.paper_gain is None else f"{claim.paper_gain:+.1f}"
+    found = claim.difference
+    ours = DASH if found is None else f"{found.mean:+.1f}"
+    if found is not None and found.low is not None:
+        ours += f" [{found.low:+.1f}, {found.high:+.1f}]"
+    verdict = f"{claim.verdict} ({claim.reason})" if claim.reason else claim.verdict
+    settled = claim.verdict in ("agrees", "contradicts")
+    return Cell(text), Cell(_minus(paper)), Cell(_minus(ours)), Cell(verdict, bold=settled, muted=not settled)
+
+
+def describe_order(report: Report) -> str:
+    """The order of arms in both, in one sentence; "" where there is nothing to compare."""
+    order: Order | None = report.order
+    if order is None:
+        return ""
+    if order.same:
+        return f"Order of arms: the same as the paper's, in all {order.pairs} pairs of {order.arms} arms."
+    tau = "" if order.tau is None else f" (Kendall τ = {order.tau:.2f})"
+    return f"Order of arms: {order.concordant} of {order.pairs} pairs stand in the paper's order{tau}."
+
+
+def _notes(report: Report) -> tuple[tuple[str, str], ...]:
+    notes = []
+    for subject, text in report.notes:
+        notes.append((f"{MARK} {subject}" if subject == "Stand-in" else subject, text))
+    columns = f"unweighted mean of {', '.join(report.columns)}" if len(report.columns) > 1 else "".join(report.columns)
+    if any(row.score() for row in report.rows):
+        notes.insert(sum(s == "Stand-in" for s, _ in report.notes), ("Score", f"{columns}, in percent points (CIDEr may exceed 100). Bold: highest."))
+    tested = [c for c in report.claims if c.p_holm is not None]
+    settled = [c for c in tested if c.verdict in ("agrees", "contradicts")]
+    if len(tested) > 1 and settled:
+        kept = sum((c.p_holm or 0) < 0.05 for c in settled)
+        text = f"each judged at 95 %; {kept} of {len(settled)} settled ones hold after Holm's correction for {len(tested)} claims."
+        notes.append(("Claims", text))
+    return tuple(notes)
+
+
+# --- formats ---------------------------------------------------------------------------------------------------------
+def _estimate_cell(found: Estimate | None, *, bold: bool = False, muted: bool = False, mark: str = "") -> Cell:
+    if found is None:
+        return Cell(DASH, muted=True)
+    spread = "" if found.half_width is None else f"{found.half_width:.1f}"
+    return Cell(_minus(f"{found.mean:.1f}"), spread, bold, muted, mark)
+
+
+def _score_cell(value: float | None, best: float) -> Cell:
+    return Cell(DASH, muted=True) if value is None else Cell(f"{value:.1f}", bold=value == best)
+
+
+def _rank_cell(rank: int | None) -> Cell:
+    return Cell("" if rank is None else str(rank), muted=True)
+
+
+def _value(value: Any) -> str:
+    return DASH if value is None else str(value)
+
+
+def _minus(text: str) -> str:
+    """Typographic minus signs."""
+    return text.replace("-", "−")
+
+
+def parameters(count: int | None) -> str:
+    """A parameter count as the papers write it: 8.3B, 740M, 5.2M, 12k."""
+    if count is None:
+        return DASH
+    for unit, size in (("B", 10**9), ("M", 10**6), ("k", 10**3)):
+        if count >= size * 0.9995:
+            value = count / size
+            return f"{value:.1f}{unit}" if value < 9.95 else f"{value:.0f}{unit}"
+    return str(count)

@@ -1,0 +1,138 @@
+"""Footnotes of a table: everything a reader must know to read its numbers, from the records."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+
+from typing import TYPE_CHECKING
+
+from vlm_ablate.reporting.select import Selection
+from vlm_ablate.tracking import schema
+
+if TYPE_CHECKING:
+    from vlm_ablate.reporting.frame import ArmRow
+
+Note = tuple[str, str]
+
+
+def footnotes(selection: Selection, rows: Sequence[ArmRow], planned: Sequence[int]) -> tuple[Note, ...]:
+    """(subject, text) in the order they are printed."""
+    notes: list[Note] = [*_stand_ins(rows), *_seeds(rows, planned), *_scoring(selection), *_unparsed(rows)]
+    notes += _arms(rows)
+    notes += _data(selection)
+    if selection.left_out:
+        notes.append(("Left out", f"{_count(selection.left_out, 'run')} of an earlier version of this experiment."))
+    return tuple(notes)
+
+
+def _stand_ins(rows: Sequence[ArmRow]) -> Iterable[Note]:
+    with_any = [row for row in rows if row.seeds]
+    for text, arms in _grouped(row.stand_ins.items() for row in with_any).items():
+        path, what = text
+        part = path.removeprefix("model.")
+        only = "" if len(arms) == len(with_any) else f" (in {_labels(with_any, arms)})"
+        yield "Stand-in", f"{part}: {what}{only}"
+
+
+def _grouped(items: Iterable[Iterable[tuple[str, str]]]) -> dict[tuple[str, str], list[int]]:
+    """Item -> indices of the groups that have it, in order of first appearance."""
+    found: dict[tuple[str, str], list[int]] = {}
+    for i, group in enumerate(items):
+        for item in group:
+            found.setdefault(item, []).append(i)
+    return found
+
+
+def _labels(rows: Sequence[ArmRow], indices: Iterable[int]) -> str:
+    return "; ".join(rows[i].label for i in indices)
+
+
+def _seeds(rows: Sequence[ArmRow], planned: Sequence[int]) -> Iterable[Note]:
+    counts = {len(row.scores[schema.MEAN]) for row in rows if row.scores[schema.MEAN]}
+    if not counts:
+        return
+    if counts == {1}:
+        text = "1 seed, so there is no interval and no two arms can be told apart."
+    else:
+        many = f"{max(counts)}" if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
+        text = (
+            f"mean over {many} seeds ± half-width of the 95 % t-interval. A seed fixes initialisation and data order, "
+            "the same for all arms, so differences between arms are paired by seed."
+        )
+    yield "Scores", text
+    for row in rows:
+        scored = len(row.scores[schema.MEAN])
+        unscored = {s: n for s in dict.fromkeys(row.seeds.values()) if s != schema.FINISHED and (n := _times(row, s))}
+        absent = len(set(planned) - set(row.seeds)) if row.seeds else 0
+        if scored and (unscored or absent):
+            unscored |= {"not run": absent} if absent else {}
+            rest = ", ".join(f"{n} {status}" for status, n in unscored.items())
+            yield row.label, f"{_count(scored, 'seed')} scored, {rest}."
+
+
+def _times(row: ArmRow, status: str) -> int:
+    return sum(s == status for s in row.seeds.values())
+
+
+def _scoring(selection: Selection) -> Iterable[Note]:
+    if not selection.protocols:
+        return
+    parts = []
+    for column, p in selection.protocols.items():
+        benchmark = "" if p.benchmark == column else f"{p.benchmark}, "
+        parts.append(
+            f"{column}: {benchmark}{p.items} items of split {p.split} ({p.split_hash[:8]}), {p.shots}-shot, "
+            f"template {p.template}, scorer {p.scorer} {p.scorer_version}"
+        )
+    yield "Benchmarks", "; ".join(parts) + "."
+    drawn = {(p.demonstrations, p.demonstration_seed) for p in selection.protocols.values() if p.shots}
+    if drawn:
+        text = "; ".join(f"{how}, seed {seed}" for how, seed in sorted(drawn))
+        yield "Demonstrations", f"{text}; the same for all arms and seeds."
+
+
+def _unparsed(rows: Sequence[ArmRow]) -> Iterable[Note]:
+    parts = []
+    for row in rows:
+        counts = [f"{column} {n} of {of}" for column, (n, of) in row.unparsed.items() if n]
+        parts += [f"{row.label}: {', '.join(counts)}"] if counts else []
+    if parts:
+        yield "Unreadable answers (counted as wrong)", "; ".join(parts) + "."
+
+
+def _arms(rows: Sequence[ArmRow]) -> Iterable[Note]:
+    for row in rows:
+        if row.note:
+            yield row.label, row.note
+        if row.message and row.status in (schema.SKIPPED, schema.FAILED):
+            yield row.label, f"{row.status}: {row.message}"
+
+
+def _data(selection: Selection) -> Iterable[Note]:
+    records = selection.records()
+    fingerprints = list(dict.fromkeys(f for r in records if (f := r.tags.get(schema.DATA_FINGERPRINT))))
+    if fingerprints:
+        yield "Training data", ", ".join(f[:12] for f in fingerprints) + " (fingerprint" + (
+            "s; the arms did not all see the same data)." if len(fingerprints) > 1 else ")."
+        )
+    licences = {text for r in records for text in _licences(schema.read_json_tag(r.tags, schema.LICENCES, []))}
+    if licences:
+        yield "Material", ", ".join(sorted(licences)) + "."
+
+
+def _licences(value: object) -> Iterable[str]:
+    """`name (licence)` from a list of asset records, or a mapping of names to licences."""
+    if isinstance(value, Mapping):
+        value = [{"name": k, "licence": v} for k, v in value.items()]
+    for asset in value if isinstance(value, list) else []:
+        if not isinstance(asset, Mapping):
+            yield str(asset)
+            continue
+        name = asset.get("name") or json.dumps(asset, sort_keys=True)
+        licence = asset.get("licence") or asset.get("license")
+        yield f"{name} ({licence})" if licence else str(name)
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

@@ -1,0 +1,73 @@
+"""CSV: one line for each arm and column, full precision, nothing that needs a footnote left in one."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+from vlm_ablate.reporting.frame import ArmRow, Report
+from vlm_ablate.tracking import schema
+
+FIELDS = (
+    "experiment",
+    "scale",
+    "arm",
+    "label",
+    "paper_table",
+    "paper_cell",
+    "paper_score",
+    "paper_rank",
+    "status",
+    "seeds",
+    "rank",
+    "column",
+    "mean",
+    "half_width_95",
+    "blind_mean",
+    "blind_half_width_95",
+    "unparsed",
+    "answers",
+    "total_parameters",
+    "trainable_parameters",
+    "stand_ins",
+)
+
+
+def render(report: Report) -> str:
+    """Long format: `column` is a benchmark or "mean"; the paper's values repeat on every line of an arm."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, FIELDS, lineterminator="\n")
+    writer.writeheader()
+    for row in report.rows:
+        for column in (schema.MEAN, *report.columns):
+            writer.writerow(_line(report, row, column))
+    return out.getvalue()
+
+
+def _line(report: Report, row: ArmRow, column: str) -> dict[str, object]:
+    score, floor = row.score(column), row.floor(column)
+    unparsed, answers = row.unparsed.get(column, (None, None))
+    return {
+        "experiment": report.experiment,
+        "scale": report.scale,
+        "arm": row.arm,
+        "label": row.label,
+        "paper_table": report.paper.key if report.paper else None,
+        "paper_cell": json.dumps(row.cell, ensure_ascii=False) if row.cell else None,
+        "paper_score": row.paper_score,
+        "paper_rank": row.paper_rank,
+        "status": row.status,
+        "seeds": score.n if score else 0,
+        "rank": row.rank,
+        "column": column,
+        "mean": score and score.mean,
+        "half_width_95": score and score.half_width,
+        "blind_mean": floor and floor.mean,
+        "blind_half_width_95": floor and floor.half_width,
+        "unparsed": unparsed,
+        "answers": answers,
+        "total_parameters": row.total_parameters,
+        "trainable_parameters": row.trainable_parameters,
+        "stand_ins": "; ".join(f"{path}: {what}" for path, what in row.stand_ins.items()) or None,
+    }

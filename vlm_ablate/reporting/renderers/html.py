@@ -1,0 +1,116 @@
+"""One self-contained HTML page: no script, no external asset, light and dark."""
+
+from __future__ import annotations
+
+from html import escape
+
+from vlm_ablate.reporting.layout import Cell, Grid, Layout
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1d1f23; --soft: #666c76; --rule: #1d1f23; --thin: #d5d8dd; --page: #fff;
+  --band: #f5f6f8; --good: #1a7f4b; --bad: #b3361b; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6e8eb; --soft: #9aa1ab; --rule: #b9bec6; --thin: #3a3f47; --page: #15171a; --band: #1e2125;
+    --good: #5fc893; --bad: #f0886c; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--page); color: var(--ink);
+  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
+main { max-width: 78rem; margin: 0 auto; padding: 2.5rem 1.5rem 4rem; }
+h1 { font-size: 1.55rem; line-height: 1.25; margin: 0 0 .3rem; text-wrap: balance; }
+h2 { font-size: 1.05rem; margin: 2.2rem 0 .5rem; }
+.source { color: var(--soft); margin: 0; }
+.question { font-size: 1.1rem; margin: 1rem 0 0; max-width: 48rem; }
+.scroll { overflow-x: auto; margin: 1.6rem 0 .8rem; }
+table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; min-width: 100%;
+  border-top: 2px solid var(--rule); border-bottom: 2px solid var(--rule); }
+th { font-weight: 600; text-align: left; vertical-align: bottom; }
+th, td { padding: .42rem .6rem; white-space: nowrap; }
+td.text:first-child, .claims td.text { white-space: normal; min-width: 10rem; }
+.number { text-align: right; }
+thead tr:last-child th { border-bottom: 1px solid var(--rule); }
+th.group { text-align: center; border-bottom: 1px solid var(--thin); padding-bottom: .25rem; }
+tbody tr:hover { background: var(--band); }
+tbody.foot td { color: var(--soft); font-style: italic; }
+tbody.foot tr:first-child td { border-top: 1px solid var(--thin); }
+.spread, .muted { color: var(--soft); }
+.spread { font-size: .85em; }
+sup { line-height: 0; font-size: .75em; }
+.agrees { color: var(--good); } .contradicts { color: var(--bad); }
+.order { margin: .3rem 0; }
+dl { font-size: .88rem; line-height: 1.45; display: grid; grid-template-columns: max-content 1fr; gap: .3rem 1.1rem; margin: 0; }
+dt { font-weight: 600; max-width: 16rem; } dd { margin: 0; color: var(--soft); overflow-wrap: anywhere; }
+@media (max-width: 40rem) { dl { display: block; } dd { margin-bottom: .5rem; } }
+@media print { main { max-width: none; padding: 0; } }
+"""
+
+
+def render(layout: Layout) -> str:
+    """The page as one HTML document."""
+    question = f'<p class="question">{escape(layout.question)}</p>' if layout.question else ""
+    order = f'<p class="order">{escape(layout.order)}</p>' if layout.order else ""
+    claims = f"<h2>The paper’s claims</h2>\n{grid(layout.claims, 'claims')}" if layout.claims else ""
+    notes = "\n".join(f"<dt>{escape(subject)}</dt><dd>{escape(text)}</dd>" for subject, text in layout.notes)
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(layout.title)}</title>
+<style>{_STYLE}</style>
+</head>
+<body>
+<main>
+<h1>{escape(layout.title)}</h1>
+<p class="source">{escape(layout.subtitle)}</p>
+{question}
+{grid(layout.table, "scores")}
+{order}
+{claims}
+<h2>Notes</h2>
+<dl>
+{notes}
+</dl>
+</main>
+</body>
+</html>
+"""
+
+
+def grid(table: Grid, name: str) -> str:
+    """A table in a box that scrolls sideways on a narrow screen."""
+    head = "".join(_th(c.heading, "number" if c.numeric else "text") for c in table.columns)
+    body = "\n".join("<tr>" + "".join(map(_td, row, table.columns)) + "</tr>" for row in table.rows)
+    foot = "\n".join("<tr>" + "".join(map(_td, row, table.columns)) + "</tr>" for row in table.foot)
+    foot = f'<tbody class="foot">\n{foot}\n</tbody>' if foot else ""
+    thead = f"{_group_row(table)}<tr>{head}</tr>"
+    return f'<div class="scroll"><table class="{name}">\n<thead>{thead}</thead>\n<tbody>\n{body}\n</tbody>\n{foot}</table></div>'
+
+
+def _group_row(table: Grid) -> str:
+    if not any(c.group for c in table.columns):
+        return ""
+    cells = "".join(
+        f'<th class="group" scope="colgroup" colspan="{span}">{_marked(name)}</th>' if name else f'<td colspan="{span}"></td>'
+        for name, span in table.groups()
+    )
+    return f"<tr>{cells}</tr>"
+
+
+def _th(text: str, kind: str) -> str:
+    return f'<th class="{kind}" scope="col">{_marked(text)}</th>'
+
+
+def _td(cell: Cell, column: object) -> str:
+    kinds = ["number" if getattr(column, "numeric", False) else "text"]
+    if cell.muted:
+        kinds.append("muted")
+    if getattr(column, "key", "") == "verdict" and cell.bold:
+        kinds.append(cell.text.split()[0])
+    text = f"<b>{escape(cell.text)}</b>" if cell.bold else escape(cell.text)
+    spread = f' <span class="spread">± {cell.spread}</span>' if cell.spread else ""
+    mark = f"<sup>{cell.mark}</sup>" if cell.mark else ""
+    return f'<td class="{" ".join(kinds)}">{text}{spread}{mark}</td>'
+
+
+def _marked(text: str) -> str:
+    return escape(text).replace("†", "<sup>†</sup>")

@@ -1,0 +1,89 @@
+"""LaTeX with booktabs; the floor and the claims stand in the same float, footnotes beneath."""
+
+from __future__ import annotations
+
+from vlm_ablate.reporting.layout import MARK, Cell, Column, Grid, Layout
+
+_ESCAPES = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "−": "$-$",
+    "–": "--",
+    "τ": r"$\tau$",
+    "→": r"$\to$",
+    "×": r"$\times$",
+    "≤": r"$\le$",
+    "≥": r"$\ge$",
+    MARK: r"$^\dagger$",
+}
+
+
+def render(layout: Layout) -> str:
+    """A `table*` float. Needs \\usepackage{booktabs,graphicx}."""
+    lines = [
+        "% needs \\usepackage{booktabs,graphicx}",
+        r"\begin{table*}[t]",
+        r"\centering\small",
+        rf"\caption{{{escape(layout.title)}. {escape(layout.subtitle)}.}}",
+        r"\resizebox{\textwidth}{!}{%",
+        grid(layout.table),
+        r"}",
+    ]
+    if layout.claims:
+        lines += ["", r"\medskip", r"\resizebox{\textwidth}{!}{%", grid(layout.claims), "}"]
+    notes = [escape(layout.order)] if layout.order else []
+    notes += [rf"\emph{{{escape(subject)}}}: {escape(text)}" for subject, text in layout.notes]
+    if notes:
+        body = " \\\\\n".join(notes)
+        lines += ["", r"\smallskip", rf"\parbox{{\textwidth}}{{\footnotesize {body}}}"]
+    return "\n".join([*lines, r"\end{table*}"]) + "\n"
+
+
+def grid(table: Grid) -> str:
+    """A `tabular` with group headings over partial rules."""
+    lines = [rf"\begin{{tabular}}{{{''.join('r' if c.numeric else 'l' for c in table.columns)}}}", r"\toprule"]
+    lines += _group_lines(table)
+    lines += [" & ".join(_heading(c) for c in table.columns) + r" \\", r"\midrule"]
+    lines += [" & ".join(cell(c) for c in row) + r" \\" for row in table.rows]
+    if table.foot:
+        lines += [r"\midrule", *(" & ".join(rf"\textit{{{escape(c.plain)}}}" for c in row) + r" \\" for row in table.foot)]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
+
+
+def _group_lines(table: Grid) -> list[str]:
+    if not any(c.group for c in table.columns):
+        return []
+    cells, rules, start = [], [], 1
+    for name, span in table.groups():
+        cells.append(rf"\multicolumn{{{span}}}{{c}}{{{escape(name)}}}")
+        if name:
+            rules.append(rf"\cmidrule(lr){{{start}-{start + span - 1}}}")
+        start += span
+    return [" & ".join(cells) + r" \\", " ".join(rules)]
+
+
+def _heading(column: Column) -> str:
+    return escape(column.heading)
+
+
+def cell(value: Cell) -> str:
+    """One cell; the interval is set small."""
+    text = escape(value.text)
+    if value.bold and text:
+        text = rf"\textbf{{{text}}}"
+    spread = rf" {{\scriptsize$\pm${value.spread}}}" if value.spread else ""
+    return f"{text}{spread}{escape(value.mark)}"
+
+
+def escape(text: str) -> str:
+    """Text made literal for LaTeX."""
+    return "".join(_ESCAPES.get(character, character) for character in text)

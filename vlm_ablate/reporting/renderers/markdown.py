@@ -1,0 +1,50 @@
+"""GitHub Markdown."""
+
+from __future__ import annotations
+
+import re
+
+from vlm_ablate.reporting.layout import Cell, Grid, Layout
+
+
+def render(layout: Layout) -> str:
+    """The page as GitHub Markdown: heading, table, order of arms, claims, footnotes."""
+    parts = [f"### {escape(layout.title)}", escape(layout.subtitle)]
+    if layout.question:
+        parts.append(f"*{escape(layout.question)}*")
+    parts.append(grid(layout.table))
+    if layout.order:
+        parts.append(escape(layout.order))
+    if layout.claims:
+        parts.append(grid(layout.claims))
+    if layout.notes:
+        parts.append("\n".join(f"- **{escape(subject)}:** {escape(text)}" for subject, text in layout.notes))
+    return "\n\n".join(parts) + "\n"
+
+
+def grid(table: Grid) -> str:
+    """A table; Markdown has no spanning headings, so a column's group goes into its heading."""
+    headings = [
+        escape(f"{c.group.partition(' (')[0]}: {c.heading}" if c.group and c.heading != "#" else c.heading)
+        for c in table.columns
+    ]
+    if len({c.group for c in table.columns if c.group}) < 2:
+        headings = [escape(c.heading) for c in table.columns]
+    rules = ["---:" if c.numeric else ":---" for c in table.columns]
+    rows = [[cell(c) for c in row] for row in table.rows]
+    foot = [[f"*{text}*" if (text := escape(c.plain)) else "" for c in row] for row in table.foot]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [headings, rules, *rows, *foot])
+
+
+def cell(value: Cell) -> str:
+    """One cell: bold goes on the value and not on its interval."""
+    text = escape(value.text)
+    if value.bold and text:
+        text = f"**{text}**"
+    spread = f" ± {value.spread}" if value.spread else ""
+    return f"{text}{spread}{value.mark}"
+
+
+def escape(text: str) -> str:
+    """Text that Markdown would read as markup, made literal."""
+    return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", text).replace("\n", " ")
