@@ -55,35 +55,51 @@ class CocoCaptionsConfig(HubBenchmarkConfig):
     id: str = "HuggingFaceM4/COCO"
 
 
-class OfflineVqaConfig(ComponentConfig):
+class OfflineConfig(ComponentConfig):
+    """What the benchmarks on composed pictures share."""
+
+    items: int = Field(400, ge=1)
+    """Items of each split."""
+    side: int = Field(64, ge=32)
+    """Side in pixels of the composed pictures (pages: twice as tall)."""
+
+
+class OfflineVqaConfig(OfflineConfig):
     """Open-ended questions on composed scenes, VQA accuracy. Mirrors VQAv2."""
 
     name: Literal["offline_vqa"] = "offline_vqa"
 
 
-class OfflineKnowledgeConfig(ComponentConfig):
+class OfflineKnowledgeConfig(OfflineConfig):
     """Questions that need a fact beside the picture (whose flag, then its capital). Mirrors OK-VQA."""
 
     name: Literal["offline_knowledge"] = "offline_knowledge"
 
 
-class OfflineReadingConfig(ComponentConfig):
+class OfflineReadingConfig(OfflineConfig):
     """Questions on signs, charts and tables that must be read. Mirrors TextVQA."""
 
     name: Literal["offline_reading"] = "offline_reading"
 
 
-class OfflineCaptionsConfig(ComponentConfig):
+class OfflineCaptionsConfig(OfflineConfig):
     """Captions of composed scenes, CIDEr. Mirrors COCO."""
 
     name: Literal["offline_captions"] = "offline_captions"
+
+
+class OfflinePagesConfig(OfflineConfig):
+    """Fact sheets with several lines of small print, ANLS. Mirrors DocVQA."""
+
+    name: Literal["offline_pages"] = "offline_pages"
 
 
 benchmarks.declare("vqav2", VqaV2Config, f"{_PKG}.vqav2:VqaV2")
 benchmarks.declare("okvqa", OkVqaConfig, f"{_PKG}.okvqa:OkVqa")
 benchmarks.declare("textvqa", TextVqaConfig, f"{_PKG}.textvqa:TextVqa")
 benchmarks.declare("coco_captions", CocoCaptionsConfig, f"{_PKG}.coco_captions:CocoCaptions")
-benchmarks.declare("offline_vqa", OfflineVqaConfig, f"{_PKG}.offline_vqa:OfflineVqa")
-benchmarks.declare("offline_knowledge", OfflineKnowledgeConfig, f"{_PKG}.offline_knowledge:OfflineKnowledge")
-benchmarks.declare("offline_reading", OfflineReadingConfig, f"{_PKG}.offline_reading:OfflineReading")
-benchmarks.declare("offline_captions", OfflineCaptionsConfig, f"{_PKG}.offline_captions:OfflineCaptions")
+benchmarks.declare("offline_vqa", OfflineVqaConfig, f"{_PKG}.offline:OfflineVqa")
+benchmarks.declare("offline_knowledge", OfflineKnowledgeConfig, f"{_PKG}.offline:OfflineKnowledge")
+benchmarks.declare("offline_reading", OfflineReadingConfig, f"{_PKG}.offline:OfflineReading")
+benchmarks.declare("offline_captions", OfflineCaptionsConfig, f"{_PKG}.offline:OfflineCaptions")
+benchmarks.declare("offline_pages", OfflinePagesConfig, f"{_PKG}.offline:OfflinePages")

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from vlm_ablate.config.base import ComponentConfig
+from vlm_ablate.config.components import source_configs as records
 from vlm_ablate.registry import Registry
 
 sources: Registry = Registry("data source")
@@ -14,40 +15,28 @@ sources: Registry = Registry("data source")
 _PKG = "vlm_ablate.data.sources"
 
 
-class ObelicsConfig(ComponentConfig):
-    """Interleaved web documents in OBELICS' schema: parallel lists `images` and `texts`."""
-
-    name: Literal["obelics"] = "obelics"
-    id: str = "HuggingFaceM4/OBELICS"
-    """Hub id or local folder of parquet or tar shards."""
-    revision: str | None = None
-    """Commit, tag or branch on the hub."""
-    split: str = "train"
-    max_images: int | None = Field(None, gt=0)
-    """Images kept a document; None: all that fit the sequence."""
-
-
-class PairsConfig(ComponentConfig):
-    """Image and caption pairs."""
-
-    name: Literal["pairs"] = "pairs"
-    id: str
-    """Hub id or local folder of parquet or tar shards."""
-    revision: str | None = None
-    """Commit, tag or branch on the hub."""
-    split: str = "train"
-    image: str = "image"
-    """Column of the picture."""
-    text: str = "text"
-    """Column of the caption."""
-
-
 class OfflineConfig(ComponentConfig):
     """Questions and captions on pictures composed from what pip packages carry; exact answers, no download from a hub."""
 
     name: Literal["offline"] = "offline"
+    tasks: dict[Literal["vqa", "knowledge", "reading", "captions", "pages"], float] = {
+        "vqa": 1.0, "knowledge": 1.0, "reading": 1.0, "captions": 1.0,
+    }
+    """Task -> share of samples. All pictures of a sample belong to one task."""
+    rows: int = Field(2400, gt=0)
+    """Samples; a longer run goes round again."""
+    pictures: int = Field(4, gt=0)
+    """Pictures with a question each in one sample, so that training looks like few-shot evaluation."""
+    side: int = Field(64, ge=32)
+    """Side in pixels of the composed pictures (pages: twice as tall)."""
 
 
-sources.declare("obelics", ObelicsConfig, f"{_PKG}.obelics:Obelics")
-sources.declare("pairs", PairsConfig, f"{_PKG}.pairs:Pairs")
 sources.declare("offline", OfflineConfig, f"{_PKG}.offline:Offline")
+sources.declare("cauldron", records.CauldronConfig, f"{_PKG}.cauldron:Cauldron")
+sources.declare("docmatix", records.DocmatixConfig, f"{_PKG}.cauldron:Docmatix")
+sources.declare("obelics", records.ObelicsConfig, f"{_PKG}.obelics:Obelics")
+sources.declare("pairs", records.PairsConfig, f"{_PKG}.pairs:Pairs")
+sources.declare("pages", records.PagesConfig, f"{_PKG}.pages:Pages")
+sources.declare("rendered_text", records.RenderedTextConfig, f"{_PKG}.rendered_text:RenderedText")
+sources.declare("websight", records.WebSightConfig, f"{_PKG}.websight:WebSight")
+sources.declare("text_instructions", records.TextInstructionsConfig, f"{_PKG}.text_instructions:TextInstructions")

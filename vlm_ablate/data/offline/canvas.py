@@ -1,0 +1,88 @@
+"""Drawing: backgrounds, pasted pictures, real fonts, and the boxes of what was drawn."""
+
+from __future__ import annotations
+
+import random
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from vlm_ablate.data.offline.item import Region
+from vlm_ablate.data.offline.pictures import Picture, raster
+
+COLOURS: dict[str, tuple[int, int, int]] = {
+    "red": (214, 69, 65), "blue": (66, 114, 215), "green": (76, 165, 88), "yellow": (240, 206, 80),
+    "white": (247, 247, 247), "black": (38, 38, 42), "pink": (242, 160, 190), "brown": (140, 98, 68),
+}
+
+_FONTS = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSansMono", "DejaVuSansMono-Bold")
+
+
+@cache
+def font(name: str, size: int) -> ImageFont.FreeTypeFont:
+    """One of matplotlib's DejaVu fonts at `size` pixels."""
+    import importlib.util
+
+    spec = importlib.util.find_spec("matplotlib")
+    folder = Path(spec.origin).parent / "mpl-data/fonts/ttf"  # type: ignore[union-attr,arg-type]
+    return ImageFont.truetype(str(folder / f"{name}.ttf"), size)
+
+
+def any_font(rng: random.Random, size: int) -> ImageFont.FreeTypeFont:
+    """A random face at a fixed size."""
+    return font(rng.choice(_FONTS), size)
+
+
+class Canvas:
+    """A picture in the making, and the regions drawn so far."""
+
+    def __init__(self, width: int, height: int, colour: tuple[int, int, int], rng: random.Random) -> None:
+        shade = tuple(min(255, max(0, c + rng.randint(-10, 10))) for c in colour)
+        self.image = Image.new("RGB", (width, height), shade)
+        self.draw = ImageDraw.Draw(self.image)
+        self.rng = rng
+        self.regions: list[Region] = []
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        return self.image.size
+
+    def paste(self, picture: Picture, left: int, top: int, side: int) -> None:
+        """Draw a picture into a square of `side` pixels."""
+        rgba = Image.fromarray(raster(picture.key, side))
+        self.image.paste(rgba, (left, top), rgba)
+        self.regions.append(Region(picture.name, (left, top, left + side, top + side)))
+
+    def paste_array(self, pixels: np.ndarray, left: int, top: int) -> None:
+        """Draw a uint8 (height, width, 3) array."""
+        self.image.paste(Image.fromarray(pixels), (left, top))
+
+    def text(self, text: str, left: float, top: float, face: ImageFont.FreeTypeFont, fill) -> None:
+        """Write text with its top left corner there. A number has a region for each digit, a word one for all."""
+        self.draw.text((left, top), text, font=face, fill=fill)
+        parts = list(text) if text.isdigit() else [text]
+        for k, part in enumerate(parts):
+            start = left + (face.getlength("".join(parts[:k])) if k else 0)
+            x0, y0, x1, y1 = self.draw.textbbox((start, top), part, font=face)
+            self.regions.append(Region(part, (int(x0), int(y0), int(x1) + 1, int(y1) + 1)))
+
+    def pixels(self) -> np.ndarray:
+        """(height, width, 3) uint8."""
+        return np.asarray(self.image)
+
+
+def fitting_font(rng: random.Random, text: str, width: int, largest: int, least: int = 8) -> ImageFont.FreeTypeFont:
+    """A random face at the largest size (at most `largest`) at which `text` is no wider than `width` pixels."""
+    name = rng.choice(_FONTS)
+    for size in range(largest, least, -1):
+        if font(name, size).getlength(text) <= width:
+            return font(name, size)
+    return font("DejaVuSans", least)
+
+
+def ink_on(colour: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Black or white, whichever can be read on `colour`."""
+    return (20, 20, 20) if sum(colour) > 380 else (250, 250, 250)

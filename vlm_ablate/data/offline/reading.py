@@ -1,0 +1,121 @@
+"""Pictures that must be read: signs with words or handwritten numbers, bar charts and tables of real numbers."""
+
+from __future__ import annotations
+
+import random
+from functools import cache
+
+import numpy as np
+from PIL import Image
+
+from vlm_ablate.data.offline.canvas import COLOURS, Canvas, any_font, fitting_font, ink_on
+from vlm_ablate.data.offline.item import Item, Region, item_rng
+from vlm_ablate.data.offline.pictures import Split, digits, split_of, things
+from vlm_ablate.data.offline.tables import Series, series
+
+
+@cache
+def lexicon() -> tuple[str, ...]:
+    """Words that stand on signs: three to six letters."""
+    return tuple(sorted({p.name for p in things() if 3 <= len(p.name) <= 6}))
+
+
+def reading(split: Split, index: int, size: int) -> Item:
+    """A sign (55 %), a handwritten number (15 %), a chart (15 %) or a table (15 %)."""
+    rng = item_rng("reading", split, index)
+    make = rng.choices((sign, number, chart, table), (55, 15, 15, 15))[0]
+    canvas, question, answer, description = make(rng, split, size)
+    return Item(f"reading/{split}/{index}", canvas.pixels(), question, answer, (answer,), description,
+                tuple(canvas.regions))
+
+
+def sign(rng: random.Random, split: Split, size: int) -> tuple[Canvas, str, str, str]:
+    """One word on a coloured board."""
+    word = rng.choice(lexicon())
+    colour = rng.choice(list(COLOURS))
+    canvas = Canvas(size, size, COLOURS[colour], rng)
+    draw_word(canvas, word, rng, (0, 0, size, size), ink_on(COLOURS[colour]))
+    return canvas, "What does the sign say?", word, f"sign {word}, ground {colour}"
+
+
+def draw_word(canvas: Canvas, word: str, rng: random.Random, box: tuple[int, int, int, int], ink) -> None:
+    """Write a word as large as fits, at a random place inside `box` (pixels)."""
+    x0, y0, x1, y1 = box
+    face = fitting_font(rng, word, x1 - x0 - 4, rng.randint(14, 18))
+    left, top, right, bottom = face.getbbox(word)
+    x = x0 + 2 + rng.random() * max(0, x1 - x0 - 4 - (right - left))
+    y = y0 + 1 + rng.random() * max(0, y1 - y0 - 2 - (bottom - top)) - top
+    canvas.text(word, x, y, face, ink)
+
+
+def number(rng: random.Random, split: Split, size: int) -> tuple[Canvas, str, str, str]:
+    """Two handwritten digits; each digit image belongs to one split."""
+    canvas = Canvas(size, size, COLOURS["white"], rng)
+    side = round(size * 0.45)
+    top = rng.randint(0, size - side)
+    said = ""
+    for k in range(2):
+        pixels, label = _digit(rng, split)
+        said += str(label)
+        left = round(k * size / 2) + rng.randint(0, size // 2 - side)
+        big = np.asarray(Image.fromarray(255 - pixels).resize((side, side), Image.Resampling.BICUBIC))
+        canvas.paste_array(np.repeat(big[:, :, None], 3, 2), left, top)
+        canvas.regions.append(Region(str(label), (left, top, left + side, top + side)))
+    return canvas, "What number is written?", said, f"number {said}"
+
+
+@cache
+def _digits_of(split: Split) -> tuple[int, ...]:
+    return tuple(i for i in range(len(digits()[1])) if split_of(f"digit-{i}") == split)
+
+
+def _digit(rng: random.Random, split: Split) -> tuple[np.ndarray, int]:
+    images, labels = digits()
+    i = rng.choice(_digits_of(split))
+    return images[i], int(labels[i])
+
+
+def chart(rng: random.Random, split: Split, size: int) -> tuple[Canvas, str, str, str]:
+    """Three bars of a real series in three colours; which colour is the tallest or the shortest bar?"""
+    source, rows = _pick_rows(rng, split, 3)
+    names = rng.sample([c for c in COLOURS if c not in ("white", "black")], 3)
+    canvas = Canvas(size, size, COLOURS["white"], rng)
+    top = max(v for _, v in rows) or 1
+    width = size // 3
+    for k, ((_, value), name) in enumerate(zip(rows, names, strict=True)):
+        height = max(2, round((size - 6) * value / top))
+        left, right = k * width + 3, (k + 1) * width - 3
+        canvas.draw.rectangle((left, size - height, right, size - 1), fill=COLOURS[name])
+        canvas.regions.append(Region(f"{name} bar", (left, size - height, right, size)))
+    highest = rng.random() < 0.5
+    pick = (max if highest else min)(range(3), key=lambda k: rows[k][1])
+    question = f"Which colour is the {'tallest' if highest else 'shortest'} bar?"
+    bars = ", ".join(f"{n} bar {round(9 * v / top)}" for n, (_, v) in zip(names, rows, strict=True))
+    return canvas, question, names[pick], f"chart {bars}"
+
+
+def table(rng: random.Random, split: Split, size: int) -> tuple[Canvas, str, str, str]:
+    """Three rows of a real table; which number stands beside a label?"""
+    source, rows = _pick_rows(rng, split, 3, digits_at_most=2)
+    canvas = Canvas(size, size, COLOURS["white"], rng)
+    step = size / 3
+    for k, (label, value) in enumerate(rows):
+        canvas.text(label[:4], 1, k * step + 2, any_font(rng, 13), (20, 20, 20))
+        canvas.text(str(value), size * 0.66, k * step + 2, any_font(rng, 14), (20, 20, 20))
+    k = rng.randrange(3)
+    place = ("top", "middle", "bottom")[k]
+    text = ", ".join(f"{p} {v}" for p, (_, v) in zip(("top", "middle", "bottom"), rows, strict=True))
+    return canvas, f"What is the {place} number?", str(rows[k][1]), f"table {text}"
+
+
+def _pick_rows(rng: random.Random, split: Split, count: int, digits_at_most: int = 9):
+    """Rows with distinct values of one real series of the split."""
+    for _ in range(50):
+        source: Series = rng.choice(series(split))
+        pairs = [(a, v) for a, v in zip(source.labels, source.values, strict=True) if len(str(v)) <= digits_at_most]
+        if len({v for _, v in pairs}) < count:
+            continue
+        rows = rng.sample(pairs, count)
+        if len({v for _, v in rows}) == count:
+            return source, rows
+    raise ValueError(f"no series of the {split} split has {count} distinct values")

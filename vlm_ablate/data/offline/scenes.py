@@ -1,0 +1,108 @@
+"""Scenes: up to four drawings on a coloured ground; questions of what, where, how many and which colour; captions."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from vlm_ablate.data.offline.canvas import COLOURS, Canvas
+from vlm_ablate.data.offline.item import Item, item_rng
+from vlm_ablate.data.offline.pictures import Picture, Split, things
+
+PLACES = ("top left", "top right", "bottom left", "bottom right")
+NUMBERS = ("one", "two", "three", "four")
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a picture shows: a ground colour and things in places."""
+
+    ground: str
+    placed: tuple[tuple[str, Picture], ...]
+
+    def describe(self) -> str:
+        """The scene in words, e.g. 'cat top left, drum bottom right, ground red'."""
+        return ", ".join([*(f"{p.name} {place}" for place, p in self.placed), f"ground {self.ground}"])
+
+
+def sample_scene(rng: random.Random, split: Split | None, *, least: int = 1, most: int = 4) -> Scene:
+    """A random scene of pictures of one split (or of all)."""
+    pool = things(split)
+    count = rng.randint(least, most)
+    places = sorted(rng.sample(range(4), count))
+    if count > 1 and rng.random() < 0.25:
+        chosen = [rng.choice(pool)] * count
+    else:
+        chosen = rng.sample(pool, count)
+    return Scene(rng.choice(list(COLOURS)), tuple((PLACES[i], p) for i, p in zip(places, chosen, strict=True)))
+
+
+def draw_scene(scene: Scene, rng: random.Random, size: int) -> Canvas:
+    """Draw it on a square of `size` pixels, each thing jittered inside its quarter."""
+    canvas = Canvas(size, size, COLOURS[scene.ground], rng)
+    half = size // 2
+    for place, picture in scene.placed:
+        side = rng.randint(round(half * 0.78), half)
+        left = (half if "right" in place else 0) + rng.randint(0, half - side)
+        top = (half if "bottom" in place else 0) + rng.randint(0, half - side)
+        canvas.paste(picture, left, top, side)
+    return canvas
+
+
+def vqa(split: Split, index: int, size: int) -> Item:
+    """An open-ended question about a scene."""
+    rng = item_rng("vqa", split, index)
+    scene = sample_scene(rng, split)
+    canvas = draw_scene(scene, rng, size)
+    question, answer = ask_scene(scene, rng, split)
+    return Item(f"vqa/{split}/{index}", canvas.pixels(), question, answer, (answer,), scene.describe(),
+                tuple(canvas.regions))
+
+
+def ask_scene(scene: Scene, rng: random.Random, split: Split | None) -> tuple[str, str]:
+    """A question and its answer; kinds: what is there (40 %), ground colour, how many, where (15-20 % each), is there."""
+    names = [p.name for _, p in scene.placed]
+    unique = [(place, p.name) for place, p in scene.placed if names.count(p.name) == 1]
+    kind = rng.choices(("what", "colour", "count", "where", "is"), (40, 18, 17, 15, 10))[0]
+    if kind == "what":
+        place, picture = rng.choice(scene.placed)
+        return f"What is at the {place}?", picture.name
+    if kind == "where" and unique:
+        place, name = rng.choice(unique)
+        return f"Where is the {name}?", place
+    if kind == "is":
+        if rng.random() < 0.5:
+            return f"Is there a {rng.choice(names)}?", "yes"
+        other = rng.choice([p.name for p in things(split) if p.name not in names])
+        return f"Is there a {other}?", "no"
+    if kind == "colour":
+        return "What colour is the ground?", scene.ground
+    return "How many things are there?", NUMBERS[len(names) - 1]
+
+
+def caption(split: Split, index: int, size: int) -> Item:
+    """A scene of one or two things with five reference captions that say the same in other words."""
+    rng = item_rng("caption", split, index)
+    scene = sample_scene(rng, split, most=2)
+    canvas = draw_scene(scene, rng, size)
+    references = captions_of(scene)
+    answer = references[0] if split != "train" else rng.choice(references[:3])
+    return Item(f"caption/{split}/{index}", canvas.pixels(), "", answer, references, scene.describe(),
+                tuple(canvas.regions))
+
+
+def captions_of(scene: Scene) -> tuple[str, ...]:
+    """Five captions of a scene of one or two things."""
+    ground = f"on {scene.ground} ground"
+    names = [p.name for _, p in scene.placed]
+    if len(names) == 1:
+        a = names[0]
+        return (f"a {a} {ground}", f"one {a} {ground}", f"a picture of a {a} {ground}", f"a {a} on {scene.ground}",
+                f"a {a} at the {scene.placed[0][0]} {ground}")
+    a, b = names
+    if a == b:
+        return (f"a {a} and another {a} {ground}", f"one {a} and another {ground}",
+                f"a picture of a {a} and another {a} {ground}", f"a {a} with another {a} {ground}",
+                f"a {a} and another {a} on {scene.ground}")
+    return (f"a {a} and a {b} {ground}", f"a {b} and a {a} {ground}", f"a picture of a {a} and a {b} {ground}",
+            f"a {a} with a {b} {ground}", f"a {a} and a {b} on {scene.ground}")

@@ -1,0 +1,273 @@
+"""Pretraining of the stand-in vision encoder: contrast of picture regions with their names, after SigLIP.
+
+The encoder is transformers' Idefics2 vision transformer (SigLIP with variable-resolution position ids). Every region
+whose text is known (a drawing, a word, a digit, a bar, the bare ground) is pooled and contrasted with a bank of all
+texts; the text side is the mean of the stand-in language model's frozen token embeddings under one learned linear
+map, so that a connector can learn to speak to the language model from few examples.
+
+The pictures of every split take part: this is to the benchmarks what SigLIP's web corpus is to the paper's. No
+benchmark picture, question or answer does: pictures are composed from a stream of their own.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, IterableDataset
+from transformers import AutoModelForCausalLM, AutoTokenizer, get_cosine_schedule_with_warmup
+from transformers.models.idefics2.configuration_idefics2 import Idefics2VisionConfig
+from transformers.models.idefics2.modeling_idefics2 import Idefics2VisionTransformer
+
+from vlm_ablate.data.offline import facts, knowledge, pictures, reading, scenes, tables
+from vlm_ablate.data.offline.canvas import COLOURS, Canvas
+from vlm_ablate.data.offline.facts import ascii_fold
+from vlm_ablate.data.offline.item import Region
+from vlm_ablate.pretrain.recipe import STANDINS, write_recipe
+
+_IGNORE = -100
+
+
+@dataclass(frozen=True)
+class VisionRecipe:
+    """Everything that decides the weights."""
+
+    hidden: int = 128
+    layers: int = 4
+    heads: int = 4
+    intermediate: int = 512
+    patch: int = 8
+    table: int = 128
+    """Side in pixels that the position table covers; smaller pictures use interpolated (bucketed) positions."""
+    sizes: tuple[tuple[int, int], ...] = ((64, 64),) * 8 + ((96, 96), (48, 80), (80, 48))
+    """(height, width) of the pictures of a batch, drawn uniformly from this list."""
+    batch_size: int = 64
+    steps: int = 2000
+    learning_rate: float = 2e-3
+    warmup_steps: int = 100
+    weight_decay: float = 0.05
+    temperature: float = 0.07
+    seed: int = 0
+
+
+class TextBank:
+    """All texts of regions and their indices: names, then places, then grounds."""
+
+    def __init__(self) -> None:
+        names = {ascii_fold(p.name) for p in pictures.pictures()} | set(reading.lexicon())
+        names |= set("0123456789") | {f"{c} bar" for c in COLOURS}
+        self.names = sorted(names)
+        self.places = list(scenes.PLACES)
+        self.grounds = [f"ground {c}" for c in COLOURS]
+        self.index = {text: i for i, text in enumerate(self.names)}
+
+    def name_index(self, text: str) -> int:
+        """Index of a region's text, or -100 when it has none (labels of tables)."""
+        return self.index.get(ascii_fold(text), _IGNORE)
+
+
+@dataclass
+class Regions:
+    """The regions of a batch: pooling weights over patches and the indices of their texts."""
+
+    weights: Tensor
+    """(regions, patches) float, rows sum to 1."""
+    image: Tensor
+    """(regions,) long: the picture of each."""
+    name: Tensor
+    """(regions,) long, -100 = none."""
+    place: Tensor
+    """(regions,) long, -100 = none."""
+    ground: Tensor
+    """(regions,) long, -100 = none."""
+
+
+class PretrainPictures(IterableDataset):
+    """Endless batches of composed pictures (batch, 3, height, width) in [-1, 1] with their regions."""
+
+    def __init__(self, recipe: VisionRecipe) -> None:
+        self.recipe, self.bank = recipe, TextBank()
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Regions]]:
+        rng = random.Random(f"vision/{self.recipe.seed}")
+        while True:
+            height, width = rng.choice(self.recipe.sizes)
+            made = [_compose(rng, height, width) for _ in range(self.recipe.batch_size)]
+            pixels = torch.from_numpy(np.stack([canvas.pixels() for canvas, _ in made])).permute(0, 3, 1, 2)
+            yield pixels.float() / 127.5 - 1, self._regions(made, height, width)
+
+    def _regions(self, made: list[tuple[Canvas, str]], height: int, width: int) -> Regions:
+        patch, rows = self.recipe.patch, []
+        for number, (canvas, ground) in enumerate(made):
+            free = np.ones((height // patch, width // patch), np.float32)
+            for region in canvas.regions:
+                cover = _cover(region, height, width, patch)
+                free *= cover < 0.02
+                rows.append((cover, number, self.bank.name_index(region.text), _place(region, height, width), _IGNORE))
+            if ground and free.sum() >= 2:
+                rows.append((free, number, _IGNORE, _IGNORE, self.bank.grounds.index(f"ground {ground}")))
+        weights = torch.from_numpy(np.stack([r[0].reshape(-1) for r in rows]))
+        numbers = torch.tensor([r[1:] for r in rows])
+        return Regions(weights / weights.sum(1, keepdim=True).clamp(min=1e-6), *numbers.unbind(1))
+
+
+def _compose(rng: random.Random, height: int, width: int) -> tuple[Canvas, str]:
+    """A scene, flag, sign, number, chart or table; the ground's colour if it has a name."""
+    kind = rng.choices(("scene", "mixed", "flag", "sign", "number", "chart", "table"), (34, 18, 16, 16, 5, 4, 7))[0]
+    ground = rng.choice(list(COLOURS))
+    if kind in ("number", "chart", "table") and height == width:
+        split = rng.choice(("train", "tune"))
+        return getattr(reading, kind)(rng, split, height)[0], ""
+    canvas = Canvas(width, height, COLOURS[ground], rng)
+    if kind == "flag":
+        side = rng.randint(round(min(height, width) * 0.7), min(height, width))
+        flag = rng.choice(pictures.flags())
+        canvas.paste(flag, rng.randint(0, width - side), rng.randint(0, height - side), side)
+    elif kind == "sign":
+        word = rng.choice(reading.lexicon())
+        reading.draw_word(canvas, word, rng, (0, 0, width, height), reading.ink_on(COLOURS[ground]))
+    else:
+        _fill_cells(canvas, rng, words=kind == "mixed", ink=reading.ink_on(COLOURS[ground]))
+    return canvas, ground
+
+
+def _fill_cells(canvas: Canvas, rng: random.Random, *, words: bool, ink) -> None:
+    """One to four drawings (and, in a mixed picture, words) in the quarters of the canvas."""
+    width, height = canvas.size
+    for cell in rng.sample(range(4), rng.randint(1, 4)):
+        x, y = (cell % 2) * (width // 2), (cell // 2) * (height // 2)
+        if words and rng.random() < 0.4 and width >= 64:
+            word = rng.choice([w for w in reading.lexicon() if len(w) <= 4])
+            reading.draw_word(canvas, word, rng, (x, y, x + width // 2, y + height // 2), ink)
+            continue
+        half = min(width, height) // 2
+        side = rng.randint(round(half * 0.75), half)
+        picture = rng.choice(pictures.things() if rng.random() < 0.85 else pictures.flags())
+        canvas.paste(picture, x + rng.randint(0, width // 2 - side), y + rng.randint(0, height // 2 - side), side)
+
+
+def _cover(region: Region, height: int, width: int, patch: int) -> np.ndarray:
+    """Share of every patch that the region's box covers, (rows, columns)."""
+    x0, y0, x1, y1 = region.box
+    xs = np.arange(width // patch) * patch
+    ys = np.arange(height // patch) * patch
+    across = np.clip(np.minimum(xs + patch, x1) - np.maximum(xs, x0), 0, patch) / patch
+    down = np.clip(np.minimum(ys + patch, y1) - np.maximum(ys, y0), 0, patch) / patch
+    return np.outer(down, across).astype(np.float32)
+
+
+def _place(region: Region, height: int, width: int) -> int:
+    """Index of the quarter that holds the region, or -100 when it reaches over the middle."""
+    x0, y0, x1, y1 = region.box
+    if (x1 - x0) > width * 0.55 or (y1 - y0) > height * 0.55:
+        return _IGNORE
+    cx, cy = (x0 + x1) / 2, (y0 + y1) / 2
+    return (2 if cy >= height / 2 else 0) + (1 if cx >= width / 2 else 0)
+
+
+class RegionContrast(nn.Module):
+    """The encoder, the two projections and the banks of text embeddings."""
+
+    def __init__(self, recipe: VisionRecipe, bank: TextBank, language: Path) -> None:
+        super().__init__()
+        self.encoder = Idefics2VisionTransformer(vision_config(recipe))
+        embeddings = AutoModelForCausalLM.from_pretrained(language, dtype=torch.float32).get_input_embeddings().weight
+        tokenizer = AutoTokenizer.from_pretrained(language)
+        self.project = nn.Linear(recipe.hidden, embeddings.shape[1], bias=False)
+        self.text = nn.Linear(embeddings.shape[1], embeddings.shape[1], bias=False)
+        nn.init.eye_(self.text.weight)
+        self.scale = nn.Parameter(torch.tensor(1 / recipe.temperature).log())
+        for kind in ("names", "places", "grounds"):
+            self.register_buffer(kind, _embed(getattr(bank, kind), embeddings.detach(), tokenizer))
+
+    def forward(self, pixels: Tensor, regions: Regions) -> tuple[Tensor, Tensor]:
+        """Mean loss over the three banks, and the share of named regions whose own name scores highest."""
+        rows, columns = (side // self.encoder.config.patch_size for side in pixels.shape[-2:])
+        mask = torch.ones(len(pixels), rows, columns, dtype=torch.bool)
+        patches = self.encoder(pixel_values=pixels, patch_attention_mask=mask).last_hidden_state
+        pooled = torch.einsum("rp,rpd->rd", regions.weights, patches[regions.image])
+        z = F.normalize(self.project(pooled), dim=-1)
+        total = z.new_zeros(())
+        for kind, target, weight in (
+            ("names", regions.name, 1.0), ("places", regions.place, 0.2), ("grounds", regions.ground, 0.2)
+        ):
+            if (target != _IGNORE).any():
+                logits = self.scale.exp() * z @ F.normalize(self.text(getattr(self, kind)), dim=-1).T
+                total = total + weight * F.cross_entropy(logits, target, ignore_index=_IGNORE)
+                if kind == "names":
+                    known = target != _IGNORE
+                    hits = (logits.argmax(1) == target)[known].float().mean()
+        return total, hits
+
+
+def _embed(texts: list[str], table: Tensor, tokenizer) -> Tensor:
+    """Mean of the language model's embeddings of the tokens of ` text`, less the mean over all texts: (texts, width)."""
+    ids = [tokenizer(f" {t}", add_special_tokens=False)["input_ids"] for t in texts]
+    means = torch.stack([table[torch.tensor(i)].mean(0) for i in ids])
+    return means - means.mean(0)
+
+
+def vision_config(recipe: VisionRecipe) -> Idefics2VisionConfig:
+    """The encoder's configuration as transformers writes it."""
+    return Idefics2VisionConfig(
+        hidden_size=recipe.hidden, intermediate_size=recipe.intermediate, num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads, patch_size=recipe.patch, image_size=recipe.table,
+        hidden_act="gelu_pytorch_tanh",
+    )
+
+
+def pretrain_vision(
+    language: Path, *, out: Path | None = None, recipe: VisionRecipe | None = None,
+    on_step: Callable[[int, int, float, float], None] = lambda step, steps, loss, accuracy: None,
+) -> Path:
+    """Train the encoder against the embeddings of the language model in `language`; write config, weights and recipe.
+
+    `on_step(step, steps, loss, accuracy)` is called after every step; loss and accuracy are smoothed.
+
+    Raises:
+        AssetMissing: a package of the `offline` extra is not installed.
+    """
+    recipe = recipe or VisionRecipe()
+    out = out or STANDINS / "siglip-nano"
+    out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(recipe.seed)
+    model = RegionContrast(recipe, TextBank(), language)
+    started = time.perf_counter()
+    loss, accuracy = _train(model, recipe, on_step)
+    model.encoder.half().save_pretrained(out)
+    sources = [*pictures.licence_records(), *tables.licence_records(), *facts.licence_records()]
+    measured = {"final_loss": round(loss, 4), "region_accuracy": round(accuracy, 4),
+                "seconds": round(time.perf_counter() - started), "pictures": recipe.steps * recipe.batch_size,
+                "parameters": sum(p.numel() for p in model.encoder.parameters())}
+    write_recipe(out, asdict(recipe), sources, measured)
+    return out
+
+
+def _train(model: RegionContrast, recipe: VisionRecipe, on_step) -> tuple[float, float]:
+    decay = [p for p in model.parameters() if p.ndim > 1]
+    rest = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98), fused=True)
+    schedule = get_cosine_schedule_with_warmup(optimizer, recipe.warmup_steps, recipe.steps)
+    loader = iter(DataLoader(PretrainPictures(recipe), batch_size=None, num_workers=1, prefetch_factor=4))
+    loss_mean = accuracy_mean = 0.0
+    for step in range(1, recipe.steps + 1):
+        pixels, regions = next(loader)
+        loss, accuracy = model(pixels, regions)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad(set_to_none=True)
+        keep = 0.0 if step == 1 else 0.97
+        loss_mean = keep * loss_mean + (1 - keep) * loss.item()
+        accuracy_mean = keep * accuracy_mean + (1 - keep) * accuracy.item()
+        on_step(step, recipe.steps, loss_mean, accuracy_mean)
+    return loss_mean, accuracy_mean
