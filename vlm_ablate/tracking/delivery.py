@@ -35,7 +35,11 @@ class Delivery:
         self._closing = self._abandoned = False
         self._retry_at, self._failures = 0.0, 0
         self._held = ExitStack()
-        self._held.enter_context(self._spool.held(wait=True))
+        try:
+            # Another process may be replaying this spool. If it hangs, the run goes on: replaying twice does no harm.
+            self._held.enter_context(self._spool.held(seconds=10))
+        except OSError as error:
+            notice(f"tracking records could not be kept if the store failed: {error}")
         self._thread = threading.Thread(target=self._loop, name="tracking", daemon=True)
 
     def start(self, first: Sequence[Operation]) -> None:
@@ -75,7 +79,8 @@ class Delivery:
     def _loop(self) -> None:
         while True:
             with self._wake:
-                if not self._pending and not self._closing:
+                waiting = not self._pending or time.monotonic() < self._retry_at
+                if waiting and not self._closing:
                     self._wake.wait(self._flush_seconds)
                 self._collect()
                 last = self._closing

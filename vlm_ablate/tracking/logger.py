@@ -119,6 +119,11 @@ class RunTracker:
         self.close()
 
 
+def record_failure(spec: RunSpec, message: str, *, home: Home, tracking_uri: str | None = None) -> None:
+    """Record from outside that a run failed, e.g. when its process was killed and could not say so itself."""
+    RunTracker.start(spec, home=home, tracking_uri=tracking_uri).finish(schema.FAILED, message)
+
+
 def spec_tags(spec: RunSpec) -> dict[str, str]:
     """Tags that follow from the spec alone."""
     paper, _, table = (spec.paper or "").partition("_")

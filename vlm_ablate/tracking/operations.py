@@ -158,7 +158,7 @@ class RunWriter:
 
 def is_permanent(error: Exception) -> bool:
     """Whether trying the same operation again is pointless."""
-    return getattr(error, "error_code", None) in PERMANENT or isinstance(error, (TypeError, ValueError, LookupError))
+    return getattr(error, "error_code", None) in PERMANENT or isinstance(error, (TypeError, KeyError, AttributeError))
 
 
 def local_folder(artifact_uri: str) -> Path | None:

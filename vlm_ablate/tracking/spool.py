@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import json
 import re
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -25,6 +27,7 @@ class Spool:
         name = re.sub(r"[^\w.-]+", "_", f"{key.experiment}--{key.arm or key.kind}")
         self.path = folder / FOLDER / f"{name}.jsonl"
         self._key = key
+        self._lock = threading.Lock()
 
     @property
     def exists(self) -> bool:
@@ -38,11 +41,12 @@ class Spool:
             OSError: the file cannot be written.
         """
         lines = [json.dumps(operation, ensure_ascii=False) for operation in operations]
-        if not self.exists:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            lines.insert(0, json.dumps({"key": asdict(self._key), "run_id": run_id}))
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write("".join(f"{line}\n" for line in lines))
+        with self._lock:
+            if not self.exists:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                lines.insert(0, json.dumps({"key": asdict(self._key), "run_id": run_id}))
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write("".join(f"{line}\n" for line in lines))
 
     def replay(self, writer: RunWriter, reject: Callable[[Operation, Exception], None]) -> None:
         """Apply everything that waits; what is left after an error stays in the file, and the error passes through."""
@@ -57,9 +61,18 @@ class Spool:
                 if is_permanent(error):
                     reject(operation, error)
                     continue
-                self._rewrite(operations[i:], writer.run_id)
+                self._drop(i, writer.run_id)
                 raise
-        self.path.unlink()
+        self._drop(len(operations), writer.run_id)
+
+    def _drop(self, done: int, run_id: str | None) -> None:
+        """Take the first `done` operations out; what was appended meanwhile stays."""
+        with self._lock:
+            _, _, operations = read_spool(self.path)
+            if operations[done:]:
+                self._rewrite(operations[done:], run_id)
+            else:
+                self.path.unlink()
 
     def _rewrite(self, operations: Sequence[Operation], run_id: str | None) -> None:
         header = {"key": asdict(self._key), "run_id": run_id}
@@ -67,16 +80,21 @@ class Spool:
         write_atomically(self.path, "".join(f"{line}\n" for line in lines))
 
     @contextmanager
-    def held(self, *, wait: bool) -> Iterator[bool]:
-        """Hold the spool for this process; False when another process has it and `wait` is off."""
+    def held(self, *, seconds: float) -> Iterator[bool]:
+        """Hold the spool for this process; False when another still has it after `seconds`. Freed when a holder dies."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        give_up = time.monotonic() + seconds
         with open(self.path.with_suffix(".lock"), "w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-                return
-            yield True
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    mine = True
+                except BlockingIOError:
+                    mine = False
+                if mine or time.monotonic() >= give_up:
+                    break
+                time.sleep(0.1)
+            yield mine
 
 
 def read_spool(path: Path) -> tuple[RunKey, str | None, list[Operation]]:
@@ -108,7 +126,7 @@ def replay_spools(home: Home, notify: Callable[[str], None] = lambda message: No
         spool = Spool(path.parent.parent, key)
         try:
             ensure_store(key.uri)
-            with spool.held(wait=False) as mine:
+            with spool.held(seconds=0) as mine:
                 if mine:
                     spool.replay(RunWriter(key, run_id), lambda op, error: notify(f"not recorded ({op['op']}): {error}"))
                     delivered += 1

@@ -1,0 +1,25 @@
+"""A plug-in with a source and a benchmark that do nothing: specs of launch and tracking tests are made of them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from vlm_ablate.config.base import ComponentConfig
+from vlm_ablate.config.components import benchmarks, sources
+
+
+class StubSource(ComponentConfig):
+    """No samples."""
+
+    name: Literal["stub-source"] = "stub-source"
+    note: str = ""
+
+
+class StubBenchmark(ComponentConfig):
+    """No items."""
+
+    name: Literal["stub-benchmark"] = "stub-benchmark"
+
+
+sources.register("stub-source", StubSource)(type("Source", (), {}))
+benchmarks.register("stub-benchmark", StubBenchmark)(type("Benchmark", (), {}))

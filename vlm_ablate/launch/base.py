@@ -1,0 +1,64 @@
+"""What every launcher does: give it specs, get outcomes in the same order, hear events while it goes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from vlm_ablate.config.spec import RunSpec
+from vlm_ablate.errors import VlmAblateError
+from vlm_ablate.events import Event, RunOutcome
+from vlm_ablate.home import Home
+from vlm_ablate.tracking.records import RunRecord
+
+OnEvent = Callable[[Event], None]
+
+
+class Launcher(Protocol):
+    """Runs specs somewhere."""
+
+    def run(self, specs: Sequence[RunSpec], home: Home, on_event: OnEvent) -> list[RunOutcome]:
+        """Outcomes in the order of `specs`. A run that fails is an outcome; the others go on.
+
+        Specs with equal hashes are run once, and what finished earlier is not run at all.
+
+        Raises:
+            Interrupted: stopped by Ctrl-C or SIGTERM.
+            TrackingError, StorageError: before anything was started, the store or the home folder cannot be used.
+        """
+        ...
+
+
+class Interrupted(VlmAblateError):
+    """The launch was stopped; what finished is recorded, the rest continues when the same command runs again."""
+
+    exit_code = 130
+
+    def __init__(self, outcomes: Sequence[RunOutcome], total: int, killed: int = 0) -> None:
+        self.outcomes = tuple(outcomes)
+        message = f"interrupted: {len(self.outcomes)} of {total} runs are done and recorded"
+        if killed:
+            message += f"; {killed} did not stop in time and continue from their last checkpoint"
+        super().__init__(message, hint="the same command continues from here")
+
+
+def outcome_of(record: RunRecord) -> RunOutcome:
+    """The outcome that a finished or diverged run's record tells."""
+    scores = {blind: {s["column"]: float(s["score"]) for s in record.scores if bool(s["blind"]) == blind}
+              for blind in (False, True)}  # fmt: skip
+    return RunOutcome(
+        run=record.hash,
+        name=record.name,
+        status=record.status,  # type: ignore[arg-type]
+        scores=scores[False],
+        blind=scores[True],
+        message=record.message,
+        tracking_run=record.run_id,
+        seconds=((record.end_time or record.start_time) - record.start_time) / 1000,
+        reused=True,
+    )
+
+
+def failed(spec: RunSpec, message: str) -> RunOutcome:
+    """The outcome of a run that could not say itself how it ended."""
+    return RunOutcome(run=spec.hash, name=spec.run_name, status="failed", message=message)

@@ -1,0 +1,48 @@
+"""How many cores and GPUs this process may use, found without importing torch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+
+def gpus() -> list[str]:
+    """Ids for CUDA_VISIBLE_DEVICES: those of the variable if it is set, else what nvidia-smi lists, else none."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        ids = [part.strip() for part in visible.split(",")]
+        # CUDA stops reading at the first id that is not valid.
+        return ids[: ids.index("-1")] if "-1" in ids else [part for part in ids if part]
+    try:
+        command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+        listing = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [line.strip() for line in listing.splitlines() if line.strip()]
+
+
+def cores() -> int:
+    """Cores that this process may use: its affinity, and no more than a container's CPU quota."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, _, period = Path("/sys/fs/cgroup/cpu.max").read_text().partition(" ")
+        if quota != "max":
+            count = min(count, max(1, int(quota) // int(period)))
+    except (OSError, ValueError):
+        pass
+    return count
+
+
+def worker_environment(index: int, devices: list[str], threads: int) -> dict[str, str]:
+    """Environment of worker number `index`: its threads and its one GPU, to be set before torch is imported."""
+    environment = dict(os.environ)
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        environment[name] = str(threads)
+    if threads > 1:
+        # Spinning threads of two runs on the same cores make both many times slower.
+        environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    environment["TOKENIZERS_PARALLELISM"] = "false"
+    if devices:
+        environment["CUDA_VISIBLE_DEVICES"] = devices[index % len(devices)]
+    return environment
