@@ -1,0 +1,96 @@
+"""What the commands share: consoles, errors as messages, and the options that several of them take."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vlm_ablate.errors import ConfigError, VlmAblateError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+ScaleOption = Annotated[str, typer.Option("--scale", "-s", help="Scale: a name (`list scales`) or a file.")]
+ArmsOption = Annotated[str | None, typer.Option("--arms", help="Only these arms, separated by commas.")]
+SeedsOption = Annotated[str | None, typer.Option("--seeds", help="Seeds instead of the file's, e.g. 0,1,2 or 0-4.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Set a field in every arm, e.g. --set 'stages.*.steps=50'. Repeatable; values are YAML."),
+]
+HomeOption = Annotated[
+    str | None, typer.Option("--home", help="Folder of runs and records. Default: $VLM_ABLATE_HOME, or outputs.")
+]
+TrackingOption = Annotated[
+    str | None,
+    typer.Option("--tracking-uri", envvar="MLFLOW_TRACKING_URI", help="Tracking store. Default: SQLite under --home."),
+]
+
+
+def out() -> Console:
+    """Console of results (stdout)."""
+    from rich.console import Console
+
+    return Console(highlight=False, soft_wrap=False)
+
+
+def err() -> Console:
+    """Console of messages (stderr)."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def print_error(error: VlmAblateError) -> None:
+    """One message on stderr: problems of files grouped by file and line, or the message and its hint."""
+    from rich.text import Text
+
+    console = err()
+    if isinstance(error, ConfigError):
+        count = len(error.problems)
+        console.print(Text(f"{count} problem{'s' if count > 1 else ''} found", style="bold red"))
+        for problem in error.problems:
+            console.print(Text.assemble((problem.file, "cyan"), soft(problem.path), no_wrap=False), soft_wrap=True)
+            near = f"  did you mean {problem.nearest!r}?" if problem.nearest else ""
+            console.print(Text.assemble("    ", problem.message, (near, "green")), soft_wrap=True)
+        return
+    console.print(Text.assemble(("error: ", "bold red"), error.message), soft_wrap=True)
+    if error.hint:
+        console.print(Text.assemble(("hint: ", "green"), error.hint), soft_wrap=True)
+
+
+def soft(path: str) -> tuple[str, str]:
+    """A dotted path as styled text after a location, or nothing."""
+    return (f"  {path}", "bold") if path else ("", "")
+
+
+def warn(messages: list[str]) -> None:
+    """Warnings on stderr, one each."""
+    from rich.text import Text
+
+    for message in messages:
+        err().print(Text.assemble(("warning: ", "bold yellow"), message), soft_wrap=True)
+
+
+def comma_list(text: str | None) -> list[str] | None:
+    """`"a, b"` -> `["a", "b"]`; None stays None (everything)."""
+    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
+
+
+def seed_list(text: str | None) -> list[int] | None:
+    """`"0,1,5-7"` -> `[0, 1, 5, 6, 7]`; None stays None (the file's own).
+
+    Raises:
+        VlmAblateError: not whole numbers.
+    """
+    if text is None:
+        return None
+    seeds: list[int] = []
+    for part in comma_list(text) or ():
+        first, dash, last = part.partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()):
+            error = VlmAblateError(f"--seeds {text}: {part!r} is no seed", hint="write 0,1,2 or 0-4")
+            error.exit_code = 2
+            raise error
+        seeds += range(int(first), int(last if dash else first) + 1)
+    return seeds

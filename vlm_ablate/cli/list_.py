@@ -1,0 +1,136 @@
+"""`vlm-ablate list [KIND]`: what exists, one line each, with its parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vlm_ablate.errors import UnknownNameError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from vlm_ablate.registry import Registry
+
+Row = tuple[str, str, str]
+"""Name, summary, parameters."""
+
+
+def list_parts(
+    kind: Annotated[
+        str | None,
+        typer.Argument(
+            help="vision, language, connectors, architectures, sources, benchmarks, metrics, experiments, scales "
+            "or papers. Default: all."
+        ),
+    ] = None,
+    plugin: Annotated[list[str] | None, typer.Option("--plugin", help="Module whose parts to include.")] = None,
+) -> None:
+    """What exists, one line each, with its parameters."""
+    from rich.table import Table
+
+    from vlm_ablate.cli.console import out
+    from vlm_ablate.registry import load_plugins
+
+    if kind is not None and kind not in KINDS:
+        raise UnknownNameError("kind of part", kind, KINDS)
+    load_plugins(plugin or [], file="--plugin")
+    console = out()
+    for name in [kind] if kind else KINDS:
+        table = Table(title=name, title_justify="left", title_style="bold", box=None, pad_edge=False, show_header=False)
+        table.add_column(style="cyan", no_wrap=True)
+        table.add_column(ratio=3)
+        table.add_column(style="dim", ratio=3)
+        for row in KINDS[name]():
+            table.add_row(*row)
+        console.print(table)
+        console.print()
+
+
+def _parts(choose: Callable[[], Registry]) -> Callable[[], Iterable[Row]]:
+    def rows() -> Iterable[Row]:
+        for entry in choose():
+            yield entry.name, entry.summary, parameters(entry.config)
+
+    return rows
+
+
+def parameters(config: type[BaseModel]) -> str:
+    """The fields of a part as a person would write them: `latents=64, depth=3, id`."""
+    shown = []
+    for name, field in config.model_fields.items():
+        if name != "name":
+            default = field.get_default(call_default_factory=True)
+            shown.append(name if field.is_required() else f"{name}={_plain(default)}")
+    return ", ".join(shown)
+
+
+def _plain(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else "none" if value is None else str(value)
+
+
+def _registry(name: str) -> Callable[[], Registry]:
+    def get() -> Registry:
+        from vlm_ablate.config import components
+
+        return getattr(components, name)
+
+    return get
+
+
+def _metrics() -> Iterable[Row]:
+    from vlm_ablate.evaluation.metrics import metrics
+
+    for name in metrics.names():
+        metric = metrics[name]
+        yield name, (type(metric).__doc__ or "").strip().partition("\n")[0], f"version {metric.version}"
+
+
+def _experiments() -> Iterable[Row]:
+    from vlm_ablate.config.compose import load_document
+    from vlm_ablate.config.expand import experiment_files
+    from vlm_ablate.errors import ConfigError
+
+    for file in experiment_files():
+        short = str(file.relative_to("experiments").with_suffix(""))
+        try:
+            data = load_document(file).data
+        except ConfigError as error:
+            yield short, f"[red]{error.problems[0]}[/]", ""
+            continue
+        arms = data.get("arms") if isinstance(data.get("arms"), dict) else {}
+        yield short, str(data.get("title", "")), f"{len(arms)} arms: {', '.join(map(str, arms))}"
+
+
+def _scales() -> Iterable[Row]:
+    from vlm_ablate.config.scales import read_scale, scale_files
+
+    for name, file in scale_files(Path("experiments")).items():
+        scale = read_scale(file).scale
+        stand_ins = [str(s.use.get("name")) for table in (scale.vision, scale.language) for s in table.values()]
+        yield name, scale.summary, ", ".join(dict.fromkeys(stand_ins))
+
+
+def _papers() -> Iterable[Row]:
+    from vlm_ablate.papers import table, table_keys
+
+    for key in table_keys():
+        found = table(key)
+        yield key, found.caption, f"{found.number}, {len(found.rows)} rows: {', '.join(found.columns)}"
+
+
+KINDS: dict[str, Callable[[], Iterable[Row]]] = {
+    "vision": _parts(_registry("vision_encoders")),
+    "language": _parts(_registry("language_models")),
+    "connectors": _parts(_registry("connectors")),
+    "architectures": _parts(_registry("architectures")),
+    "sources": _parts(_registry("sources")),
+    "benchmarks": _parts(_registry("benchmarks")),
+    "metrics": _metrics,
+    "experiments": _experiments,
+    "scales": _scales,
+    "papers": _papers,
+}

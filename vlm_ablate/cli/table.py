@@ -1,0 +1,105 @@
+"""`vlm-ablate table FILE`: the table of an experiment, from its records only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vlm_ablate.cli.console import HomeOption, ScaleOption, SeedsOption, SetOption, TrackingOption
+
+if TYPE_CHECKING:
+    from vlm_ablate.config.expand import LoadedExperiment
+    from vlm_ablate.reporting import Report
+
+
+def table(
+    file: Annotated[Path, typer.Argument(help="Experiment file.")],
+    format: Annotated[
+        str | None, typer.Option("--format", "-f", help="markdown, latex, csv, html or png. Default: for the terminal.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="File (its ending chooses the format), or a folder for everything.")
+    ] = None,
+    scale: ScaleOption = "laptop",
+    seeds: SeedsOption = None,
+    sets: SetOption = None,
+    records: Annotated[Path | None, typer.Option(help="Records file to read instead of the tracking store.")] = None,
+    home: HomeOption = None,
+    tracking_uri: TrackingOption = None,
+) -> None:
+    """Print the table of an experiment, the paper's numbers beside ours, from tracked records only."""
+    from vlm_ablate.cli.console import seed_list
+    from vlm_ablate.config.expand import load_experiment
+
+    loaded = load_experiment(file, scale=scale, sets=sets or [])
+    uri = _tracking_uri(home, tracking_uri)
+    report = build_report(loaded, uri, seed_list(seeds), records)
+    if out is not None and (out.is_dir() or (not out.suffix and format is None)):
+        return _write_folder(loaded, report, uri, records, out)
+    _write(report, _format(format, out), out)
+
+
+def build_report(
+    loaded: LoadedExperiment, tracking_uri: str, seeds: list[int] | None = None, records_file: Path | None = None
+) -> Report:
+    """The report of an experiment as it is written now; records of other configurations are set aside.
+
+    Raises:
+        TrackingError: no store there, or a file that holds no records.
+    """
+    from vlm_ablate.reporting import report
+    from vlm_ablate.tracking.records import load_records, read_records
+
+    name = loaded.experiment.name
+    found = load_records(records_file).records if records_file else read_records(tracking_uri, name)
+    numbers = seeds if seeds is not None else sorted({*loaded.experiment.seeds, *(r.seed for r in found)})
+    hashes = {spec.hash for spec in loaded.specs(seeds=numbers)}
+    return report(loaded.experiment, found, loaded.scale.name, hashes=hashes)
+
+
+def _tracking_uri(home: str | None, tracking_uri: str | None) -> str:
+    from vlm_ablate.cli.home import open_home
+
+    return tracking_uri or open_home(home).tracking_uri
+
+
+def _format(format: str | None, out: Path | None) -> str | None:
+    """The format asked for, or the one that the file's ending says; None: the terminal."""
+    from vlm_ablate.errors import UnknownNameError
+    from vlm_ablate.reporting import FORMATS
+    from vlm_ablate.reporting.renderers import SUFFIXES
+
+    if format is None and out is not None:
+        format = next((f for f, suffix in SUFFIXES.items() if out.suffix == f".{suffix}"), out.suffix)
+    if format is not None and format not in FORMATS:
+        raise UnknownNameError("table format", format, FORMATS)
+    return format
+
+
+def _write(report: Report, format: str | None, out: Path | None) -> None:
+    from vlm_ablate.cli.console import out as stdout
+    from vlm_ablate.home import write_atomically
+    from vlm_ablate.reporting import render
+
+    if format is None and stdout().is_terminal:
+        from vlm_ablate.reporting.renderers.terminal import print_report
+
+        print_report(report, stdout())
+        return
+    document = render(report, format or "markdown")
+    if out is None and isinstance(document, bytes):
+        out = Path(f"{report.experiment.replace('/', '_')}.{format}")
+    if out is None:
+        typer.echo(document)
+        return
+    write_atomically(out.absolute(), document)
+    typer.echo(f"wrote {out}", err=True)
+
+
+def _write_folder(loaded: LoadedExperiment, report: Report, uri: str, records: Path | None, out: Path) -> None:
+    from vlm_ablate.reporting import write_results
+
+    for path in write_results(report, out):
+        typer.echo(f"wrote {path}", err=True)
