@@ -47,7 +47,7 @@ class Mixture:
         self._bounds = [0, *(round(c * (1 << _BITS)) for c in np.cumsum(self.shares)[:-1]), 1 << _BITS]
         # At least 4 of the rarest source in a block: then its rounded counts can never fall.
         self.block = max(256, math.ceil(4 / min(self.shares)))
-        self._block_order = lru_cache(maxsize=4)(self._make_block)
+        self._blocks: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def __getitem__(self, index: int) -> tuple[int, int]:
         """(number of the source, its row) of the `index`-th sample, index >= 0."""
@@ -61,6 +61,14 @@ class Mixture:
         upper, lower = self._bounds[which + 1], self._bounds[which]
         n = block * self.block
         return (upper * n >> _BITS) - (lower * n >> _BITS)
+
+    def _block_order(self, block: int) -> tuple[np.ndarray, np.ndarray]:
+        """Source of each position of a block, and how many of it stand before; the last few blocks are kept."""
+        if block not in self._blocks:
+            while len(self._blocks) >= 4:
+                del self._blocks[next(iter(self._blocks))]
+            self._blocks[block] = self._make_block(block)
+        return self._blocks[block]
 
     def _make_block(self, block: int) -> tuple[np.ndarray, np.ndarray]:
         counts = [self._drawn(i, block + 1) - self._drawn(i, block) for i in range(len(self.sources))]

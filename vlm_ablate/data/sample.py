@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vlm_ablate.errors import DataError
+
 if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image as PilImage
@@ -84,3 +86,17 @@ class Sample:
     def images(self) -> list[ImageRef]:
         """The pictures in reading order."""
         return [segment.ref for segment in self.segments if isinstance(segment, Image)]
+
+
+class UnusableSample(DataError):
+    """One sample that cannot be trained on; the run goes on without it unless there are too many.
+
+    `reason` is short and the same for all samples of a kind, so that they can be counted.
+    """
+
+    def __init__(self, sample: str, reason: str, detail: str) -> None:
+        self.sample, self.reason, self.detail = sample, reason, detail
+        super().__init__(f"sample {sample}: {detail}")
+
+    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
+        return type(self), (self.sample, self.reason, self.detail)

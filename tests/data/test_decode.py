@@ -1,0 +1,151 @@
+"""Pictures in unusual forms: the documented conversion, or an error that names the picture."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as PilImage
+
+from tests.data.conftest import picture
+from vlm_ablate.data.sample import ImageRef
+from vlm_ablate.errors import DataError
+
+
+def encoded(image: PilImage.Image, kind: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def pixels(source: object) -> np.ndarray:
+    image = ImageRef(source).load()
+    assert image.mode == "RGB"
+    return np.asarray(image)
+
+
+def test_exif_rotation_is_applied_to_pixels_and_size() -> None:
+    image = PilImage.new("RGB", (40, 20), "red")
+    image.paste((0, 0, 255), (0, 0, 10, 20))
+    exif = PilImage.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    data = encoded(image, "PNG", exif=exif)
+    assert ImageRef(data).size() == (20, 40)
+    turned = pixels(data)
+    assert turned.shape == (40, 20, 3)
+    assert tuple(turned[2, 10]) == (0, 0, 255) and tuple(turned[35, 10]) == (255, 0, 0)
+
+
+def test_exif_rotation_survives_a_draft_decode() -> None:
+    exif = PilImage.Exif()
+    exif[0x0112] = 6
+    data = encoded(PilImage.new("RGB", (1600, 400), "red"), "JPEG", exif=exif)
+    small = ImageRef(data).load(draft=(100, 400))
+    assert small.height > small.width and small.height < 1600
+
+
+def test_cmyk_becomes_rgb() -> None:
+    data = encoded(PilImage.new("CMYK", (8, 8), (255, 0, 0, 0)), "JPEG", quality=100)
+    red, green, blue = pixels(data)[4, 4]
+    assert red < 10 and green > 200 and blue > 200
+
+
+def test_16_bit_grey_keeps_its_range() -> None:
+    ramp = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+    got = pixels(encoded(PilImage.fromarray(ramp)))
+    assert got.min() == 0 and got.max() == 255
+    np.testing.assert_array_equal(got[..., 0], ramp // 257)
+
+
+def test_float_and_32_bit_images() -> None:
+    ramp = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
+    assert pixels(PilImage.fromarray(ramp)).max() == 255
+    assert pixels(PilImage.fromarray((ramp * 255).astype(np.int32))).max() == 255
+
+
+def test_palette_transparency_and_alpha_are_laid_on_white() -> None:
+    clear = PilImage.new("RGBA", (4, 4), (255, 0, 0, 0))
+    clear.putpixel((0, 0), (255, 0, 0, 255))
+    clear.putpixel((1, 0), (0, 0, 0, 128))
+    got = pixels(encoded(clear))
+    assert tuple(got[0, 0]) == (255, 0, 0) and tuple(got[3, 3]) == (255, 255, 255)
+    assert 120 <= got[0, 1, 0] <= 132
+    palette = PilImage.new("P", (4, 4), 1)
+    palette.putpalette([0, 0, 0, 0, 128, 0])
+    assert tuple(pixels(encoded(palette))[0, 0]) == (0, 128, 0)
+    assert tuple(pixels(encoded(palette, transparency=1))[0, 0]) == (255, 255, 255)
+    assert tuple(pixels(encoded(PilImage.new("LA", (2, 2), (0, 0))))[0, 0]) == (255, 255, 255)
+
+
+def test_grey_one_bit_and_first_frame() -> None:
+    assert tuple(pixels(encoded(PilImage.new("1", (3, 3), 1)))[0, 0]) == (255, 255, 255)
+    frames = [PilImage.new("RGB", (4, 4), c) for c in ("red", "blue")]
+    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert pixels(data)[0, 0, 0] > 200
+
+
+def test_one_pixel_is_a_picture() -> None:
+    assert pixels(encoded(PilImage.new("RGB", (1, 1), "red"))).shape == (1, 1, 3)
+
+
+def test_arrays() -> None:
+    assert pixels(np.zeros((5, 6, 3), np.uint8)).shape == (5, 6, 3)
+    assert ImageRef(np.zeros((5, 6), np.uint8)).size() == (6, 5)
+    for wrong in (np.zeros((5, 6, 3), np.float32), np.zeros((5, 6, 2), np.uint8), np.zeros((0, 6, 3), np.uint8)):
+        with pytest.raises(DataError, match="photo 7"):
+            ImageRef(wrong, "photo 7").load()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_truncated_file_is_named(kind: str, tmp_path: Path) -> None:
+    data = encoded(picture(200, 200), kind)
+    path = tmp_path / f"cut.{kind.lower()}"
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(DataError, match="cut"):
+        ImageRef(path).load()
+
+
+def test_missing_and_foreign_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nowhere.png does not exist"):
+        ImageRef(tmp_path / "nowhere.png").load()
+    (tmp_path / "page.png").write_text("<html>")
+    with pytest.raises(DataError, match="page.png is not an image"):
+        ImageRef(tmp_path / "page.png").size()
+    with pytest.raises(DataError, match="empty"):
+        ImageRef(b"", "empty").load()
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that only claims its size."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    body = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", body) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("size", [(10_000, 10_000), (60_000, 60_000)])
+def test_decompression_bombs_are_refused(size: tuple[int, int]) -> None:
+    for use in (ImageRef(png_header(*size), "bomb").load, ImageRef(png_header(*size), "bomb").size):
+        with pytest.raises(DataError, match="bomb is refused"):
+            use()
+
+
+def test_no_pixels() -> None:
+    with pytest.raises(DataError, match="nothing"):
+        ImageRef(png_header(0, 0), "nothing").load()
+    with pytest.raises(DataError, match="no pixels"):
+        ImageRef(PilImage.new("RGB", (0, 5)), "nothing").load()
+
+
+def test_loading_leaves_a_shared_pil_image_usable() -> None:
+    image = picture(20, 10)
+    ref = ImageRef(image)
+    assert pixels(image).shape == (10, 20, 3)
+    np.testing.assert_array_equal(np.asarray(ref.load()), np.asarray(ref.load()))

@@ -1,0 +1,195 @@
+"""Token ids equal those of transformers' processors; labels, truncation and refusals."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from transformers import PreTrainedTokenizerFast
+from transformers.models.idefics2.image_processing_pil_idefics2 import Idefics2ImageProcessorPil
+from transformers.models.idefics2.processing_idefics2 import Idefics2Processor
+from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+from transformers.models.idefics3.processing_idefics3 import Idefics3Processor
+
+from tests.data.conftest import make_tokenizer, picture
+from vlm_ablate.config.data import DataConfig, ImageConfig
+from vlm_ablate.data.encode import IGNORE, Encoder, UnusableSample
+from vlm_ablate.data.sample import Image, ImageRef, Sample, Text
+from vlm_ablate.errors import DataError
+
+SIZES = [(64, 48), (30, 90), (100, 100)]
+PROMPTS = [
+    "<image>Question: how many cats? Answer: two",
+    "A red circle<image><image> and a blue square.\n\n<image>",
+    "<image>\nWhat is it?<image>The end",
+    "User:<image>Describe<end_of_utterance>\nAssistant: a cat<end_of_utterance>\n",
+    "no image at all",
+]
+
+
+def data_config(**fields: object) -> DataConfig:
+    mixture = {"a": {"source": {"name": "cauldron", "id": "nowhere"}}}
+    return DataConfig.model_validate({"mixture": mixture, "sequence_length": 4096, **fields})
+
+
+def split_prompt(prompt: str, images: list[ImageRef], learned: bool = True) -> Sample:
+    """A document whose segments are cut where the images stand."""
+    parts = prompt.split("<image>")
+    segments = [Text(parts[0], learned)]
+    for ref, part in zip(images, parts[1:], strict=True):
+        segments += [Image(ref), Text(part, learned)]
+    return Sample("s", tuple(s for s in segments if not isinstance(s, Text) or s.text), "test")
+
+
+def refs(prompt: str) -> list[ImageRef]:
+    return [ImageRef(picture(*SIZES[i])) for i in range(prompt.count("<image>"))]
+
+
+@pytest.mark.parametrize("split", ["none", "crops"])
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_ids_equal_idefics2_processor(any_tokenizer: PreTrainedTokenizerFast, prompt: str, split: str) -> None:
+    size = {"shortest_edge": 28, "longest_edge": 70}
+    processor = Idefics2Processor(
+        Idefics2ImageProcessorPil(do_image_splitting=split == "crops", size=size), any_tokenizer, image_seq_len=5
+    )
+    images = refs(prompt)
+    theirs = processor(text=prompt, images=[[r.load() for r in images]] if images else None, return_tensors="np")
+    config = data_config(image=ImageConfig(resize="native", size=70, shortest=28, split=split))
+    ours = Encoder(any_tokenizer, config, 5)(split_prompt(prompt, images), generate=True)
+    assert ours.input_ids.tolist() == theirs["input_ids"][0].tolist()
+    if images:
+        assert len(ours.views) == theirs["pixel_values"].shape[1]
+
+
+@pytest.mark.parametrize("longest", [32, 96])
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_ids_equal_idefics3_processor(any_tokenizer: PreTrainedTokenizerFast, prompt: str, longest: int) -> None:
+    images_of = Idefics3ImageProcessorPil(size={"longest_edge": longest}, max_image_size={"longest_edge": 32})
+    images = refs(prompt)
+    processor = Idefics3Processor(images_of, any_tokenizer, image_seq_len=4)
+    theirs = processor(
+        text=prompt, images=[[r.load() for r in images]] if images else None, return_tensors="np",
+        images_kwargs={"return_row_col_info": True},
+    )
+    config = data_config(image=ImageConfig(split="tiles", size=longest, tile=32))
+    ours = Encoder(any_tokenizer, config, 4)(split_prompt(prompt, images), generate=True)
+    assert ours.input_ids.tolist() == theirs["input_ids"][0].tolist()
+    if images:
+        np.testing.assert_array_equal(len(ours.views), theirs["pixel_values"].shape[1])
+
+
+def learned_text(tokenizer: PreTrainedTokenizerFast, encoder: Encoder, sample: Sample) -> str:
+    layout = encoder.layout(sample)
+    kept = layout.labels != IGNORE
+    np.testing.assert_array_equal(layout.labels[kept], layout.input_ids[kept])
+    return tokenizer.decode(layout.input_ids[kept])
+
+
+def dialogue(*segments: object, id: str = "s") -> Sample:
+    return Sample(id, tuple(segments), "test", dialogue=True)
+
+
+PICTURE = Image(ImageRef(np.zeros((40, 50, 3), np.uint8), "zeros"))
+SMALL = ImageConfig(size=16)
+
+
+def test_only_supervised_text_and_eos_are_learned(any_tokenizer: PreTrainedTokenizerFast) -> None:
+    encoder = Encoder(any_tokenizer, data_config(image=SMALL), 3)
+    sample = Sample("s", (PICTURE, Text("Question: how many? Answer:"), Text(" two cats", True)), "test")
+    assert learned_text(any_tokenizer, encoder, sample).strip() == "two cats</s>"
+    demonstration = Sample("s", (Text("the first", True), Text(" then the rest")), "test")
+    assert learned_text(any_tokenizer, encoder, demonstration) == "the first"
+
+
+def test_plain_dialogue_is_written_as_the_few_shot_format(tokenizer: PreTrainedTokenizerFast) -> None:
+    encoder = Encoder(tokenizer, data_config(image=SMALL), 1)
+    sample = dialogue(PICTURE, Text("how many?"), Text("two", True), Text("what?"), Text("cats", True))
+    assert tokenizer.decode(encoder.layout(sample).input_ids) == (
+        "<fake_token_around_image><image><fake_token_around_image> Question: how many? Answer: two"
+        "\nQuestion: what? Answer: cats</s>"
+    )
+    assert learned_text(tokenizer, encoder, sample) == " two cats</s>"
+
+
+def test_chat_format_learns_answers_and_their_end(tokenizer: PreTrainedTokenizerFast) -> None:
+    encoder = Encoder(tokenizer, data_config(image=SMALL, prompt="chat"), 1)
+    sample = dialogue(PICTURE, Text("how many?"), Text("two", True), Text("what?"), Text("cats", True))
+    block = "<fake_token_around_image><image><fake_token_around_image>"
+    assert tokenizer.decode(encoder.layout(sample).input_ids) == (
+        f"User:{block} how many?<end_of_utterance>\nAssistant: two<end_of_utterance>\n"
+        "User: what?<end_of_utterance>\nAssistant: cats<end_of_utterance>\n"
+    )
+    assert learned_text(tokenizer, encoder, sample) == " two<end_of_utterance> cats<end_of_utterance>"
+    asked = encoder.layout(dialogue(PICTURE, Text("what?")), generate=True)
+    assert tokenizer.decode(asked.input_ids).endswith("<end_of_utterance>\nAssistant:")
+
+
+def test_template_format_learns_what_it_writes_for_the_assistant() -> None:
+    tokenizer = make_tokenizer()
+    sample = dialogue(PICTURE, Text("how many?"), Text("two", True), Text("what?"), Text("cats", True))
+    with pytest.raises(DataError, match="no chat template"):
+        Encoder(tokenizer, data_config(image=SMALL, prompt="template"), 1)
+    tokenizer.chat_template = (
+        "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}</s>{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]{% endif %}"
+    )
+    encoder = Encoder(tokenizer, data_config(image=SMALL, prompt="template"), 1)
+    ids = encoder.layout(sample).input_ids
+    assert tokenizer.decode(ids).startswith("<s>[user]<fake_token_around_image><image>") and list(ids).count(1) == 1
+    assert learned_text(tokenizer, encoder, sample) == "two</s>cats</s>"
+
+
+@pytest.mark.parametrize("split", ["none", "crops", "tiles"])
+def test_truncation_never_cuts_an_image_block(tokenizer: PreTrainedTokenizerFast, split: str) -> None:
+    image = ImageConfig(size=32, tile=16, split=split)
+    words = Text(" the weather in Bern is cold", True)
+    sample = Sample("s", (words, PICTURE, PICTURE, words, PICTURE, words), "test")
+    whole = Encoder(tokenizer, data_config(image=image), 3)(sample)
+    image_id = tokenizer.convert_tokens_to_ids("<image>")
+    for limit in range(2, len(whole.input_ids) + 3):
+        cut = Encoder(tokenizer, data_config(image=image, sequence_length=limit), 3)(sample)
+        assert len(cut.input_ids) <= limit
+        assert (cut.input_ids == image_id).sum() == 3 * len(cut.views)
+        np.testing.assert_array_equal(cut.input_ids, whole.input_ids[: len(cut.input_ids)])
+        assert cut.truncated == (limit < len(whole.input_ids))
+        # Cut at the limit itself unless that is inside a block.
+        if len(cut.input_ids) < min(limit, len(whole.input_ids)):
+            assert len(cut.views) < len(whole.views)
+
+
+def test_a_sample_with_foreign_image_tokens_is_refused_by_id(tokenizer: PreTrainedTokenizerFast) -> None:
+    encoder = Encoder(tokenizer, data_config(image=SMALL), 2)
+    with pytest.raises(UnusableSample, match="sample page-17: its text has 2 <image> tokens for 1 images"):
+        encoder(Sample("page-17", (PICTURE, Text("an <image> tag", True)), "test"))
+
+
+def test_nothing_to_learn_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
+    encoder = Encoder(tokenizer, data_config(image=SMALL, sequence_length=6), 3)
+    with pytest.raises(UnusableSample, match="after truncation"):
+        encoder(Sample("s", (PICTURE, Text("what is the capital of France"), Text(" Paris", True)), "test"))
+    with pytest.raises(UnusableSample, match="s: no supervised"):
+        encoder(Sample("s", (Text(""),), "test"))
+
+
+def test_undecodable_images_are_refused_by_id(tokenizer: PreTrainedTokenizerFast) -> None:
+    encoder = Encoder(tokenizer, data_config(image=SMALL), 3)
+    with pytest.raises(UnusableSample, match="sample x: .*broken") as caught:
+        encoder(Sample("x", (Image(ImageRef(b"nonsense", "broken")), Text("a", True)), "test"))
+    assert caught.value.reason == "undecodable image"
+
+
+def test_missing_image_tokens_are_named() -> None:
+    bare = PreTrainedTokenizerFast(tokenizer_object=make_tokenizer().backend_tokenizer.from_str(BARE), eos_token="a")
+    with pytest.raises(DataError, match="no token '<image>'"):
+        Encoder(bare, data_config(), 3)
+
+
+BARE = '{"version":"1.0","added_tokens":[],"model":{"type":"WordLevel","vocab":{"a":0},"unk_token":"a"}}'
+
+
+def test_view_tokens_may_depend_on_size(tokenizer: PreTrainedTokenizerFast) -> None:
+    config = data_config(image=ImageConfig(resize="native", size=64, shortest=16))
+    encoded = Encoder(tokenizer, config, lambda height, width: height * width // 64)(
+        Sample("s", (Image(ImageRef(picture(128, 64))), Text("a", True)), "test")
+    )
+    image_id = tokenizer.convert_tokens_to_ids("<image>")
+    assert (encoded.input_ids == image_id).sum() == 64 * 32 // 64

@@ -1,0 +1,104 @@
+"""Configuration of the data sources that read records of a public schema: from the hub, a folder or a file."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from vlm_ablate.config.base import ComponentConfig
+
+
+class RecordsConfig(ComponentConfig):
+    """Where records are: what all of these sources share."""
+
+    id: str
+    """Hub id, or local folder, file or glob: Parquet, JSON lines with image paths, tar shards, or a saved data set."""
+    subset: str | None = None
+    """Configuration of the hub data set, e.g. one of The Cauldron's data sets."""
+    revision: str | None = None
+    """Commit, tag or branch on the hub."""
+    split: str = "train"
+    """Split on the hub; of a local folder, the files whose name or folder starts with it, or all if none does."""
+    format: Literal["auto", "parquet", "jsonl", "webdataset", "saved", "hub"] = "auto"
+    """What `id` holds; "auto" tells by its existence and the files' endings."""
+    streaming: bool = False
+    """Read in order instead of downloading first; rows are then shuffled within a window only."""
+    rows: int | None = Field(None, gt=0)
+    """Rows to use: the first so many. Must be given for a stream of unknown length."""
+
+
+class CauldronConfig(RecordsConfig):
+    """Visual questions in The Cauldron's schema: `images`, and `texts` of user and assistant; several turns and images."""
+
+    name: Literal["cauldron"] = "cauldron"
+    id: str = "HuggingFaceM4/the_cauldron"
+
+
+class DocmatixConfig(RecordsConfig):
+    """Questions on document pages in Docmatix's schema (The Cauldron's, with a document's pages as `images`)."""
+
+    name: Literal["docmatix"] = "docmatix"
+    id: str = "HuggingFaceM4/Docmatix"
+    max_pages: int | None = Field(None, gt=0)
+    """Pages kept of a document; None: all."""
+
+
+class ObelicsConfig(RecordsConfig):
+    """Interleaved web documents in OBELICS' schema: parallel lists `images` and `texts`, one of each pair None."""
+
+    name: Literal["obelics"] = "obelics"
+    id: str = "HuggingFaceM4/OBELICS"
+    max_images: int | None = Field(None, gt=0)
+    """Images kept a document; None: all that fit the sequence."""
+
+
+class PairsConfig(RecordsConfig):
+    """Pictures with alt text and, where there is one, a synthetic caption (LAION COCO, PMD)."""
+
+    name: Literal["pairs"] = "pairs"
+    image: str = "image"
+    """Column of the picture."""
+    text: str = "text"
+    """Column of the alt text."""
+    synthetic: str | None = None
+    """Column of the synthetic caption (LAION COCO: top_caption)."""
+    caption: Literal["alt_text", "synthetic"] = "alt_text"
+    """Which of the two is learned; both stay in the record."""
+
+    @model_validator(mode="after")
+    def _synthetic_has_a_column(self) -> PairsConfig:
+        if self.caption == "synthetic" and not self.synthetic:
+            raise ValueError("`caption: synthetic` needs `synthetic`, the column of the synthetic captions")
+        return self
+
+
+class PagesConfig(RecordsConfig):
+    """Transcribed pages (OCR-IDL, PDFA): page pictures, TIFF or PDF, and their words or lines."""
+
+    name: Literal["pages"] = "pages"
+    max_pages: int = Field(4, gt=0)
+    """Pages kept of a document."""
+    dpi: int = Field(150, gt=0)
+    """Resolution at which PDF pages are drawn."""
+
+
+class RenderedTextConfig(RecordsConfig):
+    """Pictures of rendered text and what they say (Rendered Text)."""
+
+    name: Literal["rendered_text"] = "rendered_text"
+    id: str = "wendlerc/RenderedText"
+
+
+class WebSightConfig(RecordsConfig):
+    """Screenshots and the HTML they came from (WebSight)."""
+
+    name: Literal["websight"] = "websight"
+    id: str = "HuggingFaceM4/WebSight"
+    subset: str | None = "v0.2"
+
+
+class TextInstructionsConfig(RecordsConfig):
+    """Instructions without images: `messages`, `conversations`, or instruction and output columns."""
+
+    name: Literal["text_instructions"] = "text_instructions"

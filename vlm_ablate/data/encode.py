@@ -1,0 +1,257 @@
+"""From a sample to token ids, labels and views.
+
+The prompt is tokenised once as a whole with one `<image>` marker an image, exactly as the released processors'
+strings tokenise; each marker is then replaced by the ids of its image block:
+
+- Idefics2, whole image:  fake, N x image, fake
+- Idefics2, crops:        the same five times (four crops, then the whole); neighbouring fakes are merged
+- Idefics3, tiles:        per tile fake, row_r_col_c, N x image; "\\n" after each row; then
+                          "\\n", fake, global-img, N x image, fake (only this last part when the image is one tile)
+
+Truncation: a sequence longer than the limit is cut at the limit; if that falls inside an image block, the cut moves
+before the block, so trailing images go as a whole with all that follows them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vlm_ablate.config.data import DataConfig
+from vlm_ablate.data.images import Size, load_views, tile_grid, views_of_size
+from vlm_ablate.data.prompts import FAKE, GLOBAL, IMAGE, Prompt, prompt_format, row_col
+from vlm_ablate.data.sample import Sample, UnusableSample
+from vlm_ablate.errors import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+IGNORE = -100
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a sample becomes, before any pixel is decoded."""
+
+    input_ids: np.ndarray
+    """(sequence,) int64."""
+    labels: np.ndarray
+    """(sequence,) int64, IGNORE where nothing is predicted."""
+    view_sizes: list[Size]
+    """(height, width) of the views whose tokens are in `input_ids`, in reading order."""
+    images: int
+    """Images kept."""
+    truncated: bool
+
+
+@dataclass(frozen=True)
+class EncodedSample:
+    """A sample ready for a batch."""
+
+    id: str
+    input_ids: np.ndarray
+    labels: np.ndarray
+    views: list[np.ndarray]
+    """Each uint8 (height, width, 3)."""
+    images: int
+    truncated: bool
+
+
+class Encoder:
+    """Encodes samples for one tokenizer, one way of preparing images and one prompt format.
+
+    `tokens_per_view` is how many `<image>` placeholders one view takes in the text: a number, or a function of the
+    view's (height, width).
+
+    Raises:
+        DataError: the tokenizer lacks a token that the image blocks need, or is not a fast one.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        config: DataConfig,
+        tokens_per_view: int | Callable[[int, int], int],
+    ) -> None:
+        self.config, self.image = config, config.image
+        self._backend = _own_backend(tokenizer)
+        self._write = prompt_format(config.prompt, tokenizer)
+        self._tokens_per_view = tokens_per_view
+        self.eos, self.bos = tokenizer.eos_token_id, tokenizer.bos_token
+        self.pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (self.eos or 0)
+        self.image_id, self._fake = self._id(IMAGE), self._id(FAKE)
+        if self.image.split == "tiles":
+            self._global = self._id(GLOBAL)
+            self._newline, self._gap = self._between("\n"), self._between("\n\n")
+        self._blocks: dict[tuple[tuple[int, int], tuple[int, ...]], np.ndarray] = {}
+
+    def __call__(self, sample: Sample, *, generate: bool = False) -> EncodedSample:
+        """Token ids, labels and pixels of a sample; with `generate`, a prompt to be answered (never truncated).
+
+        Raises:
+            UnusableSample: undecodable image, image tokens that do not match the images, or nothing to learn.
+        """
+        layout = self.layout(sample, generate=generate)
+        views: list[np.ndarray] = []
+        try:
+            for ref in sample.images[: layout.images]:
+                views += load_views(ref, self.image)[0]
+        except UnusableSample:
+            raise
+        except DataError as error:
+            raise UnusableSample(sample.id, "undecodable image", error.message) from error
+        sizes = [view.shape[:2] for view in views]
+        if sizes != layout.view_sizes:
+            raise UnusableSample(
+                sample.id, "image tokens", f"its text is laid out for views {layout.view_sizes}, its images give {sizes}"
+            )
+        return EncodedSample(sample.id, layout.input_ids, layout.labels, views, layout.images, layout.truncated)
+
+    def layout(self, sample: Sample, *, generate: bool = False) -> Layout:
+        """As calling the encoder, but reads only the headers of images.
+
+        Raises:
+            UnusableSample: as above, as far as it shows without pixels.
+        """
+        prompt = self._spaced(self._write(sample, generate))
+        ids, learned = self._tokenise(prompt)
+        try:
+            sizes = [ref.size() for ref in sample.images]
+            plans = [(tile_grid(w, h, self.image), views_of_size(w, h, self.image)) for w, h in sizes]
+        except DataError as error:
+            raise UnusableSample(sample.id, "undecodable image", error.message) from error
+        markers = np.flatnonzero(ids == self.image_id)
+        if len(markers) != len(plans):
+            raise UnusableSample(
+                sample.id, "image tokens", f"its text has {len(markers)} {IMAGE} tokens for {len(plans)} images"
+            )
+        layout = self._expand(ids, learned, markers, plans, None if generate else self.config.sequence_length)
+        if not generate and not (layout.labels[1:] != IGNORE).any():
+            raise UnusableSample(
+                sample.id, "nothing to learn", "no supervised token is left" + " after truncation" * layout.truncated
+            )
+        return layout
+
+    def _expand(
+        self,
+        ids: np.ndarray,
+        learned: np.ndarray,
+        markers: np.ndarray,
+        plans: list[tuple[tuple[int, int], list[Size]]],
+        limit: int | None,
+    ) -> Layout:
+        pieces, labels, sizes = [], [], []
+        kept = at = length = 0
+        end = None  # of the sequence, where it must be cut before a block
+        for i, (marker, (grid, views)) in enumerate(zip(markers, plans, strict=True)):
+            text = ids[at:marker]
+            block = self._block(grid, views)
+            if i and not len(text) and self.image.split != "tiles":
+                block = block[1:]  # neighbouring images share the fake token between them
+            pieces.append(text)
+            labels.append(np.where(learned[at:marker], text, IGNORE))
+            length += len(text)
+            if limit is not None and length + len(block) > limit:
+                end = min(length, limit)
+                break
+            pieces.append(block)
+            labels.append(np.full(len(block), IGNORE, np.int64))
+            length, at, kept = length + len(block), marker + 1, i + 1
+            sizes += views
+        else:
+            pieces.append(ids[at:])
+            labels.append(np.where(learned[at:], ids[at:], IGNORE))
+            length += len(ids) - at
+            if limit is not None and length > limit:
+                end = limit
+        input_ids, targets = np.concatenate(pieces)[:end], np.concatenate(labels)[:end]
+        return Layout(input_ids, targets, sizes, kept, truncated=end is not None)
+
+    def _tokenise(self, prompt: Prompt) -> tuple[np.ndarray, np.ndarray]:
+        """Ids, and whether each is learned: whether its last character is in a learned run."""
+        text = prompt.text
+        special = not (self.bos and text.startswith(self.bos))
+        encoding = self._backend.encode(text, add_special_tokens=special)
+        ids = encoding.ids
+        ends = list(accumulate(len(run) for run, _ in prompt.runs))
+        flags = np.array([flag for _, flag in prompt.runs] + [False])
+        last = np.array([end for _, end in encoding.offsets], np.int64) - 1
+        learned = flags[np.searchsorted(np.array(ends), last, side="right")] & (last >= 0)
+        if prompt.eos and self.eos is not None:
+            # Some tokenizers append the end of sequence themselves.
+            if ids and ids[-1] == self.eos and last[-1] < 0:
+                learned[-1] = prompt.runs[-1][1]
+            else:
+                ids, learned = [*ids, self.eos], np.append(learned, bool(prompt.runs) and prompt.runs[-1][1])
+        return np.array(ids, np.int64), learned
+
+    def _spaced(self, prompt: Prompt) -> Prompt:
+        """A space between an image and a word that follows directly, as transformers' Idefics2 processor puts it."""
+        if self.image.split == "tiles":
+            return prompt
+        runs, after_image = [], False
+        for text, flag in prompt.runs:
+            if after_image and text and not text[0].isspace() and text[0] != "<":
+                text = " " + text
+            if IMAGE in text:
+                parts = text.split(IMAGE)
+                parts[1:] = [" " + p if p and not p[0].isspace() and p[0] != "<" else p for p in parts[1:]]
+                text = IMAGE.join(parts)
+            after_image = text.endswith(IMAGE) if text else after_image
+            runs.append((text, flag))
+        return Prompt(tuple(runs), prompt.eos)
+
+    def _block(self, grid: tuple[int, int], views: list[Size]) -> np.ndarray:
+        """Token ids that stand for one image."""
+        counts = tuple(self.placeholders(*view) for view in views)
+        key = (grid, counts)
+        if key not in self._blocks:
+            self._blocks[key] = np.array(self._tiles(grid, counts) if self.image.split == "tiles" else self._views(counts))
+        return self._blocks[key]
+
+    def placeholders(self, height: int, width: int) -> int:
+        """`<image>` tokens for one view of that size."""
+        per_view = self._tokens_per_view
+        return per_view if isinstance(per_view, int) else per_view(height, width)
+
+    def _views(self, counts: tuple[int, ...]) -> list[int]:
+        ids = [self._fake]
+        for count in counts:
+            ids += [self.image_id] * count + [self._fake]
+        return ids
+
+    def _tiles(self, grid: tuple[int, int], counts: tuple[int, ...]) -> list[int]:
+        rows, cols = grid
+        ids: list[int] = []
+        for row in range(rows):
+            for col in range(cols):
+                ids += [self._fake, self._id(row_col(row + 1, col + 1))] + [self.image_id] * counts[row * cols + col]
+            ids += self._newline if row + 1 < rows else self._gap
+        return [*ids, self._fake, self._global, *[self.image_id] * counts[-1], self._fake]
+
+    def _between(self, text: str) -> list[int]:
+        """Ids of a text that stands between special tokens."""
+        return self._backend.encode(f"{FAKE}{text}{FAKE}", add_special_tokens=False).ids[1:-1]
+
+    def _id(self, token: str) -> int:
+        found = self._backend.token_to_id(token)
+        if found is None:
+            raise DataError(f"the tokenizer has no token {token!r}", hint="build the model first: it adds the image tokens")
+        return found
+
+
+def _own_backend(tokenizer: PreTrainedTokenizerBase) -> object:
+    """A copy of the Rust tokenizer without truncation or padding, which calls elsewhere may switch on."""
+    from tokenizers import Tokenizer
+
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise DataError(f"{type(tokenizer).__name__} is not a fast tokenizer, which gives no character offsets")
+    own = Tokenizer.from_str(backend.to_str())
+    own.no_truncation()
+    own.no_padding()
+    return own

@@ -1,0 +1,138 @@
+"""Prompt formats: how a sample's segments become one string with image markers, and which characters are learned.
+
+- "plain": a document stands as it is; a dialogue becomes `{image}Question: ... Answer: ...`, one turn a line (the
+  papers' few-shot format). The end-of-sequence token follows, learned if the last text is.
+- "chat": `User:{image} ...<end_of_utterance>` / `Assistant: ...<end_of_utterance>`, one turn a line (Idefics2 and 3);
+  answers and their `<end_of_utterance>` are learned. Documents stay plain.
+- "template": the tokenizer's own chat template; what it writes for the assistant is learned. Documents stay plain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vlm_ablate.data.sample import Image, Sample, Segment, Text
+from vlm_ablate.errors import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+IMAGE = "<image>"
+FAKE = "<fake_token_around_image>"
+END_OF_UTTERANCE = "<end_of_utterance>"
+GLOBAL = "<global-img>"
+
+
+def row_col(row: int, col: int) -> str:
+    """Position token of a tile, counted from 1."""
+    return f"<row_{row}_col_{col}>"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt as runs of text; an image marker stands where each image goes."""
+
+    runs: tuple[tuple[str, bool], ...]
+    """(text, learned) in reading order."""
+    eos: bool
+    """Whether the end-of-sequence token follows; learned if the last run is."""
+
+    @property
+    def text(self) -> str:
+        """The whole prompt."""
+        return "".join(text for text, _ in self.runs)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One turn of a dialogue."""
+
+    role: str
+    segments: tuple[Segment, ...]
+
+
+def turns(sample: Sample) -> list[Turn]:
+    """User and assistant turns: runs of segments without and with loss."""
+    found: list[Turn] = []
+    for segment in sample.segments:
+        role = "assistant" if isinstance(segment, Text) and segment.supervised else "user"
+        if found and found[-1].role == role:
+            found[-1] = Turn(role, (*found[-1].segments, segment))
+        else:
+            found.append(Turn(role, (segment,)))
+    return found
+
+
+def plain(sample: Sample, generate: bool = False) -> Prompt:
+    """The "plain" format; with `generate`, an answer is to follow and no end-of-sequence token does."""
+    if not sample.dialogue:
+        runs = tuple((s.text, s.supervised) if isinstance(s, Text) else (IMAGE, False) for s in sample.segments)
+        return Prompt(runs, eos=not generate)
+    runs: list[tuple[str, bool]] = []
+    for number, turn in enumerate(turns(sample)):
+        if turn.role == "assistant":
+            runs.append((" " + _joined(turn.segments).strip(), True))
+            continue
+        images = IMAGE * sum(isinstance(s, Image) for s in turn.segments)
+        question = _joined(s for s in turn.segments if isinstance(s, Text)).strip()
+        runs.append((("\n" if number else "") + images + (f"Question: {question} Answer:" if question else ""), False))
+    return Prompt(tuple(runs), eos=not generate)
+
+
+def chat(sample: Sample, generate: bool = False) -> Prompt:
+    """The "chat" format, as the chat templates of the released Idefics2 and Idefics3 write it."""
+    if not sample.dialogue:
+        return plain(sample, generate)
+    runs: list[tuple[str, bool]] = []
+    for turn in turns(sample):
+        if turn.role == "user":
+            gap = "" if isinstance(turn.segments[0], Image) else " "
+            runs.append((f"User:{gap}{_joined(turn.segments)}{END_OF_UTTERANCE}\n", False))
+        else:
+            runs += [("Assistant:", False), (f" {_joined(turn.segments)}{END_OF_UTTERANCE}", True), ("\n", False)]
+    if generate:
+        runs.append(("Assistant:", False))
+    return Prompt(tuple(runs), eos=False)
+
+
+def template(tokenizer: PreTrainedTokenizerBase) -> Callable[[Sample, bool], Prompt]:
+    """The "template" format of one tokenizer.
+
+    Raises:
+        DataError: the tokenizer has no chat template.
+    """
+    if not tokenizer.chat_template:
+        raise DataError("the tokenizer has no chat template", hint='use `prompt: chat` or `prompt: plain`')
+
+    def render(messages: list[dict[str, str]], ask: bool) -> str:
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask)
+
+    def write(sample: Sample, generate: bool = False) -> Prompt:
+        if not sample.dialogue:
+            return plain(sample, generate)
+        messages = [{"role": t.role, "content": _joined(t.segments)} for t in turns(sample)]
+        whole = render(messages, generate)
+        runs: list[tuple[str, bool]] = []
+        done = 0
+        for i, message in enumerate(messages):
+            if message["role"] != "assistant":
+                continue
+            before, after = render(messages[:i], True), render(messages[: i + 1], False)
+            if not (whole.startswith(before) and whole.startswith(after) and done <= len(before) <= len(after)):
+                raise DataError(f"sample {sample.id}: the chat template rewrites earlier turns; cannot tell the answers")
+            runs += [(whole[done : len(before)], False), (whole[len(before) : len(after)], True)]
+            done = len(after)
+        return Prompt((*runs, (whole[done:], False)), eos=False)
+
+    return write
+
+
+def prompt_format(name: str, tokenizer: PreTrainedTokenizerBase) -> Callable[[Sample, bool], Prompt]:
+    """The function that writes prompts of format `name`: (sample, generate) -> Prompt."""
+    return {"plain": lambda: plain, "chat": lambda: chat, "template": lambda: template(tokenizer)}[name]()
+
+
+def _joined(segments: object) -> str:
+    return "".join(s.text if isinstance(s, Text) else IMAGE for s in segments)  # type: ignore[attr-defined]
