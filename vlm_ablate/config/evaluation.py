@@ -28,6 +28,8 @@ class Demonstrations(Strict):
     selection: Literal["random", "nearest"] = "random"
     """"nearest" ranks by image features (RICES)."""
     seed: int = 0
+    pool: int | None = Field(2048, gt=0)
+    """Items of the train split that demonstrations come from, drawn once with the seed; None: all of them."""
 
 
 class EvaluationConfig(Strict):

@@ -35,7 +35,8 @@ def _row(line: str, where: str) -> tuple[str, list[str]]:
         raise DataError(f"{where}: not a JSON object")
     missing = [key for key in ("prediction", "references") if key not in row]
     if missing:
-        raise DataError(f"{where}: no {' and no '.join(map(repr, missing))}; found: {', '.join(map(repr, row)) or 'nothing'}")
+        found = ", ".join(map(repr, row)) or "nothing"
+        raise DataError(f"{where}: no {' and no '.join(map(repr, missing))}; found: {found}")
     prediction, references = row["prediction"], row["references"]
     if not isinstance(prediction, str):
         raise DataError(f"{where}: 'prediction' must be a text, not {type(prediction).__name__}")

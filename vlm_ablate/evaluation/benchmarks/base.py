@@ -41,7 +41,7 @@ class Benchmark(ABC):
     metric_name: str
     template: str = "vqa"
     """Name in `evaluation/prompts.py`."""
-    stop: tuple[str, ...] = ("\n", "Question", "User", "<end_of_utterance>", "<image>")
+    stop: tuple[str, ...] = ("\n", "Question", "User", "<end_of_utterance>")
     """An answer ends before the first of these (the papers' stop words, and the line end of the few-shot format)."""
     max_new_tokens: int = 15
 
@@ -63,7 +63,7 @@ class Benchmark(ABC):
         """
 
     def split_hash(self, split: Split, limit: int | None = None) -> str:
-        """Fingerprint of the (first `limit`) items: ids, picture keys, questions, choices, references. Not of pixels."""
+        """Fingerprint of the (first `limit`) items: ids, picture keys, questions, choices, references; not pixels."""
         return hash_items(islice(self.items(split), limit))
 
     def checked_items(self, split: Split, limit: int | None = None) -> Sequence[BenchmarkItem]:

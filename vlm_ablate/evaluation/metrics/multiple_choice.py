@@ -27,7 +27,9 @@ from vlm_ablate.evaluation.metrics.numbers import decimal_places, parse_number
 _CHOICE = re.compile(r"([A-Z])\. (.*)", re.DOTALL)
 _ALONE = re.compile(r"[(\[]?([A-Za-z])[)\]]?\s*[.,:]?")
 _LEADING = re.compile(r"[(\[]([A-Z])[)\]]|([A-Z])\s*[.):,](?!\S*[.])")
-_SAID = re.compile(r"\b(?:answer|option|choice)\s*(?:is|:)?\s*:?\s*(?:option\s+|choice\s+)?[(\[*]*([A-Z])(?![A-Za-z'’])", re.IGNORECASE)
+_SAID = re.compile(
+    r"\b(?:answer|option|choice)\s*(?:is|:)?\s*:?\s*(?:option\s+|choice\s+)?[(\[*]*([A-Z])(?![A-Za-z'’])", re.IGNORECASE
+)
 _BRACKETED = re.compile(r"[(\[]([A-Z])[)\]]")
 
 
@@ -40,7 +42,7 @@ def split_references(references: Sequence[str]) -> tuple[set[str], dict[str, str
     letters = {r.strip() for r in references if re.fullmatch(r"[A-Z]", r.strip())}
     choices = {m[1]: normalise(m[2]) for m in map(_CHOICE.fullmatch, references) if m} if letters else {}
     if choices and not letters <= choices.keys():
-        raise DataError(f"multiple_choice: the right letter {sorted(letters - choices.keys())} is not among the choices")
+        raise DataError(f"multiple_choice: right letter {sorted(letters - choices.keys())} is not among the choices")
     return letters, choices
 
 

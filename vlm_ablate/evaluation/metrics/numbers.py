@@ -27,7 +27,8 @@ def parse_number(text: str) -> Fraction | None:
     whole, decimals = match["whole"].replace(",", ""), (match["decimals"] or ".")[1:]
     if not whole and not decimals:
         return None
-    value = Fraction(int(whole + decimals or "0"), 10 ** len(decimals)) * Fraction(10) ** int((match["exponent"] or "e0")[1:])
+    exponent = int((match["exponent"] or "e0")[1:]) - len(decimals)
+    value = int(whole + decimals) * Fraction(10) ** exponent
     value = -value if match["sign"] == "-" else value
     return value / 100 if match["percent"] else value
 

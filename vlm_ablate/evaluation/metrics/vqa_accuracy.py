@@ -14,8 +14,8 @@ Rules of the processing, including those that the web page does not tell:
 - `none` is 0, `zero`..`ten` are digits; `a`, `an`, `the` are dropped.
 - a contraction with one apostrophe missing gets it back; `somebody'd` loses its own.
 
-References other than 10: more or exactly 10 are used as they are. Fewer than 10 cannot reach "3 others agree" fairly, so
-each counts as 10/n annotators (5 references count double, which is OKVQA's own rule; 1 reference is right or wrong):
+References other than 10: more or exactly 10 are used as they are. Fewer than 10 cannot reach "3 others agree" fairly,
+so each counts as 10/n annotators (5 references count double, which is OKVQA's own rule; 1 reference is right or wrong):
 with v = 10 m/n votes for the answer, (v min(1, (v-1)/3) + (10-v) min(1, v/3)) / 10. At n = 10 it is the original.
 """
 

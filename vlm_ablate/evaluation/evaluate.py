@@ -1,0 +1,216 @@
+"""Scoring a model on one benchmark: few-shot prompts, images encoded once, greedy batches of like length, resumable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+
+from vlm_ablate.config.components import benchmarks
+from vlm_ablate.config.data import DataConfig
+from vlm_ablate.config.evaluation import BenchmarkEntry, EvaluationConfig
+from vlm_ablate.data.encode import Encoder, Layout
+from vlm_ablate.data.sample import ImageRef, Sample
+from vlm_ablate.evaluation.benchmarks.base import Benchmark, BenchmarkItem, hash_items
+from vlm_ablate.evaluation.demonstrations import Demonstrator
+from vlm_ablate.evaluation.features import VisualCache
+from vlm_ablate.evaluation.predictions import Prediction, PredictionFile
+from vlm_ablate.evaluation.prompts import Template, build_prompt, get_template
+from vlm_ablate.evaluation.record import ScoreRecord
+
+if TYPE_CHECKING:
+    from vlm_ablate.models.vlm import VLM
+
+Progress = Callable[[int, int], None]
+
+_WINDOW = 16
+"""Batches whose prompts are laid out together before they are sorted by length; bounds memory on large benchmarks."""
+
+
+@dataclass(frozen=True)
+class _Request:
+    """One prompt, ready for a batch."""
+
+    item: BenchmarkItem
+    shots: tuple[str, ...]
+    images: tuple[tuple[str, ImageRef], ...]
+    """(cache key, image) in reading order."""
+    layout: Layout
+
+
+@torch.no_grad()
+def evaluate(
+    vlm: VLM,
+    column: str,
+    entry: BenchmarkEntry,
+    cfg: EvaluationConfig,
+    data_cfg: DataConfig,
+    *,
+    blind: bool,
+    out: Path,
+    progress: Progress | None = None,
+    state: str = "",
+    precision: Literal["fp32", "bf16"] = "fp32",
+    benchmark: Benchmark | None = None,
+) -> ScoreRecord:
+    """Score a model on one benchmark; the predictions stand in `out` (see `predictions.py`) as they come.
+
+    An evaluation that was killed continues from `out`, in the same batches, as if it had not been. A finished `out`
+    is not computed again.
+
+    Args:
+        vlm: the model; its mode is put back afterwards.
+        column: the table's column, i.e. the name of `entry` in the experiment file.
+        blind: withhold every image.
+        progress: called with (items done, items) after every batch.
+        state: identity of the weights (e.g. hash and step); an `out` of another state is started anew.
+        precision: "bf16" runs the model under autocast.
+        benchmark: the entry's benchmark, if it was built already.
+
+    Raises:
+        DataError: the benchmark cannot be scored (no items, no references, unreadable image, too few demonstrations).
+        AssetMissing: its material is not on this machine.
+        StorageError: `out` cannot be written.
+    """
+    benchmark = benchmark or benchmarks.build(entry.benchmark)
+    items = benchmark.checked_items(entry.split, entry.limit)
+    shots = cfg.shots if entry.shots is None else entry.shots
+    template = get_template(benchmark.template)
+    demonstrator = Demonstrator(benchmark, shots, cfg.demonstrations, vlm.vision, data_cfg.image)
+    metric = benchmark.metric
+    record = ScoreRecord(
+        benchmark=entry.benchmark.name,
+        column=column,
+        split=entry.split,
+        split_hash=hash_items(items),
+        template=f"{template.id}+{data_cfg.prompt}",
+        shots=shots,
+        demonstration_seed=cfg.demonstrations.seed,
+        scorer=metric.name,
+        scorer_version=metric.version,
+        items=len(items),
+        unparsed=0,
+        score=0.0,
+        blind=blind,
+        demonstrations=demonstrator.description,
+    )
+    report = progress or (lambda done, total: None)
+    with PredictionFile(out, _protocol(record, benchmark, cfg, state)) as file:
+        if len(file.done) < len(items):
+            requests = _Requests(vlm, template, demonstrator, data_cfg, blind)
+            with _inference(vlm, precision):
+                _answer_all(vlm, benchmark, items, requests, cfg.batch_size, file, report)
+        report(len(items), len(items))
+        ids = [item.id for item in items]
+        result = metric.corpus([file.done[i].prediction for i in ids], [file.done[i].references for i in ids])
+        file.finish(ids, result.per_item)
+    return replace(record, score=result.mean, unparsed=result.unparsed)
+
+
+def _protocol(record: ScoreRecord, benchmark: Benchmark, cfg: EvaluationConfig, state: str) -> dict[str, Any]:
+    """Everything that a predictions file must agree in before it is continued."""
+    extra = {"stop": benchmark.stop, "max_new_tokens": benchmark.max_new_tokens, "batch_size": cfg.batch_size}
+    return {**record.protocol(), **extra, "pool": cfg.demonstrations.pool, "state": state}
+
+
+@contextmanager
+def _inference(vlm: VLM, precision: str) -> Iterator[None]:
+    """Evaluation mode, and autocast if asked for."""
+    training = vlm.training
+    device = next(vlm.parameters()).device.type
+    vlm.eval()
+    try:
+        with torch.autocast(device, torch.bfloat16) if precision == "bf16" else nullcontext():
+            yield
+    finally:
+        vlm.train(training)
+
+
+class _Requests:
+    """Makes requests of items: demonstrations, prompt, token layout."""
+
+    def __init__(
+        self, vlm: VLM, template: Template, demonstrator: Demonstrator, data: DataConfig, blind: bool
+    ) -> None:
+        @lru_cache(maxsize=4096)
+        def placeholders(height: int, width: int) -> int:
+            return vlm.architecture.text_tokens(vlm.visual_tokens(height, width))
+
+        self.encoder = Encoder(vlm.tokenizer, data, placeholders)
+        self._template, self._demonstrator, self._data, self._blind = template, demonstrator, data, blind
+
+    def make(self, items: Sequence[BenchmarkItem]) -> list[_Request]:
+        """Requests of some items, in their order."""
+        shots = self._demonstrator.draw(items)
+        return [self._request(item, drawn) for item, drawn in zip(items, shots, strict=True)]
+
+    def _request(self, item: BenchmarkItem, shots: Sequence[BenchmarkItem]) -> _Request:
+        sample = build_prompt(item, shots, self._template, self._data.prompt, blind=self._blind)
+        layout = self.encoder.layout(sample, generate=True)
+        return _Request(item, tuple(s.id for s in shots), _keyed_images(sample, [*shots, item]), layout)
+
+
+def _keyed_images(sample: Sample, shown: Sequence[BenchmarkItem]) -> tuple[tuple[str, ImageRef], ...]:
+    """The prompt's images with the keys under which their features are kept."""
+    keys = {id(ref): f"{item.image_key or item.id}/{i}" for item in shown for i, ref in enumerate(item.images)}
+    return tuple((keys[id(ref)], ref) for ref in sample.images)
+
+
+def _answer_all(
+    vlm: VLM,
+    benchmark: Benchmark,
+    items: Sequence[BenchmarkItem],
+    requests: _Requests,
+    batch_size: int,
+    file: PredictionFile,
+    report: Progress,
+) -> None:
+    """Answer what is not in the file yet. Batches depend on the items alone, not on what is there already."""
+    cache = VisualCache(vlm, requests.encoder.image)
+    report(len(file.done), len(items))
+    for start in range(0, len(items), window := _WINDOW * batch_size):
+        part = items[start : start + window]
+        if all(item.id in file.done for item in part):
+            continue
+        prompts = sorted(requests.make(part), key=lambda r: (len(r.layout.input_ids), r.item.id))
+        for first in range(0, len(prompts), batch_size):
+            batch = prompts[first : first + batch_size]
+            if all(r.item.id in file.done for r in batch):
+                continue
+            answers = _answer(vlm, batch, cache, requests.encoder.pad, benchmark)
+            file.add(
+                Prediction(r.item.id, r.item.question, answer.strip(), r.item.references, r.shots)
+                for r, answer in zip(batch, answers, strict=True)
+            )
+            report(len(file.done), len(items))
+
+
+def _answer(vlm: VLM, batch: Sequence[_Request], cache: VisualCache, pad: int, benchmark: Benchmark) -> list[str]:
+    """Greedy answers of one batch."""
+    device = next(vlm.parameters()).device
+    longest = max(len(r.layout.input_ids) for r in batch)
+    ids = np.full((len(batch), longest), pad, np.int64)
+    mask = np.zeros((len(batch), longest), bool)
+    for row, request in enumerate(batch):
+        ids[row, longest - len(request.layout.input_ids) :] = request.layout.input_ids
+        mask[row, longest - len(request.layout.input_ids) :] = True
+    states = cache.get(dict(chain.from_iterable(r.images for r in batch)))
+    views = [(row, states[key]) for row, request in enumerate(batch) for key, _ in request.images]
+    counts = torch.tensor([len(v) for _, v in views], dtype=torch.long)
+    rows = torch.tensor([row for row, _ in views], dtype=torch.long)
+    return vlm.generate(
+        torch.from_numpy(ids).to(device),
+        torch.from_numpy(mask).to(device),
+        torch.cat([v for _, v in views]) if views else None,
+        rows.repeat_interleave(counts).to(device),
+        view_image=torch.arange(len(views)).repeat_interleave(counts).to(device),
+        max_new_tokens=benchmark.max_new_tokens,
+        stop=list(benchmark.stop),
+    )

@@ -1,0 +1,128 @@
+"""Images encoded once: a bounded cache of visual tokens, and pooled features that rank images (RICES)."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vlm_ablate.config.data import ImageConfig
+from vlm_ablate.data.images import load_views
+from vlm_ablate.data.normalise import Normaliser
+from vlm_ablate.data.sample import ImageRef
+from vlm_ablate.errors import ModelError
+
+if TYPE_CHECKING:
+    from vlm_ablate.models.vision.base import VisionEncoder
+    from vlm_ablate.models.vlm import VLM
+
+_VIEWS_AT_ONCE = 64
+_PIXELS_AT_ONCE = 64 * 384 * 384
+
+
+def chunks_of_size(views: Iterable[np.ndarray]) -> list[list[int]]:
+    """Positions of views that can be encoded together unpadded: equal sizes, at most 64 and 64 x 384 x 384 px."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for position, view in enumerate(views):
+        groups.setdefault(view.shape[:2], []).append(position)
+    chunks = []
+    for (height, width), positions in groups.items():
+        step = max(1, min(_VIEWS_AT_ONCE, _PIXELS_AT_ONCE // (height * width)))
+        chunks += [positions[i : i + step] for i in range(0, len(positions), step)]
+    return chunks
+
+
+def _pixels(views: list[np.ndarray], normalise: Normaliser, device: torch.device) -> Tensor:
+    """(views, 3, height, width) float32 on the device; all views of one size."""
+    return torch.from_numpy(np.stack([normalise(view) for view in views])).to(device)
+
+
+class VisualCache:
+    """Visual tokens by image. The least recently used leave when `budget` bytes are passed.
+
+    Views are encoded in groups of equal size, so that no padding enters and an image's tokens do not depend on which
+    other images are encoded beside it.
+    """
+
+    def __init__(self, vlm: VLM, image: ImageConfig, *, budget: int = 2**30) -> None:
+        self._vlm, self._image, self._budget = vlm, image, budget
+        self._normalise = Normaliser(vlm.vision.mean, vlm.vision.std)
+        self._kept: OrderedDict[str, Tensor] = OrderedDict()
+        self._bytes = 0
+        self.encoded = 0
+        """Images encoded so far."""
+
+    def get(self, wanted: Mapping[str, ImageRef]) -> dict[str, Tensor]:
+        """Key -> (views, visual_tokens, width) for each image, on the model's device.
+
+        Raises:
+            DataError: an image cannot be read.
+            ModelError: views of different sizes give different numbers of visual tokens.
+        """
+        missing = {key: ref for key, ref in wanted.items() if key not in self._kept}
+        found = {key: self._kept[key] for key in wanted if key in self._kept}
+        for key in found:
+            self._kept.move_to_end(key)
+        found |= self._encode(missing)
+        return found
+
+    def _encode(self, refs: Mapping[str, ImageRef]) -> dict[str, Tensor]:
+        views: list[np.ndarray] = []
+        spans: dict[str, range] = {}
+        for key, ref in refs.items():
+            cut = load_views(ref, self._image)[0]
+            spans[key] = range(len(views), len(views) + len(cut))
+            views += cut
+        tokens: list[Tensor | None] = [None] * len(views)
+        device = next(self._vlm.parameters()).device
+        for chunk in chunks_of_size(views):
+            states = self._vlm.encode_images(_pixels([views[i] for i in chunk], self._normalise, device), None)
+            for position, state in zip(chunk, states, strict=True):
+                tokens[position] = state
+        self.encoded += len(refs)
+        out = {key: _stacked([tokens[i] for i in span]) for key, span in spans.items()}
+        for key, states in out.items():
+            self._keep(key, states)
+        return out
+
+    def _keep(self, key: str, states: Tensor) -> None:
+        self._kept[key] = states
+        self._bytes += states.numel() * states.element_size()
+        while self._bytes > self._budget and self._kept:
+            _, oldest = self._kept.popitem(last=False)
+            self._bytes -= oldest.numel() * oldest.element_size()
+
+
+def _stacked(states: list[Tensor]) -> Tensor:
+    counts = {len(s) for s in states}
+    if len(counts) > 1:
+        raise ModelError(
+            f"views of one image give {sorted(counts)} visual tokens",
+            hint="use a resampler, or images of one size (data.image.resize: square)",
+        )
+    return torch.stack(states)
+
+
+@torch.no_grad()
+def pooled_features(vision: VisionEncoder, refs: list[ImageRef], image: ImageConfig) -> Tensor:
+    """(images, width) unit vectors on the CPU: the mean patch feature of the whole image (its last view)."""
+    normalise = Normaliser(vision.mean, vision.std)
+    parameter = next(vision.parameters())
+    out: list[Tensor | None] = [None] * len(refs)
+    for start in range(0, len(refs), _VIEWS_AT_ONCE):
+        views = [load_views(ref, image)[0][-1] for ref in refs[start : start + _VIEWS_AT_ONCE]]
+        for chunk in chunks_of_size(views):
+            pixels = _pixels([views[i] for i in chunk], normalise, parameter.device).to(parameter.dtype)
+            means = vision(pixels, None).features.float().mean(1)
+            for position, mean in zip(chunk, torch.nn.functional.normalize(means, dim=-1).cpu(), strict=True):
+                out[start + position] = mean
+    return torch.stack(out) if out else torch.zeros(0, vision.width)
+
+
+def rank_by_similarity(queries: Tensor, pool: Tensor) -> Tensor:
+    """(queries, pool) positions of the pool for each query, nearest first (cosine); ties in the pool's order."""
+    return (queries @ pool.T).argsort(dim=1, descending=True, stable=True)

@@ -1,0 +1,127 @@
+"""The predictions file of one evaluation: JSONL that grows with every batch, so that a killed evaluation continues.
+
+First line: the protocol it belongs to. Then one object an item: `id`, `question`, `prediction`, `references`, `shots`
+(ids of the demonstrations). When all are there the file is rewritten in the benchmark's order with each item's `score`.
+A file of another protocol is started anew; a torn last line is dropped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vlm_ablate.errors import DataError, StorageError
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One answered item."""
+
+    id: str
+    question: str
+    prediction: str
+    references: tuple[str, ...]
+    shots: tuple[str, ...] = ()
+    score: float | None = None
+    """0..1 (CIDEr 0..10); None if unparsed or not scored yet."""
+
+    @property
+    def line(self) -> str:
+        """As one line of JSON."""
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+
+class PredictionFile:
+    """Predictions on disk. Open with `with`; writing to a finished file is an error of the caller."""
+
+    def __init__(self, path: Path, protocol: dict[str, Any]) -> None:
+        self.path, self._protocol = path, {**protocol, "format": 1}
+        self.done: dict[str, Prediction] = {}
+
+    def __enter__(self) -> PredictionFile:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            kept = self._read()
+            self._file = self.path.open("r+b" if kept else "wb")
+            self._file.truncate(kept)
+            self._file.seek(kept)
+            if not kept:
+                self._write(json.dumps({"protocol": self._protocol}, ensure_ascii=False) + "\n")
+        except OSError as error:
+            raise StorageError(f"cannot write predictions to {self.path}: {error}") from error
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._file.close()
+
+    def add(self, predictions: Iterable[Prediction]) -> None:
+        """Append a batch; it is on disk when this returns, as far as the operating system is concerned."""
+        predictions = list(predictions)
+        try:
+            self._write("".join(p.line + "\n" for p in predictions))
+        except OSError as error:
+            raise StorageError(f"cannot write predictions to {self.path}: {error}") from error
+        self.done.update((p.id, p) for p in predictions)
+
+    def finish(self, order: Iterable[str], scores: Iterable[float | None]) -> list[Prediction]:
+        """Rewrite the file in `order` with scores, atomically; returns the predictions."""
+        scored = [replace(self.done[i], score=s) for i, s in zip(order, scores, strict=True)]
+        head = json.dumps({"protocol": self._protocol}, ensure_ascii=False)
+        partial = self.path.with_name(self.path.name + ".part")
+        try:
+            partial.write_text("\n".join([head, *(p.line for p in scored), ""]), encoding="utf-8")
+            os.replace(partial, self.path)
+        except OSError as error:
+            raise StorageError(f"cannot write predictions to {self.path}: {error}") from error
+        return scored
+
+    def _write(self, text: str) -> None:
+        self._file.write(text.encode())
+        self._file.flush()
+
+    def _read(self) -> int:
+        """Take in what an earlier evaluation of this protocol wrote; returns how many bytes of it are whole lines."""
+        if not self.path.is_file():
+            return 0
+        head, *lines = self.path.read_bytes().split(b"\n")
+        if _parsed(head) != {"protocol": json.loads(json.dumps(self._protocol))} or not lines:
+            return 0
+        kept = len(head) + 1
+        for line in lines[:-1]:
+            if (row := _parsed(line)) is None:
+                break
+            prediction = _prediction(row)
+            self.done[prediction.id] = prediction
+            kept += len(line) + 1
+        return kept
+
+
+def read_predictions(path: Path) -> list[Prediction]:
+    """The predictions of a file, finished or not.
+
+    Raises:
+        DataError: the file is not there or not such a file.
+    """
+    try:
+        head, *lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise DataError(f"cannot read predictions from {path}: {error}") from error
+    if "protocol" not in (_parsed(head) or {}):
+        raise DataError(f"{path} is not a predictions file")
+    return [_prediction(row) for row in map(_parsed, lines) if row is not None]
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def _prediction(row: dict[str, Any]) -> Prediction:
+    return Prediction(**{**row, "references": tuple(row["references"]), "shots": tuple(row["shots"])})
