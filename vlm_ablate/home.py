@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from vlm_ablate.errors import StorageError
 
@@ -48,24 +48,32 @@ def storage_errors(what: str, path: Path | str) -> Iterator[None]:
         ) from error
 
 
-def write_atomically(path: Path, data: bytes | str) -> None:
-    """Write `path` so that a reader, or a killed writer, sees the old content or the new, never half of it.
+@contextmanager
+def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+    """A binary file that takes the place of `path` when the block ends well.
+
+    A reader, or whoever comes after a kill, sees the old content or the new, never half of it.
 
     Raises:
         StorageError: the folder cannot be written or the disk is full.
     """
-    payload = data.encode() if isinstance(data, str) else data
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with storage_errors("write", path):
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(payload)
+            with open(partial, "wb") as file:
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
+            os.replace(partial, path)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)
             raise
+
+
+def write_atomically(path: Path, data: bytes | str) -> None:
+    """Write the whole of `path` in one go (see `atomic_file`)."""
+    with atomic_file(path) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from lightning.pytorch.callbacks import Callback
 
 from vlm_ablate.errors import Diverged
 from vlm_ablate.events import Checkpointed, Reporter, StepDone
-from vlm_ablate.home import storage_errors
 from vlm_ablate.training.counters import Counter, Seen
 from vlm_ablate.training.interruption import Interrupted, Interruption
 from vlm_ablate.training.module import TrainingModule
@@ -60,46 +59,40 @@ class StepSeeds(Callback):
 
 
 class DivergenceDetector:
-    """Smooths the loss (exponential mean over about 20 steps) and compares it with its first values."""
+    """Smooths the loss (exponential mean over about 20 steps) and compares it with that of the first step."""
 
     decay = 0.95
-    first_steps = 5
-    """The reference is the mean of so many first losses."""
 
     def __init__(self, ratio: float) -> None:
         self.ratio = ratio
-        self.steps = 0
-        self.reference = 0.0
+        self.first: float | None = None
         self.smoothed = 0.0
 
     def update(self, loss: float, norm: float, step: int) -> None:
         """Look at one optimiser step.
 
         Raises:
-            Diverged: loss or gradient norm is not finite, or the smoothed loss exceeds `ratio` times the reference.
+            Diverged: loss or gradient norm is not finite, or the smoothed loss exceeds `ratio` times the first.
         """
         if not math.isfinite(loss) or not math.isfinite(norm):
             what = "loss" if not math.isfinite(loss) else "gradient norm"
             raise Diverged(f"the {what} is not finite at step {step} (smoothed loss before: {self.smoothed:.4g})")
-        self.steps += 1
-        if self.steps <= self.first_steps:
-            self.reference += (loss - self.reference) / self.steps
-            self.smoothed = self.reference
-            return
+        if self.first is None:
+            self.first = self.smoothed = loss
         self.smoothed = self.decay * self.smoothed + (1 - self.decay) * loss
-        if self.smoothed > self.ratio * self.reference:
+        if self.smoothed > self.ratio * self.first:
             raise Diverged(
                 f"the smoothed loss {self.smoothed:.4g} at step {step} exceeds {self.ratio:g} times "
-                f"its first value {self.reference:.4g}"
+                f"the first loss {self.first:.4g}"
             )
 
-    def state(self) -> dict[str, float]:
+    def state(self) -> dict[str, float | None]:
         """Plain numbers, for a checkpoint."""
-        return {"steps": self.steps, "reference": self.reference, "smoothed": self.smoothed}
+        return {"first": self.first, "smoothed": self.smoothed}
 
-    def load(self, state: dict[str, float]) -> None:
+    def load(self, state: dict[str, float | None]) -> None:
         """The inverse of `state`."""
-        self.steps, self.reference, self.smoothed = int(state["steps"]), state["reference"], state["smoothed"]
+        self.first, self.smoothed = state["first"], state["smoothed"]
 
 
 class StepEnd(Callback):
@@ -134,18 +127,16 @@ class Monitor(StepEnd):
         run: str,
         first_step: int,
         total_steps: int,
+        divergence_ratio: float,
     ) -> None:
         self.counter, self._track_metrics, self._reporter = counter, track, reporter
         self._run, self._first_step, self._total = run, first_step, total_steps
         self._pending: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._window: list[tuple[float, float]] = []
-        self._detector: DivergenceDetector | None = None
+        self._detector = DivergenceDetector(divergence_ratio)
         self._clock = self._event_clock = self._started = 0.0
         self._tokens = self._event_tokens = self._start_step = 0
         self._losses: list[float] = []
-
-    def on_fit_start(self, trainer: pl.Trainer, module: TrainingModule) -> None:
-        self._detector = self._detector or DivergenceDetector(module.stage.divergence_loss_ratio)
 
     def on_train_start(self, trainer: pl.Trainer, module: TrainingModule) -> None:
         self._clock = self._event_clock = self._started = time.perf_counter()
@@ -249,24 +240,7 @@ class Checkpoints(StepEnd):
             return  # the end of a stage is recorded by its final state
         stop = self._interruption.requested
         if stop or step % module.stage.checkpoint_every == 0:
-            save_checkpoint(trainer, self._path)
+            trainer.save_checkpoint(self._path)
             self._reporter(Checkpointed(run=self._run, step=self._first_step + step))
         if stop:
             raise Interrupted(f"stopped after step {self._first_step + step}")
-
-
-def save_checkpoint(trainer: pl.Trainer, path: Path) -> None:
-    """Write a checkpoint beside `path`, then put it in place: a kill at any moment leaves the old one or the new.
-
-    Raises:
-        StorageError: the disk is full or the folder read-only.
-    """
-    partial = path.with_name(f".{path.name}.partial")
-    with storage_errors("write the checkpoint", path):
-        try:
-            trainer.save_checkpoint(partial)
-            if trainer.is_global_zero:
-                partial.replace(path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise

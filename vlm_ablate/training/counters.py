@@ -38,18 +38,18 @@ class Counter:
 
     Args:
         visual_tokens: (height, width) of a view in pixels -> visual tokens of that view.
-        placeholders_per_view: tokens that stand for one view in the text stream.
+        image_token_id: id of the placeholders that stand for views in the text stream.
         flops: training FLOPs of a batch; None leaves FLOPs at zero.
     """
 
     def __init__(
         self,
         visual_tokens: Callable[[int, int], int],
-        placeholders_per_view: Callable[[int, int], int],
+        image_token_id: int,
         flops: BatchFlops | None = None,
         seen: Seen | None = None,
     ) -> None:
-        self._visual_tokens, self._placeholders, self._flops = visual_tokens, placeholders_per_view, flops
+        self._visual_tokens, self._image_token_id, self._flops = visual_tokens, image_token_id, flops
         self.seen = seen or Seen()
 
     def add(self, batch: Batch) -> None:
@@ -62,8 +62,7 @@ class Counter:
             sequences=seen.sequences + batch.input_ids.shape[0],
             images=seen.images + batch.images,
             text_tokens=seen.text_tokens
-            + int(batch.attention_mask.sum())
-            - (views * self._placeholders(*size) if views else 0),
+            + int((batch.attention_mask & (batch.input_ids != self._image_token_id)).sum()),
             visual_tokens=seen.visual_tokens + (views * self._visual_tokens(*size) if views else 0),
             supervised_tokens=seen.supervised_tokens + batch.supervised_tokens,
             flops=seen.flops + (self._flops(batch) if self._flops else 0.0),

@@ -13,14 +13,16 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.plugins import TorchCheckpointIO
 from lightning.pytorch.plugins.environments import LightningEnvironment
 
 from vlm_ablate.config.stages import Stage
+from vlm_ablate.home import atomic_file
 from vlm_ablate.training.module import TrainingModule
 
 
 def configure_threads() -> int:
-    """One thread on a CPU unless OMP_NUM_THREADS says otherwise: two runs that share cores collide at many times the cost.
+    """One thread on a CPU unless OMP_NUM_THREADS says otherwise: runs that share cores collide at many times the cost.
 
     Returns:
         The number of threads, which belongs in the record of a run (sums round differently with another number).
@@ -33,6 +35,15 @@ def configure_threads() -> int:
 def training_device() -> torch.device:
     """The GPU if there is one, else the CPU."""
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Checkpoint files that are whole or absent, with a `StorageError` when the disk will not take them."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write `checkpoint` in the place of `path`."""
+        with atomic_file(Path(path)) as file:
+            torch.save(checkpoint, file)
 
 
 def build_trainer(stage: Stage, callbacks: Sequence[Callback], folder: Path, **options: Any) -> pl.Trainer:
@@ -48,7 +59,7 @@ def build_trainer(stage: Stage, callbacks: Sequence[Callback], folder: Path, **o
         "accelerator": "gpu" if torch.cuda.is_available() else "cpu",
         "devices": 1,
         # Without this Lightning detects a Slurm job and asks for its idea of one; runs are placed by the launcher.
-        "plugins": [LightningEnvironment()],
+        "plugins": [LightningEnvironment(), AtomicCheckpoints()],
     } | options
     return pl.Trainer(
         max_steps=stage.steps,

@@ -14,13 +14,12 @@ from torch import nn
 from vlm_ablate.config.stages import Stage, Training
 from vlm_ablate.errors import StorageError
 from vlm_ablate.events import Reporter, StageStarted
-from vlm_ablate.home import storage_errors
+from vlm_ablate.home import atomic_file
 from vlm_ablate.training.callbacks import Checkpoints, CurvePoints, Monitor, StepMetrics, StepSeeds, derived_seed
 from vlm_ablate.training.counters import BatchFlops, Counter, Seen
 from vlm_ablate.training.fit import build_trainer, fit, quiet_lightning
 from vlm_ablate.training.interruption import Interruption
 from vlm_ablate.training.module import TrainingModule, micro_batches
-from vlm_ablate.training.neftune import noisy_embeddings
 
 DataFactory = Callable[[Stage, int], pl.LightningDataModule]
 """(stage, sequences consumed by earlier stages) -> the data of that stage in micro-batches, without an end."""
@@ -105,20 +104,18 @@ def _prepare(plan: Plan, index: int, stage: Stage) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(derived_seed(plan.init_seed, "adapters", index))
         plan.apply_training(plan.vlm, stage)
+    plan.vlm.neftune_alpha = stage.neftune_alpha
     plan.vlm.train()
     if stage.vision is Training.frozen:
         plan.vlm.vision.eval()  # frozen batch norms keep their statistics
 
 
 def _train_stage(plan: Plan, index: int, stage: Stage, seen: Seen, first_step: int) -> Seen:
-    counter = Counter(
-        plan.vlm.visual_tokens, lambda height, width: plan.vlm.text_tokens(height, width), plan.flops, seen
-    )
+    counter = Counter(plan.vlm.visual_tokens, plan.vlm.image_token_id, plan.flops, seen)
     module = TrainingModule(plan.vlm, stage, observe=counter.add)
     callbacks = _callbacks(plan, index, stage, counter, first_step)
     resume = plan.last_path(index) if plan.last_path(index).exists() else None
-    embedding = plan.vlm.language.model.get_input_embeddings()
-    with quiet_lightning(), noisy_embeddings(embedding, stage.neftune_alpha), plan.interruption.deferred():
+    with quiet_lightning(), plan.interruption.deferred():
         trainer = build_trainer(stage, callbacks, plan.folder)
         fit(trainer, module, plan.data(stage, seen.sequences), resume)
     _save_final(plan, index, module, counter.seen)
@@ -128,7 +125,13 @@ def _train_stage(plan: Plan, index: int, stage: Stage, seen: Seen, first_step: i
 def _callbacks(plan: Plan, index: int, stage: Stage, counter: Counter, first_step: int) -> list[pl.Callback]:
     """In the order in which they act at the end of a step: the checkpoint comes last and holds what the others saw."""
     monitor = Monitor(
-        counter, plan.track, plan.reporter, run=plan.run, first_step=first_step, total_steps=plan.total_steps
+        counter,
+        plan.track,
+        plan.reporter,
+        run=plan.run,
+        first_step=first_step,
+        total_steps=plan.total_steps,
+        divergence_ratio=stage.divergence_loss_ratio,
     )
     callbacks: list[pl.Callback] = [StepSeeds(plan.dropout_seed, index), monitor]
     here = [s - first_step for s in plan.curve_steps if first_step < s <= first_step + stage.steps]
@@ -140,12 +143,9 @@ def _callbacks(plan: Plan, index: int, stage: Stage, counter: Counter, first_ste
 
 
 def _save_final(plan: Plan, index: int, module: TrainingModule, seen: Seen) -> None:
-    path = plan.final_path(index)
-    partial = path.with_suffix(".partial")
-    with storage_errors("write the trained parameters", path):
-        torch.save({"state_dict": module.state_dict(), "seen": seen.to_dict()}, partial)
-        partial.replace(path)
-        plan.last_path(index).unlink(missing_ok=True)
+    with atomic_file(plan.final_path(index)) as file:
+        torch.save({"state_dict": module.state_dict(), "seen": seen.to_dict()}, file)
+    plan.last_path(index).unlink(missing_ok=True)
 
 
 def _load_final(plan: Plan, index: int, stage: Stage) -> Seen:

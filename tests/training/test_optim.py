@@ -1,0 +1,68 @@
+"""Parameter groups, schedule, and the one-pass scaling and clipping of gradients."""
+
+import pytest
+import torch
+from torch import nn
+
+from vlm_ablate.config.stages import Stage
+from vlm_ablate.errors import ModelError
+from vlm_ablate.training.optim import build_optimizer, build_scheduler, parameter_groups, scale_and_clip
+
+
+def stage(**values) -> Stage:
+    return Stage(**({"steps": 10, "batch_size": 2} | values))
+
+
+class Parts(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.language = nn.ModuleDict(
+            {"embed": nn.Embedding(4, 3), "gate_proj": nn.Linear(3, 3), "norm": nn.LayerNorm(3)}
+        )
+        self.connector = nn.Linear(3, 3)
+        self.connector.latents = nn.Parameter(torch.ones(4, 3))
+        self.gates = nn.ParameterDict(
+            {"scalar": nn.Parameter(torch.zeros(1)), "vector": nn.Parameter(torch.zeros(1, 1, 3))}
+        )
+
+
+def test_decay_is_for_matrices_only_and_backbones_have_their_own_rate():
+    model = Parts()
+    groups = parameter_groups(model, stage(weight_decay=0.1, learning_rate=1e-3, backbone_learning_rate=1e-5))
+    names = {id(p): n for n, p in model.named_parameters()}
+    told = {names[id(p)]: (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}
+    assert set(told) == set(names.values())
+    assert {n for n, (_, decay) in told.items() if decay} == {"language.gate_proj.weight", "connector.weight"}
+    assert all(rate == (1e-5 if n.startswith("language") else 1e-3) for n, (rate, _) in told.items())
+
+
+def test_nothing_to_train_is_an_error():
+    with pytest.raises(ModelError, match="trains nothing"):
+        parameter_groups(Parts().requires_grad_(False), stage())
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("constant", [1.0, 1.0]), ("linear", [0.5, 0.125]), ("cosine", [0.5, 0.0380602])]
+)
+def test_schedule_warms_up_and_ends(kind, expected):
+    s = stage(schedule=kind, warmup_steps=2, learning_rate=1.0)
+    optimizer = build_optimizer(nn.Linear(2, 2), s)
+    scheduler, rates = build_scheduler(optimizer, s), []
+    for _ in range(10):
+        rates.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    assert rates[:3] == [0.5, 1.0, 1.0]
+    assert [rates[6], rates[9]] == pytest.approx(expected)
+
+
+def test_scale_and_clip_equals_scaling_then_torch_clipping():
+    mine, theirs = nn.Linear(5, 5), nn.Linear(5, 5)
+    for a, b in zip(mine.parameters(), theirs.parameters(), strict=True):
+        a.grad = torch.randn_like(a)
+        b.grad = a.grad / 7
+    norm = scale_and_clip(mine.parameters(), 1 / 7, 0.1)
+    reference = nn.utils.clip_grad_norm_(theirs.parameters(), 0.1)
+    torch.testing.assert_close(norm, reference)
+    for a, b in zip(mine.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
