@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +18,25 @@ if TYPE_CHECKING:
 
 ALLOW_HUB = "VLM_ABLATE_ALLOW_HUB"
 """Environment variable; "1" lets models be downloaded."""
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Without the progress bars of transformers and the hub, which would tear those of the command line."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from transformers.utils import logging
+
+    bars, hub_bars = logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
+    logging.disable_progress_bar()
+    if not hub_allowed():
+        disable_progress_bars()
+    try:
+        yield
+    finally:
+        if bars:
+            logging.enable_progress_bar()
+        if hub_bars:
+            enable_progress_bars()
 
 
 def hub_allowed() -> bool:

@@ -13,5 +13,6 @@ import torch
 def seeded(seed: int, part: str) -> Iterator[None]:
     """Within the block torch's CPU generator is seeded by (seed, part); afterwards it is what it was before."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed((seed << 32) ^ crc32(part.encode()))
+        # torch's CPU generator reads 32 bits of its seed, so both must be mixed into these.
+        torch.manual_seed(crc32(f"{seed}/{part}".encode()))
         yield

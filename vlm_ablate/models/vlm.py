@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +18,15 @@ from vlm_ablate.errors import ModelError
 from vlm_ablate.models.architectures.base import Architecture, Visual
 from vlm_ablate.models.connectors.base import Connector
 from vlm_ablate.models.generation import greedy
+from vlm_ablate.models.hub import quietly
 from vlm_ablate.models.language.base import LanguageModel
 from vlm_ablate.models.language.vocabulary import extend_vocabulary
 from vlm_ablate.models.seeding import seeded
 from vlm_ablate.models.tokens import IMAGE, add_tokens, image_tokens
 from vlm_ablate.models.vision.base import VisionEncoder
+
+if TYPE_CHECKING:
+    from vlm_ablate.models.adapters import Adapter
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,10 @@ class VLM(nn.Module):
         self.image_token_id = image_token_id
         self.neftune_alpha: float | None = None
         """Uniform noise of +-alpha / sqrt(sequence * hidden) on the embedded text while training (arXiv:2310.05914)."""
+        self.adapters: dict[str, Adapter] = {}
+        """Backbone -> the adapters in it; see `adapters.apply_training`."""
+        self.touched: set[str] = set()
+        """Names (as without adapters) of the parameters that any stage has trained."""
         architecture.install(language)
 
     @property
@@ -221,9 +230,9 @@ def build_vlm(config: ModelConfig, image: ImageConfig, *, load_weights: bool = T
         AssetMissing: a part's files are not on this machine.
         ModelError: the parts do not fit together.
     """
-    with seeded(seed, "vision"):
+    with quietly(), seeded(seed, "vision"):
         vision = vision_encoders.build(config.vision, image_size=view_side(image), load_weights=load_weights)
-    with seeded(seed, "language"):
+    with quietly(), seeded(seed, "language"):
         language = language_models.build(config.language, load_weights=load_weights)
     new = add_tokens(language, [*image_tokens(image), *config.extra_tokens])
     with seeded(seed, "vocabulary"):

@@ -1,0 +1,66 @@
+"""Assembling tiny models and batches for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from vlm_ablate.config.data import ImageConfig
+from vlm_ablate.config.model import ModelConfig
+from vlm_ablate.data.batch import IGNORE, Batch
+from vlm_ablate.models.vlm import VLM, build_vlm
+
+PERCEIVER = dict(name="perceiver", latents=3, depth=1, heads=2, head_dim=8, kv_heads=1)
+IMAGE = "<image>"
+
+
+def a_vlm(
+    vision: Path | dict,
+    language: Path | dict,
+    *,
+    connector: dict | str = PERCEIVER,
+    architecture: dict | str = "autoregressive",
+    image: ImageConfig | None = None,
+    seed: int = 0,
+    **fields,
+) -> VLM:
+    """A model of these parts; a folder stands for `siglip-native` or `hf` with that id. Gates are opened a little."""
+    config = ModelConfig.model_validate(
+        {
+            "vision": {"name": "siglip-native", "id": str(vision)} if isinstance(vision, Path) else vision,
+            "language": {"name": "hf", "id": str(language)} if isinstance(language, Path) else language,
+            "connector": connector,
+            "architecture": architecture,
+            **fields,
+        }
+    )
+    return build_vlm(config, image or ImageConfig(size=32), seed=seed).eval()
+
+
+def open_gates(vlm: VLM, value: float = 0.7) -> VLM:
+    """Let the images of a cross-attention model through."""
+    for name, parameter in vlm.architecture.named_parameters():
+        if "alpha" in name:
+            parameter.data.fill_(value)
+    return vlm
+
+
+TEXTS = [f"{IMAGE} what is it ? answer yes", f"{IMAGE} a {IMAGE} the cat says one two", "the dog"]
+
+
+def a_batch(vlm: VLM, texts: list[str] | None = None, *, left: bool = False, seed: int = 0) -> Batch:
+    """Texts with one `<image>` for each random view; every real text token is supervised."""
+    texts = TEXTS if texts is None else texts
+    tokenizer = vlm.tokenizer
+    tokenizer.padding_side = "left" if left else "right"
+    views = [text.count(IMAGE) for text in texts]
+    expanded = [text.replace(IMAGE, IMAGE * vlm.text_tokens_per_view) for text in texts]
+    encoded = tokenizer(expanded, padding=True, return_tensors="pt")
+    labels = encoded.input_ids.masked_fill(encoded.attention_mask == 0, IGNORE)
+    labels = labels.masked_fill(labels == vlm.image_token_id, IGNORE)
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randn(sum(views), 3, vlm.side, vlm.side, generator=generator) if sum(views) else None
+    rows = torch.arange(len(texts)).repeat_interleave(torch.tensor(views))
+    ids = [f"sample-{i}" for i in range(len(texts))]
+    return Batch(encoded.input_ids, encoded.attention_mask.bool(), labels, pixels, None, rows, ids, sum(views))

@@ -1,0 +1,159 @@
+"""Stages: what trains, what adapters match, what a checkpoint keeps."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.models.support import a_batch, a_vlm
+from vlm_ablate.config.stages import LoraConfig, Stage
+from vlm_ablate.errors import ModelError
+from vlm_ablate.models.adapters import apply_training, merge_adapters
+from vlm_ablate.models.trained_state import load_trained, save_trained, trainable_state_dict
+from vlm_ablate.models.vlm import VLM
+
+ARCHITECTURES = ["autoregressive", "cross_attention"]
+LORA = dict(r=2, alpha=4.0, dropout=0.0)
+
+
+def stage(lora: dict | None = None, **fields) -> Stage:
+    return Stage(steps=1, batch_size=1, lora=LoraConfig(**{**LORA, **(lora or {})}), **fields)
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def vlm(request, llama, siglip) -> VLM:
+    return a_vlm(siglip, llama, architecture=request.param)
+
+
+def step(vlm: VLM, rate: float = 0.05) -> None:
+    vlm.train()
+    vlm.zero_grad()
+    vlm(a_batch(vlm)).loss_sum.backward()
+    with torch.no_grad():
+        for parameter in vlm.parameters():
+            if parameter.grad is not None:
+                parameter -= rate * parameter.grad.sign()
+    vlm.eval()
+
+
+def logits(vlm: VLM) -> torch.Tensor:
+    batch = a_batch(vlm)
+    with torch.no_grad():
+        visual = vlm.encode_images(batch.pixel_values, batch.pixel_mask)
+        return vlm.logits(batch.input_ids, batch.attention_mask, visual, batch.view_sample)
+
+
+@pytest.mark.parametrize("kind", ["frozen", "lora", "dora", "full"])
+def test_gradients_are_where_the_stage_says_and_nowhere_else(vlm: VLM, kind: str) -> None:
+    report = apply_training(vlm, stage(vision=kind, language=kind))
+    step(vlm)
+    for name, parameter in vlm.named_parameters():
+        new = name.startswith(("connector.", "architecture.")) or "trainable_tokens" in name
+        adapter = "lora_" in name
+        expected = new or (adapter if kind in ("lora", "dora") else kind == "full")
+        assert parameter.requires_grad == expected, name
+        assert (parameter.grad is not None) == expected, name
+    assert set(report.matched) == ({"vision", "language"} if kind in ("lora", "dora") else set())
+    assert sum(report.trainable.values()) == sum(p.numel() for p in vlm.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("images", [False, True])
+def test_every_trained_parameter_has_a_gradient_with_and_without_images(vlm: VLM, images: bool) -> None:
+    apply_training(vlm, stage(vision="lora", language="lora"))
+    vlm.train()
+    vlm(a_batch(vlm, texts=None if images else ["the dog says yes", "a cat"])).loss_sum.backward()
+    assert [n for n, p in vlm.named_parameters() if p.requires_grad and p.grad is None] == []
+
+
+def test_frozen_connector(vlm: VLM) -> None:
+    report = apply_training(vlm, stage(language="lora", connector="frozen"))
+    assert report.trainable["connector"] == report.trainable["architecture"] == 0
+    assert report.trainable["language"] > 0
+
+
+def test_all_linear_leaves_the_output_head_out(vlm: VLM) -> None:
+    matched = apply_training(vlm, stage(language="lora")).matched["language"]
+    assert len(matched) == 7 * 4
+    assert not any("lm_head" in name for name in matched)
+
+
+@pytest.mark.parametrize("targets", [["q_proj", "v_proj"], r"model\.layers\.\d+\.self_attn\.(q|v)_proj"])
+def test_targets_by_suffix_and_by_expression(vlm: VLM, targets) -> None:
+    matched = apply_training(vlm, stage(dict(language_targets=targets), language="lora")).matched["language"]
+    assert len(matched) == 8
+
+
+@pytest.mark.parametrize("targets", [["qkv"], r"no\.such\..*", "("])
+def test_targets_that_match_nothing_are_an_error_before_anything_changes(vlm: VLM, targets) -> None:
+    before = {n for n, _ in vlm.named_parameters()}
+    with pytest.raises(ModelError, match="language"):
+        apply_training(vlm, stage(dict(language_targets=targets), language="lora"))
+    assert {n for n, _ in vlm.named_parameters()} == before
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_adapters_start_at_the_base_and_merge_back_into_it(vlm: VLM, kind: str) -> None:
+    base, names = logits(vlm), {n for n, _ in vlm.named_parameters()}
+    apply_training(vlm, stage(vision=kind, language=kind))
+    torch.testing.assert_close(logits(vlm), base, rtol=1e-5, atol=1e-5)
+    step(vlm)
+    trained = logits(vlm)
+    assert (trained - base).abs().max() > 1e-3
+    merge_adapters(vlm)
+    assert {n for n, _ in vlm.named_parameters()} == names
+    torch.testing.assert_close(logits(vlm), trained, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kinds", [["lora"], ["dora"], ["full"], ["frozen"], ["lora", "full"], ["lora", "dora"], ["lora", "frozen"]])
+def test_trained_state_goes_into_a_fresh_model(kinds, request, llama, siglip, tmp_path) -> None:
+    vlm = a_vlm(siglip, llama)
+    for kind in kinds:
+        apply_training(vlm, stage(vision=kind, language=kind))
+        step(vlm)
+    save_trained(vlm, tmp_path / "trained.safetensors")
+    fresh = a_vlm(siglip, llama)
+    load_trained(fresh, tmp_path / "trained.safetensors")
+    assert torch.equal(logits(fresh.eval()), logits(vlm))
+    if kinds == ["frozen"]:
+        assert not any(n.startswith("vision") for n in trainable_state_dict(vlm))
+    if kinds == ["lora"]:
+        assert not any("base_layer" in n for n in trainable_state_dict(vlm))
+
+
+def test_same_adapters_continue_and_other_ones_start_from_the_merged_weights(vlm: VLM) -> None:
+    apply_training(vlm, stage(language="lora"))
+    step(vlm)
+    adapters, trained = dict(vlm.adapters), logits(vlm)
+    apply_training(vlm, stage(language="lora"))
+    assert vlm.adapters == adapters and torch.equal(logits(vlm), trained)
+    apply_training(vlm, stage(dict(r=3), language="dora"))
+    assert vlm.adapters["language"].r == 3
+    torch.testing.assert_close(logits(vlm), trained, rtol=1e-4, atol=1e-4)
+
+
+def test_adapters_stay_but_do_not_train_when_a_stage_freezes_the_backbone(vlm: VLM) -> None:
+    apply_training(vlm, stage(dict(dropout=0.5), language="lora"))
+    step(vlm)
+    trained = logits(vlm)
+    apply_training(vlm, stage(dict(dropout=0.5), language="frozen"))
+    assert not any(p.requires_grad for n, p in vlm.named_parameters() if "lora_" in n)
+    vlm.train()
+    assert torch.equal(logits(vlm), trained)
+
+
+def test_state_of_another_configuration_is_refused(llama, siglip, tmp_path) -> None:
+    save_trained(a_vlm(siglip, llama), tmp_path / "trained.safetensors")
+    with pytest.raises(ModelError, match="another configuration"):
+        load_trained(a_vlm(siglip, llama, architecture="cross_attention"), tmp_path / "trained.safetensors")
+
+
+def test_adapter_initialisation_depends_on_the_seed_alone(llama, siglip) -> None:
+    states = []
+    for noise, seed in ((1, 0), (2, 0), (1, 5)):
+        torch.manual_seed(noise)
+        vlm = a_vlm(siglip, llama, seed=seed)
+        apply_training(vlm, stage(language="lora"))
+        states.append(trainable_state_dict(vlm))
+    assert all(torch.equal(states[0][n], states[1][n]) for n in states[0])
+    name = next(n for n in states[0] if "lora_A" in n)
+    assert not torch.equal(states[0][name], states[2][name])

@@ -1,0 +1,207 @@
+"""What is trained in a stage: freezing, LoRA and DoRA (peft) in each backbone by itself, and what to keep of it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from peft import LoraConfig as PeftLoraConfig
+from peft import inject_adapter_in_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+
+from vlm_ablate.config.stages import LoraConfig, Stage, Training
+from vlm_ablate.errors import ModelError
+from vlm_ablate.models.seeding import seeded
+from vlm_ablate.models.vlm import VLM
+
+ADAPTED = (Training.lora, Training.dora)
+_NEW_ROWS = "trainable_tokens"
+_ADAPTABLE = (nn.Linear, nn.Conv2d, nn.Embedding)
+BACKBONES = ("vision", "language")
+
+
+@dataclass(frozen=True)
+class AdapterReport:
+    """What a stage trains."""
+
+    matched: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Backbone -> paths of its adapted modules; only backbones with adapters."""
+    trainable: dict[str, int] = field(default_factory=dict)
+    """Part (vision, connector, language, architecture, tokens) -> trainable parameters; "tokens" are new vocabulary rows."""
+    total: dict[str, int] = field(default_factory=dict)
+    """Part -> all parameters, adapters included."""
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """The adapters that are in a backbone."""
+
+    kind: Training
+    r: int
+    alpha: float
+    dropout: float
+    modules: tuple[str, ...]
+
+
+def apply_training(vlm: VLM, stage: Stage) -> AdapterReport:
+    """Set what requires gradients as the stage says, and put adapters in where it wants them.
+
+    Adapters that are already there stay when the stage asks for the same ones, stay frozen when it freezes the
+    backbone, and are merged into the weights when it asks for others or for full training. Rows of new tokens are
+    always trained.
+
+    Raises:
+        ModelError: LoRA targets match nothing, or the vision encoder cannot be trained.
+    """
+    matched = {}
+    for name in BACKBONES:
+        training: Training = getattr(stage, name)
+        if name == "vision" and training is not Training.frozen and not vlm.vision.trainable:
+            raise ModelError(f"the vision encoder {vlm.vision.config.name!r} cannot be trained; write `vision: frozen`")
+        targets = stage.lora.vision_targets if name == "vision" else stage.lora.language_targets
+        modules = _train_backbone(vlm, name, training, stage.lora, targets)
+        if modules:
+            matched[name] = modules
+    for part in (vlm.connector, vlm.architecture):
+        part.requires_grad_(stage.connector == "full")
+    vlm.neftune_alpha = stage.neftune_alpha
+    vlm.set_gradient_checkpointing(stage.gradient_checkpointing)
+    vlm.touched |= {n for n, p in vlm.named_parameters() if p.requires_grad}
+    return AdapterReport(matched, count_parameters(vlm, trainable=True), count_parameters(vlm))
+
+
+def count_parameters(vlm: VLM, *, trainable: bool = False) -> dict[str, int]:
+    """Parameters by part; shared ones count once."""
+    counts = dict.fromkeys(("vision", "connector", "language", "architecture", "tokens"), 0)
+    for name, parameter in vlm.named_parameters():
+        part = "tokens" if _NEW_ROWS in name else name.split(".", 1)[0]
+        counts[part] += parameter.numel() if parameter.requires_grad or not trainable else 0
+    return counts
+
+
+def backbone_of(vlm: VLM, name: str) -> nn.Module:
+    """The module that is frozen, adapted or trained: `vision` or `language`."""
+    return vlm.vision.backbone if name == "vision" else vlm.language.model
+
+
+def _train_backbone(
+    vlm: VLM, name: str, training: Training, lora: LoraConfig, targets: str | list[str]
+) -> tuple[str, ...]:
+    backbone, present = backbone_of(vlm, name), vlm.adapters.get(name)
+    wanted = None
+    if training in ADAPTED:
+        modules = match_modules(backbone, targets, what=name)
+        wanted = Adapter(training, lora.r, lora.alpha, lora.dropout, modules)
+    if present and (training is Training.full or (wanted and wanted != present)):
+        merge(vlm, name)
+        present = None
+    backbone.requires_grad_(training is Training.full)
+    if wanted and not present:
+        with seeded(vlm.seed, f"{name} adapter"):
+            inject(vlm, name, wanted)
+    for parameter_name, parameter in backbone.named_parameters():
+        if "lora_" in parameter_name:
+            parameter.requires_grad_(wanted is not None)
+        elif _NEW_ROWS in parameter_name:
+            parameter.requires_grad_(True)
+        elif name == "vision" and parameter_name in vlm.vision.unused:
+            parameter.requires_grad_(False)
+    _set_dropout(backbone, lora.dropout if wanted else 0.0)
+    return wanted.modules if wanted else ()
+
+
+def match_modules(backbone: nn.Module, targets: str | list[str], *, what: str) -> tuple[str, ...]:
+    """Paths of the modules that adapters go into.
+
+    Args:
+        backbone: the model.
+        targets: "all-linear" (all linear layers but the output head), a list of module-name suffixes, or a regular
+            expression over whole paths.
+        what: name of the backbone, for the message.
+
+    Raises:
+        ModelError: nothing matches, or the expression is not valid.
+    """
+    head = getattr(backbone, "get_output_embeddings", lambda: None)()
+    candidates = [(_clean(n), m) for n, m in backbone.named_modules() if _adaptable(n, m)]
+    if targets == "all-linear":
+        found = [n for n, m in candidates if isinstance(_base(m), nn.Linear) and m is not head]
+    elif isinstance(targets, str):
+        try:
+            pattern = re.compile(targets)
+        except re.error as error:
+            raise ModelError(f"the {what} targets {targets!r} are not a regular expression: {error}") from error
+        found = [n for n, _ in candidates if pattern.fullmatch(n)]
+    else:
+        found = [n for n, _ in candidates if any(n == t or n.endswith(f".{t}") for t in targets)]
+    if not found:
+        kinds = sorted({n.rpartition(".")[2] for n, m in candidates if isinstance(_base(m), nn.Linear)})
+        raise ModelError(
+            f"the {what} LoRA targets {targets!r} match no module of {type(backbone).__name__}",
+            hint=f"its linear layers are named: {', '.join(kinds)}",
+        )
+    return tuple(found)
+
+
+def _adaptable(path: str, module: nn.Module) -> bool:
+    inside = "base_layer" in path.split(".") or "lora_" in path
+    return isinstance(_base(module), _ADAPTABLE) and not inside
+
+
+def _base(module: nn.Module) -> nn.Module:
+    return module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+
+
+def _clean(path: str) -> str:
+    return path.replace(".base_layer", "")
+
+
+def inject(vlm: VLM, name: str, adapter: Adapter) -> None:
+    """Put new adapters into a backbone. Their A matrices come from torch's generator, B is zero: the output stays."""
+    backbone = backbone_of(vlm, name)
+    config = PeftLoraConfig(
+        r=adapter.r,
+        lora_alpha=adapter.alpha,
+        lora_dropout=adapter.dropout,
+        use_dora=adapter.kind is Training.dora,
+        target_modules=list(adapter.modules),
+    )
+    inject_adapter_in_model(config, backbone)
+    vlm.adapters[name] = adapter
+
+
+def merge(vlm: VLM, name: str) -> None:
+    """Fold a backbone's adapters into its weights and take them out; module classes and paths are restored."""
+    backbone, adapter = backbone_of(vlm, name), vlm.adapters.pop(name, None)
+    if adapter is None:
+        return
+    for path, module in list(backbone.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            module.merge()
+            parent, _, child = path.rpartition(".")
+            setattr(backbone.get_submodule(parent), child, module.get_base_layer())
+    if hasattr(backbone, "peft_config"):
+        del backbone.peft_config
+    prefix = _prefix(name)
+    vlm.touched = {n for n in vlm.touched if not (n.startswith(prefix) and "lora_" in n)}
+    vlm.touched |= {f"{prefix}{module}.weight" for module in adapter.modules}
+
+
+def merge_adapters(vlm: VLM) -> None:
+    """Fold all adapters into the weights, e.g. before an export."""
+    for name in BACKBONES:
+        merge(vlm, name)
+
+
+def _prefix(name: str) -> str:
+    return "vision.backbone." if name == "vision" else "language.model."
+
+
+def _set_dropout(backbone: nn.Module, p: float) -> None:
+    """Adapters that a stage freezes must not drop anything."""
+    for module in backbone.modules():
+        if isinstance(module, BaseTunerLayer):
+            for dropout in module.lora_dropout.values():
+                if isinstance(dropout, nn.Dropout):
+                    dropout.p = p

@@ -1,0 +1,123 @@
+"""The part of a model that training made: what a checkpoint keeps, and how it goes back in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vlm_ablate.config.stages import Training
+from vlm_ablate.errors import ModelError
+from vlm_ablate.home import storage_errors
+from vlm_ablate.models.adapters import Adapter, inject, merge
+from vlm_ablate.models.vlm import VLM
+
+_ADAPTERS = "adapters"
+_NEW_PARTS = ("connector.", "architecture.")
+
+
+def trainable_state_dict(vlm: VLM) -> dict[str, Tensor]:
+    """Everything that differs from the base: new parts, new vocabulary rows, adapters, and weights trained so far.
+
+    Contiguous tensors on the CPU, ready for safetensors.
+    """
+    names = {_through_adapters(vlm, name) for name in vlm.touched}
+    return {
+        name: parameter.detach().cpu().contiguous().clone()
+        for name, parameter in vlm.named_parameters()
+        if name in names or name.startswith(_NEW_PARTS) or "trainable_tokens" in name or "lora_" in name
+    } | {name: b.detach().cpu().clone() for name, b in _new_buffers(vlm)}
+
+
+def _new_buffers(vlm: VLM) -> list[tuple[str, Tensor]]:
+    kept = vlm.state_dict(keep_vars=True)
+    return [(n, b) for n, b in vlm.named_buffers() if n in kept and n.startswith(_NEW_PARTS)]
+
+
+def _through_adapters(vlm: VLM, name: str) -> str:
+    """Where a weight is now: peft moves the weight of an adapted layer one level down."""
+    module, _, leaf = name.rpartition(".")
+    for backbone, prefix in (("vision", "vision.backbone."), ("language", "language.model.")):
+        adapter = vlm.adapters.get(backbone)
+        if adapter and module.removeprefix(prefix) in adapter.modules and module.startswith(prefix):
+            return f"{module}.base_layer.{leaf}"
+    return name
+
+
+def adapter_metadata(vlm: VLM) -> dict[str, str]:
+    """What `load_trainable_state_dict` needs beside the tensors, as safetensors' metadata."""
+    adapters = {name: asdict(adapter) for name, adapter in vlm.adapters.items()}
+    return {_ADAPTERS: json.dumps(adapters, sort_keys=True)}
+
+
+def load_trainable_state_dict(
+    vlm: VLM, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Put back what `trainable_state_dict` gave, into a model of the same configuration.
+
+    Args:
+        vlm: freshly built, or with the same adapters already in it.
+        tensors: the state.
+        metadata: from `adapter_metadata`; adapters that it names are put in first. None: they are there.
+
+    Raises:
+        ModelError: the state is of another configuration.
+    """
+    if metadata and _ADAPTERS in metadata:
+        _match_adapters(vlm, json.loads(metadata[_ADAPTERS]))
+    own = dict(vlm.named_parameters()) | dict(vlm.named_buffers())
+    surplus = sorted(set(tensors) - set(own))
+    missing = sorted(set(trainable_state_dict(vlm)) - set(tensors))
+    shapes = [n for n, t in tensors.items() if n in own and own[n].shape != t.shape]
+    if surplus or missing or shapes:
+        raise ModelError(
+            f"the checkpoint is of another configuration: surplus {surplus[:3]}, missing {missing[:3]},"
+            f" of another shape {shapes[:3]}"
+        )
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            own[name].copy_(tensor)
+    vlm.touched |= {name.replace(".base_layer", "") for name in tensors}
+
+
+def _match_adapters(vlm: VLM, wanted: dict[str, dict]) -> None:
+    for name in set(vlm.adapters) - set(wanted):
+        merge(vlm, name)
+    for name, fields in wanted.items():
+        adapter = Adapter(**{**fields, "kind": Training(fields["kind"]), "modules": tuple(fields["modules"])})
+        if vlm.adapters.get(name) != adapter:
+            merge(vlm, name)
+            inject(vlm, name, adapter)
+
+
+def save_trained(vlm: VLM, file: Path) -> None:
+    """Write the trained state as one safetensors file.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    with storage_errors("write", file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_file(trainable_state_dict(vlm), file, metadata=adapter_metadata(vlm))
+
+
+def load_trained(vlm: VLM, file: Path) -> None:
+    """Read what `save_trained` wrote.
+
+    Raises:
+        ModelError: the file is of another configuration, or no such file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt") as opened:
+            tensors, metadata = {n: opened.get_tensor(n) for n in opened.keys()}, opened.metadata()
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"cannot read the trained weights {file}: {error}") from error
+    load_trainable_state_dict(vlm, tensors, metadata)
