@@ -155,5 +155,5 @@ def test_other_bytes_are_refused():
 
 
 def test_ocr_resolution_must_fit_the_stride():
-    with pytest.raises(ModelError, match="resolution 100 is not a multiple"):
+    with pytest.raises(ModelError, match="resolution 100 does not fit strides"):
         vision_encoders.build(PaddleOcrConfig(resolution=100), load_weights=False)

@@ -25,7 +25,7 @@ class LinearConnector(Connector):
         super().__init__(config, vision_width=vision_width, hidden=hidden, intermediate=intermediate, grid=grid)
         patches = grid[0] * grid[1]
         if config.tokens is not None and config.tokens > patches:
-            raise ModelError(f"linear connector: {config.tokens} tokens are more than the {patches} patches of the view")
+            raise ModelError(f"linear connector: {config.tokens} tokens are more than the {patches} patches of a view")
         self.pool = nn.Linear(patches, config.tokens, bias=config.bias) if config.tokens else None
         self.linear = nn.Linear(vision_width, hidden, bias=config.bias)
         init_linear(self)

