@@ -38,7 +38,7 @@ def experiment() -> Experiment:
     claims = [
         Claim(text="Cross-attention wins with frozen backbones", better="ca", worse="ar_perceiver"),
         Claim(text="Autoregressive wins once backbones are adapted", better="ar_lora", worse="ca_lora"),
-        Claim(text="A Perceiver helps the autoregressive model", better="ar_perceiver", worse="ar_linear", paper_gain=8.5),
+        Claim(text="A Perceiver helps", better="ar_perceiver", worse="ar_linear", paper_gain=8.5),
         Claim(text="LoRA hardly changes cross-attention", better="ca_lora", worse="ca", relation="similar"),
     ]
     return Experiment.model_construct(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vlm_ablate.errors import VlmAblateError
-from vlm_ablate.home import storage_errors, write_atomically
+from vlm_ablate.home import storage_errors
 from vlm_ablate.reporting.figures import figure_paper, figure_seen
 from vlm_ablate.reporting.frame import Report
 from vlm_ablate.reporting.renderers import FORMATS, SUFFIXES, render
@@ -53,5 +53,6 @@ def write_results(
 
 
 def _write(path: Path, data: str | bytes) -> Path:
-    write_atomically(path, data)
+    with storage_errors("write", path):
+        path.write_bytes(data.encode() if isinstance(data, str) else data)
     return path

@@ -15,7 +15,6 @@ from vlm_ablate.tracking.records import History, RunRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 SCORE_METRICS = ("curve/mean", "score/mean")
 """Metrics that hold the mean score along the way; the first that a run logged is used."""
@@ -93,14 +92,15 @@ def figure_seen(
     with drawing():
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(11.0, 4.6), layout="constrained")
+        figure = Figure(figsize=(11.0, 4.2))
+        figure.subplots_adjust(left=0.055, right=0.8, bottom=0.14, top=0.87, wspace=0.07)
         panels = figure.subplots(1, len(PANELS), sharey=True)
         for axes, (metric, name) in zip(panels, PANELS, strict=True):
             _panel(axes, report, found, metric)
             axes.set_xlabel(name)
-        panels[0].set_ylabel("Mean score" + _mark(report))
-        _legend(figure, report, found)
-        figure.suptitle(_heading(report), x=0.01, ha="left", fontsize=11.5, fontweight="bold")
+        panels[0].set_ylabel("Mean score, 95 % interval" if _banded(found) else "Mean score")
+        _direct_labels(panels[-1], report, found)
+        figure.text(0.008, 0.945, _heading(report), fontsize=11.5, fontweight="bold")
         return to_bytes(figure, format)
 
 
@@ -114,24 +114,62 @@ def _panel(axes: Axes, report: Report, found: Mapping[str, Sequence[CurvePoint]]
         if all(p.score.half_width is not None for p in points) and points:
             low, high = [p.score.low for p in points], [p.score.high for p in points]
             axes.fill_between(x, low, high, color=colour, alpha=0.13, linewidth=0)  # type: ignore[arg-type]
-        axes.plot(x, y, color=colour, linewidth=1.9, marker=_marker(i), markersize=5, markeredgecolor="white", markeredgewidth=0.6)
+        marker = {"marker": _marker(i), "markersize": 5, "markeredgecolor": "white", "markeredgewidth": 0.6}
+        axes.plot(x, y, color=colour, linewidth=1.9, **marker)
+    floor = report.floor.get(schema.MEAN)
+    if floor is not None:
+        axes.axhline(floor, color=SOFT, linewidth=1.0, linestyle=(0, (4, 3)), zorder=1)
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(FuncFormatter(_si if metric != schema.SEEN_FLOPS else _scientific))
     axes.margins(x=0.03)
 
 
-def _legend(figure: Figure, report: Report, found: Mapping[str, Sequence[CurvePoint]]) -> None:
-    """Arms in order of their last score, so that the legend reads like the right end of the lines."""
-    from matplotlib.lines import Line2D
+def _banded(found: Mapping[str, Sequence[CurvePoint]]) -> bool:
+    return any(p.score.half_width is not None for points in found.values() for p in points)
 
-    last = {arm: points[-1].score.mean for arm, points in found.items()}
-    handles = []
-    for i, row in sorted(enumerate(report.rows), key=lambda item: -last.get(item[1].arm, float("-inf"))):
-        if row.arm in found:
-            style: dict[str, Any] = {"color": _colour(i), "marker": _marker(i), "linewidth": 1.9, "markersize": 5}
-            handles.append(Line2D([], [], label=row.label, **style))
-    figure.legend(handles=handles, loc="outside lower center", ncols=3 if len(handles) > 2 else 2, frameon=False)
+
+def _direct_labels(axes: Axes, report: Report, found: Mapping[str, Sequence[CurvePoint]]) -> None:
+    """Each arm's name at the right of the last panel, level with its last point as far as the names leave room."""
+    from textwrap import wrap
+
+    low, high = axes.get_ylim()
+    ends, texts = [], []
+    for i, row in enumerate(report.rows):
+        if points := found.get(row.arm):
+            last = points[-1]
+            ends.append((last.score.mean - low) / (high - low))
+            texts.append(("\n".join(wrap(row.label, 28)), _colour(i), last.seen[PANELS[-1][0]]))
+    floor = report.floor.get(schema.MEAN)
+    if floor is not None and low < floor:
+        ends.append((floor - low) / (high - low))
+        texts.append(("blind floor", SOFT, None))
+    heights = [0.048 * (1 + text.count("\n")) + 0.02 for text, _, _ in texts]
+    for (text, colour, x), end, y in zip(texts, ends, spread_out(ends, heights), strict=True):
+        start = axes.transAxes.inverted().transform(axes.transData.transform((x, low)))[0] if x is not None else 1.0
+        line = [start + 0.012 if x is not None else 1.0, 1.015, 1.035], [end, end, y]
+        axes.plot(*line, transform=axes.transAxes, color=colour, linewidth=0.8, alpha=0.55, clip_on=False)
+        axes.text(1.045, y, text, transform=axes.transAxes, color=colour, va="center", fontsize=9, linespacing=1.1)
+
+
+def spread_out(wanted: Sequence[float], heights: Sequence[float]) -> list[float]:
+    """Centres as near to the wanted ones as can be without overlap: neighbours that touch move apart together."""
+    order = sorted(range(len(wanted)), key=wanted.__getitem__)
+    blocks: list[tuple[list[int], float, float]] = []  # members, bottom, height
+    for i in order:
+        members, bottom, height = [i], wanted[i] - heights[i] / 2, heights[i]
+        while blocks and blocks[-1][1] + blocks[-1][2] > bottom:
+            below, low, tall = blocks.pop()
+            weighted = (low + tall / 2) * len(below) + (bottom + height / 2) * len(members)
+            members, height = below + members, tall + height
+            bottom = weighted / len(members) - height / 2
+        blocks.append((members, bottom, height))
+    placed = [0.0] * len(wanted)
+    for members, bottom, _ in blocks:
+        for i in members:
+            placed[i] = bottom + heights[i] / 2
+            bottom += heights[i]
+    return placed
 
 
 def figure_paper(report: Report, format: str = "png") -> bytes:
@@ -153,17 +191,20 @@ def figure_paper(report: Report, format: str = "png") -> bytes:
             _dot(paper, row.paper_score or 0.0, None, y, SOFT)
             found = row.score()
             if found is None:
-                ours.text(0.02, y, row.status, transform=ours.get_yaxis_transform(), va="center", color=SOFT, style="italic")
+                across = ours.get_yaxis_transform()
+                ours.text(0.02, y, row.status, transform=across, va="center", color=SOFT, style="italic")
             else:
                 _dot(ours, found.mean, found.half_width, y, PALETTE[0])
         number = report.paper.number if report.paper else ""
         paper.set_title(f"Paper ({number})", fontsize=10, loc="left")
-        ours.set_title(f"This run ({report.scale}){_mark(report)}, mean and 95 % interval", fontsize=10, loc="left")
+        ours.set_title(f"This run ({_where(report)})", fontsize=10, loc="left")
         for axes in (paper, ours):
             axes.set(yticks=range(len(rows)), ylim=(-0.6, len(rows) - 0.4), xlabel="Mean score")
+            axes.grid(axis="y", visible=False)
             axes.tick_params(axis="y", length=0)
             axes.margins(x=0.18)
         paper.set_yticklabels([row.label for row in rows])
+        ours.set_xlabel("Mean score, 95 % interval")
         figure.suptitle(report.title, x=0.01, ha="left", fontsize=11.5, fontweight="bold")
         return to_bytes(figure, format)
 
@@ -173,12 +214,12 @@ def _dot(axes: Axes, x: float, half_width: float | None, y: int, colour: str) ->
     axes.annotate(f"{x:.1f}", (x, y), xytext=(0, 7), textcoords="offset points", ha="center", fontsize=8.5, color=INK)
 
 
+def _where(report: Report) -> str:
+    return f"{report.scale}{', with stand-ins' if report.stand_ins else ''}"
+
+
 def _heading(report: Report) -> str:
-    return f"{report.title} ({report.scale}{', stand-ins' if report.stand_ins else ''})"
-
-
-def _mark(report: Report) -> str:
-    return " (stand-ins)" if report.stand_ins else ""
+    return f"{report.title} · {_where(report)}"
 
 
 def _colour(i: int) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 from vlm_ablate.reporting.frame import ArmRow, ClaimRow, Report
@@ -50,6 +51,19 @@ class Grid:
     rows: tuple[tuple[Cell, ...], ...]
     foot: tuple[tuple[Cell, ...], ...] = ()
 
+    def flat_headings(self) -> list[str]:
+        """Headings for a format without groups: the group's name goes to those that two groups share."""
+        groups: dict[str, set[str]] = {}
+        for column in self.columns:
+            groups.setdefault(column.heading, set()).add(column.group)
+        flat = []
+        for column in self.columns:
+            group = column.group.partition(" (")[0]
+            mark = MARK if column.group.endswith(MARK) and column.key.startswith(("mean", "score", "blind")) else ""
+            prefix = f"{group}: " if len(groups[column.heading]) > 1 and column.heading != "#" else ""
+            flat.append(f"{prefix}{column.heading}{mark}")
+        return flat
+
     def groups(self) -> list[tuple[str, int]]:
         """(group, number of columns), in order."""
         spans: list[tuple[str, int]] = []
@@ -59,6 +73,13 @@ class Grid:
             else:
                 spans.append((column.group, 1))
         return spans
+
+
+def without(table: Grid, dropped: Sequence[str]) -> Grid:
+    """The table without some columns, by key."""
+    keep = [i for i, c in enumerate(table.columns) if not any(fnmatchcase(c.key, d) for d in dropped)]
+    rows, foot = (tuple(tuple(row[i] for i in keep) for row in part) for part in (table.rows, table.foot))
+    return Grid(tuple(table.columns[i] for i in keep), rows, foot)
 
 
 @dataclass(frozen=True)
@@ -77,6 +98,8 @@ class Layout:
 def lay_out(report: Report) -> Layout:
     """The page that all renderers draw."""
     subtitle = f"{source(report.paper)}: {report.paper.caption}" if report.paper else report.experiment
+    if report.scale:
+        subtitle += f" · run at scale {report.scale}{f' with stand-ins{MARK}' if report.stand_ins else ''}"
     return Layout(
         title=report.title,
         subtitle=subtitle,
@@ -168,13 +191,12 @@ def _estimate_column(report: Report, column: str) -> Draw:
 def _foot(report: Report, columns: tuple[Column, ...]) -> tuple[tuple[Cell, ...], ...]:
     """Blind floor and ceiling, one row each, where they were recorded."""
     rows = []
-    named = {"Blind floor (best arm, images withheld)": report.floor, "Ceiling (exact answers)": report.ceiling}
+    named = {"Blind floor": report.floor, "Ceiling": report.ceiling}
     for name, values in named.items():
         if not values:
             continue
         by_key = {"mean": values.get(schema.MEAN)} | {f"score_{c}": values.get(c) for c in report.columns}
-        first, *rest = columns
-        cells = [Cell(f"{by_key[c.key]:.1f}") if by_key.get(c.key) is not None else Cell() for c in rest]
+        cells = [Cell(f"{by_key[c.key]:.1f}") if by_key.get(c.key) is not None else Cell() for c in columns[1:]]
         rows.append((Cell(name), *cells))
     return tuple(rows)
 
@@ -184,7 +206,7 @@ def _claims(report: Report) -> Grid:
     columns = [
         Column("claim", "Claim of the paper", numeric=False),
         Column("paper", "Paper"),
-        Column("ours", "This run, difference [95 % interval]" + (MARK if report.stand_ins else "")),
+        Column("ours", "This run [95 % interval]" + (MARK if report.stand_ins else "")),
         Column("verdict", "Verdict", numeric=False),
     ]
     return Grid(tuple(columns), tuple(_claim_cells(claim) for claim in report.claims))
@@ -214,19 +236,28 @@ def describe_order(report: Report) -> str:
 
 
 def _notes(report: Report) -> tuple[tuple[str, str], ...]:
-    notes = []
-    for subject, text in report.notes:
-        notes.append((f"{MARK} {subject}" if subject == "Stand-in" else subject, text))
-    columns = f"unweighted mean of {', '.join(report.columns)}" if len(report.columns) > 1 else "".join(report.columns)
+    notes = [(f"{MARK} {subject}" if subject == "Stand-in" else subject, text) for subject, text in report.notes]
     if any(row.score() for row in report.rows):
-        notes.insert(sum(s == "Stand-in" for s, _ in report.notes), ("Score", f"{columns}, in percent points (CIDEr may exceed 100). Bold: highest."))
+        notes.insert(sum(subject == "Stand-in" for subject, _ in report.notes), ("Score", _explained(report)))
     tested = [c for c in report.claims if c.p_holm is not None]
     settled = [c for c in tested if c.verdict in ("agrees", "contradicts")]
     if len(tested) > 1 and settled:
         kept = sum((c.p_holm or 0) < 0.05 for c in settled)
-        text = f"each judged at 95 %; {kept} of {len(settled)} settled ones hold after Holm's correction for {len(tested)} claims."
-        notes.append(("Claims", text))
+        text = f"paired differences over seeds, each judged at 95 %; {kept} of {len(settled)} settled ones hold after "
+        notes.append(("Claims", f"{text}Holm's correction for {len(tested)} claims."))
     return tuple(notes)
+
+
+def _explained(report: Report) -> str:
+    """What the score columns hold."""
+    several = len(report.columns) > 1
+    text = f"unweighted mean of {', '.join(report.columns)}" if several else "".join(report.columns)
+    text += ", in percent points (CIDEr may exceed 100). Bold: highest mean."
+    if report.floor:
+        text += " Blind: every image withheld; the floor is the highest blind score of any arm."
+    if report.ceiling:
+        text += " Ceiling: the exact answers under the same scorer."
+    return text
 
 
 # --- formats ---------------------------------------------------------------------------------------------------------

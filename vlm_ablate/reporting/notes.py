@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-
 from typing import TYPE_CHECKING
 
 from vlm_ablate.reporting.select import Selection
@@ -60,7 +59,7 @@ def _seeds(rows: Sequence[ArmRow], planned: Sequence[int]) -> Iterable[Note]:
             f"mean over {many} seeds ± half-width of the 95 % t-interval. A seed fixes initialisation and data order, "
             "the same for all arms, so differences between arms are paired by seed."
         )
-    yield "Scores", text
+    yield "Intervals", text
     for row in rows:
         scored = len(row.scores[schema.MEAN])
         unscored = {s: n for s in dict.fromkeys(row.seeds.values()) if s != schema.FINISHED and (n := _times(row, s))}
@@ -78,15 +77,17 @@ def _times(row: ArmRow, status: str) -> int:
 def _scoring(selection: Selection) -> Iterable[Note]:
     if not selection.protocols:
         return
+    protocols = list(selection.protocols.values())
+    common = {(p.shots, p.split) for p in protocols}
     parts = []
-    for column, p in selection.protocols.items():
-        benchmark = "" if p.benchmark == column else f"{p.benchmark}, "
-        parts.append(
-            f"{column}: {benchmark}{p.items} items of split {p.split} ({p.split_hash[:8]}), {p.shots}-shot, "
-            f"template {p.template}, scorer {p.scorer} {p.scorer_version}"
-        )
-    yield "Benchmarks", "; ".join(parts) + "."
-    drawn = {(p.demonstrations, p.demonstration_seed) for p in selection.protocols.values() if p.shots}
+    for p in protocols:
+        benchmark = [] if p.benchmark == p.column else [p.benchmark]
+        own = [] if len(common) == 1 else [f"{p.shots}-shot on {p.split}"]
+        how = f"{p.items} items ({p.split_hash[:8]}), template {p.template}, scorer {p.scorer} {p.scorer_version}"
+        parts.append(f"{p.column}: {', '.join([*benchmark, *own, how])}")
+    head = f"{protocols[0].shots}-shot on the {protocols[0].split} split. " if len(common) == 1 else ""
+    yield "Benchmarks", f"{head}{'; '.join(parts)}."
+    drawn = {(p.demonstrations, p.demonstration_seed) for p in protocols if p.shots}
     if drawn:
         text = "; ".join(f"{how}, seed {seed}" for how, seed in sorted(drawn))
         yield "Demonstrations", f"{text}; the same for all arms and seeds."

@@ -61,8 +61,8 @@ def select(
     chosen = [r for by_seed in runs.values() for r in by_seed.values()]
     protocols = check_protocols(chosen)
     written = experiment.evaluation.benchmarks
-    columns = tuple(c for c in written if c in protocols or not protocols) + tuple(c for c in protocols if c not in written)
-    return Selection(scale, runs, columns, protocols, len(at_scale) - len(kept))
+    columns = [c for c in written if c in protocols or not protocols] + [c for c in protocols if c not in written]
+    return Selection(scale, runs, tuple(columns), protocols, len(at_scale) - len(kept))
 
 
 def choose_scale(records: Sequence[RunRecord], scale: str | None) -> str:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 INK, SOFT, THIN, BAND = "#1d1f23", "#666c76", "#d5d8dd", "#f5f6f8"
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7A5195", "#4D4D4D")
-"""Okabe and Ito's palette in the order of contrast on white, without yellow."""
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#333333", "#56B4E9", "#E69F00", "#7A5195")
+"""Okabe and Ito's palette, darkest first and without yellow, so that labels can be read in it."""
 MARKERS = "osD^vPX*"
 
 _SETTINGS = {

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from html import escape
+from itertools import pairwise
 
 from vlm_ablate.reporting.layout import Cell, Grid, Layout
 
+VERDICTS = ("agrees", "contradicts")
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1d1f23; --soft: #666c76; --rule: #1d1f23; --thin: #d5d8dd; --page: #fff;
   --band: #f5f6f8; --good: #1a7f4b; --bad: #b3361b; }
@@ -15,17 +17,20 @@ _STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--ink);
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
-main { max-width: 78rem; margin: 0 auto; padding: 2.5rem 1.5rem 4rem; }
+main { max-width: 88rem; margin: 0 auto; padding: 2.5rem 1.5rem 4rem; }
 h1 { font-size: 1.55rem; line-height: 1.25; margin: 0 0 .3rem; text-wrap: balance; }
 h2 { font-size: 1.05rem; margin: 2.2rem 0 .5rem; }
 .source { color: var(--soft); margin: 0; }
-.question { font-size: 1.1rem; margin: 1rem 0 0; max-width: 48rem; }
+.question { font-size: 1.1rem; margin: 1rem 0 0; max-width: 60rem; text-wrap: pretty; }
 .scroll { overflow-x: auto; margin: 1.6rem 0 .8rem; }
-table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; min-width: 100%;
+table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums;
   border-top: 2px solid var(--rule); border-bottom: 2px solid var(--rule); }
 th { font-weight: 600; text-align: left; vertical-align: bottom; }
-th, td { padding: .42rem .6rem; white-space: nowrap; }
-td.text:first-child, .claims td.text { white-space: normal; min-width: 10rem; }
+th, td { padding: .42rem .5rem; white-space: nowrap; }
+.scores { min-width: 100%; }
+.scores td.text:first-child { white-space: normal; min-width: 12rem; }
+.claims th, .claims td { padding-right: 1.6rem; } .claims td.text { white-space: normal; }
+.opens { padding-left: 1.4rem; }
 .number { text-align: right; }
 thead tr:last-child th { border-bottom: 1px solid var(--rule); }
 th.group { text-align: center; border-bottom: 1px solid var(--thin); padding-bottom: .25rem; }
@@ -37,7 +42,8 @@ tbody.foot tr:first-child td { border-top: 1px solid var(--thin); }
 sup { line-height: 0; font-size: .75em; }
 .agrees { color: var(--good); } .contradicts { color: var(--bad); }
 .order { margin: .3rem 0; }
-dl { font-size: .88rem; line-height: 1.45; display: grid; grid-template-columns: max-content 1fr; gap: .3rem 1.1rem; margin: 0; }
+dl { font-size: .88rem; line-height: 1.45; display: grid; grid-template-columns: max-content 1fr; gap: .3rem 1.1rem;
+  margin: 0; }
 dt { font-weight: 600; max-width: 16rem; } dd { margin: 0; color: var(--soft); overflow-wrap: anywhere; }
 @media (max-width: 40rem) { dl { display: block; } dd { margin-bottom: .5rem; } }
 @media print { main { max-width: none; padding: 0; } }
@@ -78,20 +84,24 @@ def render(layout: Layout) -> str:
 
 def grid(table: Grid, name: str) -> str:
     """A table in a box that scrolls sideways on a narrow screen."""
-    head = "".join(_th(c.heading, "number" if c.numeric else "text") for c in table.columns)
-    body = "\n".join("<tr>" + "".join(map(_td, row, table.columns)) + "</tr>" for row in table.rows)
-    foot = "\n".join("<tr>" + "".join(map(_td, row, table.columns)) + "</tr>" for row in table.foot)
+    opens = {c.key for before, c in pairwise(table.columns) if c.group != before.group}
+    kinds = [("number" if c.numeric else "text") + (" opens" if c.key in opens else "") for c in table.columns]
+    head = "".join(_th(c.heading, kind) for c, kind in zip(table.columns, kinds, strict=True))
+    body, foot = (
+        "\n".join("<tr>" + "".join(map(_td, row, kinds)) + "</tr>" for row in rows) for rows in (table.rows, table.foot)
+    )
     foot = f'<tbody class="foot">\n{foot}\n</tbody>' if foot else ""
     thead = f"{_group_row(table)}<tr>{head}</tr>"
-    return f'<div class="scroll"><table class="{name}">\n<thead>{thead}</thead>\n<tbody>\n{body}\n</tbody>\n{foot}</table></div>'
+    inside = f"<thead>{thead}</thead>\n<tbody>\n{body}\n</tbody>\n{foot}"
+    return f'<div class="scroll"><table class="{name}">\n{inside}</table></div>'
 
 
 def _group_row(table: Grid) -> str:
     if not any(c.group for c in table.columns):
         return ""
     cells = "".join(
-        f'<th class="group" scope="colgroup" colspan="{span}">{_marked(name)}</th>' if name else f'<td colspan="{span}"></td>'
-        for name, span in table.groups()
+        f'<th class="group" scope="colgroup" colspan="{n}">{_marked(name)}</th>' if name else f'<td colspan="{n}"></td>'
+        for name, n in table.groups()
     )
     return f"<tr>{cells}</tr>"
 
@@ -100,11 +110,11 @@ def _th(text: str, kind: str) -> str:
     return f'<th class="{kind}" scope="col">{_marked(text)}</th>'
 
 
-def _td(cell: Cell, column: object) -> str:
-    kinds = ["number" if getattr(column, "numeric", False) else "text"]
+def _td(cell: Cell, kind: str) -> str:
+    kinds = [kind]
     if cell.muted:
         kinds.append("muted")
-    if getattr(column, "key", "") == "verdict" and cell.bold:
+    if cell.text.startswith(VERDICTS) and cell.bold:
         kinds.append(cell.text.split()[0])
     text = f"<b>{escape(cell.text)}</b>" if cell.bold else escape(cell.text)
     spread = f' <span class="spread">± {cell.spread}</span>' if cell.spread else ""

@@ -55,7 +55,8 @@ def grid(table: Grid) -> str:
     lines += [" & ".join(_heading(c) for c in table.columns) + r" \\", r"\midrule"]
     lines += [" & ".join(cell(c) for c in row) + r" \\" for row in table.rows]
     if table.foot:
-        lines += [r"\midrule", *(" & ".join(rf"\textit{{{escape(c.plain)}}}" for c in row) + r" \\" for row in table.foot)]
+        lines.append(r"\midrule")
+        lines += [" & ".join(rf"\textit{{{escape(c.plain)}}}" for c in row) + r" \\" for row in table.foot]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
 
 

@@ -23,13 +23,8 @@ def render(layout: Layout) -> str:
 
 
 def grid(table: Grid) -> str:
-    """A table; Markdown has no spanning headings, so a column's group goes into its heading."""
-    headings = [
-        escape(f"{c.group.partition(' (')[0]}: {c.heading}" if c.group and c.heading != "#" else c.heading)
-        for c in table.columns
-    ]
-    if len({c.group for c in table.columns if c.group}) < 2:
-        headings = [escape(c.heading) for c in table.columns]
+    """A table; Markdown has no spanning headings, so its columns are named apart."""
+    headings = [escape(text) for text in table.flat_headings()]
     rules = ["---:" if c.numeric else ":---" for c in table.columns]
     rows = [[cell(c) for c in row] for row in table.rows]
     foot = [[f"*{text}*" if (text := escape(c.plain)) else "" for c in row] for row in table.foot]

@@ -6,17 +6,22 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from vlm_ablate.reporting.layout import Cell, Grid, Layout
+from vlm_ablate.reporting.layout import MARK, Cell, Grid, Layout, without
 from vlm_ablate.reporting.style import BAND, INK, SOFT, drawing, to_bytes
+
+Row = tuple[Cell, ...]
 
 # Lengths in points.
 SIZE, SMALL, TITLE = 10.0, 8.2, 13.5
-LINE, PAD, GAP, MARGIN = 19.0, 7.0, 4.0, 20.0
-WRAP = 300.0
-"""Widest text cell before it wraps."""
+LINE, PAD, GAP, MARGIN = 19.0, 6.0, 4.0, 18.0
+GROUP_GAP = 9.0
+WRAP, WRAP_FIRST = 300.0, 200.0
+"""Widest text cell before it wraps; the first of many columns wraps sooner."""
 GOOD, BAD = "#1a7f4b", "#b3361b"
 LEFT_OUT = ("Material", "Training data", "Demonstrations")
 """Notes that the other formats carry and a picture has no room for."""
+PICTURE_LEAVES_OUT = ("blind",)
+"""Columns likewise; the floor row stays."""
 
 
 def render(layout: Layout, *, dpi: int = 200) -> bytes:
@@ -61,12 +66,13 @@ class _Page:
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
-        self.table = _measure(layout.table)
+        self.grid = without(layout.table, PICTURE_LEAVES_OUT)
+        self.table = _measure(self.grid)
         self.claims = _measure(layout.claims) if layout.claims else _Columns(right=[0.0])
         title = text_width(layout.title, TITLE, True)
         inner = max(self.table.right[-1], self.claims.right[-1], title, 420.0)
-        for columns in (self.table, self.claims):
-            _stretch(columns, inner)
+        _stretch(self.table, inner)
+        _stretch(self.claims, min(inner, self.claims.right[-1] + 60.0))
         self.width = inner + 2 * MARGIN
         self.y = MARGIN
         self.items: list[tuple[Any, ...]] = []
@@ -100,7 +106,7 @@ class _Page:
             self.y += 17
             self._text(0, line, size=SIZE, color=SOFT)
         self.y += 14
-        self._grid(self.layout.table, self.table)
+        self._grid(self.grid, self.table)
         if self.layout.order:
             self.y += 20
             self._text(0, self.layout.order, size=SIZE)
@@ -119,7 +125,7 @@ class _Page:
         for i, column in enumerate(grid.columns):
             colour = SOFT if column.heading == "#" else INK
             x, align = (columns.right[i], "right") if column.numeric else (columns.left[i], "left")
-            self._text(x, column.heading, size=SIZE, ha=align, weight="bold", color=colour)
+            self._marked(x, column.heading, ha=align, weight="bold", color=colour)
         self.y += 6
         self._rule(0, end, 0.8)
         for i, row in enumerate(grid.rows):
@@ -136,13 +142,14 @@ class _Page:
         for name, span in grid.groups():
             if name:
                 x0, x1 = columns.left[first], columns.right[first + span - 1]
-                self._text((x0 + x1) / 2, name, size=SIZE, ha="center")
+                self._marked((x0 + x1) / 2, name, ha="center")
                 self.items.append(("rule", MARGIN + x0, MARGIN + x1, self.y + 5, 0.6, SOFT))
             first += span
         self.y += 3
 
-    def _row(self, grid: Grid, columns: _Columns, row: tuple[Cell, ...], *, band: bool = False, foot: bool = False) -> None:
-        texts = {i: wrap(c.text, WRAP, SIZE) for i, c in enumerate(row) if not grid.columns[i].numeric and not foot}
+    def _row(self, grid: Grid, columns: _Columns, row: Row, *, band: bool = False, foot: bool = False) -> None:
+        words = [i for i, column in enumerate(grid.columns) if not column.numeric and not foot]
+        texts = {i: wrap(row[i].text, _wrap_width(grid, i), SIZE) for i in words}
         lines = max((len(t) for t in texts.values()), default=1)
         height = LINE + (lines - 1) * 14
         if band:
@@ -190,6 +197,15 @@ class _Page:
                     self._text(0, line, size=SMALL, color=SOFT)
             self.y += 2
 
+    def _marked(self, x: float, text: str, *, ha: str, **style: Any) -> None:
+        """A heading, with its footnote mark (if any) raised behind it."""
+        bare = text.removesuffix(MARK)
+        self._text(x, bare, size=SIZE, ha=ha, **style)
+        if bare != text:
+            width = text_width(bare, SIZE, style.get("weight") == "bold")
+            end = x + {"left": width, "center": width / 2, "right": 0.0}[ha]
+            self._text(end + 1, MARK, size=SMALL, dy=-3)
+
     def _text(self, x: float, text: str, *, size: float, dy: float = 0.0, color: str = INK, **style: Any) -> None:
         if text:
             self.items.append(("text", MARGIN + x, self.y + dy, text, {"size": size, "color": color, **style}))
@@ -208,14 +224,21 @@ def _measure(grid: Grid) -> _Columns:
         for n, cell in enumerate(cells):
             if i == 0 and n >= len(grid.rows):
                 continue  # names of floor rows may reach over the next columns, which are empty there
-            width = min(WRAP, text_width(cell.text, SIZE, cell.bold))
+            lines = [cell.text] if column.numeric else wrap(cell.text, _wrap_width(grid, i), SIZE)
+            width = 1.0 + max(text_width(line, SIZE, cell.bold) for line in lines)
             widths.append(width + (spread if cell.text[:1].isdigit() else 0.0))
         columns.left.append(x)
         columns.right.append(x + max(widths))
         columns.spread.append(spread)
         x = columns.right[-1] + 2 * PAD
+        if i + 1 < len(grid.columns) and grid.columns[i + 1].group != column.group:
+            x += GROUP_GAP
     _widen_groups(grid, columns)
     return columns
+
+
+def _wrap_width(grid: Grid, i: int) -> float:
+    return WRAP_FIRST if i == 0 and len(grid.columns) > 8 else WRAP
 
 
 def _spread(cell: Cell) -> float:
