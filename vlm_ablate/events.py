@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from vlm_ablate.tracking.records import RunRecord
 
 Status = Literal["finished", "diverged", "failed", "skipped"]
 
@@ -115,6 +118,25 @@ class RunOutcome:
     """Id of the run in the tracking store."""
     seconds: float = 0.0
     reused: bool = False
+
+    @classmethod
+    def from_record(cls, record: RunRecord) -> RunOutcome:
+        """The outcome that the record of a finished or diverged run tells."""
+        scores = {
+            blind: {s["column"]: float(s["score"]) for s in record.scores if bool(s["blind"]) == blind}
+            for blind in (False, True)
+        }
+        return cls(
+            run=record.hash,
+            name=record.name,
+            status=record.status,  # type: ignore[arg-type]
+            scores=scores[False],
+            blind=scores[True],
+            message=record.message,
+            tracking_run=record.run_id,
+            seconds=((record.end_time or record.start_time) - record.start_time) / 1000,
+            reused=True,
+        )
 
     @property
     def mean(self) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from vlm_ablate.config.base import Strict, component
 from vlm_ablate.config.components import benchmarks
@@ -32,6 +32,17 @@ class Demonstrations(Strict):
     """Items of the train split that demonstrations come from, drawn once with the seed; None: all of them."""
 
 
+class Curve(Strict):
+    """Cheap scores along the way, on the tune split: the paper's figures of score against what was seen."""
+
+    points: int = Field(gt=0)
+    """Evenly spaced over all stages; the last point is the end of training."""
+    limit: int = Field(50, gt=0)
+    """Items of each benchmark."""
+    benchmarks: list[str] = Field(default_factory=list)
+    """Columns that are scored; empty: all."""
+
+
 class EvaluationConfig(Strict):
     """What a trained model is scored on."""
 
@@ -43,3 +54,12 @@ class EvaluationConfig(Strict):
     """Prompts generated together; greedy answers do not depend on it."""
     blind: bool = True
     """Also score with every image withheld: the blind floor."""
+    curve: Curve | None = None
+    """Scores along the way; None: none."""
+
+    @model_validator(mode="after")
+    def _curve_names_columns(self) -> EvaluationConfig:
+        for name in self.curve.benchmarks if self.curve else ():
+            if name not in self.benchmarks:
+                raise ValueError(f"curve names benchmark {name!r}; the columns are {', '.join(self.benchmarks)}")
+        return self
