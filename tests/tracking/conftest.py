@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from vlm_ablate.errors import TrackingError
 from vlm_ablate.home import Home
 from vlm_ablate.tracking.store import ensure_store
 
@@ -25,3 +32,53 @@ def home(tmp_path: Path, store_template: Path) -> Home:
     home = Home(tmp_path / "home").prepare(minimum_free=0)
     shutil.copyfile(store_template, home.database)
     return home
+
+
+class Server:
+    """A real MLflow server (its WSGI app, one process) over a SQLite store, that can be killed and started again."""
+
+    def __init__(self, folder: Path, template: Path) -> None:
+        shutil.copyfile(template, folder / "server.db")
+        self._folder, self._process = folder, None
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self._port = probe.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self._port}"
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        code = (
+            "from mlflow.server import app; from werkzeug.serving import run_simple; "
+            f"run_simple('127.0.0.1', {self._port}, app, threaded=True)"
+        )
+        environment = os.environ | {
+            "_MLFLOW_SERVER_FILE_STORE": f"sqlite:///{self._folder}/server.db",
+            "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
+            "_MLFLOW_SERVER_ARTIFACT_DESTINATION": str(self._folder / "artifacts"),
+            "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
+        }
+        self._process = subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.DEVNULL)
+        for _ in range(600):
+            try:
+                ensure_store(self.uri)
+                return
+            except TrackingError:
+                time.sleep(0.1)
+        raise TimeoutError("the MLflow server did not start within a minute")
+
+    def kill(self) -> None:
+        """Make it go away at once."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+
+@pytest.fixture
+def server(tmp_path: Path, store_template: Path) -> Iterator[Server]:
+    """A server that is not started yet."""
+    folder = tmp_path / "server"
+    folder.mkdir()
+    server = Server(folder, store_template)
+    yield server
+    server.kill()

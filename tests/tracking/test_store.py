@@ -1,0 +1,108 @@
+"""The store is made once, whoever comes first, and one that cannot be used is one clear error within seconds."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from pathlib import Path
+
+import pytest
+from tests.tracking.specs import make_scores, make_spec
+
+from vlm_ablate.errors import StorageError, TrackingError
+from vlm_ablate.home import Home
+from vlm_ablate.tracking import schema, store
+from vlm_ablate.tracking.logger import RunTracker
+from vlm_ablate.tracking.records import read_history, read_records
+from vlm_ablate.tracking.reuse import find_reusable
+from vlm_ablate.tracking.summary import record_table, register_experiment
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["http://127.0.0.1:9", "http://someone:secret@no-such-host.invalid:5000", "./mlruns", "file:///tmp/mlruns", "foo://bar"],
+)
+def test_a_store_that_cannot_be_used_is_one_clear_error_within_seconds(uri: str) -> None:
+    started = time.monotonic()
+    with pytest.raises(TrackingError) as caught:
+        store.ensure_store(uri)
+    assert time.monotonic() - started < 8
+    assert "secret" not in str(caught.value) and caught.value.hint
+
+
+def test_a_store_in_a_place_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StorageError, match=r"mlflow\.db"):
+        store.ensure_store(f"sqlite:///{tmp_path}/file/mlflow.db")
+    (tmp_path / "other.db").write_text("something else entirely")
+    with pytest.raises(TrackingError, match="not a SQLite database"):
+        store.ensure_store(f"sqlite:///{tmp_path}/other.db")
+
+
+def _create(uri: str, template: str, messages: multiprocessing.Queue) -> None:
+    import os
+
+    os.environ[store.TEMPLATE_VARIABLE] = template
+    store.ensure_store(uri)
+    client = store.connect(uri)
+    messages.put(store.open_experiment(client, uri, "demo/t01"))
+
+
+def test_processes_that_start_at_once_share_one_store_and_one_experiment(tmp_path: Path, store_template: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    messages = context.Queue()
+    uri = f"sqlite:///{tmp_path}/home/mlflow.db"
+    processes = [context.Process(target=_create, args=(uri, str(store_template), messages)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    ids = {messages.get(timeout=60) for _ in processes}
+    for process in processes:
+        process.join()
+    assert len(ids) == 1 and [process.exitcode for process in processes] == [0] * 4
+    assert not list((tmp_path / "home").glob(".mlflow.db.[0-9]*"))
+
+
+def test_an_experiment_is_described_and_comes_back_when_deleted(home: Home) -> None:
+    first = register_experiment(home.tracking_uri, "demo/t01", {schema.DESCRIPTION: "What it asks", schema.PAPER: "idefics2"})
+    client = store.connect(home.tracking_uri)
+    client.delete_experiment(first)
+    assert register_experiment(home.tracking_uri, "demo/t01", {schema.DESCRIPTION: "What it asks now"}) == first
+    found = client.get_experiment(first)
+    assert found.lifecycle_stage == "active" and found.tags[schema.DESCRIPTION] == "What it asks now"
+    assert found.tags[schema.PAPER] == "idefics2"
+    assert found.artifact_location == (home.artifacts / "demo" / "t01").as_uri()
+
+
+def test_a_run_that_two_tables_need_is_copied_not_trained_again(home: Home, tmp_path: Path) -> None:
+    done, other, missing = make_spec("mlp"), make_spec("same", experiment="demo/t02", note="mlp"), make_spec("linear")
+    assert done.hash == other.hash
+    (tmp_path / "plan.json").write_text("{}")
+    with RunTracker.start(done, home=home) as tracker:
+        tracker.log_metrics({schema.TRAIN_LOSS: 1.0}, 10)
+        tracker.log_artifact(tmp_path / "plan.json")
+        tracker.log_scores(make_scores(70.0), 10)
+        tracker.finish("finished")
+    own, copy, none = find_reusable([done, other, missing], home.tracking_uri)
+    assert own is not None and copy is not None and none is None
+    assert own.run_id == tracker.run_id and copy.run_id != own.run_id
+    assert copy.tags[schema.REUSED_FROM] == own.run_id
+    assert (copy.arm, copy.experiment, copy.label, copy.scores, copy.metrics) == (
+        "same", "demo/t02", "SAME", own.scores, own.metrics)  # fmt: skip
+    assert (copy.start_time, copy.end_time, copy.tags[schema.VERSIONS]) == (
+        own.start_time, own.end_time, own.tags[schema.VERSIONS])  # fmt: skip
+    keys = [schema.TRAIN_LOSS]
+    assert read_history(home.tracking_uri, copy.run_id, keys) == read_history(home.tracking_uri, own.run_id, keys)
+    assert (home.artifacts / "demo/t02" / copy.run_id / "artifacts" / "plan.json").exists()
+    assert find_reusable([other], home.tracking_uri) == [copy]
+
+
+def test_the_table_run_is_one_and_is_brought_up_to_date(home: Home, tmp_path: Path) -> None:
+    (tmp_path / "table.md").write_text("| arm |")
+    for verdict in ("not separable", "agrees"):
+        run = record_table(home.tracking_uri, "demo/t01", [tmp_path / "table.md"], markdown="| arm |", scale="laptop",
+                           claims=[{"text": "mlp is better", "verdict": verdict}])  # fmt: skip
+    assert read_records(home.tracking_uri, "demo/t01") == []
+    (record,) = read_records(home.tracking_uri, "demo/t01", kind=schema.TABLE_KIND)
+    assert (record.run_id, record.name, record.scale) == (run, "table · laptop", "laptop")
+    assert schema.read_json_tag(record.tags, schema.CLAIMS) == [{"text": "mlp is better", "verdict": "agrees"}]
+    assert (home.artifacts / "demo/t01" / run / "artifacts" / "table" / "table.md").exists()
