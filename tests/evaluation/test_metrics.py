@@ -97,7 +97,10 @@ def test_the_right_letter_scores_full(letter: str) -> None:
 words = st.lists(st.sampled_from("a cat dog red mat on the in park two".split()), max_size=8).map(" ".join)
 
 
-@given(rows=st.lists(st.tuples(words, st.lists(words, min_size=1, max_size=3)), min_size=1, max_size=6), seed=st.randoms())
+item_rows = st.lists(st.tuples(words, st.lists(words, min_size=1, max_size=3)), min_size=1, max_size=6)
+
+
+@given(rows=item_rows, seed=st.randoms())
 @settings(max_examples=60, deadline=None)
 def test_mean_does_not_depend_on_the_order_of_items(rows: list[tuple[str, list[str]]], seed) -> None:
     shuffled = list(rows)

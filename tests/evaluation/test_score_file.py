@@ -10,7 +10,10 @@ from vlm_ablate.cli.score import score
 from vlm_ablate.errors import DataError
 from vlm_ablate.evaluation.scoring import score_file
 
-GOOD = '{"prediction": "cat", "references": ["cat", "dog"], "id": 1}\n\n{"prediction": "\\u2028", "references": ["a"]}\n'
+GOOD = """{"prediction": "cat", "references": ["cat", "dog"], "id": 1}
+
+{"prediction": "\\u2028", "references": ["a"]}
+"""
 
 
 def test_prints_mean_count_and_unparsed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,8 +1,8 @@
 """Few-shot prompts: named, versioned templates, and the demonstrations that stand before a question.
 
 A prompt is a `Sample`, so that the image blocks and the prompt format ("plain", "chat", "template") are those of
-training. Under "plain" the shots and the query stand one after the other, `{image}Question: ... Answer: ...`, a line
-each; under the others each shot is a user turn and an assistant turn.
+training. Under "plain" the shots and the query stand one after the other, `{image}Question: ... Answer: ...`, with a
+blank line between them; under the others each shot is a user turn and an assistant turn.
 
 Demonstrations depend on the benchmark, the item and the demonstration seed alone: all arms see the same ones, whatever
 the batch size. Blind: every image block is left out, of the shots and of the query; the text stays as it is.
@@ -41,6 +41,8 @@ class Template:
     """A line before everything (plain), or before the first user turn."""
     before_image: str = ""
     """Under "plain", stands before an item's images."""
+    separator: str = "\n\n"
+    """Under "plain", stands after each demonstration's answer; sources that train on such documents write the same."""
 
     @property
     def id(self) -> str:
@@ -99,6 +101,7 @@ for _template in (
         "{question}",
         "Instruction: provide an answer to the question. Use the image to answer.",
         "Image:",
+        "\n",
     ),
     Template("vqa_short", "1", "Question: {question} " + _SHORT + " Answer:", "{question}\n" + _SHORT),
     Template("caption", "1", "Caption:", "Provide a short caption of the image."),
@@ -131,7 +134,7 @@ def build_prompt(
         segments.append(Text(template.instruction + "\n"))
     for shot in demonstrations:
         segments += _asked(shot, template, dialogue, blind)
-        segments.append(Text(shot.answer, supervised=True) if dialogue else Text(f" {shot.answer}\n"))
+        segments.append(Text(shot.answer, supervised=True) if dialogue else Text(f" {shot.answer}{template.separator}"))
     segments += _asked(item, template, dialogue, blind)
     return Sample(item.id, tuple(_merged(segments)), source="evaluation", dialogue=dialogue)
 

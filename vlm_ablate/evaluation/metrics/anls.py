@@ -1,8 +1,8 @@
 """ANLS: average normalised Levenshtein similarity.
 
 Source: Biten et al., Scene Text Visual Question Answering, ICCV 2019 (arXiv:1905.13648), eq. 1, and the DocVQA task
-page (https://rrc.cvc.uab.es/?ch=17&com=tasks): s = 1 - NL where NL < 0.5, else 0; the best over the references; not case
-sensitive. NL is the edit distance over the longer length, both texts being stripped and lower-cased first.
+page (https://rrc.cvc.uab.es/?ch=17&com=tasks): s = 1 - NL where NL < 0.5, else 0; the best over the references; not
+case sensitive. NL is the edit distance over the longer length, both texts being stripped and lower-cased first.
 
 Edge cases: a similarity of exactly 0.5 scores 0 (compared in whole numbers, so rounding cannot decide it); two empty
 texts are equal and score 1; inner blanks count.

@@ -1,0 +1,20 @@
+"""Evaluates the tiny model in a process of its own: slowly: `run_evaluation.py CHECKPOINTS OUT`."""
+
+import sys
+import time
+from pathlib import Path
+
+import conftest
+import torch
+
+from vlm_ablate.config.data import DataConfig, ImageConfig
+from vlm_ablate.config.evaluation import BenchmarkEntry, EvaluationConfig
+from vlm_ablate.evaluation.evaluate import evaluate
+
+torch.set_num_threads(1)
+checkpoints, out = Path(sys.argv[1]), Path(sys.argv[2])
+data = DataConfig.model_construct(mixture={}, image=ImageConfig(size=16), sequence_length=64, prompt="plain")
+entry = BenchmarkEntry.model_validate({"benchmark": "test_squares"})
+cfg = EvaluationConfig.model_validate({"benchmarks": {"s": entry}, "shots": 2, "batch_size": 2})
+vlm = conftest.tiny_vlm(checkpoints, data.image)
+evaluate(vlm, "s", entry, cfg, data, blind=False, out=out, progress=lambda done, total: time.sleep(0.4))

@@ -1,0 +1,196 @@
+"""Evaluation of a tiny real model: the same answers whatever the batch, resumed after a kill, blind without images."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from vlm_ablate.config.data import DataConfig
+from vlm_ablate.config.evaluation import BenchmarkEntry, Demonstrations, EvaluationConfig
+from vlm_ablate.data.encode import Encoder
+from vlm_ablate.errors import DataError, StorageError
+from vlm_ablate.evaluation.evaluate import evaluate
+from vlm_ablate.evaluation.features import VisualCache
+from vlm_ablate.evaluation.predictions import read_predictions
+from vlm_ablate.evaluation.prompts import build_prompt, get_template
+from vlm_ablate.evaluation.record import ScoreRecord
+from vlm_ablate.models.vlm import VLM
+
+from .conftest import tiny_vlm
+
+HERE = Path(__file__).parent
+
+
+def entry(**changes: object) -> BenchmarkEntry:
+    return BenchmarkEntry.model_validate({"benchmark": "test_squares", **changes})
+
+
+def config(**changes: object) -> EvaluationConfig:
+    return EvaluationConfig.model_validate({"benchmarks": {"squares": entry()}, "shots": 2, **changes})
+
+
+def answers(path: Path) -> dict[str, str]:
+    return {p.id: p.prediction for p in read_predictions(path)}
+
+
+def test_record_says_how_it_was_made(vlm: VLM, data_config: DataConfig, tmp_path: Path) -> None:
+    seen = []
+    record = evaluate(
+        vlm, "squares", entry(limit=5), config(), data_config, blind=False, out=tmp_path / "p.jsonl",
+        progress=lambda *p: seen.append(p),
+    )
+    assert (record.benchmark, record.column, record.split, record.shots) == ("test_squares", "squares", "report", 2)
+    assert (record.items, record.template, record.scorer) == (5, "vqa/1+plain", "exact_match")
+    assert seen[0] == (0, 5) and seen[-1] == (5, 5)
+    assert ScoreRecord.from_dict(json.loads(json.dumps(record.to_dict()))) == record
+    predictions = read_predictions(tmp_path / "p.jsonl")
+    assert [p.id for p in predictions] == [f"report/{i}" for i in range(5)]
+    assert all(len(p.shots) == 2 and p.score in (0.0, 1.0) for p in predictions)
+    assert record.score == pytest.approx(20 * sum(p.score for p in predictions))
+
+
+def test_answers_do_not_depend_on_the_batch(vlm: VLM, data_config: DataConfig, tmp_path: Path) -> None:
+    for size in (1, 5, 32):
+        evaluate(vlm, "s", entry(), config(batch_size=size), data_config, blind=False, out=tmp_path / f"{size}.jsonl")
+    assert answers(tmp_path / "1.jsonl") == answers(tmp_path / "5.jsonl") == answers(tmp_path / "32.jsonl")
+    assert len(set(answers(tmp_path / "1.jsonl").values())) > 1, "a model that always says the same proves nothing"
+
+
+def test_batched_answers_equal_generation_of_one_prompt(vlm: VLM, data_config: DataConfig, tmp_path: Path) -> None:
+    import torch
+
+    from vlm_ablate.config.components import benchmarks
+
+    evaluate(vlm, "s", entry(), config(), data_config, blind=False, out=tmp_path / "p.jsonl")
+    benchmark = benchmarks.build(entry().benchmark)
+    train = {i.id: i for i in benchmark.items("train")}
+    items = {i.id: i for i in benchmark.items("report")}
+    per_view = vlm.architecture.text_tokens(vlm.visual_tokens(16, 16))
+    encoder = Encoder(vlm.tokenizer, data_config, per_view)
+    vlm.eval()
+    for prediction in read_predictions(tmp_path / "p.jsonl")[:4]:
+        sample = build_prompt(items[prediction.id], [train[s] for s in prediction.shots], get_template("vqa"), "plain")
+        layout = encoder.layout(sample, generate=True)
+        refs = {str(n): ref for n, ref in enumerate(sample.images)}
+        with torch.no_grad():
+            visual = torch.cat(list(VisualCache(vlm, data_config.image).get(refs).values()))
+            ids = torch.from_numpy(layout.input_ids)[None]
+            rows = torch.zeros(3, dtype=torch.long)
+            text = vlm.generate(ids, ids > -1, visual, rows, max_new_tokens=4, stop=list(benchmark.stop))
+        assert text[0].strip() == prediction.prediction
+
+
+def test_images_matter_and_blind_withholds_them(vlm: VLM, data_config: DataConfig, tmp_path: Path) -> None:
+    seen = evaluate(vlm, "s", entry(), config(), data_config, blind=False, out=tmp_path / "a.jsonl")
+    blind = evaluate(vlm, "s", entry(), config(), data_config, blind=True, out=tmp_path / "b.jsonl")
+    assert blind.blind and not seen.blind
+    assert answers(tmp_path / "a.jsonl") != answers(tmp_path / "b.jsonl")
+    shots = [[p.shots for p in read_predictions(tmp_path / f"{f}.jsonl")] for f in "ab"]
+    assert shots[0] == shots[1], "the floor has the same demonstrations"
+
+
+def test_blind_answers_ignore_the_images(vlm: VLM, data_config: DataConfig, tmp_path: Path) -> None:
+    """Without shots, items with one question have one answer, however different their pictures."""
+    evaluate(vlm, "s", entry(shots=0), config(), data_config, blind=True, out=tmp_path / "b.jsonl")
+    by_question: dict[str, set[str]] = {}
+    for p in read_predictions(tmp_path / "b.jsonl"):
+        by_question.setdefault(p.question, set()).add(p.prediction)
+    assert all(len(found) == 1 for found in by_question.values())
+
+
+def test_each_image_is_encoded_once(vlm: VLM, data_config: DataConfig, tmp_path: Path, monkeypatch) -> None:
+    views = []
+    whole = vlm.encode_images
+    monkeypatch.setattr(vlm, "encode_images", lambda pixels, mask: views.append(len(pixels)) or whole(pixels, mask))
+    evaluate(vlm, "s", entry(), config(batch_size=3, shots=4), data_config, blind=False, out=tmp_path / "p.jsonl")
+    shown = {s for p in read_predictions(tmp_path / "p.jsonl") for s in (*p.shots, p.id)}
+    assert sum(views) == len(shown) < 12 * 5
+
+
+def test_small_cache_gives_the_same_tokens(vlm: VLM, data_config: DataConfig) -> None:
+    import torch
+
+    from vlm_ablate.config.components import benchmarks
+
+    refs = {i.id: i.images[0] for i in benchmarks.build(entry().benchmark).items("report")}
+    with torch.no_grad():
+        large, small = VisualCache(vlm, data_config.image), VisualCache(vlm, data_config.image, budget=1)
+        for _ in range(2):
+            one, two = large.get(refs), small.get(refs)
+            assert all(torch.equal(one[key], two[key]) for key in refs)
+    assert large.encoded == len(refs) and small.encoded == 2 * len(refs)
+
+
+def test_a_finished_file_is_not_computed_again(vlm: VLM, data_config: DataConfig, tmp_path: Path, monkeypatch) -> None:
+    out = tmp_path / "p.jsonl"
+    first = evaluate(vlm, "s", entry(), config(), data_config, blind=False, out=out, state="a")
+    monkeypatch.setattr(vlm, "generate", lambda *a, **k: pytest.fail("generated again"))
+    assert evaluate(vlm, "s", entry(), config(), data_config, blind=False, out=out, state="a") == first
+    with pytest.raises(pytest.fail.Exception):
+        evaluate(vlm, "s", entry(), config(), data_config, blind=False, out=out, state="b")
+
+
+def test_torn_line_is_dropped_and_the_rest_kept(vlm: VLM, data_config: DataConfig, tmp_path: Path, monkeypatch) -> None:
+    out = tmp_path / "p.jsonl"
+    cfg = config(batch_size=3)
+    first = evaluate(vlm, "s", entry(), cfg, data_config, blind=False, out=out)
+    whole = out.read_bytes()
+    lines = whole.split(b"\n")
+    out.write_bytes(b"\n".join(lines[:5]) + b"\n" + lines[5][:20])
+    rows = []
+    generate = vlm.generate
+    monkeypatch.setattr(vlm, "generate", lambda ids, *a, **k: rows.append(len(ids)) or generate(ids, *a, **k))
+    assert evaluate(vlm, "s", entry(), cfg, data_config, blind=False, out=out) == first
+    assert out.read_bytes() == whole
+    assert 0 < sum(rows) <= 12
+
+
+def test_killed_evaluation_continues(checkpoints: Path, data_config: DataConfig, tmp_path: Path) -> None:
+    """A process killed with SIGKILL half-way, then the same call: the file of an undisturbed evaluation."""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), str(HERE)])}
+    out, whole = tmp_path / "killed.jsonl", tmp_path / "whole.jsonl"
+    process = subprocess.Popen([sys.executable, str(HERE / "run_evaluation.py"), str(checkpoints), str(out)], env=env)
+    try:
+        deadline = time.monotonic() + 90
+        while time.monotonic() < deadline and (not out.exists() or out.read_bytes().count(b"\n") < 4):
+            time.sleep(0.02)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert 0 < len(read_predictions(out)) < 12
+    model = tiny_vlm(checkpoints, data_config.image)
+    for path in (out, whole):
+        evaluate(model, "s", entry(), config(batch_size=2), data_config, blind=False, out=path)
+    assert out.read_bytes() == whole.read_bytes()
+
+
+def test_nearest_demonstrations_resemble_the_query(vlm: VLM, data_config: DataConfig, tmp_path: Path) -> None:
+    cfg = config(demonstrations=Demonstrations(selection="nearest"))
+    record = evaluate(vlm, "s", entry(split="train"), cfg, data_config, blind=False, out=tmp_path / "p.jsonl")
+    assert record.demonstrations == "nearest:hf"
+    assert all(p.id not in p.shots for p in read_predictions(tmp_path / "p.jsonl")), "never its own picture"
+
+
+def test_too_few_demonstrations_is_a_data_error(vlm: VLM, data_config: DataConfig, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="20 demonstrations asked for, the train split gives 12"):
+        evaluate(vlm, "s", entry(shots=20), config(), data_config, blind=False, out=tmp_path / "p.jsonl")
+
+
+def test_unwritable_predictions_are_a_storage_error(vlm: VLM, data_config: DataConfig, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="cannot write predictions"):
+        evaluate(vlm, "s", entry(), config(), data_config, blind=False, out=tmp_path / "file" / "p.jsonl")
+
+
+def test_mode_is_put_back(vlm: VLM, data_config: DataConfig, tmp_path: Path) -> None:
+    for training in (True, False):
+        vlm.train(training)
+        evaluate(vlm, "s", entry(limit=1), config(), data_config, blind=False, out=tmp_path / f"{training}.jsonl")
+        assert vlm.training is training
