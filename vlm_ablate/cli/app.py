@@ -48,7 +48,9 @@ def _version(show: bool) -> None:
 @app.callback()
 def root(
     debug: Annotated[bool, typer.Option("--debug", help="Show errors with their traceback.")] = False,
-    allow_hub: Annotated[bool, typer.Option("--allow-hub", help="Let transformers and datasets reach the hub.")] = False,
+    allow_hub: Annotated[
+        bool, typer.Option("--allow-hub", help="Let transformers and datasets reach the hub.")
+    ] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,

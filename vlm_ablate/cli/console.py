@@ -11,12 +11,17 @@ from vlm_ablate.errors import ConfigError, VlmAblateError
 if TYPE_CHECKING:
     from rich.console import Console
 
+PIPED_WIDTH = 160
+"""Columns of what is written to a file or a pipe."""
+
 ScaleOption = Annotated[str, typer.Option("--scale", "-s", help="Scale: a name (`list scales`) or a file.")]
 ArmsOption = Annotated[str | None, typer.Option("--arms", help="Only these arms, separated by commas.")]
 SeedsOption = Annotated[str | None, typer.Option("--seeds", help="Seeds instead of the file's, e.g. 0,1,2 or 0-4.")]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Set a field in every arm, e.g. --set 'stages.*.steps=50'. Repeatable; values are YAML."),
+    typer.Option(
+        "--set", help="Set a field in every arm, e.g. --set 'stages.*.steps=50'. Repeatable; values are YAML."
+    ),
 ]
 HomeOption = Annotated[
     str | None, typer.Option("--home", help="Folder of runs and records. Default: $VLM_ABLATE_HOME, or outputs.")
@@ -31,7 +36,8 @@ def out() -> Console:
     """Console of results (stdout)."""
     from rich.console import Console
 
-    return Console(highlight=False, soft_wrap=False)
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=PIPED_WIDTH)
 
 
 def err() -> Console:

@@ -31,6 +31,7 @@ def list_parts(
 ) -> None:
     """What exists, one line each, with its parameters."""
     from rich.table import Table
+    from rich.text import Text
 
     from vlm_ablate.cli.console import out
     from vlm_ablate.registry import load_plugins
@@ -45,7 +46,7 @@ def list_parts(
         table.add_column(ratio=3)
         table.add_column(style="dim", ratio=3)
         for row in KINDS[name]():
-            table.add_row(*row)
+            table.add_row(*map(Text, row))
         console.print(table)
         console.print()
 
@@ -99,7 +100,7 @@ def _experiments() -> Iterable[Row]:
         try:
             data = load_document(file).data
         except ConfigError as error:
-            yield short, f"[red]{error.problems[0]}[/]", ""
+            yield short, str(error.problems[0]), ""
             continue
         arms = data.get("arms") if isinstance(data.get("arms"), dict) else {}
         yield short, str(data.get("title", "")), f"{len(arms)} arms: {', '.join(map(str, arms))}"

@@ -1,4 +1,115 @@
-"""`vlm-ablate run FILE`."""
+"""`vlm-ablate run FILE`: train and evaluate what is missing of an experiment."""
+
 from __future__ import annotations
-def run() -> None:
-    """Run."""
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vlm_ablate.cli.console import ArmsOption, HomeOption, ScaleOption, SeedsOption, SetOption, TrackingOption
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vlm_ablate.config.expand import LoadedExperiment
+    from vlm_ablate.config.spec import RunSpec
+    from vlm_ablate.events import RunOutcome
+    from vlm_ablate.home import Home
+
+
+def run(
+    file: Annotated[Path, typer.Argument(help="Experiment file.")],
+    scale: ScaleOption = "laptop",
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", "-j", min=1, help="Runs at a time. Default: one a GPU, or one a core.")
+    ] = None,
+    arms: ArmsOption = None,
+    seeds: SeedsOption = None,
+    sets: SetOption = None,
+    home: HomeOption = None,
+    tracking_uri: TrackingOption = None,
+) -> None:
+    """Run every arm with every seed. Finished runs are not repeated; an interrupted one continues."""
+    from vlm_ablate.cli.console import comma_list, out, seed_list, warn
+    from vlm_ablate.cli.home import open_home
+    from vlm_ablate.config.expand import load_experiment
+
+    loaded = load_experiment(file, scale=scale, sets=sets or [])
+    specs = loaded.specs(arms=comma_list(arms), seeds=seed_list(seeds))
+    warn(loaded.warnings)
+    place = open_home(home)
+    uri = tracking_uri or place.tracking_uri
+    console = out()
+    console.print(
+        f"[bold]{loaded.experiment.name}[/]  {len(specs)} runs at scale {loaded.scale.name!r}, home {place.root}"
+    )
+    outcomes = launch(specs, place, uri, jobs)
+    if any(not outcome.reused for outcome in outcomes):
+        _publish(loaded, place, uri, sorted({spec.seed for spec in specs}))
+    counts = Counter(outcome.status for outcome in outcomes)
+    console.print(", ".join(f"{count} {status}" for status, count in counts.items()))
+    _report_failures(outcomes)
+    console.print(f"the table: [bold]{_command('table', file, scale, sets, home)}[/]", soft_wrap=True)
+    if counts["failed"] or not (counts["finished"] or counts["diverged"]):
+        raise typer.Exit(1)
+
+
+def launch(specs: Sequence[RunSpec], home: Home, tracking_uri: str, jobs: int | None) -> list[RunOutcome]:
+    """Run the specs on this machine and show their progress.
+
+    Raises:
+        Interrupted: after Ctrl-C, saying how to continue.
+    """
+    from vlm_ablate.cli.console import out
+    from vlm_ablate.cli.progress import RunDisplay
+    from vlm_ablate.launch.base import Interrupted
+    from vlm_ablate.launch.local import LocalLauncher
+
+    with RunDisplay(specs, out()) as display:
+        try:
+            return LocalLauncher(jobs=jobs, tracking_uri=tracking_uri).run(specs, home, display)
+        except Interrupted as stop:
+            stop.hint = f"the same command continues from here: {_this_command()}"
+            raise
+
+
+def _publish(loaded: LoadedExperiment, home: Home, tracking_uri: str, seeds: list[int]) -> None:
+    """Put the table on the experiment's summary run. The runs are safe already, so a failure is only a warning."""
+    from vlm_ablate.cli.console import warn
+    from vlm_ablate.cli.publish import publish_table
+    from vlm_ablate.errors import VlmAblateError
+
+    try:
+        publish_table(loaded, home, tracking_uri, seeds)
+    except VlmAblateError as error:
+        warn([f"the table was not put on the tracking store: {error.message}"])
+
+
+def _report_failures(outcomes: Sequence[RunOutcome]) -> None:
+    from rich.text import Text
+
+    from vlm_ablate.cli.console import err
+
+    for outcome in outcomes:
+        if outcome.status in ("failed", "skipped"):
+            style = "bold red" if outcome.status == "failed" else "yellow"
+            err().print(
+                Text.assemble((f"{outcome.status}: ", style), outcome.name, f": {outcome.message}"), soft_wrap=True
+            )
+
+
+def _command(name: str, file: Path, scale: str, sets: list[str] | None, home: str | None) -> str:
+    import shlex
+
+    parts = ["vlm-ablate", name, str(file), *(["--scale", scale] if scale != "laptop" else [])]
+    parts += [part for s in sets or () for part in ("--set", s)]
+    return shlex.join(parts + (["--home", home] if home else []))
+
+
+def _this_command() -> str:
+    import shlex
+    import sys
+
+    return shlex.join(["vlm-ablate", *sys.argv[1:]])

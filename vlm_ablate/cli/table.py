@@ -20,7 +20,8 @@ def table(
         str | None, typer.Option("--format", "-f", help="markdown, latex, csv, html or png. Default: for the terminal.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="File (its ending chooses the format), or a folder for everything.")
+        Path | None,
+        typer.Option("--out", "-o", help="File (its ending chooses the format), or a folder for everything."),
     ] = None,
     scale: ScaleOption = "laptop",
     seeds: SeedsOption = None,
@@ -99,7 +100,15 @@ def _write(report: Report, format: str | None, out: Path | None) -> None:
 
 
 def _write_folder(loaded: LoadedExperiment, report: Report, uri: str, records: Path | None, out: Path) -> None:
+    from vlm_ablate.cli.publish import histories
     from vlm_ablate.reporting import write_results
+    from vlm_ablate.tracking.records import load_records, read_records
 
-    for path in write_results(report, out):
+    if records is not None:
+        read = load_records(records)
+        found, curves = read.records, read.histories
+    else:
+        found = read_records(uri, loaded.experiment.name)
+        curves = histories(uri, found)
+    for path in write_results(report, found, out, curves):
         typer.echo(f"wrote {path}", err=True)

@@ -21,14 +21,17 @@ def ui(
     from vlm_ablate.cli.console import err, out
     from vlm_ablate.cli.home import open_home
     from vlm_ablate.errors import TrackingError
+    from vlm_ablate.tracking.store import ui_command
 
     place = open_home(home)
     if not place.database.is_file():
         raise TrackingError(
-            f"no records yet: {place.database} does not exist", hint="run an experiment first, or name its folder with --home"
+            f"no records yet: {place.database} does not exist",
+            hint="run an experiment first, or name its folder with --home",
         )
     free = free_port(port)
-    server = subprocess.Popen(server_command(place.tracking_uri, place.artifacts.as_uri(), free), env=server_environment())
+    command, environment = ui_command(place.tracking_uri, free)
+    server = subprocess.Popen(command, env=environment)
     out().print(f"MLflow UI: [bold]http://{HOST}:{free}[/]  (ready in about 15 s; Ctrl-C stops it)")
     try:
         code = server.wait()
@@ -60,18 +63,3 @@ def free_port(wanted: int, tries: int = 50) -> int:
                 continue
             return port
     raise TrackingError(f"no free port from {wanted} to {wanted + tries - 1}")
-
-
-def server_command(tracking_uri: str, artifacts_uri: str, port: int) -> list[str]:
-    """How the server is started: on the loopback address only, with one worker."""
-    import sys
-
-    arguments = ["--backend-store-uri", tracking_uri, "--default-artifact-root", artifacts_uri]
-    return [sys.executable, "-m", "mlflow", "server", *arguments, "--host", HOST, "--port", str(port), "--workers", "1"]
-
-
-def server_environment() -> dict[str, str]:
-    """The environment of the server; its job consumers (eight idle processes, 0.7 GB) stay off."""
-    import os
-
-    return {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}

@@ -12,7 +12,9 @@ from vlm_ablate.errors import ConfigError, Problem, UnknownNameError
 
 def validate(
     files: Annotated[list[Path], typer.Argument(help="Experiment and scale files.")],
-    scale: Annotated[str | None, typer.Option("--scale", "-s", help="Only at this scale. Default: at every scale.")] = None,
+    scale: Annotated[
+        str | None, typer.Option("--scale", "-s", help="Only at this scale. Default: at every scale.")
+    ] = None,
 ) -> None:
     """Check files without running anything: every error with file, path, what is wrong and the nearest valid value."""
     from vlm_ablate.cli.console import out, warn

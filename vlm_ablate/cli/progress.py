@@ -1,0 +1,131 @@
+"""What a person sees while runs go: bars on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from vlm_ablate.events import (
+    Checkpointed,
+    EvaluationProgress,
+    Event,
+    Notice,
+    RunFinished,
+    RunStarted,
+    StageStarted,
+    StepDone,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
+    from vlm_ablate.config.spec import RunSpec
+
+STYLE = {"finished": "green", "diverged": "yellow", "failed": "bold red", "skipped": "yellow"}
+
+
+class RunDisplay:
+    """Listens to the events of a launch: a bar for the whole experiment, one for each running run, a line for each end.
+
+    Use as a context manager and as the launcher's `on_event`.
+    """
+
+    def __init__(self, specs: Sequence[RunSpec], console: Console) -> None:
+        # Specs that share a hash are run once, and end once.
+        self._names = {spec.hash: spec.run_name for spec in specs}
+        self._console = console
+        self._live = console.is_terminal
+        self._progress = _bars(console) if self._live else None
+        self._tasks: dict[str, TaskID] = {}
+        self._stage: dict[str, str] = {}
+        self._total: TaskID | None = None
+        self.ended: dict[str, RunFinished] = {}
+
+    def __enter__(self) -> RunDisplay:
+        if self._progress:
+            self._progress.start()
+            self._total = self._progress.add_task("[bold]all runs", total=len(self._names), info="")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._progress:
+            self._progress.stop()
+
+    def __call__(self, event: Event) -> None:
+        """Show one event."""
+        match event:
+            case RunStarted():
+                self._started(event)
+            case StageStarted():
+                self._stage[event.run] = f"{event.stage} " if event.stages > 1 else ""
+            case StepDone():
+                info = f"{self._stage.get(event.run, '')}loss {event.loss:.3f}  {_rate(event.tokens_per_s)} tokens/s"
+                left = "" if event.seconds_left is None else f"  {_duration(event.seconds_left)} left"
+                self._update(event.run, event.step, event.steps, info + left)
+            case EvaluationProgress():
+                what = f"{'blind ' if event.blind else ''}{event.column}"
+                self._update(event.run, event.done, event.total, f"answering {what}  {event.done}/{event.total}")
+            case RunFinished():
+                self._finished(event)
+            case Notice():
+                self._line(event.message if event.level == "info" else f"warning: {event.message}", "dim")
+            case Checkpointed():
+                pass
+
+    def _started(self, event: RunStarted) -> None:
+        resumed = f", continuing from step {event.resumed_step}" if event.resumed_step else ""
+        if self._progress:
+            old = self._tasks.pop(event.run, None)
+            if old is not None:
+                self._progress.remove_task(old)
+            self._tasks[event.run] = self._progress.add_task(
+                event.name, total=event.steps, completed=event.resumed_step, info=f"starting{resumed}"
+            )
+        else:
+            self._line(f"started   {event.name}  ({event.steps} steps{resumed})")
+
+    def _update(self, run: str, done: int, total: int, info: str) -> None:
+        if self._progress and run in self._tasks:
+            self._progress.update(self._tasks[run], completed=done, total=total, info=info)
+
+    def _finished(self, event: RunFinished) -> None:
+        self.ended[event.run] = event
+        task = self._tasks.pop(event.run, None)
+        if self._progress and task is not None:
+            self._progress.remove_task(task)
+        name = self._names.get(event.run, event.run)
+        score = "" if event.mean is None else f"  mean {event.mean:.1f}"
+        took = "  (recorded earlier)" if event.reused else f"  in {_duration(event.seconds)}"
+        why = f"  {event.message}" if event.message else ""
+        self._line(f"{event.status:<9} {name}{score}{took}{why}", STYLE.get(event.status, ""))
+        if self._progress and self._total is not None:
+            self._progress.update(self._total, completed=len(self.ended))
+
+    def _line(self, text: str, style: str = "") -> None:
+        from rich.text import Text
+
+        (self._progress.console if self._progress else self._console).print(Text(text, style=style), soft_wrap=True)
+
+
+def _bars(console: Console) -> Progress:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, TextColumn("{task.fields[info]}"), console=console, transient=True, refresh_per_second=4)
+
+
+def _duration(seconds: float) -> str:
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def _rate(value: float) -> str:
+    return f"{value / 1000:.1f}k" if value >= 1000 else f"{value:.0f}"
