@@ -8,6 +8,10 @@ from PIL import Image as PilImage
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from vlm_ablate.config.data import DataConfig
+from vlm_ablate.data.sample import Image, ImageRef, Sample, Text
+from vlm_ablate.data.sources.base import Source
+
 IMAGE_TOKENS = ["<fake_token_around_image>", "<image>", "<end_of_utterance>"]
 TILE_TOKENS = ["<global-img>", *(f"<row_{r}_col_{c}>" for r in range(1, 7) for c in range(1, 7))]
 CORPUS = [
@@ -60,3 +64,29 @@ def picture(width: int, height: int, seed: int = 0) -> PilImage.Image:
     base = np.stack([x * 255 / max(width - 1, 1), y * 255 / max(height - 1, 1), (x + y) % 256], axis=-1)
     base += rng.normal(0, 20, base.shape)
     return PilImage.fromarray(base.clip(0, 255).astype(np.uint8))
+
+
+class Drawn(Source):
+    """Rows that are drawn when asked for; rows in `broken` cannot be decoded."""
+
+    def __init__(self, name: str, rows: int, *, images: int = 1, broken: frozenset[int] = frozenset(), side: int = 20):
+        self.name, self.rows, self.images, self.broken, self.side = name, rows, images, broken, side
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def __getitem__(self, index: int) -> Sample:
+        name = f"{self.name}:{index}"
+        content = b"broken" if index in self.broken else picture(self.side + index % 3, self.side, seed=index)
+        segments = [Image(ImageRef(content, name))] * self.images
+        return Sample(name, (*segments, Text("how many?"), Text(f" {index}", True)), self.name)
+
+    @property
+    def fingerprint(self) -> str:
+        return f"{self.name}-{self.rows}"
+
+
+def data_config(**fields: object) -> DataConfig:
+    """A data section whose mixture is not read: tests give their own sources."""
+    mixture = {"a": {"source": {"name": "cauldron", "id": "nowhere"}}}
+    return DataConfig.model_validate({"mixture": mixture, "sequence_length": 4096, **fields})

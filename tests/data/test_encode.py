@@ -10,8 +10,8 @@ from transformers.models.idefics2.processing_idefics2 import Idefics2Processor
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.idefics3.processing_idefics3 import Idefics3Processor
 
-from tests.data.conftest import make_tokenizer, picture
-from vlm_ablate.config.data import DataConfig, ImageConfig
+from tests.data.conftest import data_config, make_tokenizer, picture
+from vlm_ablate.config.data import ImageConfig
 from vlm_ablate.data.encode import IGNORE, Encoder, UnusableSample
 from vlm_ablate.data.sample import Image, ImageRef, Sample, Text
 from vlm_ablate.errors import DataError
@@ -24,11 +24,6 @@ PROMPTS = [
     "User:<image>Describe<end_of_utterance>\nAssistant: a cat<end_of_utterance>\n",
     "no image at all",
 ]
-
-
-def data_config(**fields: object) -> DataConfig:
-    mixture = {"a": {"source": {"name": "cauldron", "id": "nowhere"}}}
-    return DataConfig.model_validate({"mixture": mixture, "sequence_length": 4096, **fields})
 
 
 def split_prompt(prompt: str, images: list[ImageRef], learned: bool = True) -> Sample:

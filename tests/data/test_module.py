@@ -1,0 +1,169 @@
+"""Batches, padding, skipping, and a resume that continues with the sample that would have come."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from tests.data.conftest import Drawn, data_config
+from vlm_ablate.config.data import DataConfig, ImageConfig
+from vlm_ablate.config.stages import Stage
+from vlm_ablate.data.batch import IGNORE, Batch
+from vlm_ablate.data.collate import Collator
+from vlm_ablate.data.encode import EncodedSample, Encoder
+from vlm_ablate.data.mixture import Mixture
+from vlm_ablate.data.module import EndlessBatches, VLMDataModule
+from vlm_ablate.errors import DataError
+
+HALF = (0.5, 0.5, 0.5)
+CONFIG = data_config(image=ImageConfig(size=16))
+MIXTURE = Mixture({"a": Drawn("a", 40), "b": Drawn("b", 9)}, {"a": 2.0, "b": 1.0}, 5)
+
+
+def module(
+    tokenizer: PreTrainedTokenizerFast, config: DataConfig = CONFIG, mixture: Mixture = MIXTURE, start: int = 0,
+    **stage: int,
+) -> VLMDataModule:
+    stage_config = Stage(**{"steps": 12, "batch_size": 4, **stage})
+    return VLMDataModule(
+        config, stage_config, mixture=mixture, tokenizer=tokenizer, tokens_per_view=3, mean=HALF, std=HALF, start=start
+    )
+
+
+def first_ids(data: VLMDataModule, batches: int) -> list[list[str]]:
+    loader = iter(data.train_dataloader())
+    return [next(loader).sample_ids for _ in range(batches)]
+
+
+def encoded(length: int, *views: tuple[int, int]) -> EncodedSample:
+    ids = np.arange(length, dtype=np.int64)
+    pixels = [np.full((*view, 3), 255, np.uint8) for view in views]
+    return EncodedSample(f"s{length}", ids, ids.copy(), pixels, len(views), False)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding(side: str) -> None:
+    batch = Collator(99, HALF, HALF, side)([encoded(3, (4, 6)), encoded(5), encoded(2, (4, 6), (2, 3))])
+    assert batch.input_ids.shape == (3, 5) and batch.images == 3
+    assert batch.attention_mask.sum(1).tolist() == [3, 5, 2]
+    assert (batch.input_ids[~batch.attention_mask] == 99).all() and (batch.labels[~batch.attention_mask] == IGNORE).all()
+    assert bool(batch.attention_mask[0, 0]) == (side == "right")
+    assert batch.view_sample.tolist() == [0, 2, 2]
+    assert batch.pixel_values.shape == (3, 3, 4, 6) and batch.pixel_mask.sum((1, 2)).tolist() == [24, 24, 6]
+    assert (batch.pixel_values[2, :, :2, :3] == 1).all() and batch.pixel_values[2].sum() == 18
+
+
+def test_masks_and_pixels_are_absent_where_not_needed() -> None:
+    collate = Collator(0, HALF, HALF)
+    assert collate([encoded(3, (4, 6)), encoded(3, (4, 6))]).pixel_mask is None
+    text = collate([encoded(3)])
+    assert text.pixel_values is None and text.view_sample.shape == (0,) and text.view_sample.dtype == torch.long
+
+
+def test_order_does_not_depend_on_workers_micro_batches_or_ranks(tokenizer: PreTrainedTokenizerFast) -> None:
+    whole = first_ids(module(tokenizer), 4)
+    with_workers = data_config(image=ImageConfig(size=16), workers=2)
+    assert first_ids(module(tokenizer, with_workers), 4) == whole
+    assert sum(first_ids(module(tokenizer, micro_batch_size=2), 8), []) == sum(whole, [])
+    ranks = [iter(EndlessBatches(0, 2, rank, 2)) for rank in range(2)]
+    assert [i for _ in range(4) for rank in ranks for i in next(rank)] == list(range(16))
+
+
+def test_a_later_stage_goes_on_where_the_earlier_one_ended(tokenizer: PreTrainedTokenizerFast) -> None:
+    whole = first_ids(module(tokenizer), 6)
+    assert first_ids(module(tokenizer, start=8), 4) == whole[2:]
+
+
+class Recorder(pl.LightningModule):
+    """Notes what it is shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.shown: list[list[str]] = []
+        self.automatic_optimization = False
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        self.shown.append(batch.sample_ids)
+        if len(self.shown) % 2 == 0:  # two micro-batches a step
+            self.manual_backward(self.weight.sum())
+            self.optimizers().step()
+
+
+def trained(tokenizer: PreTrainedTokenizerFast, workers: int, steps: int, **fit: object) -> tuple[pl.Trainer, Recorder]:
+    config = data_config(image=ImageConfig(size=16), workers=workers)
+    recorder = Recorder()
+    trainer = pl.Trainer(
+        max_steps=steps, max_epochs=-1, accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+    )
+    trainer.fit(recorder, datamodule=module(tokenizer, config, micro_batch_size=2, start=4), **fit)
+    return trainer, recorder
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resume_shows_exactly_what_would_have_come(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path, workers: int
+) -> None:
+    whole = trained(tokenizer, 0, 7)[1].shown
+    trainer, before = trained(tokenizer, workers, 3)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    after = trained(tokenizer, workers, 7, ckpt_path=tmp_path / "last.ckpt", weights_only=True)[1]
+    assert before.shown + after.shown == whole and len(before.shown) == 6
+
+
+def test_a_checkpoint_over_other_data_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
+    state = module(tokenizer).state_dict()
+    other = Mixture({"a": Drawn("a", 41), "b": Drawn("b", 9)}, {"a": 2.0, "b": 1.0}, 5)
+    with pytest.raises(DataError, match="changed since"):
+        module(tokenizer, mixture=other).load_state_dict(state)
+    with pytest.raises(DataError, match="began after 0"):
+        module(tokenizer, start=8).load_state_dict(state)
+
+
+def broken_mixture(broken: set[int]) -> Mixture:
+    return Mixture({"a": Drawn("a", 200, broken=frozenset(broken))}, {"a": 1.0}, 0)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_undecodable_images_are_replaced_and_counted(tokenizer: PreTrainedTokenizerFast, workers: int) -> None:
+    config = data_config(image=ImageConfig(size=16), workers=workers, max_skipped=0.1)
+    data = module(tokenizer, config, broken_mixture({3, 4, 50}))
+    loader = iter(data.train_dataloader())
+    shown = [name for _ in range(50) for name in next(loader).sample_ids]
+    assert not {"a:3", "a:4", "a:50"} & set(shown) and shown.count("a:5") == 3
+    assert data.skips.skipped >= 3
+    alone = module(tokenizer, config, broken_mixture({3, 4, 50})).dataset
+    assert [alone[i].id for i in reversed(range(200))][::-1] == shown
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_too_many_unusable_samples_fail_the_run(tokenizer: PreTrainedTokenizerFast, workers: int) -> None:
+    config = data_config(image=ImageConfig(size=16), workers=workers, max_skipped=0.1)
+    loader = iter(module(tokenizer, config, broken_mixture(set(range(0, 200, 4)))).train_dataloader())
+    with pytest.raises(DataError, match=r"above data.max_skipped = 0.1; the last one: .*a:\d+") as caught:
+        for _ in range(60):
+            next(loader)
+    assert "Traceback" not in str(caught.value)
+
+
+def test_a_source_without_one_usable_row_fails_at_once(tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(DataError, match="source 'a': none of 100 rows"):
+        next(iter(module(tokenizer, mixture=broken_mixture(set(range(200)))).train_dataloader()))
+
+
+def test_samples_and_views_belong_together(tokenizer: PreTrainedTokenizerFast) -> None:
+    config = data_config(image=ImageConfig(size=16, split="crops"))
+    source = Mixture({"a": Drawn("a", 5, images=2)}, {"a": 1.0}, 0)
+    batch = next(iter(module(tokenizer, config, source).train_dataloader()))
+    image_id = Encoder(tokenizer, config, 3).image_id
+    assert (batch.input_ids == image_id).sum(1).tolist() == [30] * 4
+    assert batch.view_sample.tolist() == [row for row in range(4) for _ in range(10)]

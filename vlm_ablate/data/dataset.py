@@ -1,0 +1,156 @@
+"""The mixture as a torch data set by global index. Unusable samples are replaced, counted, and not too many."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch.utils.data import Dataset
+
+from vlm_ablate.config.components import sources as registry
+from vlm_ablate.config.data import DataConfig
+from vlm_ablate.data.batch import Batch
+from vlm_ablate.data.encode import EncodedSample, Encoder
+from vlm_ablate.data.mixture import Mixture
+from vlm_ablate.data.sample import Sample, UnusableSample
+from vlm_ablate.data.sources.base import Source
+from vlm_ablate.errors import DataError, VlmAblateError
+
+MIN_JUDGED = 100
+"""Samples before the share of unusable ones is judged."""
+MAX_ATTEMPTS = 100
+"""Rows tried in the place of one unusable sample."""
+
+
+def build_sources(config: DataConfig) -> dict[str, Source]:
+    """The sources of a mixture, ready to be read.
+
+    Raises:
+        DataError: a source cannot be read or lacks a column.
+        AssetMissing: its material is not on this machine.
+    """
+    return {name: registry.build(entry.source) for name, entry in config.mixture.items()}
+
+
+def build_mixture(config: DataConfig, seed: int, sources: dict[str, Source] | None = None) -> Mixture:
+    """The order of samples of one run. `sources` may be given when they are open already.
+
+    Raises:
+        DataError: as `build_sources`, or an empty source.
+    """
+    sources = sources or build_sources(config)
+    weights = {
+        name: entry.weight if entry.epochs is None else entry.epochs * len(sources[name])
+        for name, entry in config.mixture.items()
+    }
+    return Mixture(sources, weights, seed)
+
+
+class Skips:
+    """How many samples were read and skipped, over all loader processes."""
+
+    def __init__(self) -> None:
+        context = multiprocessing.get_context()
+        self._read, self._skipped = context.Value("q", 0), context.Value("q", 0)
+
+    def add(self, skipped: int) -> None:
+        """One sample was read after `skipped` unusable ones."""
+        with self._read.get_lock():
+            self._read.value += 1 + skipped
+            self._skipped.value += skipped
+
+    @property
+    def read(self) -> int:
+        """Rows read, skipped ones included."""
+        return self._read.value
+
+    @property
+    def skipped(self) -> int:
+        """Rows that could not be used."""
+        return self._skipped.value
+
+
+class MixtureDataset(Dataset[EncodedSample]):
+    """Encoded sample by global index, 0 and up without an end.
+
+    An unusable sample is replaced by the next usable row of its source: what stands at an index does not depend on
+    what was read before.
+    """
+
+    def __init__(self, mixture: Mixture, encoder: Encoder, max_skipped: float, skips: Skips | None = None) -> None:
+        self.mixture, self.encoder, self.max_skipped = mixture, encoder, max_skipped
+        self.skips = skips or Skips()
+
+    def __getitem__(self, index: int) -> EncodedSample:
+        """The `index`-th sample of the run.
+
+        Raises:
+            DataError: too many rows cannot be used; the message gives the last reason.
+        """
+        which, row = self.mixture[index]
+        source, name = self.mixture.sources[which], self.mixture.names[which]
+        last: DataError | None = None
+        attempts = min(MAX_ATTEMPTS, len(source))
+        for attempt in range(attempts):
+            try:
+                encoded = self.encoder(source[(row + attempt) % len(source)])
+            except DataError as error:
+                last = error
+                continue
+            self.skips.add(attempt)
+            if attempt:
+                self._judge(last)
+            return encoded
+        raise DataError(
+            f"source {name!r}: none of {attempts} rows in a row can be used; the last one: {last.message if last else ''}"
+        )
+
+    def sample(self, index: int) -> tuple[str, Sample]:
+        """(name of its source, sample) at an index, as read, usable or not."""
+        which, row = self.mixture[index]
+        return self.mixture.names[which], self.mixture.sources[which][row]
+
+    def _judge(self, last: DataError | None) -> None:
+        read, skipped = self.skips.read, self.skips.skipped
+        if read >= MIN_JUDGED and skipped > self.max_skipped * read:
+            raise DataError(
+                f"{skipped} of {read} samples cannot be used, above data.max_skipped = {self.max_skipped:g}; "
+                f"the last one: {last.message if last else ''}"
+            )
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An error on its way from a loader process, without the traceback that torch would put in its message."""
+
+    error: DataError
+
+
+class Batches:
+    """Collate function over global indices: reads, encodes and collates, and hands errors on as values."""
+
+    def __init__(self, dataset: MixtureDataset, collate: Callable[[Sequence[EncodedSample]], Batch]) -> None:
+        self.dataset, self.collate = dataset, collate
+
+    def __call__(self, indices: Sequence[int]) -> Batch | Failure:
+        """The batch of these indices, or the error of this project that reading them gave."""
+        try:
+            return self.collate([self.dataset[index] for index in indices])
+        except VlmAblateError as error:
+            # A plain copy: some error types have constructors that do not survive pickling.
+            return Failure(DataError(error.message, hint=error.hint))
+
+
+def count_reasons(dataset: MixtureDataset, indices: Sequence[int]) -> Counter[str]:
+    """Why samples at these indices cannot be used, by reason; looks at headers only."""
+    reasons: Counter[str] = Counter()
+    for index in indices:
+        try:
+            dataset.encoder.layout(dataset.sample(index)[1])
+        except UnusableSample as error:
+            reasons[error.reason] += 1
+        except DataError:
+            reasons["unreadable row"] += 1
+    return reasons

@@ -1,0 +1,139 @@
+"""The LightningDataModule: micro-batches without an end, in an order that depends on the seed and the place only."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as pl
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from vlm_ablate.config.data import DataConfig
+from vlm_ablate.config.stages import Stage
+from vlm_ablate.data.batch import Batch
+from vlm_ablate.data.collate import Collator
+from vlm_ablate.data.dataset import Batches, Failure, MixtureDataset, Skips
+from vlm_ablate.data.encode import Encoder
+from vlm_ablate.data.mixture import Mixture
+from vlm_ablate.errors import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class EndlessBatches(Sampler[list[int]]):
+    """Global indices of one rank's micro-batches, from `start` on.
+
+    Micro-batch j of rank r holds the indices start + (j * world + r) * size and the following size - 1, so that an
+    optimiser step covers the same samples for any micro-batch size and any number of ranks.
+    """
+
+    def __init__(self, start: int, size: int, rank: int = 0, world: int = 1) -> None:
+        self.start, self.size, self.rank, self.world = start, size, rank, world
+
+    def __iter__(self) -> Iterator[list[int]]:
+        first = self.start + self.rank * self.size
+        while True:
+            yield list(range(first, first + self.size))
+            first += self.world * self.size
+
+
+class _Indices(Dataset[int]):
+    """The global index itself: reading is done for a whole batch in the collate function."""
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+
+class _Loader(DataLoader[int]):
+    """Raises, in the training process, the error that a loader process handed on."""
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        for batch in super().__iter__():
+            if isinstance(batch, Failure):
+                raise batch.error
+            yield batch
+
+
+class VLMDataModule(pl.LightningDataModule):
+    """Training data of one stage.
+
+    Args:
+        config: mixture, images, prompt, sequence length, workers.
+        stage: batch sizes.
+        mixture: order of samples of the run (`build_mixture`), shared by its stages.
+        tokenizer: of the built model, image tokens included.
+        tokens_per_view: `<image>` placeholders of one view: a number, or a function of the view's (height, width).
+        mean, std: pixel normalisation of the vision encoder.
+        start: sequences that earlier stages consumed.
+
+    A checkpoint holds how many sequences were consumed; the next one after a resume is the one that would have come,
+    whatever the number of workers, at no cost.
+    """
+
+    def __init__(
+        self,
+        config: DataConfig,
+        stage: Stage,
+        *,
+        mixture: Mixture,
+        tokenizer: PreTrainedTokenizerBase,
+        tokens_per_view: int | Callable[[int, int], int],
+        mean: Sequence[float],
+        std: Sequence[float],
+        start: int = 0,
+    ) -> None:
+        super().__init__()
+        self.config, self.stage, self.start = config, stage, start
+        encoder = Encoder(tokenizer, config, tokens_per_view)
+        self.skips = Skips()
+        self.dataset = MixtureDataset(mixture, encoder, config.max_skipped, self.skips)
+        self.batches = Batches(self.dataset, Collator(encoder.pad, mean, std, config.padding))
+        self._resumed = 0
+
+    @property
+    def consumed(self) -> int:
+        """Sequences that finished optimiser steps have consumed, those of earlier stages included."""
+        steps = self.trainer.global_step if self.trainer is not None else 0
+        return self.start + max(steps * self.stage.batch_size, self._resumed)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs to go on."""
+        return {"consumed": self.consumed, "start": self.start, "fingerprint": data_fingerprint(self.dataset.mixture)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on after the sequences that the checkpoint has consumed.
+
+        Raises:
+            DataError: the checkpoint was written over other data, or after other stages.
+        """
+        if state_dict["fingerprint"] != data_fingerprint(self.dataset.mixture):
+            raise DataError(
+                "the training data changed since the checkpoint was written",
+                hint="restore the data, or remove the run's folder to start afresh",
+            )
+        if state_dict["start"] != self.start:
+            raise DataError(f"the checkpoint's stage began after {state_dict['start']} sequences, not {self.start}")
+        self._resumed = state_dict["consumed"] - self.start
+
+    def train_dataloader(self) -> DataLoader[int]:
+        """Micro-batches of this rank, from the first unconsumed sequence on."""
+        trainer = self.trainer
+        rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
+        size = self.stage.micro_batch_size or self.stage.batch_size // world
+        return _Loader(
+            _Indices(),
+            batch_sampler=EndlessBatches(self.consumed, size, rank, world),
+            collate_fn=self.batches,
+            num_workers=self.config.workers,
+            pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
+        )
+
+
+def data_fingerprint(mixture: Mixture) -> str:
+    """16 hex digits that change when the sources, their rows, their shares or the order of samples change."""
+    digest = hashlib.sha256(repr((mixture.seed, mixture.block)).encode())
+    for name, source, share in zip(mixture.names, mixture.sources, mixture.shares, strict=True):
+        digest.update(repr((name, source.fingerprint, len(source), share)).encode())
+    return digest.hexdigest()[:16]
