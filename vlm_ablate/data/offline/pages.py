@@ -23,7 +23,7 @@ def pages(split: Split, index: int, side: int) -> Item:
         canvas.text(value, 2, top + step * 0.8, fitting_font(rng, value, side - 4, 12), (20, 20, 20))
     label, value = rng.choice(lines)
     description = ", ".join([f"page {title}", *(f"{a} {b}" for a, b in lines)])
-    return Item(f"pages/{split}/{index}", canvas.pixels(), f"What is the {label}?", value, (value,), description,
+    return Item(f"pages/{split}/{index}", canvas.pixels(), f"What stands under {label}?", value, (value,), description,
                 tuple(canvas.regions))
 
 

