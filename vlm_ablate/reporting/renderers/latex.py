@@ -21,6 +21,7 @@ _ESCAPES = {
     "τ": r"$\tau$",
     "→": r"$\to$",
     "×": r"$\times$",
+    "·": r"$\cdot$",
     "≤": r"$\le$",
     "≥": r"$\ge$",
     MARK: r"$^\dagger$",
@@ -39,7 +40,7 @@ def render(layout: Layout) -> str:
         r"}",
     ]
     if layout.claims:
-        lines += ["", r"\medskip", r"\resizebox{\textwidth}{!}{%", grid(layout.claims), "}"]
+        lines += ["", r"\medskip", grid(layout.claims)]
     notes = [escape(layout.order)] if layout.order else []
     notes += [rf"\emph{{{escape(subject)}}}: {escape(text)}" for subject, text in layout.notes]
     if notes:
@@ -56,7 +57,7 @@ def grid(table: Grid) -> str:
     lines += [" & ".join(cell(c) for c in row) + r" \\" for row in table.rows]
     if table.foot:
         lines.append(r"\midrule")
-        lines += [" & ".join(rf"\textit{{{escape(c.plain)}}}" for c in row) + r" \\" for row in table.foot]
+        lines += [" & ".join(rf"\textit{{{escape(c.plain)}}}" if c.text else "" for c in row) + r" \\" for row in table.foot]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
 
 

@@ -1,0 +1,128 @@
+"""Figures and the folder of results."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from vlm_ablate.config.experiment import Experiment
+from vlm_ablate.errors import StorageError, VlmAblateError
+from vlm_ablate.reporting import figure_paper, figure_seen, report, write_results
+from vlm_ablate.reporting.figures import curves, spread_out
+from vlm_ablate.reporting.figures import _scientific as scientific
+from vlm_ablate.tracking import schema
+from vlm_ablate.tracking.records import History, Point, RunRecord, load_records
+
+Histories = dict[str, History]
+
+
+def test_curves_pool_seeds_at_each_step(experiment: Experiment, runs: list[RunRecord], histories: Histories) -> None:
+    found = curves(report(experiment, runs), runs, histories)
+    points = found["ca"]
+    assert list(found) == list(experiment.arms)
+    assert [p.step for p in points] == [67, 133, 200, 267, 333, 400]
+    assert {p.score.n for p in points} == {3}
+    assert points[-1].seen[schema.SEEN_IMAGES] == 400 * 64
+    values = [h["curve/mean"][-1].value for run, h in histories.items() if run.startswith("ca-")]
+    assert points[-1].score.mean == pytest.approx(sum(values) / 3)
+
+
+def test_a_score_without_its_counters_is_not_drawn(experiment: Experiment, runs: list[RunRecord]) -> None:
+    history = {"curve/mean": [Point(1, 5.0, 0), Point(2, 6.0, 0)], **{m: [Point(2, 9.0, 0)] for m in schema.SEEN}}
+    found = curves(report(experiment, runs), runs, {runs[0].run_id: history})
+    assert [p.step for p in found[runs[0].arm]] == [2]
+
+
+def test_curves_of_other_scales_are_left_out(experiment: Experiment, runs: list[RunRecord], histories: Histories) -> None:
+    other = replace(runs[0], run_id="other", scale="paper", seed=7)
+    found = curves(report(experiment, runs), [*runs, other], {**histories, "other": histories[runs[0].run_id]})
+    assert {p.score.n for p in found[runs[0].arm]} == {3}
+
+
+@pytest.mark.parametrize("draw", ["seen", "paper"])
+def test_figures_in_both_formats_are_reproducible(
+    draw: str, experiment: Experiment, runs: list[RunRecord], histories: Histories
+) -> None:
+    model = report(experiment, runs)
+
+    def figure(format: str) -> bytes:
+        return figure_seen(model, runs, histories, format) if draw == "seen" else figure_paper(model, format)
+
+    assert figure("png").startswith(b"\x89PNG")
+    svg = figure("svg")
+    assert svg == figure("svg") and b"<svg" in svg
+    assert not re.search(rb"<dc:date>", svg)
+
+
+def test_one_seed_draws_without_a_band(experiment: Experiment, runs: list[RunRecord], histories: Histories) -> None:
+    one = [r for r in runs if r.seed == 0]
+    assert figure_seen(report(experiment, one), one, histories).startswith(b"\x89PNG")
+
+
+def test_no_curve_without_scores_along_the_way(experiment: Experiment, runs: list[RunRecord]) -> None:
+    with pytest.raises(VlmAblateError, match="no curves"):
+        figure_seen(report(experiment, runs), runs, {})
+
+
+def test_paper_figure_shows_arms_that_have_no_score(
+    experiment: Experiment, runs: list[RunRecord], run: Callable[..., RunRecord]
+) -> None:
+    mixed = [r for r in runs if r.arm != "ca"] + [run("ca", s, status="diverged") for s in range(3)]
+    assert figure_paper(report(experiment, mixed)).startswith(b"\x89PNG")
+
+
+def test_labels_do_not_overlap_and_stay_where_there_is_room() -> None:
+    heights = [0.1, 0.1, 0.1, 0.1]
+    placed = spread_out([0.5, 0.52, 0.9, 0.51], heights)
+    assert placed[2] == pytest.approx(0.9)
+    near = sorted(placed[i] for i in (0, 1, 3))
+    assert [b - a for a, b in zip(near, near[1:], strict=False)] == pytest.approx([0.1, 0.1])
+    assert sum(near) / 3 == pytest.approx(0.51)
+    assert placed[0] < placed[3] < placed[1]
+
+
+def test_scientific_ticks() -> None:
+    assert [scientific(v) for v in (0, 2e13, 2.5e15)] == ["0", "2·10¹³", "2.5·10¹⁵"]
+
+
+def test_results_folder(tmp_path: Path, experiment: Experiment, runs: list[RunRecord], histories: Histories) -> None:
+    folder = tmp_path / "test" / "laptop"
+    written = write_results(report(experiment, runs), runs, folder, histories)
+    assert sorted(p.name for p in written) == sorted(p.name for p in folder.iterdir())
+    assert {p.name for p in written} == {
+        *(f"table.{s}" for s in ("md", "tex", "csv", "html", "png")),
+        *(f"figure_{n}.{s}" for n in ("seen", "paper") for s in ("png", "svg")),
+        "records.json",
+    }
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    write_results(report(experiment, runs), runs, folder, histories)
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+
+
+def test_tables_can_be_made_again_from_the_records_file(
+    tmp_path: Path, experiment: Experiment, runs: list[RunRecord], histories: Histories
+) -> None:
+    write_results(report(experiment, runs), runs, tmp_path / "first", histories)
+    kept = load_records(tmp_path / "first" / "records.json")
+    write_results(report(experiment, kept.records), kept.records, tmp_path / "second", kept.histories)
+    for path in (tmp_path / "first").iterdir():
+        assert path.read_bytes() == (tmp_path / "second" / path.name).read_bytes(), path.name
+
+
+def test_a_figure_that_the_records_no_longer_hold_goes(
+    tmp_path: Path, experiment: Experiment, runs: list[RunRecord], histories: Histories
+) -> None:
+    write_results(report(experiment, runs), runs, tmp_path, histories)
+    write_results(report(experiment, runs), runs, tmp_path)
+    assert not (tmp_path / "figure_seen.png").exists()
+    assert (tmp_path / "figure_paper.png").exists()
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path, experiment: Experiment, runs: list[RunRecord]) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StorageError, match="cannot create"):
+        write_results(report(experiment, runs), runs, tmp_path / "file" / "laptop")

@@ -1,0 +1,219 @@
+"""From records to the report model: what is shown, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from statistics import fmean
+
+import pytest
+
+from vlm_ablate.config.experiment import Arm, Claim, Experiment, TableConfig
+from vlm_ablate.errors import DataError, UnknownNameError, VlmAblateError
+from vlm_ablate.reporting import report
+from vlm_ablate.reporting.frame import ArmRow, Report
+from vlm_ablate.reporting.statistics import Verdict, estimate
+from vlm_ablate.tracking.records import RunRecord
+
+Run = Callable[..., RunRecord]
+Score = Callable[..., dict]
+
+
+def row_of(found: Report, arm: str) -> ArmRow:
+    return next(row for row in found.rows if row.arm == arm)
+
+
+def without(runs: list[RunRecord], arm: str) -> list[RunRecord]:
+    return [r for r in runs if r.arm != arm]
+
+
+def test_a_row_holds_the_papers_row_and_our_mean(experiment: Experiment, runs: list[RunRecord]) -> None:
+    row = row_of(report(experiment, runs), "ar_lora")
+    means = [fmean(s["score"] for s in r.scores if not s["blind"]) for r in runs if r.arm == "ar_lora"]
+    assert row.cell["trainable_params"] == "950M"
+    assert (row.paper_score, row.paper_rank, row.rank) == (69.5, 1, 1)
+    assert row.score() == estimate(means)
+    assert row.floor().mean < row.score().mean
+    assert (row.total_parameters, row.trainable_parameters) == (3_050_000, 98_400)
+
+
+def test_rows_keep_the_order_of_the_file(experiment: Experiment, runs: list[RunRecord]) -> None:
+    assert [r.arm for r in report(experiment, reversed(runs)).rows] == list(experiment.arms)
+
+
+def test_order_of_arms(experiment: Experiment, runs: list[RunRecord]) -> None:
+    order = report(experiment, runs).order
+    assert (order.concordant, order.pairs) == (9, 10)
+
+
+def test_the_floor_is_the_highest_blind_score_of_any_arm(experiment: Experiment, runs: list[RunRecord]) -> None:
+    found = report(experiment, runs)
+    assert found.floor["text"] == max(row.floor("text").mean for row in found.rows)
+    assert set(found.floor) == {*found.columns, "mean"}
+
+
+def test_claims_are_judged_on_paired_seeds(experiment: Experiment, runs: list[RunRecord]) -> None:
+    verdicts = [c.verdict for c in report(experiment, runs).claims]
+    assert verdicts == [Verdict.contradicts, Verdict.agrees, Verdict.agrees, Verdict.contradicts]
+
+
+def test_the_papers_gain_comes_from_its_table_unless_written(experiment: Experiment, runs: list[RunRecord]) -> None:
+    gains = [c.paper_gain for c in report(experiment, runs).claims]
+    assert gains == [pytest.approx(6.4), pytest.approx(2.2), 8.5, pytest.approx(0.6)]
+
+
+def test_holm_covers_the_claims_that_were_tested(experiment: Experiment, runs: list[RunRecord]) -> None:
+    claims = report(experiment, runs).claims
+    assert all(c.p_holm >= c.p for c in claims if c.relation == "better")
+    assert claims[3].p_holm is None  # an equivalence claim is no test of a difference
+
+
+def test_claim_on_one_column(experiment: Experiment, runs: list[RunRecord]) -> None:
+    claim = Claim(text="reads better", better="ar_lora", worse="ca", metric="text")
+    judged = report(experiment.model_copy(update={"table": TableConfig(claims=[claim])}), runs).claims[0]
+    assert judged.verdict == Verdict.agrees
+    assert judged.paper_gain is None  # the paper's table has no such column
+    assert judged.difference.mean == pytest.approx(12.5, abs=2)
+
+
+def test_one_seed_has_no_interval_and_settles_nothing(experiment: Experiment, runs: list[RunRecord]) -> None:
+    found = report(experiment, [r for r in runs if r.seed == 0])
+    assert all(row.score().half_width is None for row in found.rows)
+    assert {c.verdict for c in found.claims} == {Verdict.not_separable}
+    assert "1 seed" in dict(found.notes)["Intervals"]
+
+
+def test_arms_that_were_not_run_stand_in_the_table(experiment: Experiment, runs: list[RunRecord]) -> None:
+    found = report(experiment, without(runs, "ca"))
+    row = row_of(found, "ca")
+    assert (row.status, row.score(), row.rank, row.paper_score) == ("not run", None, None, 66.7)
+    assert found.claims[0].verdict == Verdict.not_run
+    assert found.order.arms == 4
+
+
+def test_nothing_run_at_all(experiment: Experiment) -> None:
+    found = report(experiment, [])
+    assert {row.status for row in found.rows} == {"not run"}
+    assert (found.scale, found.order, found.columns) == ("", None, ("vqa", "knowledge", "text", "captions"))
+
+
+def test_a_diverged_arm_is_a_result(experiment: Experiment, runs: list[RunRecord], run: Run) -> None:
+    lost = [run("ar_linear", seed, status="diverged") for seed in range(3)]
+    found = report(experiment, [*without(runs, "ar_linear"), *lost])
+    assert row_of(found, "ar_linear").status == "diverged"
+    claim = found.claims[2]
+    assert (claim.verdict, claim.difference) == (Verdict.agrees, None)
+    assert "diverged with all 3 seeds" in claim.reason
+
+
+def test_one_diverged_seed_is_left_out_and_told(experiment: Experiment, runs: list[RunRecord], run: Run) -> None:
+    kept = [r for r in runs if (r.arm, r.seed) != ("ca", 1)]
+    found = report(experiment, [*kept, run("ca", 1, status="diverged")])
+    row = row_of(found, "ca")
+    assert (row.status, row.score().n) == ("finished", 2)
+    assert found.claims[0].difference.n == 2
+    assert "1 of 3 diverged" in found.claims[0].reason
+    assert any(subject == row.label and "1 diverged" in text for subject, text in found.notes)
+
+
+def test_a_skipped_arm_tells_why(experiment: Experiment, runs: list[RunRecord], run: Run) -> None:
+    why = {"vlm.message": "needs the package efficientnet"}
+    skipped = [run("ca", seed, status="skipped", tags=why) for seed in range(3)]
+    found = report(experiment, [*without(runs, "ca"), *skipped])
+    assert row_of(found, "ca").status == "skipped"
+    assert any("needs the package efficientnet" in text for _, text in found.notes)
+
+
+def test_several_scales_must_be_chosen_from(experiment: Experiment, runs: list[RunRecord], run: Run) -> None:
+    both = [*runs, run("ca", 0, scale="workstation")]
+    with pytest.raises(VlmAblateError, match=r"laptop \(15 runs\), workstation \(1 runs?\)"):
+        report(experiment, both)
+    assert report(experiment, both, "workstation").scale == "workstation"
+    assert row_of(report(experiment, both, "laptop"), "ca").score().n == 3
+
+
+def test_a_scale_that_was_not_run(experiment: Experiment, runs: list[RunRecord]) -> None:
+    with pytest.raises(UnknownNameError, match="laptop"):
+        report(experiment, runs, "labtop")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("split_hash", "ffff"),
+        ("template", "vqa/2"),
+        ("shots", 8),
+        ("demonstration_seed", 1),
+        ("scorer_version", "2"),
+        ("items", 300),
+        ("split", "tune"),
+    ],
+)
+def test_unlike_scores_never_share_a_column(
+    experiment: Experiment, runs: list[RunRecord], score_of: Score, field: str, value: object
+) -> None:
+    scores = [s if s["column"] != "text" else score_of("text", 40.0, **{field: value}) for s in runs[7].scores]
+    unlike = [*runs[:7], replace(runs[7], scores=scores), *runs[8:]]
+    with pytest.raises(DataError) as error:
+        report(experiment, unlike)
+    for part in ("'text'", runs[0].name, runs[7].name, field, repr(value)):
+        assert part in str(error.value)
+
+
+def test_a_blind_score_of_another_protocol_is_refused(
+    experiment: Experiment, runs: list[RunRecord], score_of: Score
+) -> None:
+    changed = replace(runs[0], scores=[*runs[0].scores[:4], score_of("vqa", 9.0, blind=True, shots=0)])
+    with pytest.raises(DataError, match="shots is 4 and 0"):
+        report(experiment, [changed, *runs[1:]])
+
+
+def test_seeds_of_one_arm_share_their_configuration(experiment: Experiment, runs: list[RunRecord]) -> None:
+    short = replace(runs[5], params=runs[5].params | {"stages.train.steps": "50"})
+    with pytest.raises(DataError, match="stages.train.steps is 400 and 50"):
+        report(experiment, [*runs[:5], short, *runs[6:]])
+
+
+def test_records_of_another_configuration_are_set_aside(experiment: Experiment, runs: list[RunRecord], run: Run) -> None:
+    old = run("ca", 0, scores=[], tags={"vlm.hash": "old"}, start_time=9999)
+    found = report(experiment, [*runs, old], hashes={r.hash for r in runs})
+    assert row_of(found, "ca").score().n == 3
+    assert dict(found.notes)["Left out"].startswith("1 run ")
+
+
+def test_of_reruns_the_latest_that_ended_counts(experiment: Experiment, runs: list[RunRecord], run: Run) -> None:
+    first = next(r for r in runs if (r.arm, r.seed) == ("ca", 0))
+    higher = [s | {"score": s["score"] + 10} for s in first.scores]
+    again = replace(first, run_id="again", scores=higher, start_time=5000)
+    interrupted = run("ca", 0, status="running", start_time=9000)
+    before, after = (report(experiment, [*runs, *more]) for more in ([], [again, interrupted]))
+    gained = row_of(after, "ca").scores["mean"][0] - row_of(before, "ca").scores["mean"][0]
+    assert gained == pytest.approx(10)
+
+
+def test_a_run_without_one_benchmark_has_no_mean(experiment: Experiment, runs: list[RunRecord]) -> None:
+    partial = replace(runs[0], scores=[s for s in runs[0].scores if s["column"] != "text"])
+    row = row_of(report(experiment, [partial, *runs[1:]]), runs[0].arm)
+    assert (row.score().n, row.score("vqa").n) == (2, 3)
+
+
+def test_unreadable_answers_are_shown(experiment: Experiment, runs: list[RunRecord]) -> None:
+    scores = [s | {"unparsed": 7} if s["column"] == "vqa" and not s["blind"] else s for s in runs[0].scores]
+    found = report(experiment, [replace(runs[0], scores=scores), *runs[1:]])
+    note = dict(found.notes)["Unreadable answers (counted as wrong)"]
+    assert note == f"{found.rows[0].label}: vqa 7 of 1200."
+
+
+def test_an_arm_beside_the_papers(experiment: Experiment, runs: list[RunRecord], run: Run) -> None:
+    arms = {**experiment.arms, "full": Arm(label="Autoregressive, fully trained", note="the paper reports divergence")}
+    extended = experiment.model_copy(update={"arms": arms})
+    found = report(extended, [*runs, run("full", 0, status="diverged")])
+    row = row_of(found, "full")
+    assert (row.cell, row.paper_score, row.status) == (None, None, "diverged")
+    assert ("Autoregressive, fully trained", "the paper reports divergence") in found.notes
+
+
+def test_a_stand_in_of_some_arms_names_them(experiment: Experiment, runs: list[RunRecord], run: Run) -> None:
+    other = [run("ca", s, tags={"vlm.stand_ins": '{"model.vision": "EVA-CLIP-5B -> ppocr-v4"}'}) for s in range(3)]
+    notes = report(experiment, [*without(runs, "ca"), *other]).notes
+    assert ("Stand-in", "vision: EVA-CLIP-5B -> ppocr-v4 (in Cross-attention, frozen)") in notes
