@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from vlm_ablate import __version__
-from vlm_ablate.cli import data, list_, plan, run, schema, score, table, ui, validate
+from vlm_ablate.cli import data, list_, plan, pretrain, run, schema, score, table, ui, validate
 from vlm_ablate.errors import VlmAblateError
 
 
@@ -72,3 +72,4 @@ app.command("ui")(ui.ui)
 app.command("schema")(schema.schema)
 app.command("score")(score.score)
 app.add_typer(data.app, name="data")
+app.add_typer(pretrain.app, name="pretrain")

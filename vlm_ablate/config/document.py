@@ -99,7 +99,7 @@ class _Reader:
             return self._mapping(node, path)
         if isinstance(node, yaml.SequenceNode):
             return [self._item(child, (*path, str(i))) for i, child in enumerate(node.value)]
-        if node.tag.endswith(":str") and node.style is None and _EXPONENT.fullmatch(node.value):
+        if node.tag.endswith(":str") and not node.style and _EXPONENT.fullmatch(node.value):
             return float(node.value)
         return self._safe.construct_object(node)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from difflib import SequenceMatcher
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -78,9 +79,8 @@ def find_row(key: str, cell: Mapping[str, Any]) -> dict[str, Any]:
     if rows:
         apart = [c for c in found.columns if c not in cell and len({str(r.get(c)) for r in rows}) > 1]
         raise CellError(f"{_show(cell)} names {len(rows)} rows of {key}; add one of {', '.join(apart)}")
-    shown = {_show({c: row.get(c) for c in cell}): row for row in found.rows}
-    near = nearest(_show(cell), shown) or next(iter(shown))
-    raise CellError(f"{found.number} ({key}) has no row {_show(cell)}", near=near)
+    near = min(found.rows, key=lambda row: sum(_distance(value, row.get(column)) for column, value in cell.items()))
+    raise CellError(f"{found.number} ({key}) has no row {_show(cell)}", near=_show({c: near.get(c) for c in cell}))
 
 
 @cache
@@ -112,6 +112,13 @@ def _tables(paper: str) -> dict[str, PaperTable]:
 
 def _same(ours: Any, theirs: Any) -> bool:
     return ours == theirs or str(ours).casefold() == str(theirs).casefold()
+
+
+def _distance(ours: Any, theirs: Any) -> float:
+    """0 for equal, up to 1: relative difference of numbers, dissimilarity of texts."""
+    if isinstance(ours, int | float) and isinstance(theirs, int | float):
+        return abs(ours - theirs) / max(abs(ours), abs(theirs), 1)
+    return 1 - SequenceMatcher(None, str(ours).casefold(), str(theirs).casefold()).ratio()
 
 
 def _show(cell: Mapping[str, Any]) -> str:

@@ -1,0 +1,77 @@
+"""The display of a launch: one line for each end, bars on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from vlm_ablate.cli.progress import RunDisplay, _duration
+from vlm_ablate.config.expand import load_experiment
+from vlm_ablate.config.spec import RunSpec
+from vlm_ablate.events import EvaluationProgress, Event, Notice, RunFinished, RunStarted, StageStarted, StepDone
+
+
+def specs() -> list[RunSpec]:
+    return load_experiment("experiments/idefics2/t03_architecture.yaml").specs(seeds=[0])[:2]
+
+
+def show(events: list[Event], *, terminal: bool) -> str:
+    text = io.StringIO()
+    console = Console(file=text, force_terminal=terminal, width=150)
+    with RunDisplay(specs(), console) as display:
+        for event in events:
+            display(event)
+        if display._progress:
+            display._progress.refresh()
+    return text.getvalue()
+
+
+def one_run() -> list[Event]:
+    spec = specs()[0]
+    return [
+        RunStarted(spec.hash, spec.run_name, spec.arm, 0, steps=300, resumed_step=100),
+        StageStarted(spec.hash, "pretrain", 0, 1, 300),
+        StepDone(spec.hash, 150, 300, 1.2345, 2345.0, seconds_left=61),
+    ]
+
+
+def test_plain_lines_without_a_terminal() -> None:
+    first, second = specs()
+    text = show(
+        [
+            *one_run(),
+            EvaluationProgress(first.hash, "vqav2", 10, 300),
+            RunFinished(first.hash, "finished", 41.26, seconds=75),
+            RunFinished(second.hash, "finished", 40.0, seconds=75, reused=True),
+            Notice("", "the store is slow", level="warning"),
+        ],
+        terminal=False,
+    )
+    assert text.splitlines() == [
+        f"started   {first.run_name}  (300 steps, continuing from step 100)",
+        f"finished  {first.run_name}  mean 41.3  in 1 min 15 s",
+        f"finished  {second.run_name}  mean 40.0  (recorded earlier)",
+        "warning: the store is slow",
+    ]
+
+
+def test_bar_of_a_running_run_on_a_terminal() -> None:
+    text = show(one_run(), terminal=True)
+    for part in ("all runs", "0/2", "150/300", "loss 1.234", "2.3k tokens/s", "1 min 01 s left"):
+        assert part in text
+
+
+def test_diverged_and_failed_runs_say_why() -> None:
+    first, second = specs()
+    text = show(
+        [RunFinished(first.hash, "diverged", message="loss is nan at step 7"),
+         RunFinished(second.hash, "failed", message="out of memory")],
+        terminal=False,
+    )  # fmt: skip
+    assert f"diverged  {first.run_name}  in 0 s  loss is nan at step 7" in text
+    assert f"failed    {second.run_name}  in 0 s  out of memory" in text
+
+
+def test_durations() -> None:
+    assert [_duration(s) for s in (0.4, 59.4, 60, 3600, 86399)] == ["0 s", "59 s", "1 min 00 s", "1 h 00 min", "23 h 59 min"]

@@ -1,0 +1,40 @@
+"""Commands that only read answer fast, because nothing heavy is imported for them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+HEAVY = ("torch", "transformers", "mlflow", "pandas", "matplotlib", "lightning", "datasets", "scipy", "optuna")
+T03 = "experiments/idefics2/t03_architecture.yaml"
+
+
+def imported(*arguments: str) -> set[str]:
+    """Top-level modules in memory after a command."""
+    code = (
+        "import sys\nfrom vlm_ablate.cli import main\nsys.argv[1:] = sys.argv[1:]\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "print('\\nMODULES', *{name.partition('.')[0] for name in sys.modules})"
+    )
+    run = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(run.stdout.rpartition("MODULES")[2].split())
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("list",), ("validate", T03), ("run", "--help"), ("schema",)])
+def test_nothing_heavy_is_imported(arguments: tuple[str, ...]) -> None:
+    modules = imported(*arguments)
+    assert "vlm_ablate" in modules
+    assert not modules & set(HEAVY)
+
+
+def test_help_does_not_even_import_pydantic() -> None:
+    assert not imported("--help") & {"pydantic", "yaml", "numpy"}
+
+
+def test_module_and_console_script_are_the_same() -> None:
+    run = subprocess.run([sys.executable, "-m", "vlm_ablate", "--version"], cwd=ROOT, capture_output=True, text=True)
+    assert run.stdout.startswith("vlm-ablate ")

@@ -1,0 +1,239 @@
+"""What a user can write wrong: each gives one message that names the file, the path and the nearest valid thing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from vlm_ablate.config.expand import load_experiment
+from vlm_ablate.errors import ConfigError, UnknownNameError
+
+Write = Callable[..., Path]
+
+
+def problems(file: Path, scale: str = "tiny", sets: tuple[str, ...] = ()) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load_experiment(file, scale=scale, sets=sets)
+    assert caught.value.exit_code == 2
+    return [str(problem) for problem in caught.value.problems]
+
+
+GOLDEN = [
+    pytest.param(
+        ("steps: 6000", "stpes: 6000"),
+        ["experiments/demo.yaml:15: stages.pretrain.steps: is missing",
+         "experiments/demo.yaml:15: stages.pretrain.stpes: unknown key (did you mean 'steps'?)"],
+        id="unknown key",
+    ),
+    pytest.param(
+        ("depth: 3}", "dept: 3}"),
+        ["experiments/demo.yaml:9: model.connector.dept: unknown key (did you mean 'depth'?)"],
+        id="unknown key of a part",
+    ),
+    pytest.param(
+        ("title:", "tilte:"),
+        ["experiments/demo.yaml: title: is missing",
+         "experiments/demo.yaml:2: tilte: unknown key (did you mean 'title'?)"],
+        id="unknown key at the top",
+    ),
+    pytest.param(
+        ("steps: 6000", "steps: many"),
+        ["experiments/demo.yaml:15: stages.pretrain.steps: must be a whole number, not 'many'"],
+        id="wrong type",
+    ),
+    pytest.param(
+        ("batch_size: 16", "batch_size: 0"),
+        ["experiments/demo.yaml:15: stages.pretrain.batch_size: must be greater than 0, not 0"],
+        id="out of range",
+    ),
+    pytest.param(
+        ("name: perceiver", "name: percever"),
+        ["experiments/demo.yaml:9: model.connector: unknown connector 'percever'; known: linear, mapping_network, mlp, "
+         "perceiver, pixel_shuffle (did you mean 'perceiver'?)"],
+        id="unknown part",
+    ),
+    pytest.param(
+        ("architecture: autoregressive", "architecture: {gate: scalar}"),
+        ["experiments/demo.yaml:10: model.architecture: a architecture is a mapping with a `name`, one of: "
+         "autoregressive, cross_attention"],
+        id="part without a name",
+    ),
+    pytest.param(
+        ("batch_size: 16", "batch_size: 16, vision: lorra"),
+        ["experiments/demo.yaml:15: stages.pretrain.vision: must be one of frozen, lora, dora, full, not 'lorra' "
+         "(did you mean 'lora'?)"],
+        id="unknown choice",
+    ),
+    pytest.param(
+        ("batch_size: 16", "batch_size: 16, micro_batch_size: 5"),
+        ["experiments/demo.yaml:15: stages.pretrain: micro_batch_size 5 does not divide batch_size 16"],
+        id="values that do not fit",
+    ),
+    pytest.param(
+        ("key: idefics2_t12", "key: idefic2_t12"),
+        ["experiments/demo.yaml:3: paper.key: no table 'idefic2_t12' in the paper files "
+         "(did you mean 'idefics2_t12'?)"],
+        id="unknown paper table",
+    ),
+    pytest.param(
+        ("perceiver_layers: 1}", "perceiver_layers: 2}"),
+        ["experiments/demo.yaml:20: arms.one.cell: Table 12 (appendix) (idefics2_t12) has no row perceiver_layers: 2 "
+         "(did you mean 'perceiver_layers: 3'?)"],
+        id="cell that does not exist",
+    ),
+    pytest.param(
+        ("{perceiver_layers: 1}", "{perceiver_layer: 1}"),
+        ["experiments/demo.yaml:20: arms.one.cell.perceiver_layer: Table 12 (appendix) (idefics2_t12) has no column "
+         "'perceiver_layer'; it has perceiver_layers, avg_score (did you mean 'perceiver_layers'?)"],
+        id="column that does not exist",
+    ),
+    pytest.param(
+        ("worse: three", "worse: tree"),
+        ["experiments/demo.yaml:24: table.claims[0].worse: no arm 'tree'; the arms are one, three "
+         "(did you mean 'three'?)"],
+        id="claim about a missing arm",
+    ),
+    pytest.param(
+        ("relation: similar", "metric: vqa"),
+        ["experiments/demo.yaml:24: table.claims[0].metric: no column 'vqa'; the columns are mean, vqav2 "
+         "(did you mean 'vqav2'?)"],
+        id="claim about a missing column",
+    ),
+    pytest.param(
+        ("model.connector.depth: 1", "model.connector.deep: 1"),
+        ["experiments/demo.yaml:20: arms.one.set.model.connector.deep: unknown key (did you mean 'depth'?)"],
+        id="arm with an unknown key",
+    ),
+    pytest.param(
+        ("factor: [model.connector.depth]", "factor: [modle.connector]"),
+        ["experiments/demo.yaml:4: factor[0]: 'modle.connector' is no field of a run; they start with model, data, "
+         "stages, evaluation (did you mean 'model'?)"],
+        id="factor that is no field",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("edit", "expected"), GOLDEN)
+def test_one_mistake_gives_its_message(write: Write, edit: tuple[str, str], expected: list[str]) -> None:
+    assert sorted(problems(write(edit))) == sorted(expected)
+
+
+def test_all_mistakes_are_reported_at_once(write: Write) -> None:
+    file = write(
+        ("name: perceiver", "name: percever"), ("steps: 6000", "steps: many"), ("worse: three", "worse: tree"),
+        ("perceiver_layers: 1}", "perceiver_layers: 2}"), ("title:", "tilte:"), ("benchmark: vqav2", "benchmark: vqa2"),
+    )  # fmt: skip
+    found = "\n".join(problems(file))
+    for part in (
+        "title",
+        "model.connector",
+        "stages.pretrain.steps",
+        "claims[0].worse",
+        "arms.one.cell",
+        "benchmarks.vqav2",
+    ):
+        assert part in found
+    assert found.count("percever") == 1, "a mistake of the base is not repeated for every arm"
+
+
+def test_yaml_that_does_not_parse_names_line_and_column(write: Write) -> None:
+    (found,) = problems(write(("title: Depth", "title: [Depth")))
+    assert found.startswith("experiments/demo.yaml:3:6: not valid YAML: ")
+
+
+def test_key_written_twice(write: Write) -> None:
+    (found,) = problems(write(("seeds: [0, 1]", "seeds: [0, 1]\nseeds: [2]")))
+    assert found == "experiments/demo.yaml:6: seeds: key 'seeds' is written twice (first on line 5)"
+
+
+@pytest.mark.parametrize(("text", "what"), [("", "nothing"), ("- a\n", "a list"), ("hello\n", "a str")])
+def test_file_that_is_no_mapping(write: Write, text: str, what: str) -> None:
+    assert problems(write(text=text)) == [f"experiments/demo.yaml: holds {what}, not a mapping of keys"]
+
+
+def test_file_that_is_no_text(write: Write) -> None:
+    file = write()
+    file.write_bytes(b"name: \xff\xfe")
+    assert problems(file) == ["experiments/demo.yaml: cannot be read: not UTF-8 text"]
+
+
+def test_missing_file_lists_what_exists(write: Write) -> None:
+    write()
+    with pytest.raises(UnknownNameError, match=r"demoo.*\n.*did you mean 'experiments/demo.yaml'"):
+        load_experiment("experiments/demoo.yaml", scale="tiny")
+
+
+def test_unknown_scale(write: Write) -> None:
+    with pytest.raises(UnknownNameError, match=r"unknown scale 'tinny'\n.*did you mean 'tiny'\? known: paper, tiny"):
+        load_experiment(write(), scale="tinny")
+
+
+def test_unknown_arm(write: Write) -> None:
+    with pytest.raises(UnknownNameError, match=r"unknown arm 'two'.*\n.*known: one, three"):
+        load_experiment(write(), scale="tiny").specs(arms=["two"])
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("model.connector.latent=3", "model.connector.latent: unknown key (did you mean 'latents'?)"),
+        ("stages.pretrain.steps=x", "stages.pretrain.steps: must be a whole number, not 'x'"),
+        ("stages.*.steps=0", "stages.pretrain.steps: must be greater than 0, not 0"),
+        ("stages.pretrain.steps", "write it as path.to.key=value"),
+        ("=3", "write it as path.to.key=value"),
+        ("seeds=[", "not valid YAML"),
+        ("seed=[0]", "seed: unknown key (did you mean 'seeds'?)"),
+    ],
+)
+def test_bad_setting_is_named(write: Write, setting: str, message: str) -> None:
+    (found,) = problems(write(), sets=(setting,))
+    assert found.startswith(f"--set {setting}")
+    assert message in found
+
+
+def test_setting_that_fits_some_arms_only_names_the_others(write: Write) -> None:
+    file = write(("set: {model.connector.depth: 1}", "set: {model.connector: linear}"))
+    (found,) = problems(file, sets=("model.connector.latents=4",))
+    assert "unknown key" in found and ", in one" in found
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (
+            ("note: composed", "nota: composed"),
+            "experiments/scales/tiny.yaml:14: nota: unknown key (did you mean 'note'?)",
+        ),
+        (("{64: 8}", "{64: zero}"), "values"),
+        (("batch_size: 4", "batch_size: four"), "stages.pretrain.batch_size: must be a whole number, not 'four'"),
+        (("name: llama-nano", "name: lama-nano"), "unknown language model 'lama-nano'"),
+    ],
+)
+def test_mistake_in_a_scale_names_the_scale_file(write: Write, edit: tuple[str, str], message: str) -> None:
+    from tests.config.conftest import SCALE
+
+    found = problems(write(scale=SCALE.replace(*edit)))
+    assert all(p.startswith("experiments/scales/tiny.yaml") for p in found), found
+    assert message in found[0] or message == "values"
+
+
+def test_plugin_that_cannot_be_imported(write: Write) -> None:
+    found = problems(write(("seeds: [0, 1]", "plugins: [no_such_module]")))
+    assert found == [
+        "experiments/demo.yaml: plugins[0]: cannot import 'no_such_module': No module named 'no_such_module'"
+    ]
+
+
+def test_circle_of_bases(write: Write) -> None:
+    write(text="base: b.yaml\n", name="a.yaml")
+    file = write(text="base: a.yaml\n", name="b.yaml")
+    (found,) = problems(file)
+    assert "experiments/b.yaml -> experiments/a.yaml -> experiments/b.yaml" in found
+
+
+def test_base_that_does_not_exist(write: Write) -> None:
+    assert problems(write(text="base: gone.yaml\n")) == [
+        "experiments/demo.yaml:1: base: no such file: experiments/gone.yaml"
+    ]

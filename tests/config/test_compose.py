@@ -1,0 +1,156 @@
+"""Inheritance, deep merge, arms, settings and scales, and the RunSpecs that come out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vlm_ablate.config.compose import load_document, merge, nest, parse_sets
+from vlm_ablate.config.document import parse
+from vlm_ablate.config.expand import load_experiment, seeds_from
+from vlm_ablate.config.spec import RunSpec
+
+Write = Callable[..., Path]
+
+plain = st.recursive(
+    st.integers() | st.text(max_size=3), lambda v: st.dictionaries(st.sampled_from("abcd"), v, max_size=3), max_leaves=8
+)
+mappings = st.dictionaries(st.sampled_from("abcd"), plain, max_size=4)
+
+
+@given(mappings, mappings, mappings)
+def test_merge_is_idempotent_and_leaves_its_arguments_alone(a: dict, b: dict, c: dict) -> None:
+    before = repr((a, b))
+    once = merge(a, b)
+    assert merge(once, b) == once
+    assert merge({}, a) == a and merge(a, {}) == a
+    assert repr((a, b)) == before
+    # Where all that is merged are mappings, order of grouping does not matter.
+    assert merge(merge(a, b), merge(b, c)) == merge(merge(a, b), c)
+
+
+def test_replace_stops_the_merge() -> None:
+    below = {"data": {"mixture": {"web": {"weight": 1}}, "workers": 2}}
+    above = {"data": {"mixture": {"replace": True, "pages": {"weight": 2}}}}
+    assert merge(below, above) == {"data": {"mixture": {"pages": {"weight": 2}}, "workers": 2}}
+
+
+def test_star_reaches_every_key_that_is_there() -> None:
+    merged = merge({"stages": {"a": {"steps": 1}, "b": {"steps": 2, "x": 0}}}, {"stages": {"*": {"steps": 9}}})
+    assert merged == {"stages": {"a": {"steps": 9}, "b": {"steps": 9, "x": 0}}}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "result"),
+    [
+        ({"name": "perceiver", "latents": 64}, {"depth": 1}, {"name": "perceiver", "latents": 64, "depth": 1}),
+        ({"name": "perceiver", "latents": 64}, {"name": "linear"}, {"name": "linear"}),
+        ({"name": "perceiver", "latents": 64}, "linear", {"name": "linear"}),
+        ("linear", {"bias": False}, {"name": "linear", "bias": False}),
+        ({"name": "hf", "id": "a", "revision": "r", "layer": -2}, {"id": "b"}, {"name": "hf", "id": "b", "layer": -2}),
+    ],
+)
+def test_another_part_starts_empty(old: object, new: object, result: dict) -> None:
+    assert merge({"model": {"connector": old}}, {"model": {"connector": new}}) == {"model": {"connector": result}}
+
+
+def test_dotted_and_nested_keys_are_the_same() -> None:
+    assert nest({"a.b": 1, "a": {"c.d": 2}}) == {"a": {"b": 1, "c": {"d": 2}}}
+
+
+def test_settings_are_yaml() -> None:
+    assert parse_sets(["a.b=1e-4", "a.c=[0, 1]", "d=null", "e=x=y"]).data == {
+        "a": {"b": 1e-4, "c": [0, 1]}, "d": None, "e": "x=y",
+    }  # fmt: skip
+
+
+def test_numbers_with_an_exponent_are_numbers() -> None:
+    assert parse("a: 1e-4\nb: 3E+2\nc: '1e-4'\nd: 1e4x\n", "f")[0] == {"a": 1e-4, "b": 300.0, "c": "1e-4", "d": "1e4x"}
+
+
+def test_anchors_and_merge_keys(write: Write) -> None:
+    data, lines = parse("a: &x {p: 1, q: 2}\nb:\n  <<: *x\n  q: 3\n", "f")
+    assert data == {"a": {"p": 1, "q": 2}, "b": {"p": 1, "q": 3}}
+    assert lines[("b", "q")].line == 4
+
+
+def test_base_is_relative_to_the_file_and_lies_below(write: Write) -> None:
+    write(name="_base.yaml")
+    child = write(
+        text="base: _base.yaml\nname: demo/child\narms: {extra: {set: {model.connector.latents: 32}}}\n", name="c.yaml"
+    )
+    loaded = load_experiment(child, scale="tiny")
+    assert loaded.experiment.name == "demo/child"
+    assert list(loaded.arms) == ["one", "three", "extra"]
+    assert load_document(child).where(("stages", "pretrain", "steps")).file == "experiments/_base.yaml"
+
+
+def test_arm_is_a_diff_of_the_base(write: Write) -> None:
+    loaded = load_experiment(write(), scale="paper")
+    assert [loaded.arms[a].config.model.connector.depth for a in ("one", "three")] == [1, 3]
+    assert loaded.arms["three"].config == loaded.base
+
+
+def test_scale_is_applied_after_the_diff_and_told(write: Write) -> None:
+    file = write(("set: {model.connector.depth: 1}", "set: {stages.pretrain.steps: 500, model.connector.latents: 128}"))
+    loaded = load_experiment(file, scale="tiny")
+    one, three = loaded.arms["one"], loaded.arms["three"]
+    assert one.config.model.vision.name == "siglip-nano" and one.config.model.language.quality == "good"
+    assert (one.config.stages["pretrain"].steps, three.config.stages["pretrain"].steps) == (10, 30)
+    assert (one.config.model.connector.latents, three.config.model.connector.latents) == (128, 8)
+    assert list(one.config.data.mixture) == ["offline"]
+    assert three.stand_ins == {
+        "model.vision": "google/siglip-so400m-patch14-384 -> siglip-nano (small)",
+        "model.language": "mistralai/Mistral-7B-v0.1 -> llama-nano, quality good",
+        "evaluation.benchmarks.vqav2.benchmark": "HuggingFaceM4/VQAv2 -> offline_vqa",
+        "data.mixture": "laion/laion-coco -> offline (composed pictures)",
+    }
+    assert three.scaled == {
+        "model.connector.latents": "64 -> 8", "stages.pretrain.steps": "6000 -> 30", "stages.pretrain.batch_size": "16 -> 4",
+    }  # fmt: skip
+    assert one.paper_config.model.vision.id == "google/siglip-so400m-patch14-384"
+
+
+def test_settings_win_over_the_scale(write: Write) -> None:
+    loaded = load_experiment(write(), scale="tiny", sets=["stages.*.steps=7", "model.connector.latents=3", "seeds=[5]"])
+    for arm in loaded.arms.values():
+        assert arm.config.stages["pretrain"].steps == 7
+        assert arm.config.model.connector.latents == 3
+    assert {spec.seed for spec in loaded.specs()} == {5}
+
+
+def test_part_without_stand_in_is_warned_about(write: Write) -> None:
+    loaded = load_experiment(write(("google/siglip-so400m-patch14-384", "openai/clip")), scale="tiny")
+    assert loaded.warnings == ["scale 'tiny' has no stand-in for model.vision: openai/clip; it is used as written"]
+
+
+def test_specs_come_seed_by_seed_with_shared_data_seeds(write: Write) -> None:
+    specs = load_experiment(write(), scale="tiny").specs()
+    assert [(s.arm, s.seed) for s in specs] == [("one", 0), ("three", 0), ("one", 1), ("three", 1)]
+    assert specs[0].seeds == specs[1].seeds != specs[2].seeds
+    assert len({s.hash for s in specs}) == 4
+    assert specs[0].run_name == "one · seed 0 · tiny"
+    assert (specs[0].paper, specs[0].cell) == ("idefics2_t12", {"perceiver_layers": 1})
+
+
+def test_seeds_of_one_number_are_separate_streams() -> None:
+    values = [v for n in range(50) for v in seeds_from(n).model_dump().values()]
+    assert len(set(values)) == 150 and all(0 <= v < 2**31 for v in values)
+
+
+def test_spec_survives_the_way_to_another_process(write: Write) -> None:
+    import json
+
+    for spec in load_experiment(write(), scale="tiny").specs():
+        copy = RunSpec.from_dict(json.loads(json.dumps(spec.to_dict())))
+        assert copy == spec and copy.hash == spec.hash
+
+
+def test_labels_do_not_change_the_hash(write: Write) -> None:
+    plain = load_experiment(write(), scale="tiny").specs()[0]
+    named = load_experiment(write(("one: {", "one: {label: One layer, ")), scale="tiny").specs()[0]
+    assert named.label == "One layer" and named.hash == plain.hash

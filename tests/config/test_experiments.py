@@ -1,0 +1,61 @@
+"""Every YAML that is shipped under experiments/ is valid at every scale."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from vlm_ablate.config.expand import experiment_files, load_experiment
+from vlm_ablate.config.json_schema import file_schema
+from vlm_ablate.config.scales import read_scale, scale_files
+from vlm_ablate.papers import find_row
+
+ROOT = Path(__file__).parents[2] / "experiments"
+SCALES = scale_files(ROOT)
+FILES = experiment_files(ROOT)
+
+
+def test_there_are_experiments_and_scales() -> None:
+    assert FILES and {"paper", "workstation", "laptop"} <= set(SCALES)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
+def test_experiment_is_valid_and_fair(file: Path, scale: str) -> None:
+    loaded = load_experiment(file, scale=scale)
+    assert loaded.specs(), "it expands to runs"
+    assert loaded.warnings == []
+    assert loaded.experiment.name == str(file.relative_to(ROOT).with_suffix(""))
+    hashes = [spec.hash for spec in loaded.specs(seeds=[0])]
+    assert len(set(hashes)) == len(hashes), "a scale must not make two arms the same"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
+def test_claims_agree_with_the_papers_own_numbers(file: Path) -> None:
+    experiment = load_experiment(file, scale="paper").experiment
+    for claim in experiment.table.claims:
+        if experiment.paper is None or claim.paper_gain is None or claim.metric != "mean":
+            continue
+        cells = [find_row(experiment.paper.key, experiment.arms[arm].cell) for arm in (claim.better, claim.worse)]
+        gain = cells[0][experiment.table.score] - cells[1][experiment.table.score]
+        assert claim.paper_gain == pytest.approx(gain, abs=0.051), claim.text
+
+
+@pytest.mark.parametrize("name", SCALES)
+def test_nothing_of_the_hub_is_left_below_paper_scale(name: str) -> None:
+    scale = read_scale(SCALES[name]).scale
+    if name == "paper":
+        assert not scale.vision and not scale.overrides
+        return
+    for file in FILES:
+        for arm in load_experiment(file, scale=name).arms.values():
+            assert not [p for p in json.dumps(arm.config.model_dump(mode="json")).split('"') if p.startswith("google/")]
+
+
+def test_json_schema_knows_the_parts() -> None:
+    schema = json.dumps(file_schema())
+    for word in ("latents", "neftune_alpha", "siglip-native", "offline_vqa", "base"):
+        assert f'"{word}"' in schema
+    json.dumps(file_schema("scale"))
