@@ -9,7 +9,9 @@ from vlm_ablate.config.spec import RunSpec
 PLUGIN = "tests.tracking.stub_parts"
 
 
-def make_spec(arm: str = "mlp", seed: int = 0, *, experiment: str = "demo/t01", note: str = "", **changes: Any) -> RunSpec:
+def make_spec(
+    arm: str = "mlp", seed: int = 0, *, experiment: str = "demo/t01", note: str = "", **changes: Any
+) -> RunSpec:
     """A valid spec; `note` ends up in its config and so in its hash."""
     return RunSpec.from_dict(
         {
@@ -37,8 +39,14 @@ def make_spec(arm: str = "mlp", seed: int = 0, *, experiment: str = "demo/t01", 
 def make_scores(score: float = 50.0) -> list[dict[str, Any]]:
     """Score records of two columns, with and without images."""
     common = {"split": "report", "split_hash": "abc", "template": "vqa/1", "shots": 4, "demonstration_seed": 0,
-              "scorer": "accuracy", "scorer_version": "1", "items": 300, "unparsed": 0, "demonstrations": "random"}  # fmt: skip
+              "scorer": "accuracy", "scorer_version": "1", "items": 300, "unparsed": 0,
+              "demonstrations": "random"}  # fmt: skip
     return [
         {"benchmark": column, "column": column, "score": value, "blind": blind, **common}
-        for column, value, blind in (("vqa", score, False), ("ocr", score / 2, False), ("vqa", 10.0, True), ("ocr", 2.0, True))
+        for column, value, blind in (
+            ("vqa", score, False),
+            ("ocr", score / 2, False),
+            ("vqa", 10.0, True),
+            ("ocr", 2.0, True),
+        )
     ]

@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 
 import pytest
+
 from tests.tracking.conftest import Server
 from tests.tracking.specs import make_scores, make_spec
-
 from vlm_ablate.home import Home
 from vlm_ablate.tracking import delivery, schema
 from vlm_ablate.tracking.client_reader import ClientReader
@@ -30,7 +30,9 @@ def test_a_run_is_one_top_level_run_with_everything_about_it(home: Home, tmp_pat
     with RunTracker.start(spec, home=home) as tracker:
         tracker.log_params({"plan": {"visual_tokens": 64}})
         tracker.log_metrics({schema.TRAIN_LOSS: 2.0}, 10)
-        tracker.set_tags({schema.DATA_FINGERPRINT: "f00", schema.LICENCES: [{"asset": "openmoji", "licence": "CC-BY-SA"}]})
+        tracker.set_tags(
+            {schema.DATA_FINGERPRINT: "f00", schema.LICENCES: [{"asset": "openmoji", "licence": "CC-BY-SA"}]}
+        )
         tracker.log_dataset("offline", "0123456789abcdef", "pip")
         tracker.log_artifact(tmp_path / "plan.json")
         tracker.log_artifact(tmp_path / "weights", schema.WEIGHTS_DIR)
@@ -136,7 +138,8 @@ def test_replaying_a_spool_twice_changes_nothing(home: Home) -> None:
     key = tracker._delivery.writer.key
     spool = Spool(home.run(make_spec().hash).root, key)
     again = [delivery.operations.create("again", {schema.KIND: "run", schema.HASH: key.hash, schema.ARM: key.arm}),
-             delivery.operations.metrics([("train/loss", 1.0, 1000, 1)]), delivery.operations.tags({schema.STATUS: "finished"}),
+             delivery.operations.metrics([("train/loss", 1.0, 1000, 1)]),
+             delivery.operations.tags({schema.STATUS: "finished"}),
              delivery.operations.status("FINISHED", end=True)]  # fmt: skip
     for _ in range(2):
         spool.append(again, None)

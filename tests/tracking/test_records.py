@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.tracking.specs import make_scores, make_spec
 
+from tests.tracking.specs import make_scores, make_spec
 from vlm_ablate.errors import TrackingError
 from vlm_ablate.home import Home
 from vlm_ablate.tracking import schema
@@ -98,7 +98,7 @@ def test_records_survive_a_file_and_keep_nothing_of_the_machine(recorded: Home, 
 
 def test_a_file_that_is_no_records_file_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "bad.json").write_text('{"records": 3')
-    with pytest.raises(TrackingError, match="bad.json"):
+    with pytest.raises(TrackingError, match=r"bad\.json"):
         load_records(tmp_path / "bad.json")
 
 
@@ -108,7 +108,7 @@ def test_reading_a_local_store_imports_neither_mlflow_nor_torch(recorded: Home) 
         f"assert len(read_records({recorded.tracking_uri!r}, 'demo/t01')) == 4; "
         "assert not {'mlflow', 'torch', 'pandas', 'sqlalchemy'} & set(sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
 
 
 def test_long_json_tags_are_split_and_joined() -> None:

@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.tracking.specs import make_scores, make_spec
 
+from tests.tracking.specs import make_scores, make_spec
 from vlm_ablate.errors import StorageError, TrackingError
 from vlm_ablate.home import Home
 from vlm_ablate.tracking import schema, store
@@ -20,7 +20,13 @@ from vlm_ablate.tracking.summary import record_table, register_experiment
 
 @pytest.mark.parametrize(
     "uri",
-    ["http://127.0.0.1:9", "http://someone:secret@no-such-host.invalid:5000", "./mlruns", "file:///tmp/mlruns", "foo://bar"],
+    [
+        "http://127.0.0.1:9",
+        "http://someone:secret@no-such-host.invalid:5000",
+        "./mlruns",
+        "file:///tmp/mlruns",
+        "foo://bar",
+    ],
 )
 def test_a_store_that_cannot_be_used_is_one_clear_error_within_seconds(uri: str) -> None:
     started = time.monotonic()
@@ -63,7 +69,9 @@ def test_processes_that_start_at_once_share_one_store_and_one_experiment(tmp_pat
 
 
 def test_an_experiment_is_described_and_comes_back_when_deleted(home: Home) -> None:
-    first = register_experiment(home.tracking_uri, "demo/t01", {schema.DESCRIPTION: "What it asks", schema.PAPER: "idefics2"})
+    first = register_experiment(
+        home.tracking_uri, "demo/t01", {schema.DESCRIPTION: "What it asks", schema.PAPER: "idefics2"}
+    )
     client = store.connect(home.tracking_uri)
     client.delete_experiment(first)
     assert register_experiment(home.tracking_uri, "demo/t01", {schema.DESCRIPTION: "What it asks now"}) == first

@@ -9,7 +9,6 @@ from vlm_ablate.config.spec import RunSpec
 from vlm_ablate.errors import VlmAblateError
 from vlm_ablate.events import Event, RunOutcome
 from vlm_ablate.home import Home
-from vlm_ablate.tracking.records import RunRecord
 
 OnEvent = Callable[[Event], None]
 
@@ -40,23 +39,6 @@ class Interrupted(VlmAblateError):
         if killed:
             message += f"; {killed} did not stop in time and continue from their last checkpoint"
         super().__init__(message, hint="the same command continues from here")
-
-
-def outcome_of(record: RunRecord) -> RunOutcome:
-    """The outcome that a finished or diverged run's record tells."""
-    scores = {blind: {s["column"]: float(s["score"]) for s in record.scores if bool(s["blind"]) == blind}
-              for blind in (False, True)}  # fmt: skip
-    return RunOutcome(
-        run=record.hash,
-        name=record.name,
-        status=record.status,  # type: ignore[arg-type]
-        scores=scores[False],
-        blind=scores[True],
-        message=record.message,
-        tracking_run=record.run_id,
-        seconds=((record.end_time or record.start_time) - record.start_time) / 1000,
-        reused=True,
-    )
 
 
 def failed(spec: RunSpec, message: str) -> RunOutcome:

@@ -37,6 +37,9 @@ def cores() -> int:
 def worker_environment(index: int, devices: list[str], threads: int) -> dict[str, str]:
     """Environment of worker number `index`: its threads and its one GPU, to be set before torch is imported."""
     environment = dict(os.environ)
+    # The worker module must be found wherever this package is imported from.
+    package_root = str(Path(__file__).resolve().parents[2])
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH")]))
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         environment[name] = str(threads)
     if threads > 1:

@@ -17,9 +17,9 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from vlm_ablate.config.spec import RunSpec
-from vlm_ablate.events import Event, Notice, RunFinished, RunOutcome
+from vlm_ablate.events import Notice, RunFinished, RunOutcome
 from vlm_ablate.home import Home
-from vlm_ablate.launch.base import Interrupted, OnEvent, failed, outcome_of
+from vlm_ablate.launch.base import Interrupted, OnEvent, failed
 from vlm_ablate.launch.devices import cores, gpus, worker_environment
 from vlm_ablate.launch.worker import LOG_FILE
 from vlm_ablate.tracking.logger import record_failure
@@ -58,10 +58,14 @@ class LocalLauncher:
 
         ensure_store(uri, notify)
         replay_spools(home, notify)
-        outcomes = [outcome_of(record) if record else None for record in find_reusable(specs, uri)]
+        outcomes = [RunOutcome.from_record(record) if record else None for record in find_reusable(specs, uri)]
         for outcome in filter(None, outcomes):
-            on_event(RunFinished(outcome.run, outcome.status, outcome.mean, outcome.message, outcome.seconds, reused=True))
-        missing = {spec.hash: spec for spec, outcome in reversed(list(zip(specs, outcomes, strict=True))) if not outcome}
+            on_event(
+                RunFinished(outcome.run, outcome.status, outcome.mean, outcome.message, outcome.seconds, reused=True)
+            )
+        missing = {
+            spec.hash: spec for spec, outcome in reversed(list(zip(specs, outcomes, strict=True))) if not outcome
+        }
         # The dict keeps the first spec of each hash; the queue keeps the order of `specs`.
         queue = [spec for spec in specs if missing.get(spec.hash) is spec]
         if queue:
@@ -92,7 +96,7 @@ def _complete(
     copies = find_reusable([specs[i] for i in twins], uri) if twins else []
     for i, record in zip(twins, copies, strict=True):
         if record is not None:
-            outcomes[i] = outcome_of(record)
+            outcomes[i] = RunOutcome.from_record(record)
     return outcomes
 
 
@@ -105,8 +109,10 @@ class _Worker:
         command = [sys.executable, "-m", "vlm_ablate.launch.worker", str(theirs.fileno())]
         with theirs:
             # A session of its own: Ctrl-C reaches it only through us, and all its children can be ended with it.
-            self.process = subprocess.Popen(command, env=environment, pass_fds=[theirs.fileno()], start_new_session=True,
-                                            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)  # fmt: skip
+            self.process = subprocess.Popen(
+                command, env=environment, pass_fds=[theirs.fileno()], start_new_session=True,
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            )  # fmt: skip
         self.link = Connection(ours.detach())
         self.link.send(("setup", setup))
 
@@ -216,13 +222,15 @@ class _Pool:
         return lines[-1][:200] if lines else ""
 
     def stop_all(self) -> int:
-        """Ask every worker to write a checkpoint and stop; returns how many had to be killed. A second Ctrl-C kills all."""
+        """Have every worker write a checkpoint and stop; returns how many were killed. Ctrl-C again kills all."""
         self._queue.clear()
         killed, give_up = 0, time.monotonic() + self._launcher.grace_seconds
         try:
             for worker in self._workers.values():
                 worker.signal(signal.SIGTERM)
-            self._on_event(Notice("", f"stopping {len(self._workers)} runs at a checkpoint (Ctrl-C again to kill them)"))
+            self._on_event(
+                Notice("", f"stopping {len(self._workers)} runs at a checkpoint (Ctrl-C again to kill them)")
+            )
             while self._workers and (left := give_up - time.monotonic()) > 0:
                 for link in wait(list(self._workers), timeout=left):
                     self._last_words(self._workers[link])  # type: ignore[index]

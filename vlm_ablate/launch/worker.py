@@ -11,6 +11,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -76,21 +77,25 @@ def _load(target: str) -> Callable[..., RunOutcome]:
 
 
 def _reporter(link: Connection) -> Callable[[Event], None]:
+    orphaned = False
+
     def report(event: Event) -> None:
+        nonlocal orphaned
         try:
             link.send(("event", event))
         except OSError:
             # Nobody is left to hear it: stop as on Ctrl-C, with a checkpoint, instead of training on unseen.
-            os.kill(os.getpid(), signal.SIGTERM)
+            # Only once: a second signal would not wait for the checkpoint.
+            if not orphaned:
+                orphaned = True
+                os.kill(os.getpid(), signal.SIGTERM)
 
     return report
 
 
 def _tell(link: Connection, message: tuple[Any, ...]) -> None:
-    try:
+    with suppress(OSError):
         link.send(message)
-    except OSError:
-        pass
 
 
 def _log_to(path: Path) -> None:

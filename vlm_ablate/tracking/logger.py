@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +50,8 @@ class RunTracker:
         key = RunKey(uri, spec.experiment, schema.RUN_KIND, spec.hash, spec.arm)
         delivery = Delivery(key, home.run(spec.hash).root, notice, flush_seconds=flush_seconds,
                             retry_seconds=retry_seconds)  # fmt: skip
-        try:
+        with suppress(TrackingError):  # Then the first delivery fails in the same way, and is spooled.
             ensure_store(uri, notice)
-        except TrackingError:
-            pass  # The first delivery fails in the same way, and is spooled.
         tags = spec_tags(spec) | provenance_tags() | {schema.STATUS: schema.RUNNING}
         delivery.start([operations.create(spec.run_name, tags), operations.params(spec_params(spec))])
         return cls(delivery)

@@ -29,7 +29,7 @@ def provenance_tags() -> dict[str, str]:
 
 @cache
 def git_revision() -> str:
-    """Commit of this checkout, with `+changes` when tracked files differ from it; `release VERSION` outside a checkout."""
+    """Commit of this checkout, with `+changes` when tracked files differ from it; else `release VERSION`."""
     folder = Path(__file__).resolve().parents[2]
     if (folder / ".git").exists():
         try:

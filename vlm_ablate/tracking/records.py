@@ -156,7 +156,9 @@ def make_record(
     artifact_uri: str,
 ) -> RunRecord:
     """A record from what a store holds; the one place where tags are interpreted."""
-    status = tags.get(schema.STATUS) or {"FINISHED": schema.FINISHED, "RUNNING": schema.RUNNING}.get(mlflow_status, schema.FAILED)
+    status = tags.get(schema.STATUS) or {"FINISHED": schema.FINISHED, "RUNNING": schema.RUNNING}.get(
+        mlflow_status, schema.FAILED
+    )
     return RunRecord(
         run_id=run_id,
         experiment=experiment,
@@ -218,9 +220,15 @@ def load_records(path: Path) -> RecordFile:
         body = json.loads(path.read_text(encoding="utf-8"))
         if body["format"] != FILE_FORMAT:
             raise TrackingError(f"{path}: records of format {body['format']}, this version reads {FILE_FORMAT}")
-        records = [RunRecord(**{**data, "metrics": {k: _parse(v) for k, v in data["metrics"].items()}}) for data in body["records"]]
+        records = [
+            RunRecord(**{**data, "metrics": {k: _parse(v) for k, v in data["metrics"].items()}})
+            for data in body["records"]
+        ]
         histories = {
-            run: {key: [Point(step, _parse(value), time_ms) for step, value, time_ms in series] for key, series in history.items()}
+            run: {
+                key: [Point(step, _parse(value), time_ms) for step, value, time_ms in series]
+                for key, series in history.items()
+            }
             for run, history in body["histories"].items()
         }
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -46,10 +46,10 @@ DONE = frozenset({FINISHED, DIVERGED})
 """Statuses that are results: such a run is not trained again."""
 MLFLOW_STATUS = {RUNNING: "RUNNING", FINISHED: "FINISHED", DIVERGED: "FINISHED", FAILED: "FAILED", SKIPPED: "KILLED"}
 
-# --- params: the flattened config, and these three first ----------------------------------------------------------------
+# --- params: the flattened config, and these three first -------------------------------------------------------------
 PARAM_ARM, PARAM_SEED, PARAM_SCALE = "arm", "seed", "scale"
 
-# --- metrics ("/" makes sections in the MLflow UI) ----------------------------------------------------------------------
+# --- metrics ("/" makes sections in the MLflow UI) -------------------------------------------------------------------
 TRAIN_LOSS = "train/loss"
 TRAIN_LR = "train/lr"
 TRAIN_GRAD_NORM = "train/grad_norm"
@@ -108,7 +108,7 @@ def read_json_tag(tags: Mapping[str, str], key: str, default: Any = None) -> Any
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested mappings as dotted paths -> text, in the order written; lists stay JSON, empty and None values are left out."""
+    """Nested mappings as dotted paths -> text, as ordered; lists stay JSON, empty and None values are left out."""
     flat: dict[str, str] = {}
     for key, value in config.items():
         path = f"{prefix}{key}"

@@ -81,7 +81,7 @@ class Spool:
 
     @contextmanager
     def held(self, *, seconds: float) -> Iterator[bool]:
-        """Hold the spool for this process; False when another still has it after `seconds`. Freed when a holder dies."""
+        """Hold the spool; False when another process still has it after `seconds`. Freed when a holder dies."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         give_up = time.monotonic() + seconds
         with open(self.path.with_suffix(".lock"), "w") as file:
@@ -128,7 +128,9 @@ def replay_spools(home: Home, notify: Callable[[str], None] = lambda message: No
             ensure_store(key.uri)
             with spool.held(seconds=0) as mine:
                 if mine:
-                    spool.replay(RunWriter(key, run_id), lambda op, error: notify(f"not recorded ({op['op']}): {error}"))
+                    spool.replay(
+                        RunWriter(key, run_id), lambda op, error: notify(f"not recorded ({op['op']}): {error}")
+                    )
                     delivered += 1
         except TrackingError as error:
             down.add(key.uri)

@@ -30,7 +30,9 @@ class SqliteReader:
 
     def __init__(self, path: Path) -> None:
         if not path.exists():
-            raise TrackingError(f"there is no tracking store at {path}", hint="run an experiment first: vlm-ablate run FILE")
+            raise TrackingError(
+                f"there is no tracking store at {path}", hint="run an experiment first: vlm-ablate run FILE"
+            )
         self._path = path
 
     def runs(self, *, experiment: str | None = None, hashes: set[str] | None = None) -> list[RunRecord]:

@@ -98,9 +98,7 @@ def tracking_errors(tracking_uri: str) -> Iterator[None]:
         raise TrackingError(f"the tracking store {_public(tracking_uri)} failed: {reason[:300]}", hint=hint) from error
 
 
-def open_experiment(
-    client: MlflowClient, tracking_uri: str, name: str, tags: Mapping[str, str] | None = None
-) -> str:
+def open_experiment(client: MlflowClient, tracking_uri: str, name: str, tags: Mapping[str, str] | None = None) -> str:
     """Id of the experiment of that name, created (or restored) if need be, with these tags set.
 
     Raises:
@@ -122,7 +120,7 @@ def open_experiment(
 
 
 def describe_experiment(experiment: Experiment, *, link: str | None = None) -> dict[str, str]:
-    """Tags of the MLflow experiment of an experiment file: paper, table, question, and a description shown in the UI."""
+    """Tags of an experiment file's MLflow experiment: paper, table, question, and the description that the UI shows."""
     key = experiment.paper.key if experiment.paper else ""
     paper, _, table = key.partition("_")
     lines = [f"**{experiment.title}**", "", experiment.question, ""]
@@ -204,7 +202,9 @@ def _check_sqlite(path: Path) -> None:
     with storage_errors("open the tracking store", path), open(path, "r+b") as file:
         start = file.read(16)
     if start != b"SQLite format 3\0":
-        raise TrackingError(f"{path} is not a SQLite database", hint="move it away; a new store is created on the next run")
+        raise TrackingError(
+            f"{path} is not a SQLite database", hint="move it away; a new store is created on the next run"
+        )
 
 
 def _build_schema(building: Path, path: Path, notify: Notify) -> None:
