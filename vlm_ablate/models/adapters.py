@@ -168,6 +168,7 @@ def inject(vlm: VLM, name: str, adapter: Adapter) -> None:
         target_modules=list(adapter.modules),
     )
     inject_adapter_in_model(config, backbone)
+    backbone.train(backbone.training)  # new modules start in training mode, and would drop
     vlm.adapters[name] = adapter
 
 

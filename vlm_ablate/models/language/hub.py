@@ -1,34 +1,66 @@
-"""Any Hugging Face causal language model."""
+"""Any Hugging Face causal language model, alone or as the text part of a vision-language checkpoint."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from vlm_ablate.config.components.language import HubLanguageConfig
-from vlm_ablate.errors import AssetMissing
-from vlm_ablate.models.hub import config_folder, read_config
+from vlm_ablate.errors import AssetMissing, ModelError
+from vlm_ablate.models.hub import config_folder, read_config, read_tensors, tensor_names
 from vlm_ablate.models.language.base import LanguageModel
 
 
 class HubLanguageModel(LanguageModel):
-    """A causal language model of transformers with its tokeniser, by hub id or local folder."""
+    """A causal language model of transformers with its tokeniser, by hub id or local folder.
+
+    Of a vision-language checkpoint (Idefics2, Idefics3, SmolVLM, LLaVA, ...) the text part is taken.
+    """
 
     def __init__(self, config: HubLanguageConfig, *, load_weights: bool = True) -> None:
         super().__init__(config, load_weights=load_weights)
         folder = config_folder(config.id, config.revision, planning=not load_weights)
         trust = config.trust_remote_code
-        if load_weights:
+        full = read_config(config.id, config.revision, planning=not load_weights, trust_remote_code=trust)
+        text = getattr(full, "text_config", None)
+        if not load_weights:
+            with torch.device("meta"):
+                self.model = AutoModelForCausalLM.from_config(text or full, trust_remote_code=trust)
+        elif text is not None:
+            self.model = text_part(folder, text)
+        else:
             self.model = AutoModelForCausalLM.from_pretrained(
                 folder, trust_remote_code=trust, local_files_only=True, dtype=torch.float32
             )
-        else:
-            model_config = read_config(config.id, config.revision, planning=True, trust_remote_code=trust)
-            with torch.device("meta"):
-                self.model = AutoModelForCausalLM.from_config(model_config, trust_remote_code=trust)
         self.tokenizer = read_tokenizer(folder, needed=load_weights, trust_remote_code=trust)
+
+
+def text_part(folder: Path, config: PretrainedConfig) -> PreTrainedModel:
+    """The language model inside a vision-language checkpoint.
+
+    Raises:
+        ModelError: the checkpoint's text tensors are not those of `config`.
+    """
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    names = tensor_names(folder)
+    suffix = "embed_tokens.weight"
+    prefixes = [name.removesuffix(suffix) for name in names if name.endswith(suffix)]
+    if len(prefixes) != 1:
+        raise ModelError(f"{folder} holds {len(prefixes)} text embeddings, expected one")
+    tensors: dict[str, Tensor] = read_tensors(folder, prefixes[0])
+    tensors = {f"{model.base_model_prefix}.{name}": tensor for name, tensor in tensors.items()}
+    for name in names:
+        if name.endswith("lm_head.weight"):
+            tensors.update({"lm_head.weight": read_tensors(folder, name)[""]})
+    missing, surplus = model.load_state_dict(tensors, strict=False)
+    tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
+    if set(missing) - tied or surplus:
+        raise ModelError(f"{folder}: text tensors missing {sorted(missing)[:3]}, surplus {sorted(surplus)[:3]}")
+    model.tie_weights()
+    return model.eval()
 
 
 def read_tokenizer(folder: Path, *, needed: bool, trust_remote_code: bool = False) -> PreTrainedTokenizerBase | None:
