@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from vlm_ablate.errors import TrackingError
 from vlm_ablate.tracking import schema
-from vlm_ablate.tracking.store import connect, open_experiment
+from vlm_ablate.tracking.records import sqlite_path
+from vlm_ablate.tracking.store import connect, forget_connections, open_experiment
 
 Operation = dict[str, Any]
 
@@ -92,6 +94,7 @@ class RunWriter:
     def __init__(self, key: RunKey, run_id: str | None = None) -> None:
         self.key, self.run_id = key, run_id
         self._client: Any = None
+        self._file: tuple[int, int] | None = None
 
     @property
     def client(self) -> Any:
@@ -101,8 +104,27 @@ class RunWriter:
         return self._client
 
     def apply(self, operation: Operation) -> None:
-        """Write one operation; whatever mlflow raises passes through."""
+        """Write one operation; whatever mlflow raises passes through.
+
+        Raises:
+            TrackingError: the database file of a local store is not there.
+        """
+        self._check_file()
         getattr(self, f"_{operation['op']}")(operation)
+
+    def _check_file(self) -> None:
+        """SQLite makes an empty file of a missing one, and writes on into one that was moved away: look first."""
+        path = sqlite_path(self.key.uri)
+        if path is None:
+            return
+        try:
+            found = path.stat()
+        except OSError as error:
+            raise TrackingError(f"the tracking store {path} is gone") from error
+        identity = (found.st_dev, found.st_ino)
+        if self._file not in (None, identity):
+            forget_connections(self.client)
+        self._file = identity
 
     def _create(self, operation: Operation) -> None:
         experiment = open_experiment(self.client, self.key.uri, self.key.experiment)

@@ -83,6 +83,13 @@ def connect(tracking_uri: str) -> MlflowClient:
         return mlflow.MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
 
 
+def forget_connections(client: MlflowClient) -> None:
+    """Close a database client's pooled connections, so that the next request opens the file that is there now."""
+    engine = getattr(client._tracking_client.store, "engine", None)
+    if engine is not None:
+        engine.dispose()
+
+
 @contextmanager
 def tracking_errors(tracking_uri: str) -> Iterator[None]:
     """Turn whatever mlflow and its transports raise into one `TrackingError` that names the store."""
