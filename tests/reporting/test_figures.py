@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,8 @@ import pytest
 from vlm_ablate.config.experiment import Experiment
 from vlm_ablate.errors import StorageError, VlmAblateError
 from vlm_ablate.reporting import figure_paper, figure_seen, report, write_results
-from vlm_ablate.reporting.figures import curves, spread_out
 from vlm_ablate.reporting.figures import _scientific as scientific
+from vlm_ablate.reporting.figures import curves, spread_out
 from vlm_ablate.tracking import schema
 from vlm_ablate.tracking.records import History, Point, RunRecord, load_records
 
@@ -37,10 +38,15 @@ def test_a_score_without_its_counters_is_not_drawn(experiment: Experiment, runs:
     assert [p.step for p in found[runs[0].arm]] == [2]
 
 
-def test_curves_of_other_scales_are_left_out(experiment: Experiment, runs: list[RunRecord], histories: Histories) -> None:
-    other = replace(runs[0], run_id="other", scale="paper", seed=7)
-    found = curves(report(experiment, runs), [*runs, other], {**histories, "other": histories[runs[0].run_id]})
-    assert {p.score.n for p in found[runs[0].arm]} == {3}
+def test_curves_of_runs_beside_the_table_are_left_out(
+    experiment: Experiment, runs: list[RunRecord], histories: Histories
+) -> None:
+    scale = replace(runs[0], run_id="scale", scale="paper", seed=7)
+    old = replace(runs[0], run_id="old", tags=runs[0].tags | {"vlm.hash": "old"}, start_time=9999)
+    records = [*runs, scale, old]
+    model = report(experiment, records, "laptop", hashes={r.hash for r in runs})
+    high = {"curve/mean": [Point(400, 99.0, 0)], **{m: [Point(400, 1.0, 0)] for m in schema.SEEN}}
+    assert curves(model, records, {**histories, "scale": high, "old": high}) == curves(model, runs, histories)
 
 
 @pytest.mark.parametrize("draw", ["seen", "paper"])
@@ -80,7 +86,7 @@ def test_labels_do_not_overlap_and_stay_where_there_is_room() -> None:
     placed = spread_out([0.5, 0.52, 0.9, 0.51], heights)
     assert placed[2] == pytest.approx(0.9)
     near = sorted(placed[i] for i in (0, 1, 3))
-    assert [b - a for a, b in zip(near, near[1:], strict=False)] == pytest.approx([0.1, 0.1])
+    assert [b - a for a, b in pairwise(near)] == pytest.approx([0.1, 0.1])
     assert sum(near) / 3 == pytest.approx(0.51)
     assert placed[0] < placed[3] < placed[1]
 

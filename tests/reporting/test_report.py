@@ -170,11 +170,11 @@ def test_a_blind_score_of_another_protocol_is_refused(
 
 def test_seeds_of_one_arm_share_their_configuration(experiment: Experiment, runs: list[RunRecord]) -> None:
     short = replace(runs[5], params=runs[5].params | {"stages.train.steps": "50"})
-    with pytest.raises(DataError, match="stages.train.steps is 400 and 50"):
+    with pytest.raises(DataError, match=r"stages\.train\.steps is 400 and 50"):
         report(experiment, [*runs[:5], short, *runs[6:]])
 
 
-def test_records_of_another_configuration_are_set_aside(experiment: Experiment, runs: list[RunRecord], run: Run) -> None:
+def test_records_of_another_configuration_are_left_out(experiment: Experiment, runs: list[RunRecord], run: Run) -> None:
     old = run("ca", 0, scores=[], tags={"vlm.hash": "old"}, start_time=9999)
     found = report(experiment, [*runs, old], hashes={r.hash for r in runs})
     assert row_of(found, "ca").score().n == 3
@@ -211,6 +211,13 @@ def test_an_arm_beside_the_papers(experiment: Experiment, runs: list[RunRecord],
     row = row_of(found, "full")
     assert (row.cell, row.paper_score, row.status) == (None, None, "diverged")
     assert ("Autoregressive, fully trained", "the paper reports divergence") in found.notes
+
+
+def test_values_that_the_scale_changed_are_told(experiment: Experiment, run: Run) -> None:
+    changed = ['{"model.connector.latents": "64 -> 8"}', '{"model.connector.latents": "128 -> 16"}']
+    arms = zip(("ca", "ar_lora"), changed, strict=True)
+    found = report(experiment, [run(arm, 0, tags={"vlm.scaled": what}) for arm, what in arms])
+    assert dict(found.notes)["Scaled (paper -> this run)"] == "model.connector.latents 64 -> 8 or 128 -> 16."
 
 
 def test_a_stand_in_of_some_arms_names_them(experiment: Experiment, runs: list[RunRecord], run: Run) -> None:

@@ -21,7 +21,7 @@ def write_results(
     folder: Path,
     histories: Mapping[str, History] | None = None,
 ) -> list[Path]:
-    """Write the table in every format, the figures that the records allow, and the records themselves.
+    """Write the table in every format, the figures that the records allow, and the records that they came from.
 
     The same report and records give the same bytes. A figure that cannot be drawn any more is removed, so that the
     folder never shows what the records do not hold.
@@ -47,7 +47,7 @@ def write_results(
                 if type(error) is not VlmAblateError:
                     raise
                 path.unlink(missing_ok=True)
-    shown = [r for r in records if r.scale == report.scale]
+    shown = [r for r in records if r.run_id in report.run_ids]
     dump_records(folder / "records.json", shown, {r.run_id: h for r in shown if (h := (histories or {}).get(r.run_id))})
     return [*written, folder / "records.json"]
 

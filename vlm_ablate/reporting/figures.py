@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from vlm_ablate.errors import VlmAblateError
@@ -16,9 +17,9 @@ from vlm_ablate.tracking.records import History, RunRecord
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SCORE_METRICS = ("curve/mean", "score/mean")
-"""Metrics that hold the mean score along the way; the first that a run logged is used."""
-HISTORY_METRICS = (*SCORE_METRICS, *schema.SEEN)
+CURVE_METRIC = "curve/mean"
+"""Mean score along the way, on a part of the tune split."""
+HISTORY_METRICS = (CURVE_METRIC, *schema.SEEN)
 """What a caller must read (`tracking.records.read_history`) for `figure_seen`."""
 PANELS = (
     (schema.SEEN_IMAGES, "Images seen"),
@@ -42,9 +43,9 @@ def curves(
     """Arm -> points in order of step, each over the seeds that were measured at that step."""
     found: dict[str, list[CurvePoint]] = {}
     for row in report.rows:
-        runs = [r for r in records if r.arm == row.arm and r.scale == report.scale and r.status in schema.DONE]
+        runs = [r for r in records if r.arm == row.arm and r.run_id in report.run_ids and r.status in schema.DONE]
         by_step: dict[int, list[tuple[float, dict[str, float]]]] = {}
-        for run in {r.seed: r for r in sorted(runs, key=lambda r: r.start_time)}.values():
+        for run in sorted(runs, key=lambda r: r.seed):
             for step, score, seen in _points(histories.get(run.run_id, {})):
                 by_step.setdefault(step, []).append((score, seen))
         points = [_pooled(step, values) for step, values in sorted(by_step.items())]
@@ -55,11 +56,10 @@ def curves(
 
 def _points(history: History) -> list[tuple[int, float, dict[str, float]]]:
     """(step, score, seen) where both the score and all counters were logged at a step."""
-    scores = next((history[m] for m in SCORE_METRICS if history.get(m)), [])
     seen = {metric: {p.step: p.value for p in history.get(metric, [])} for metric, _ in PANELS}
     return [
         (point.step, point.value, {m: at[point.step] for m, at in seen.items()})
-        for point in scores
+        for point in history.get(CURVE_METRIC, [])
         if all(point.step in at for at in seen.values())
     ]
 
@@ -98,7 +98,8 @@ def figure_seen(
         for axes, (metric, name) in zip(panels, PANELS, strict=True):
             _panel(axes, report, found, metric)
             axes.set_xlabel(name)
-        panels[0].set_ylabel("Mean score, 95 % interval" if _banded(found) else "Mean score")
+        panels[0].set_ylabel(f"Mean score, tune split{', 95 % interval' if _banded(found) else ''}")
+        panels[0].set_ylim(bottom=max(0.0, panels[0].get_ylim()[0]))  # wide intervals reach below what a score can be
         _direct_labels(panels[-1], report, found)
         figure.text(0.008, 0.945, _heading(report), fontsize=11.5, fontweight="bold")
         return to_bytes(figure, format)
@@ -116,13 +117,20 @@ def _panel(axes: Axes, report: Report, found: Mapping[str, Sequence[CurvePoint]]
             axes.fill_between(x, low, high, color=colour, alpha=0.13, linewidth=0)  # type: ignore[arg-type]
         marker = {"marker": _marker(i), "markersize": 5, "markeredgecolor": "white", "markeredgewidth": 0.6}
         axes.plot(x, y, color=colour, linewidth=1.9, **marker)
-    floor = report.floor.get(schema.MEAN)
+    floor = _floor(report)
     if floor is not None:
         axes.axhline(floor, color=SOFT, linewidth=1.0, linestyle=(0, (4, 3)), zorder=1)
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(FuncFormatter(_si if metric != schema.SEEN_FLOPS else _scientific))
     axes.margins(x=0.03)
+
+
+def _floor(report: Report) -> float | None:
+    """The highest blind score of any arm over the columns of the curve; known for the report split only."""
+    floors = [[row.floor(c) for c in report.curve_columns] for row in report.rows]
+    means = [fmean(f.mean for f in arm if f) for arm in floors if arm and all(arm)]
+    return max(means, default=None)
 
 
 def _banded(found: Mapping[str, Sequence[CurvePoint]]) -> bool:
@@ -140,10 +148,10 @@ def _direct_labels(axes: Axes, report: Report, found: Mapping[str, Sequence[Curv
             last = points[-1]
             ends.append((last.score.mean - low) / (high - low))
             texts.append(("\n".join(wrap(row.label, 28)), _colour(i), last.seen[PANELS[-1][0]]))
-    floor = report.floor.get(schema.MEAN)
+    floor = _floor(report)
     if floor is not None and low < floor:
         ends.append((floor - low) / (high - low))
-        texts.append(("blind floor", SOFT, None))
+        texts.append(("blind floor\n(report split)", SOFT, None))
     heights = [0.048 * (1 + text.count("\n")) + 0.02 for text, _, _ in texts]
     for (text, colour, x), end, y in zip(texts, ends, spread_out(ends, heights), strict=True):
         start = axes.transAxes.inverted().transform(axes.transData.transform((x, low)))[0] if x is not None else 1.0

@@ -99,6 +99,10 @@ class Report:
     notes: tuple[tuple[str, str], ...] = ()
     """(subject, text) footnotes."""
     planned_seeds: tuple[int, ...] = ()
+    run_ids: frozenset[str] = frozenset()
+    """Of the records that all this was computed from."""
+    curve_columns: tuple[str, ...] = ()
+    """Columns that are scored along the way."""
 
     @property
     def stand_ins(self) -> bool:
@@ -152,6 +156,8 @@ def report(
         claims=judge_claims(experiment.table.claims, rows),
         notes=footnotes(selection, rows, experiment.seeds),
         planned_seeds=tuple(experiment.seeds),
+        run_ids=frozenset(record.run_id for record in selection.records()),
+        curve_columns=_curve_columns(experiment, selection.columns),
     )
 
 
@@ -229,6 +235,11 @@ def _ceiling(selection: Selection, given: Mapping[str, float]) -> dict[str, floa
 def _order(rows: Sequence[ArmRow]) -> Order | None:
     both = [(row.paper_score, found.mean) for row in rows if row.paper_score is not None and (found := row.score())]
     return compare_order([p for p, _ in both], [o for _, o in both]) if len(both) > 1 else None
+
+
+def _curve_columns(experiment: Experiment, columns: tuple[str, ...]) -> tuple[str, ...]:
+    curve = experiment.evaluation.curve
+    return tuple(curve.benchmarks) if curve and curve.benchmarks else columns
 
 
 def _paper_columns(experiment: Experiment, paper: PaperTable | None) -> tuple[str, ...]:

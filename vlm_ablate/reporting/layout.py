@@ -133,7 +133,7 @@ def _description(report: Report) -> list[tuple[Column, Draw]]:
         def cell(row: ArmRow) -> Cell:
             if row.cell is None:
                 return Cell(row.label) if first else Cell(DASH, muted=True)
-            return Cell(_value(row.cell.get(column)))
+            return _value_cell(row.cell.get(column))
 
         return cell
 
@@ -147,7 +147,7 @@ def _paper(report: Report) -> list[tuple[Column, Draw]]:
     group = f"Paper ({report.paper.number})"
     shown = [c for c in report.paper_columns if c in PARAMETER_COLUMNS or is_result(report.paper, c)]
     drawn: list[tuple[Column, Draw]] = [
-        (Column(f"paper_{c}", heading(c), group), lambda row, c=c: Cell(_value(row.cell.get(c) if row.cell else None)))
+        (Column(f"paper_{c}", heading(c), group), lambda row, c=c: _value_cell(row.cell.get(c) if row.cell else None))
         for c in shown
     ]
     if any(row.paper_score is not None for row in report.rows):
@@ -276,8 +276,8 @@ def _rank_cell(rank: int | None) -> Cell:
     return Cell("" if rank is None else str(rank), muted=True)
 
 
-def _value(value: Any) -> str:
-    return DASH if value is None else str(value)
+def _value_cell(value: Any) -> Cell:
+    return Cell(DASH, muted=True) if value is None else Cell(str(value))
 
 
 def _minus(text: str) -> str:

@@ -13,11 +13,19 @@ if TYPE_CHECKING:
     from vlm_ablate.reporting.frame import ArmRow
 
 Note = tuple[str, str]
+SCALED = "vlm.scaled"
+"""Tag: dotted path -> "paper's value -> value at this scale", for fields that a scale changed beside the parts."""
 
 
 def footnotes(selection: Selection, rows: Sequence[ArmRow], planned: Sequence[int]) -> tuple[Note, ...]:
     """(subject, text) in the order they are printed."""
-    notes: list[Note] = [*_stand_ins(rows), *_seeds(rows, planned), *_scoring(selection), *_unparsed(rows)]
+    notes: list[Note] = [
+        *_stand_ins(rows),
+        *_scaled(selection),
+        *_seeds(rows, planned),
+        *_scoring(selection),
+        *_unparsed(rows),
+    ]
     notes += _arms(rows)
     notes += _data(selection)
     if selection.left_out:
@@ -32,6 +40,17 @@ def _stand_ins(rows: Sequence[ArmRow]) -> Iterable[Note]:
         part = path.removeprefix("model.")
         only = "" if len(arms) == len(with_any) else f" (in {_labels(with_any, arms)})"
         yield "Stand-in", f"{part}: {what}{only}"
+
+
+def _scaled(selection: Selection) -> Iterable[Note]:
+    """Values that the scale changed, with the arms' own where they differ."""
+    changed: dict[str, dict[str, None]] = {}
+    for record in selection.records():
+        for path, what in schema.read_json_tag(record.tags, SCALED, {}).items():
+            changed.setdefault(path, {})[str(what)] = None
+    if changed:
+        parts = [f"{path} {' or '.join(values)}" for path, values in changed.items()]
+        yield "Scaled (paper -> this run)", "; ".join(parts) + "."
 
 
 def _grouped(items: Iterable[Iterable[tuple[str, str]]]) -> dict[tuple[str, str], list[int]]:
@@ -114,8 +133,11 @@ def _data(selection: Selection) -> Iterable[Note]:
     records = selection.records()
     fingerprints = list(dict.fromkeys(f for r in records if (f := r.tags.get(schema.DATA_FINGERPRINT))))
     if fingerprints:
-        yield "Training data", ", ".join(f[:12] for f in fingerprints) + " (fingerprint" + (
-            "s; the arms did not all see the same data)." if len(fingerprints) > 1 else ")."
+        yield (
+            "Training data",
+            ", ".join(f[:12] for f in fingerprints)
+            + " (fingerprint"
+            + ("s; the arms did not all see the same data)." if len(fingerprints) > 1 else ")."),
         )
     licences = {text for r in records for text in _licences(schema.read_json_tag(r.tags, schema.LICENCES, []))}
     if licences:

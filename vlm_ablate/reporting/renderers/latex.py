@@ -28,10 +28,14 @@ _ESCAPES = {
 }
 
 
+WRAPPED = r">{\raggedright\arraybackslash}p{0.32\textwidth}"
+"""Text that wraps, for claims and verdicts."""
+
+
 def render(layout: Layout) -> str:
-    """A `table*` float. Needs \\usepackage{booktabs,graphicx}."""
+    """A `table*` float. Needs \\usepackage{booktabs,graphicx,array}."""
     lines = [
-        "% needs \\usepackage{booktabs,graphicx}",
+        "% needs \\usepackage{booktabs,graphicx,array}",
         r"\begin{table*}[t]",
         r"\centering\small",
         rf"\caption{{{escape(layout.title)}. {escape(layout.subtitle)}.}}",
@@ -40,7 +44,7 @@ def render(layout: Layout) -> str:
         r"}",
     ]
     if layout.claims:
-        lines += ["", r"\medskip", grid(layout.claims)]
+        lines += ["", r"\medskip", grid(layout.claims, WRAPPED)]
     notes = [escape(layout.order)] if layout.order else []
     notes += [rf"\emph{{{escape(subject)}}}: {escape(text)}" for subject, text in layout.notes]
     if notes:
@@ -49,15 +53,16 @@ def render(layout: Layout) -> str:
     return "\n".join([*lines, r"\end{table*}"]) + "\n"
 
 
-def grid(table: Grid) -> str:
-    """A `tabular` with group headings over partial rules."""
-    lines = [rf"\begin{{tabular}}{{{''.join('r' if c.numeric else 'l' for c in table.columns)}}}", r"\toprule"]
+def grid(table: Grid, words: str = "l") -> str:
+    """A `tabular` with group headings over partial rules; `words` is the column type of text."""
+    kinds = "".join("r" if c.numeric else words for c in table.columns)
+    lines = [rf"\begin{{tabular}}{{{kinds}}}", r"\toprule"]
     lines += _group_lines(table)
     lines += [" & ".join(_heading(c) for c in table.columns) + r" \\", r"\midrule"]
     lines += [" & ".join(cell(c) for c in row) + r" \\" for row in table.rows]
     if table.foot:
         lines.append(r"\midrule")
-        lines += [" & ".join(rf"\textit{{{escape(c.plain)}}}" if c.text else "" for c in row) + r" \\" for row in table.foot]
+        lines += [" & ".join(map(_foot, row)) + r" \\" for row in table.foot]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
 
 
@@ -71,6 +76,10 @@ def _group_lines(table: Grid) -> list[str]:
             rules.append(rf"\cmidrule(lr){{{start}-{start + span - 1}}}")
         start += span
     return [" & ".join(cells) + r" \\", " ".join(rules)]
+
+
+def _foot(value: Cell) -> str:
+    return rf"\textit{{{escape(value.plain)}}}" if value.text else ""
 
 
 def _heading(column: Column) -> str:

@@ -17,6 +17,8 @@ LINE, PAD, GAP, MARGIN = 19.0, 6.0, 4.0, 18.0
 GROUP_GAP = 9.0
 WRAP, WRAP_FIRST = 300.0, 200.0
 """Widest text cell before it wraps; the first of many columns wraps sooner."""
+HINTED = 1.02
+"""Drawn letters are up to so much wider than their outlines, because they are fitted to pixels."""
 GOOD, BAD = "#1a7f4b", "#b3361b"
 LEFT_OUT = ("Material", "Training data", "Demonstrations")
 """Notes that the other formats carry and a picture has no room for."""
@@ -37,7 +39,7 @@ def text_width(text: str, size: float, bold: bool = False) -> float:
     from matplotlib.textpath import TextToPath
 
     font = FontProperties(family="DejaVu Sans", size=size, weight="bold" if bold else "normal")
-    return float(TextToPath().get_text_width_height_descent(text, font, ismath=False)[0])
+    return HINTED * float(TextToPath().get_text_width_height_descent(text, font, ismath=False)[0])
 
 
 def wrap(text: str, width: float, size: float) -> list[str]:
@@ -186,7 +188,7 @@ class _Page:
         for subject, text in self.layout.notes:
             if subject in LEFT_OUT:
                 continue
-            indent = text_width(f"{subject}: ", SMALL, True)
+            indent = text_width(f"{subject}:", SMALL, True) + 4.0
             lines = wrap(f"{subject}: {text}", self.width - 2 * MARGIN - 12, SMALL)
             for n, line in enumerate(lines):
                 self.y += 13
@@ -266,5 +268,3 @@ def _stretch(columns: _Columns, width: float) -> None:
     for i in range(len(columns.left)):
         columns.left[i] += extra * i
         columns.right[i] += extra * i
-
-
