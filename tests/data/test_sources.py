@@ -1,0 +1,239 @@
+"""Every schema in every format becomes the same samples; wrong columns, cells and files are named."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import pickle
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from tests.data import records
+from tests.data.conftest import data_config
+from vlm_ablate.config.components import sources as registry
+from vlm_ablate.config.data import ImageConfig
+from vlm_ablate.data.dataset import MixtureDataset, build_mixture
+from vlm_ablate.data.encode import Encoder
+from vlm_ablate.data.mixture import STREAM_WINDOW
+from vlm_ablate.data.sample import Image, Sample, UnusableSample
+from vlm_ablate.data.sources.base import Source
+from vlm_ablate.errors import AssetMissing, ConfigError, DataError
+
+FORMATS = ["parquet", "saved", "jsonl", "webdataset"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory):
+    import datasets.config
+
+    before, datasets.config.HF_DATASETS_CACHE = datasets.config.HF_DATASETS_CACHE, tmp_path_factory.mktemp("cache")
+    yield
+    datasets.config.HF_DATASETS_CACHE = before
+
+
+def source(name: str, id: Path | str, **fields: Any) -> Source:
+    entry = registry[name]
+    return registry.build(entry.config.model_validate({"name": name, "id": str(id), **fields}))
+
+
+def shown(sample: Sample) -> str:
+    """The sample as a line: pictures as the colour of their corner, learned text in brackets."""
+    names = {(255, 0, 0): "RED", (0, 128, 0): "GREEN", (0, 0, 255): "BLUE"}
+    return "".join(
+        f"<{names[s.ref.load().getpixel((0, 0))]}>" if isinstance(s, Image) else f"[{s.text}]" if s.supervised else s.text
+        for s in sample.segments
+    )
+
+
+SCHEMAS = [
+    ("cauldron", records.CAULDRON, {}, ["<RED>What colour?[Red.]Sure?[Yes.]", "<GREEN><BLUE>Same?[No.]"]),
+    ("docmatix", records.CAULDRON, {"max_pages": 1}, ["<RED>What colour?[Red.]Sure?[Yes.]", "<GREEN>Same?[No.]"]),
+    ("obelics", records.OBELICS, {}, ["[A story. ]<RED>[ The end.]", UnusableSample, "[Two: ]<BLUE><RED>[done]"]),
+    ("obelics", records.OBELICS, {"max_images": 1}, ["[A story. ]<RED>[ The end.]", UnusableSample, "[Two: ]<BLUE>[done]"]),
+    ("pairs", records.PAIRS, {}, ["<RED>[IMG_001]", UnusableSample]),
+    ("pairs", records.PAIRS, {"synthetic": "top_caption", "caption": "synthetic"},
+     ["<RED>[a red square]", "<BLUE>[a blue square]"]),
+    ("websight", records.WEBSIGHT, {}, ["<RED>[<html>red</html>]"]),
+    ("rendered_text", records.RENDERED, {}, ["<RED>[hello\nworld]"]),
+    ("pages", records.PAGES, {}, ["<RED>[line 1\nline 2\n]<BLUE>[page two]"]),
+    ("pages", records.PAGES, {"max_pages": 1}, ["<RED>[line 1\nline 2]"]),
+    ("text_instructions", records.MESSAGES, {}, ["2 + 2?[4]"]),
+    ("text_instructions", records.SHAREGPT, {}, ["Be brief.\n\nHi[Hello]"]),
+    ("text_instructions", records.ALPACA, {}, ["Add.\n\n2, 2[4]"]),
+]
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize(("name", "rows", "fields", "expected"), SCHEMAS)
+def test_schema_in_every_format(
+    name: str, rows: list, fields: dict, expected: list, kind: str, tmp_path: Path
+) -> None:
+    opened = source(name, records.write(rows, kind, tmp_path), **fields)
+    opened = pickle.loads(pickle.dumps(opened))
+    assert len(opened) == len(expected)
+    for index, want in enumerate(expected):
+        if isinstance(want, str):
+            assert shown(opened[index]) == want
+        else:
+            with pytest.raises(want, match="no text to learn"):
+                opened[index]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_streaming_gives_the_same_samples(kind: str, tmp_path: Path) -> None:
+    folder = records.write(records.CAULDRON, kind, tmp_path)
+    stream = source("cauldron", folder, streaming=True, rows=2)
+    assert stream.sequential and [shown(stream[i]) for i in (1, 0, 1)] == [
+        shown(source("cauldron", folder)[i]) for i in (1, 0, 1)
+    ]
+    with pytest.raises(DataError, match="ended after 2 rows"):
+        source("cauldron", folder, streaming=True, rows=5)[3]
+
+
+def test_a_stream_of_unknown_length_asks_for_rows(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="length of the stream") as caught:
+        source("cauldron", records.write(records.CAULDRON, "jsonl", tmp_path), streaming=True)
+    assert "`rows`" in caught.value.hint
+
+
+def test_streams_can_be_entered_anywhere(tmp_path: Path) -> None:
+    rows = [{"instruction": "count", "output": str(i)} for i in range(3 * STREAM_WINDOW)]
+    folder = records.write(rows, "parquet", tmp_path)
+    stream = source("text_instructions", folder, streaming=True, rows=len(rows))
+    for index in (5, 0, 2 * STREAM_WINDOW + 7, 2 * STREAM_WINDOW, STREAM_WINDOW + 3, 4):
+        assert shown(stream[index]) == f"count[{index}]"
+    assert len(stream.rows._kept) <= 2 * STREAM_WINDOW + 1
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_missing_columns_are_named_beside_what_was_found(kind: str, tmp_path: Path) -> None:
+    folder = records.write([{"image": records.png("red"), "caption": "x"}], kind, tmp_path)
+    with pytest.raises(DataError, match="column 'text' is missing; found: .*caption"):
+        source("pairs", folder)
+    with pytest.raises(DataError, match="column .*'texts' is missing; found: "):
+        source("cauldron", folder)
+    with pytest.raises(DataError, match="'instruction' and 'output' is missing"):
+        source("text_instructions", folder)
+
+
+def test_pages_from_tiff_and_pdf(tmp_path: Path) -> None:
+    two = [{"text": ["one"]}, {"text": ["two"]}]
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        members = {"x.tif": records.tiff("red", "blue"), "x.json": b'{"pages": [{"text": ["one"]}, {"text": ["two"]}]}'}
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    assert shown(source("pages", tmp_path)[0]) == "<RED>[one\n]<BLUE>[two]"
+
+    pytest.importorskip("pypdfium2")
+    pdf = io.BytesIO()
+    pages = [records.PilImage.new("RGB", (72, 36), c) for c in ("red", "blue")]
+    pages[0].save(pdf, "PDF", save_all=True, append_images=pages[1:], resolution=72)
+    folder = records.write([{"pdf": "x", "pages": two}], "parquet", tmp_path / "pdf")
+    opened = source("pages", folder, dpi=144)
+    with pytest.raises(UnusableSample, match="pdf is not bytes"):
+        opened[0]
+    found = opened.segments({"pdf": pdf.getvalue(), "pages": two}, "doc")
+    assert [s.ref.size() for s in found[::2]] == [(144, 72)] * 2
+    with pytest.raises(UnusableSample, match="doc.*cannot be opened"):
+        opened.segments({"pdf": b"%PDF-nonsense", "pages": two}, "doc")
+
+
+def test_image_addresses_are_refused_with_advice(tmp_path: Path) -> None:
+    rows = [{"URL": "https://example.org/a.png", "TEXT": "x"}]
+    opened = source("pairs", records.write(rows, "jsonl", tmp_path), image="URL", text="TEXT")
+    with pytest.raises(UnusableSample, match="address .*img2dataset"):
+        opened[0]
+
+
+def test_missing_image_file_is_named_when_loaded(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    rows = [{"image": "pictures/gone.png", "text": "x"}]
+    sample = source("pairs", records.write(rows, "jsonl", tmp_path))[0]
+    with pytest.raises(UnusableSample, match="gone.png"):
+        Encoder(tokenizer, data_config(image=ImageConfig(size=16)), 2)(sample)
+
+
+def test_splits_and_subsets_of_a_folder(tmp_path: Path) -> None:
+    records.write(records.ALPACA, "parquet", tmp_path / "math/train")
+    records.write(records.ALPACA * 2, "parquet", tmp_path / "math/validation")
+    records.write(records.ALPACA * 3, "parquet", tmp_path / "code")
+    lengths = [
+        len(source("text_instructions", tmp_path, **f))
+        for f in ({"subset": "math"}, {"subset": "math", "split": "validation"}, {"subset": "code"}, {"rows": 1})
+    ]
+    assert lengths == [1, 2, 3, 1]
+    assert len(source("text_instructions", tmp_path / "**/*.parquet", subset=None, rows=2)) == 2
+
+
+def test_wrong_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="does not exist"):
+        source("cauldron", tmp_path / "nowhere")
+    (tmp_path / "notes.txt").write_text("no data")
+    with pytest.raises(DataError, match="holds no .* files; found: .txt"):
+        source("cauldron", tmp_path)
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1 nonsense")
+    with pytest.raises(DataError, match="cannot be read as parquet"):
+        source("cauldron", tmp_path)
+    (tmp_path / "a.tar").write_bytes(gzip.compress(b"x" * 2000))
+    with pytest.raises(DataError, match="not a plain tar file"):
+        source("cauldron", tmp_path, format="webdataset")
+
+
+def test_hub_ids_fail_fast_and_clearly_without_network() -> None:
+    with pytest.raises(AssetMissing, match="HuggingFaceM4/the_cauldron.*not on this machine"):
+        source("cauldron", "HuggingFaceM4/the_cauldron", subset="vqav2")
+
+
+def test_fingerprint_follows_rows_and_settings_not_the_place(tmp_path: Path) -> None:
+    here = source("cauldron", records.write(records.CAULDRON, "webdataset", tmp_path / "a"))
+    there = source("cauldron", records.write(records.CAULDRON, "webdataset", tmp_path / "b"))
+    assert here.fingerprint == there.fingerprint
+    assert source("docmatix", tmp_path / "a").fingerprint != here.fingerprint
+    other = source("cauldron", records.write(records.CAULDRON[:1], "webdataset", tmp_path / "c"))
+    assert other.fingerprint != here.fingerprint
+
+
+def test_licence_comes_from_the_data_card(tmp_path: Path) -> None:
+    folder = records.write(records.CAULDRON, "jsonl", tmp_path)
+    assert source("cauldron", folder).licences[0].licence == "unknown"
+    (folder / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n")
+    assert source("cauldron", folder).licences[0].licence == "cc-by-4.0"
+
+
+def test_a_mixture_of_schemas_by_epochs(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    ids = {
+        "talk": records.write(records.CAULDRON, "parquet", tmp_path / "talk"),
+        "web": records.write(records.OBELICS, "webdataset", tmp_path / "web"),
+    }
+    config = data_config(
+        image=ImageConfig(size=16),
+        mixture={
+            "talk": {"source": {"name": "cauldron", "id": str(ids["talk"])}, "epochs": 3},
+            "web": {"source": {"name": "obelics", "id": str(ids["web"])}, "epochs": 1},
+        },
+    )
+    mixture = build_mixture(config, 0)
+    assert dict(zip(mixture.names, mixture.shares, strict=True)) == {"talk": 6 / 9, "web": 3 / 9}
+    dataset = MixtureDataset(mixture, Encoder(tokenizer, config, 2), max_skipped=1.0)
+    seen = {dataset[i].id for i in range(60)}
+    assert len(seen) == 4 and dataset.skips.skipped > 0
+
+
+@pytest.mark.parametrize(
+    ("mixture", "message"),
+    [
+        ({"a": {"source": {"name": "websight"}, "weight": 0}}, "greater than 0"),
+        ({"a": {"source": {"name": "websight"}, "weight": -2}}, "greater than 0"),
+        ({"a": {"source": {"name": "webside"}}}, "websight"),
+        ({"a": {"source": {"name": "pairs", "id": "x", "caption": "synthetic"}}}, "needs `synthetic`"),
+        ({"a": {"source": "websight", "epochs": 1}, "b": {"source": "websight"}}, "for all sources or for none"),
+    ],
+)
+def test_bad_mixtures(mixture: dict, message: str) -> None:
+    with pytest.raises((ValueError, ConfigError), match=message):
+        data_config(mixture=mixture)

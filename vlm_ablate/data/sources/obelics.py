@@ -1,0 +1,32 @@
+"""OBELICS (HuggingFaceM4/OBELICS): `images` and `texts` are lists of one length; at each place one is None.
+
+The hub's copy holds image addresses; a copy with downloaded images holds pictures or paths in their place.
+"""
+
+from __future__ import annotations
+
+from vlm_ablate.config.components.source_configs import ObelicsConfig
+from vlm_ablate.data.sample import Segment, Text, UnusableSample
+from vlm_ablate.data.sources.records import RecordSource
+from vlm_ablate.data.sources.rows import Row
+
+
+class Obelics(RecordSource):
+    """A document in reading order; all its text is learned."""
+
+    required = ("images", "texts")
+    config: ObelicsConfig
+
+    def segments(self, row: Row, name: str) -> list[Segment]:
+        images, texts = row["images"] or [], row["texts"] or []
+        if len(images) != len(texts):
+            raise UnusableSample(name, "wrong record", f"{len(images)} images stand beside {len(texts)} texts")
+        found: list[Segment] = []
+        shown = 0
+        for image, text in zip(images, texts, strict=True):
+            if image is not None and not (self.config.max_images and shown >= self.config.max_images):
+                found.append(self.picture(image, row, name))
+                shown += 1
+            if text:
+                found.append(Text(text, True))
+        return found

@@ -1,0 +1,102 @@
+"""What the sources of public record schemas share: opening, checking columns, and cells that hold pictures."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any
+
+from vlm_ablate.config.components.source_configs import RecordsConfig
+from vlm_ablate.data.sample import Image, ImageRef, Sample, Segment, Text, UnusableSample
+from vlm_ablate.data.sources.base import AssetRecord, Source
+from vlm_ablate.data.sources.rows import Row, open_rows
+from vlm_ablate.errors import DataError
+
+
+class RecordSource(Source):
+    """A source over rows of one schema. Subclasses name the columns they need and turn a row into segments.
+
+    Raises:
+        DataError: a column is missing; the message names it and what was found.
+    """
+
+    required: tuple[str, ...] = ()
+    dialogue = False
+
+    def __init__(self, config: RecordsConfig) -> None:
+        super().__init__(config)
+        self.config: RecordsConfig = config
+        self.rows = open_rows(config)
+        self.sequential = self.rows.sequential
+        path = Path(config.id).expanduser()
+        self._folder = path if path.is_dir() else path.parent
+        if len(self.rows):
+            self.check(self.rows.columns)
+
+    def columns(self) -> tuple[str, ...]:
+        """Columns that must be there."""
+        return self.required
+
+    def check(self, found: list[str]) -> None:
+        """Refuse rows that lack a column."""
+        missing = [column for column in self.columns() if column not in found]
+        if missing:
+            raise DataError(
+                f"source {self.config.name!r} over {self.config.id!r}: column {', '.join(map(repr, missing))} is missing; "
+                f"found: {', '.join(found) or 'none'}"
+            )
+
+    def __len__(self) -> int:
+        return min(len(self.rows), self.config.rows or len(self.rows))
+
+    def __getitem__(self, index: int) -> Sample:
+        row = self.rows[index]
+        name = f"{self.config.subset or Path(self.config.id).name}:{row.get('__key__', index)}"
+        segments = tuple(self.segments(row, name))
+        if not any(isinstance(s, Text) and s.supervised and s.text.strip() for s in segments):
+            raise UnusableSample(name, "empty record", "it has no text to learn")
+        return Sample(name, segments, self.config.name, self.dialogue)
+
+    @abstractmethod
+    def segments(self, row: Row, name: str) -> list[Segment]:
+        """The row's segments in reading order.
+
+        Raises:
+            UnusableSample: the row is not what the schema says.
+        """
+
+    @property
+    def fingerprint(self) -> str:
+        body = self.config.model_dump_json(exclude={"id"}) + self.rows.fingerprint
+        return hashlib.sha256(body.encode()).hexdigest()[:16]
+
+    @property
+    def licences(self) -> list[AssetRecord]:
+        version = self.config.revision or ""
+        return [AssetRecord(self.config.id, "", version, self.rows.licence, self.config.id, self.rows.fingerprint)]
+
+    def picture(self, cell: Any, row: Row, name: str) -> Image:
+        """A picture from a cell: bytes, `{"bytes", "path"}`, the name of a shard member, or a path beside the data."""
+        label = f"of {name}"
+        if isinstance(cell, dict):
+            if cell.get("bytes"):
+                return Image(ImageRef(cell["bytes"], f"{cell.get('path') or 'image'} {label}"))
+            cell = cell.get("path")
+        if isinstance(cell, bytes):
+            return Image(ImageRef(cell, f"image {label}"))
+        if not isinstance(cell, str) or not cell:
+            raise UnusableSample(name, "no image", f"its image is {type(cell).__name__}, not bytes or a path")
+        if cell in row.get("__files__", {}):
+            return Image(ImageRef(row["__files__"][cell], f"{cell} {label}"))
+        if "://" in cell:
+            raise UnusableSample(
+                name, "image by address", f"its image is an address ({cell}), not a picture; download the data set's "
+                "images first (img2dataset writes shards that can be read)"
+            )
+        return Image(ImageRef(self._folder / cell, f"{cell} {label}"))
+
+
+def stripped(value: Any) -> str:
+    """A text cell without blanks around it; "" for None."""
+    return value.strip() if isinstance(value, str) else ""

@@ -1,0 +1,347 @@
+"""Rows of records as plain dicts, wherever they are: Parquet, JSON lines, tar shards, a saved data set, the hub.
+
+Images are never decoded here: a cell is `{"bytes", "path"}`, bytes, or a path.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from glob import glob
+from pathlib import Path
+from typing import Any, Protocol
+
+from vlm_ablate.config.components.source_configs import RecordsConfig
+from vlm_ablate.data.mixture import STREAM_WINDOW
+from vlm_ablate.errors import AssetMissing, DataError
+from vlm_ablate.models.hub import ALLOW_HUB, hub_allowed
+
+Row = dict[str, Any]
+
+_ENDINGS = {
+    "parquet": (".parquet",),
+    "jsonl": (".jsonl", ".json", ".jsonl.gz", ".ndjson"),
+    "webdataset": (".tar",),
+}
+IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
+
+
+class Rows(Protocol):
+    """Numbered rows."""
+
+    columns: list[str]
+    sequential: bool
+    fingerprint: str
+    licence: str
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Row: ...
+
+
+def open_rows(config: RecordsConfig) -> Rows:
+    """What `config.id` holds.
+
+    Raises:
+        DataError: it cannot be read, or its format cannot be told.
+        AssetMissing: a hub id that is not on this machine.
+    """
+    local = _local(config)
+    if config.format == "hub" or not local:
+        if config.format not in ("auto", "hub") or _looks_like_path(config.id):
+            raise DataError(f"{config.id!r} does not exist", hint="give an existing file, folder or glob, or a hub id")
+        return _open_hub(config)
+    if config.format == "saved" or (len(local) == 1 and (local[0] / "dataset_info.json").is_file()):
+        return _open_saved(config, local[0])
+    kind, files = _files(config, local)
+    if kind == "webdataset":
+        return TarRows(files)
+    return _open_tables(config, kind, files)
+
+
+def _looks_like_path(id: str) -> bool:
+    return id.startswith(("/", ".", "~")) or id.count("/") > 1 or any(c in id for c in "*?[")
+
+
+def _local(config: RecordsConfig) -> list[Path]:
+    path = Path(config.id).expanduser()
+    if config.subset and (path / config.subset).is_dir():
+        path = path / config.subset
+    if path.exists():
+        return [path]
+    return [Path(p) for p in sorted(glob(str(path), recursive=True))]
+
+
+def _files(config: RecordsConfig, roots: list[Path]) -> tuple[str, list[Path]]:
+    """(format, files of the split)."""
+    found = [f for root in roots for f in (sorted(root.rglob("*")) if root.is_dir() else [root]) if f.is_file()]
+    kinds = list(_ENDINGS) if config.format == "auto" else [config.format]
+    for kind in kinds:
+        files = [f for f in found if f.name.endswith(_ENDINGS[kind])]
+        if files:
+            below = {f: _below(f, roots) for f in files}
+            in_folder = [f for f in files if any(p.startswith(config.split) for p in below[f][:-1])]
+            return kind, in_folder or [f for f in files if f.name.startswith(config.split)] or files
+    endings = sorted({f.suffix for f in found}) or ["nothing"]
+    raise DataError(
+        f"{config.id!r} holds no {' or '.join(kinds)} files; found: {', '.join(endings)}",
+        hint="set `format`, or point `id` at Parquet, JSON lines or tar files",
+    )
+
+
+def _below(file: Path, roots: list[Path]) -> tuple[str, ...]:
+    for root in roots:
+        if root.is_dir() and file.is_relative_to(root):
+            return file.relative_to(root).parts
+    return (file.name,)
+
+
+def _open_tables(config: RecordsConfig, kind: str, files: list[Path]) -> Rows:
+    import datasets
+
+    builder = {"parquet": "parquet", "jsonl": "json"}[kind]
+    try:
+        with _quiet():
+            data = datasets.load_dataset(
+                builder, data_files=[str(f) for f in files], split="train", streaming=config.streaming
+            )
+    except Exception as error:  # readers raise errors of pyarrow, pandas and their own
+        raise DataError(f"{config.id!r} cannot be read as {kind}: {_reason(error)}") from error
+    mark, licence = _files_fingerprint(files), _local_licence(files[0].parent)
+    return StreamRows(data, config, mark, licence) if config.streaming else ArrowRows(data, mark, licence)
+
+
+def _open_saved(config: RecordsConfig, folder: Path) -> Rows:
+    import datasets
+
+    try:
+        data = datasets.load_from_disk(str(folder))
+    except Exception as error:
+        raise DataError(f"{config.id!r} is not a saved data set: {_reason(error)}") from error
+    if isinstance(data, datasets.DatasetDict):
+        if config.split not in data:
+            raise DataError(f"{config.id!r} has no split {config.split!r}; it has {', '.join(data)}")
+        data = data[config.split]
+    return ArrowRows(data, data._fingerprint, data.info.license or _local_licence(folder))
+
+
+def _open_hub(config: RecordsConfig) -> Rows:
+    import datasets
+
+    try:
+        with _quiet(), _offline_unless_allowed():
+            data = datasets.load_dataset(
+                config.id, config.subset, split=config.split, revision=config.revision, streaming=config.streaming
+            )
+    except (ConnectionError, FileNotFoundError, datasets.exceptions.DatasetNotFoundError) as error:
+        raise AssetMissing(
+            f"data set {config.id!r} is not on this machine" + (f": {_reason(error)}" if hub_allowed() else ""),
+            hint=f"write the path of a local copy as `id`, or set {ALLOW_HUB}=1 to download it",
+        ) from error
+    except Exception as error:
+        raise DataError(f"data set {config.id!r} cannot be read: {_reason(error)}") from error
+    mark = f"{config.id}@{config.revision or ''}/{config.split}"
+    licence = data.info.license or "unknown"
+    if config.streaming:
+        return StreamRows(data, config, mark, licence)
+    return ArrowRows(data, f"{mark}/{data._fingerprint}", licence)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    import datasets
+
+    shown = datasets.is_progress_bar_enabled() if hasattr(datasets, "is_progress_bar_enabled") else False
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
+
+
+@contextmanager
+def _offline_unless_allowed() -> Iterator[None]:
+    """Fail within milliseconds instead of minutes of retries when downloads are not asked for."""
+    import datasets.config
+    import huggingface_hub.constants
+
+    places = (datasets.config, huggingface_hub.constants)
+    before = [place.HF_HUB_OFFLINE for place in places]
+    try:
+        for place in places:
+            place.HF_HUB_OFFLINE = place.HF_HUB_OFFLINE or not hub_allowed()
+        yield
+    finally:
+        for place, value in zip(places, before, strict=True):
+            place.HF_HUB_OFFLINE = value
+
+
+def _reason(error: BaseException) -> str:
+    cause = error.__cause__ or error
+    return (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+
+
+def _files_fingerprint(files: list[Path]) -> str:
+    """Names, sizes and both ends of the files: cheap, and different when a shard was rewritten."""
+    digest = hashlib.sha256()
+    for file in files:
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size}\n".encode())
+        with file.open("rb") as stream:
+            digest.update(stream.read(1 << 16))
+            stream.seek(max(0, size - (1 << 16)))
+            digest.update(stream.read())
+    return digest.hexdigest()[:16]
+
+
+def _local_licence(folder: Path) -> str:
+    """`license:` of a data card beside the files, or "unknown"."""
+    for place in (folder, folder.parent):
+        card = place / "README.md"
+        if card.is_file():
+            found = re.search(r"^license:\s*(\S+)", card.read_text(errors="replace"), re.MULTILINE)
+            if found:
+                return found[1]
+    return "unknown"
+
+
+class ArrowRows:
+    """Rows of a memory-mapped table."""
+
+    sequential = False
+
+    def __init__(self, data: Any, fingerprint: str, licence: str) -> None:
+        self.columns, self.fingerprint, self.licence = data.column_names, fingerprint, licence
+        self._table = data.with_format("arrow")
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def __getitem__(self, index: int) -> Row:
+        return self._table[index].to_pylist()[0]
+
+
+class StreamRows:
+    """Rows of a stream, cheap in rising order: the last two windows are kept, going further back starts again."""
+
+    sequential = True
+
+    def __init__(self, data: Any, config: RecordsConfig, fingerprint: str, licence: str) -> None:
+        self.fingerprint, self.licence, self._id = fingerprint, licence, config.id
+        self._data = data.decode(False)
+        splits = data.info.splits or {}
+        known = splits[config.split].num_examples if config.split in splits else None
+        self._length = config.rows or known
+        if not self._length:
+            raise DataError(f"the length of the stream {config.id!r} is not known", hint="set `rows`")
+        self._restart(0)
+        self.columns = data.column_names or list(self[0])
+
+    def _restart(self, at: int) -> None:
+        self._stream, self._next, self._kept = None, at, {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_stream": None, "_next": 0, "_kept": {}}
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> Row:
+        if index in self._kept:
+            return self._kept[index]
+        if index < self._next or index > self._next + STREAM_WINDOW:
+            self._restart(max(0, index - index % STREAM_WINDOW))
+        if self._stream is None:
+            self._stream = iter(self._data.skip(self._next) if self._next else self._data)
+        while self._next <= index:
+            try:
+                self._kept[self._next] = next(self._stream)
+            except StopIteration:
+                raise DataError(f"the stream {self._id!r} ended after {self._next} rows; set `rows` to that") from None
+            self._next += 1
+        oldest = (index // STREAM_WINDOW - 1) * STREAM_WINDOW
+        for old in [i for i in self._kept if i < oldest] if len(self._kept) > 2 * STREAM_WINDOW else []:
+            del self._kept[old]
+        return self._kept[index]
+
+
+class TarRows:
+    """WebDataset shards by number: an index of members is read once, rows are read where they lie.
+
+    Members that share a name up to its first dot form a row. JSON members are merged into it; pictures become
+    `image` and `images` (by natural order) unless the JSON names them; `txt` becomes `text`; the rest is kept as
+    bytes under its ending.
+
+    Raises:
+        DataError: a shard is compressed or damaged.
+    """
+
+    sequential = False
+
+    def __init__(self, files: list[Path]) -> None:
+        self._paths, self._open = files, {}
+        self._index: list[tuple[int, str, list[tuple[str, int, int]]]] = []
+        for number, path in enumerate(files):
+            rows: dict[str, list[tuple[str, int, int]]] = {}
+            try:
+                with tarfile.open(path, "r:") as tar:
+                    for member in tar:
+                        if member.isfile():
+                            key, ending = _split_name(member.name)
+                            rows.setdefault(key, []).append((ending, member.offset_data, member.size))
+            except tarfile.TarError as error:
+                raise DataError(f"shard {path} is not a plain tar file: {error}", hint="decompress it") from error
+            self._index += [(number, key, members) for key, members in rows.items()]
+        self.fingerprint, self.licence = _files_fingerprint(files), _local_licence(files[0].parent)
+        self.columns = [c for c in (self[0] if self._index else {}) if not c.startswith("__")]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": {}}
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __getitem__(self, index: int) -> Row:
+        number, key, members = self._index[index]
+        if number not in self._open:
+            self._open[number] = self._paths[number].open("rb")
+        # pread keeps no position, so that forked loader processes may share the file.
+        read = {e: os.pread(self._open[number].fileno(), size, at) for e, at, size in members}
+        row: Row = {"__key__": key, "__files__": read}
+        pictures = sorted((e for e in read if e.rsplit(".", 1)[-1].lower() in IMAGE_ENDINGS), key=_natural)
+        if pictures:
+            row["images"] = [{"bytes": read[e], "path": f"{key}.{e}"} for e in pictures]
+            row["image"] = row["images"][0]
+        for ending, data in read.items():
+            if ending == "txt":
+                row["text"] = data.decode(errors="replace")
+            elif ending not in pictures and not ending.endswith("json"):
+                row[ending] = data
+        for ending, data in read.items():
+            if ending.endswith("json"):
+                row.update(self._parsed(data, f"{key}.{ending}", self._paths[number]))
+        return row
+
+    @staticmethod
+    def _parsed(data: bytes, name: str, shard: Path) -> Row:
+        try:
+            value = json.loads(data)
+        except ValueError as error:
+            raise DataError(f"{name} in {shard} is not valid JSON: {error}") from error
+        return value if isinstance(value, dict) else {"json": value}
+
+
+def _split_name(name: str) -> tuple[str, str]:
+    folder, _, base = name.rpartition("/")
+    stem, _, ending = base.partition(".")
+    return (f"{folder}/{stem}" if folder else stem), ending
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    return [(int(p), "") if p.isdigit() else (-1, p) for p in re.split(r"(\d+)", name) if p]
