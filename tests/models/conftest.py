@@ -19,8 +19,11 @@ from transformers import (
     SiglipVisionModel,
 )
 
-WORDS = "the a cat dog red blue sign says one two three what is it answer question yes no flag".split()
-VISION = dict(hidden_size=16, intermediate_size=24, num_hidden_layers=3, num_attention_heads=2, image_size=32, patch_size=8)
+SENTENCE = "the a cat dog red blue sign says one two three what is it answer question yes no flag"
+WORDS = SENTENCE.split()
+VISION = dict(
+    hidden_size=16, intermediate_size=24, num_hidden_layers=3, num_attention_heads=2, image_size=32, patch_size=8
+)
 TEXT = dict(
     hidden_size=32,
     intermediate_size=48,

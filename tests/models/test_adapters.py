@@ -104,7 +104,9 @@ def test_adapters_start_at_the_base_and_merge_back_into_it(vlm: VLM, kind: str) 
     torch.testing.assert_close(logits(vlm), trained, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("kinds", [["lora"], ["dora"], ["full"], ["frozen"], ["lora", "full"], ["lora", "dora"], ["lora", "frozen"]])
+@pytest.mark.parametrize(
+    "kinds", [["lora"], ["dora"], ["full"], ["frozen"], ["lora", "full"], ["lora", "dora"], ["lora", "frozen"]]
+)
 def test_trained_state_goes_into_a_fresh_model(kinds, request, llama, siglip, tmp_path) -> None:
     vlm = a_vlm(siglip, llama)
     for kind in kinds:

@@ -1,4 +1,4 @@
-"""Assembled with the right parts the model is transformers' Idefics2 or Idefics3: logits, loss, gradients, generation."""
+"""Assembled with the right parts the model is transformers' Idefics2 or Idefics3, in all that it computes."""
 
 from __future__ import annotations
 
@@ -78,7 +78,9 @@ def save_reference(case: Case, folder: Path) -> None:
             Idefics2Config(text_config=text_config, perceiver_config=perceiver, **common)
         )
     else:
-        config = Idefics3Config(text_config=LlamaConfig(**text).to_dict(), scale_factor=case.connector["factor"], **common)
+        config = Idefics3Config(
+            text_config=LlamaConfig(**text).to_dict(), scale_factor=case.connector["factor"], **common
+        )
         model = Idefics3ForConditionalGeneration(config)
     for parameter in model.parameters():  # far from the all-ones and all-zeros of a fresh model
         parameter.data.add_(torch.randn_like(parameter) * 0.1)
@@ -175,7 +177,9 @@ def test_logits_loss_and_gradients(pair, dtype, native, left) -> None:
     compared = 0
     for name, parameter in ours.named_parameters():
         theirs = gradients[to_theirs(name)]
-        torch.testing.assert_close(parameter.grad, theirs, rtol=tolerance["rtol"] * 10, atol=tolerance["atol"], msg=name)
+        torch.testing.assert_close(
+            parameter.grad, theirs, rtol=tolerance["rtol"] * 10, atol=tolerance["atol"], msg=name
+        )
         compared += 1
     assert compared == len(gradients)
 
@@ -189,9 +193,7 @@ def test_greedy_generation(pair) -> None:
     ids = reference.generate(**inputs, max_new_tokens=12, do_sample=False, eos_token_id=ends, pad_token_id=0)
     expected = tokenizer.batch_decode(ids[:, batch.input_ids.shape[1] :], skip_special_tokens=True)
     visual = ours.encode_images(batch.pixel_values, batch.pixel_mask)
-    found = ours.generate(
-        batch.input_ids, batch.attention_mask, visual, batch.view_sample, max_new_tokens=12, stop=[]
-    )
+    found = ours.generate(batch.input_ids, batch.attention_mask, visual, batch.view_sample, max_new_tokens=12, stop=[])
     assert found == expected
     assert len(set(found)) > 1 and any(found)
 

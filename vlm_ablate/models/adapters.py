@@ -28,7 +28,7 @@ class AdapterReport:
     matched: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Backbone -> paths of its adapted modules; only backbones with adapters."""
     trainable: dict[str, int] = field(default_factory=dict)
-    """Part (vision, connector, language, architecture, tokens) -> trainable parameters; "tokens" are new vocabulary rows."""
+    """Part -> trainable parameters: vision, connector, language, architecture, tokens (rows of new tokens)."""
     total: dict[str, int] = field(default_factory=dict)
     """Part -> all parameters, adapters included."""
 
@@ -167,7 +167,10 @@ def inject(vlm: VLM, name: str, adapter: Adapter) -> None:
         use_dora=adapter.kind is Training.dora,
         target_modules=list(adapter.modules),
     )
-    inject_adapter_in_model(config, backbone)
+    try:
+        inject_adapter_in_model(config, backbone)
+    except ValueError as error:
+        raise ModelError(f"peft cannot adapt the {name} model: {error}", hint=f"narrow lora.{name}_targets") from error
     backbone.train(backbone.training)  # new modules start in training mode, and would drop
     vlm.adapters[name] = adapter
 

@@ -54,7 +54,7 @@ def end_ids(language: LanguageModel) -> list[int]:
     return sorted(i for i in ids if i is not None)
 
 
-def decode(tokenizer, ids: list[int], ends: list[int], stop: list[str]) -> str:  # noqa: ANN001
+def decode(tokenizer, ids: list[int], ends: list[int], stop: list[str]) -> str:
     """The text of a row of generated ids up to its end or the first stop string."""
     cut = next((i for i, token in enumerate(ids) if token in ends), len(ids))
     text = tokenizer.decode(ids[:cut], skip_special_tokens=True)
@@ -65,7 +65,7 @@ def decode(tokenizer, ids: list[int], ends: list[int], stop: list[str]) -> str: 
 class StopStrings(StoppingCriteria):
     """Ends a row whose generated text holds one of the strings."""
 
-    def __init__(self, tokenizer, strings: list[str]) -> None:  # noqa: ANN001
+    def __init__(self, tokenizer, strings: list[str]) -> None:
         self.tokenizer, self.strings = tokenizer, strings
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: object) -> Tensor:

@@ -54,7 +54,9 @@ def resolve(id: str, revision: str | None = None) -> Path:
     if local.is_dir():
         return local
     if _is_path(id):
-        raise AssetMissing(f"the folder {id!r} does not exist", hint="give an existing local folder, or a hub id owner/name")
+        raise AssetMissing(
+            f"the folder {id!r} does not exist", hint="give an existing local folder, or a hub id owner/name"
+        )
     return _snapshot(id, revision)
 
 
@@ -83,7 +85,9 @@ def bundled_config(id: str) -> Path | None:
     return folder if (folder / "config.json").is_file() else None
 
 
-def read_config(id: str, revision: str | None = None, *, planning: bool, trust_remote_code: bool = False) -> PretrainedConfig:
+def read_config(
+    id: str, revision: str | None = None, *, planning: bool, trust_remote_code: bool = False
+) -> PretrainedConfig:
     """The transformers configuration of `id`. When `planning`, one carried by the package serves if there is no other.
 
     Raises:
@@ -132,7 +136,9 @@ def tensor_files(folder: Path) -> list[Path]:
     """
     found = sorted(folder.glob("*.safetensors"))
     if not found:
-        raise AssetMissing(f"{folder} holds no *.safetensors file", hint="convert the checkpoint with save_pretrained first")
+        raise AssetMissing(
+            f"{folder} holds no *.safetensors file", hint="convert the checkpoint with save_pretrained first"
+        )
     return found
 
 

@@ -1,4 +1,4 @@
-"""Initialisation seeds: each new part draws from its own generator, so that no part depends on what stands beside it."""
+"""Initialisation seeds: each new part draws from a generator of its own, whatever stands beside it."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ def load_trained(vlm: VLM, file: Path) -> None:
 
     try:
         with safe_open(file, framework="pt") as opened:
-            tensors, metadata = {n: opened.get_tensor(n) for n in opened.keys()}, opened.metadata()
+            tensors, metadata = {n: opened.get_tensor(n) for n in list(opened.keys())}, opened.metadata()
     except (OSError, SafetensorError) as error:
         raise ModelError(f"cannot read the trained weights {file}: {error}") from error
     load_trainable_state_dict(vlm, tensors, metadata)

@@ -68,7 +68,7 @@ class VLM(nn.Module):
         architecture.install(language)
 
     @property
-    def tokenizer(self):  # noqa: ANN201 - transformers' tokeniser classes have no common public base
+    def tokenizer(self):
         """The language model's tokeniser with the image tokens."""
         return self.language.tokenizer
 
@@ -160,10 +160,11 @@ class VLM(nn.Module):
             if not getattr(model, "supports_gradient_checkpointing", False):
                 continue
             if not enabled:
-                model.gradient_checkpointing_disable()
+                if model.is_gradient_checkpointing:
+                    _switch(model, "disable")
                 continue
             options = {"use_reentrant": False, **({"context_fn": contexts} if contexts else {})}
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+            _switch(model, "enable", options)
 
     def _decode(
         self,
@@ -203,9 +204,15 @@ class VLM(nn.Module):
         return embeds + (torch.rand_like(embeds) * 2 - 1) * bound * attention_mask[..., None]
 
     def _zero(self) -> Tensor:
-        """0, through every trained parameter that a batch without images leaves out, so that all ranks have gradients."""
+        """0 by way of every trained parameter that a batch without images leaves out: all ranks get gradients."""
         parts = (self.vision, self.connector, self.architecture)
         return sum((p.sum() * 0.0 for part in parts for p in part.parameters() if p.requires_grad), torch.tensor(0.0))
+
+
+def _switch(model: nn.Module, state: str, *args: object) -> None:
+    """transformers renamed the switch in 5.x; the old name warns there and the new one is missing before."""
+    names = (f"activation_checkpointing_{state}", f"gradient_checkpointing_{state}")
+    next(getattr(model, name) for name in names if hasattr(model, name))(*args)
 
 
 def _dtype(module: nn.Module) -> torch.dtype:

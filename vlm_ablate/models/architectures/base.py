@@ -68,5 +68,5 @@ class Architecture(nn.Module):
 
     @contextmanager
     def decoding(self) -> Iterator[None]:
-        """Within the block (inside `seeing`, without gradients) what does not change from token to token may be kept."""
+        """Within the block, inside `seeing` and without gradients, what no new token changes may be kept."""
         yield

@@ -46,7 +46,8 @@ class CrossAttention(Architecture):
         super().__init__(config, language=language, vision_width=vision_width)
         count = len(range(0, len(language.layers), config.every))
         self.blocks = nn.ModuleList(
-            GatedBlock(language.model.config, vision_width, gate=config.gate, qk_norm=config.qk_norm) for _ in range(count)
+            GatedBlock(language.model.config, vision_width, gate=config.gate, qk_norm=config.qk_norm)
+            for _ in range(count)
         )
         self._sight: Sight | None = None
 
@@ -103,7 +104,7 @@ class CrossAttention(Architecture):
             self._sight = before
 
     def checkpoint_contexts(self) -> tuple[Any, Any]:
-        """For `torch.utils.checkpoint(context_fn=...)`: recomputation in the backward pass sees what the forward saw."""
+        """For `torch.utils.checkpoint(context_fn=...)`: what the backward pass recomputes sees what the forward saw."""
         return self._set(self._sight), self._set(self._sight)
 
     def _look(self, is_image: Tensor, visual: Visual | None) -> Sight | None:

@@ -77,6 +77,8 @@ class GatedBlock(nn.Module):
         sees = visible.any(-1, keepdim=True)
         # A row without any key would be NaN; it attends to everything and is zeroed afterwards.
         mask = (visible | ~sees)[:, None]
-        out = scaled_dot_product_attention(queries, keys, values, attn_mask=mask, enable_gqa=self.heads != self.kv_heads)
+        out = scaled_dot_product_attention(
+            queries, keys, values, attn_mask=mask, enable_gqa=self.heads != self.kv_heads
+        )
         out = self.o_proj(out.transpose(1, 2).reshape(batch, length, -1))
         return out.masked_fill(~sees, 0.0)

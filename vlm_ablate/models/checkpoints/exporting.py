@@ -47,7 +47,7 @@ def to_transformers(vlm: VLM) -> PreTrainedModel:
     if cls is None:
         raise ModelError(
             "transformers has no class for this assembly; it can be kept as a checkpoint of this package",
-            hint="Idefics2: siglip-native (full) + perceiver (gated_mlp); Idefics3: siglip-native (any) + pixel_shuffle",
+            hint="Idefics2: siglip-native full + perceiver gated_mlp; Idefics3: siglip-native any + pixel_shuffle",
         )
     if vlm.adapters:
         vlm = deepcopy(vlm)

@@ -59,7 +59,9 @@ def import_tensors(vlm: VLM, tensors: Mapping[str, Tensor]) -> None:
         elif name == POSITIONS:
             tensor = resize_positions(tensor.float(), len(parameter))
         if tensor.shape != parameter.shape:
-            raise ModelError(f"{name}: the checkpoint has {tuple(tensor.shape)}, this assembly {tuple(parameter.shape)}")
+            raise ModelError(
+                f"{name}: the checkpoint has {tuple(tensor.shape)}, this assembly {tuple(parameter.shape)}"
+            )
         parameter.copy_(tensor)
 
 
@@ -68,7 +70,9 @@ def _split_rows(vlm: VLM, name: str, table: Tensor) -> Tensor:
     model = vlm.language.model
     module = model.get_input_embeddings() if name == EMBEDDING else model.get_output_embeddings()
     if len(table) != vlm.language.vocabulary:
-        raise ModelError(f"the checkpoint's vocabulary has {len(table)} rows, this assembly's {vlm.language.vocabulary}")
+        raise ModelError(
+            f"the checkpoint's vocabulary has {len(table)} rows, this assembly's {vlm.language.vocabulary}"
+        )
     rows = getattr(module, "trainable_tokens", None)
     if rows is not None:
         rows.copy_(table[module.start : module.start + len(rows)])

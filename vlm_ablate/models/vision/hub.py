@@ -41,7 +41,9 @@ class HubVisionEncoder(VisionEncoder):
         self.model_config = read_config(config.id, config.revision, planning=not load_weights, trust_remote_code=trust)
         if load_weights:
             folder = config_folder(config.id, config.revision, planning=False)
-            model = AutoModel.from_pretrained(folder, trust_remote_code=trust, local_files_only=True, dtype=torch.float32)
+            model = AutoModel.from_pretrained(
+                folder, trust_remote_code=trust, local_files_only=True, dtype=torch.float32
+            )
             self.mean, self.std = normalisation(folder, self.model_config)
         else:
             with torch.device("meta"):
@@ -108,7 +110,12 @@ def cut(tower: PreTrainedModel, layer: int) -> None:
     count = tower.config.num_hidden_layers
     if not -count <= layer + 1 <= 0:
         raise ModelError(f"{type(tower).__name__} has {count} layers; hidden state {layer} does not exist")
-    lists = [(m, n, c) for m in tower.modules() for n, c in m.named_children() if isinstance(c, nn.ModuleList) and len(c) == count]
+    lists = [
+        (m, n, c)
+        for m in tower.modules()
+        for n, c in m.named_children()
+        if isinstance(c, nn.ModuleList) and len(c) == count
+    ]
     if len(lists) != 1:
         raise ModelError(f"cannot find the layers of {type(tower).__name__}")
     owner, name, layers = lists[0]

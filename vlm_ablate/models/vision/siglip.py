@@ -20,15 +20,24 @@ from vlm_ablate.models.vision.patches import patch_mask
 
 _POSITIONS = "embeddings.position_embedding.weight"
 _FIELDS = (
-    "hidden_size intermediate_size num_hidden_layers num_attention_heads num_channels image_size patch_size hidden_act"
-    " layer_norm_eps attention_dropout initializer_range"
-).split()
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_channels",
+    "image_size",
+    "patch_size",
+    "hidden_act",
+    "layer_norm_eps",
+    "attention_dropout",
+    "initializer_range",
+)
 
 
 class NativeSiglip(VisionEncoder):
     """transformers' `Idefics2VisionTransformer` (Idefics3's is the same function) with a rule of patch validity."""
 
-    def __init__(self, config, *, device="cpu", image_size=None, load_weights=True) -> None:  # noqa: ANN001
+    def __init__(self, config, *, device="cpu", image_size=None, load_weights=True) -> None:
         super().__init__(config, device=device, image_size=image_size, load_weights=load_weights)
         self.patches: Literal["full", "any"] = "full"
 

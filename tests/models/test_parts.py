@@ -1,0 +1,190 @@
+"""The contract of every registered part that can be built here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.models.support import PERCEIVER, a_batch, a_vlm, open_gates
+from vlm_ablate.config.components import architectures, connectors, language_models, vision_encoders
+from vlm_ablate.config.data import ImageConfig
+from vlm_ablate.config.stages import LoraConfig, Stage
+from vlm_ablate.errors import AssetMissing
+from vlm_ablate.models.adapters import apply_training
+from vlm_ablate.models.trained_state import load_trained, save_trained
+from vlm_ablate.models.vlm import VLM
+
+HUB = {"hf-siglip": ("hf", "siglip"), "hf-clip": ("hf", "clip"), "hf-dinov2": ("hf", "dinov2")}
+VISION = [*HUB, *(e.name for e in vision_encoders if e.name != "hf")]
+CONNECTORS = {"perceiver": PERCEIVER, "mapping_network": dict(name="mapping_network", tokens=3, depth=1, heads=2)}
+SIDE = {"efficientnet-lite0": 64, "ppocr-v4": 64}
+
+
+def vision_config(name: str, folder) -> dict:
+    kind, checkpoint = HUB.get(name, (name, "siglip"))
+    entry = vision_encoders[kind]
+    config = {"name": kind}
+    if "id" in entry.config.model_fields:
+        config["id"] = str(folder(checkpoint))
+    if "resolution" in entry.config.model_fields:
+        config["resolution"] = SIDE.get(kind, 64)
+    if kind == "siglip-nano":
+        config["weights"] = "random"
+    return config
+
+
+def build(folder, *, vision="siglip-native", language="hf", connector="linear", architecture="autoregressive") -> VLM:
+    """A tiny model with these parts; skipped when a part's files are not installed."""
+    language_config = {"name": language, **({"id": str(folder("llama"))} if language == "hf" else {})}
+    if language == "llama-nano":
+        language_config["weights"] = "random"
+    side = SIDE.get(vision, 32)
+    try:
+        return a_vlm(
+            vision_config(vision, folder),
+            language_config,
+            connector=CONNECTORS.get(connector, connector),
+            architecture=architecture,
+            image=ImageConfig(size=side),
+        )
+    except AssetMissing as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def folder(request):
+    """Name of a fixture -> the checkpoint folder it made."""
+    return lambda name: Path(request.getfixturevalue(name))
+
+
+def check(vlm: VLM, tmp_path: Path, rebuild) -> None:
+    """Tokens as promised; gradients where they should be; what was saved comes back."""
+    vlm = open_gates(vlm)
+    batch = a_batch(vlm)
+    visual = vlm.encode_images(batch.pixel_values, None)
+    assert visual.shape[:2] == (3, vlm.visual_tokens(vlm.side, vlm.side))
+    assert (batch.input_ids == vlm.image_token_id).sum() == 3 * vlm.text_tokens_per_view
+
+    full = "full" if vlm.vision.trainable else "frozen"
+    for kind in ("frozen", full):
+        apply_training(vlm, Stage(steps=1, batch_size=1, vision=kind, language="frozen"))
+        vlm.zero_grad(set_to_none=True)
+        vlm(batch).loss_sum.backward()
+        for name, parameter in vlm.named_parameters():
+            assert (parameter.grad is not None) == parameter.requires_grad, name
+            in_backbone = name.startswith(("vision.", "language."))
+            assert parameter.requires_grad or in_backbone, name
+        assert any(p.grad.abs().max() > 0 for n, p in vlm.connector.named_parameters())
+    if full == "full":
+        assert any(p.grad is not None and p.grad.abs().max() > 0 for p in vlm.vision.backbone.parameters())
+
+    with torch.no_grad():
+        for parameter in vlm.parameters():
+            if parameter.requires_grad:
+                parameter += 0.01 * torch.randn_like(parameter)
+        vlm.eval()
+        expected = vlm(batch).loss_sum
+        save_trained(vlm, tmp_path / "trained.safetensors")
+        fresh = rebuild()
+        load_trained(fresh, tmp_path / "trained.safetensors")
+        assert torch.equal(fresh(batch).loss_sum, expected)
+
+
+@pytest.mark.parametrize("name", VISION)
+def test_vision_encoders(name: str, folder, tmp_path) -> None:
+    vlm = build(folder, vision=name)
+    check(vlm, tmp_path, lambda: build(folder, vision=name))
+    pixels = torch.randn(2, 3, vlm.side, vlm.side)
+    seen = vlm.vision(pixels, None)
+    rows, columns = vlm.vision.grid(vlm.side, vlm.side)
+    assert seen.features.shape == (2, rows * columns, vlm.vision.width) and seen.grid == (rows, columns)
+    assert len(vlm.vision.mean) == len(vlm.vision.std) == 3
+    assert not torch.allclose(seen.features[0], seen.features[1])
+
+
+@pytest.mark.parametrize("name", [e.name for e in vision_encoders])
+def test_trainable_vision_encoders_take_adapters(name: str, folder) -> None:
+    vlm = build(folder, vision="hf-siglip" if name == "hf" else name)
+    if not vlm.vision.trainable:
+        pytest.skip("this encoder has no gradients")
+    targets = "all-linear" if name != "efficientnet-lite0" else r".*(expand|project)_conv"
+    report = apply_training(
+        vlm, Stage(steps=1, batch_size=1, vision="lora", lora=LoraConfig(r=2, vision_targets=targets))
+    )
+    vlm(a_batch(vlm)).loss_sum.backward()
+    assert report.matched["vision"]
+    assert [n for n, p in vlm.named_parameters() if p.requires_grad and p.grad is None] == []
+
+
+@pytest.mark.parametrize("name", [e.name for e in language_models if e.name != "smollm2-135m"])
+@pytest.mark.parametrize("architecture", [e.name for e in architectures])
+def test_language_models(name: str, architecture: str, folder, tmp_path) -> None:
+    def make() -> VLM:
+        return build(folder, language=name, architecture=architecture)
+
+    check(make(), tmp_path, make)
+
+
+@pytest.mark.parametrize("name", [e.name for e in connectors])
+@pytest.mark.parametrize("architecture", [e.name for e in architectures])
+def test_connectors(name: str, architecture: str, folder, tmp_path) -> None:
+    def make() -> VLM:
+        return build(folder, connector=name, architecture=architecture)
+
+    check(make(), tmp_path, make)
+
+
+@pytest.mark.parametrize("name", ["hf-siglip", "hf-clip", "hf-dinov2"])
+def test_hidden_state_minus_two_is_the_layer_before_the_last(name: str, folder) -> None:
+    from transformers import AutoModel
+
+    kind, checkpoint = HUB[name]
+    model = AutoModel.from_pretrained(folder(checkpoint)).eval()
+    tower = getattr(model, "vision_model", model)
+    config = dict(name=kind, id=str(folder(checkpoint)), layer=-2)
+    encoder = a_vlm(config, folder("llama"), connector="linear").vision
+    pixels = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = tower(pixel_values=pixels, output_hidden_states=True).hidden_states[-2][:, -16:]
+        torch.testing.assert_close(encoder(pixels, None).features, expected)
+
+
+def test_padding_of_a_view_changes_nothing_for_the_native_encoder(folder) -> None:
+    vision = build(folder).vision
+    small = torch.randn(1, 3, 16, 24)
+    padded, mask = torch.randn(1, 3, 32, 32), torch.zeros(1, 32, 32, dtype=torch.bool)
+    padded[..., :16, :24], mask[:, :16, :24] = small, True
+    with torch.no_grad():
+        alone, among = vision(small, None), vision(padded, mask)
+    real = among.mask.view(4, 4)
+    assert real.sum() == 6 and real[:2, :3].all()
+    torch.testing.assert_close(among.features[among.mask], alone.features[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("rule", "patches"), [("full", 2), ("any", 6)])
+def test_rule_of_patch_validity(rule: str, patches: int, folder) -> None:
+    config = dict(name="siglip-native", id=str(folder("siglip")), patches=rule)
+    vision = a_vlm(config, folder("llama")).vision
+    mask = torch.zeros(1, 32, 32, dtype=torch.bool)
+    mask[:, :9, :23] = True
+    assert vision(torch.randn(1, 3, 32, 32), mask).mask.sum() == patches
+
+
+def test_position_table_is_interpolated(folder) -> None:
+    config = dict(name="siglip-native", id=str(folder("siglip")))
+    small = a_vlm(config, folder("llama")).vision.backbone.embeddings.position_embedding.weight
+    large = a_vlm(config | dict(image_size=64), folder("llama")).vision.backbone.embeddings.position_embedding.weight
+    assert large.shape == (64, 16)
+    # bicubic without aligned corners keeps the mean of the table up to its edges
+    torch.testing.assert_close(large.mean(0), small.mean(0), rtol=0.1, atol=0.01)
+
+
+@pytest.mark.parametrize("id", ["nobody/no-such-model", "./no/such/folder"])
+@pytest.mark.parametrize("part", ["vision", "language"])
+def test_models_that_are_not_here_are_reported_at_once(id: str, part: str, folder) -> None:
+    parts = {"vision": folder("siglip"), "language": folder("llama")} | {part: dict(name="hf", id=id)}
+    with pytest.raises(AssetMissing, match=id) as caught:
+        a_vlm(parts["vision"], parts["language"])
+    assert "local folder" in str(caught.value)
