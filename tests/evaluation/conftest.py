@@ -62,7 +62,7 @@ def save_checkpoints(folder: Path) -> None:
     special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
     fast.save_pretrained(folder / "llama")
-    sizes = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2)
+    sizes = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
     ids = dict(vocab_size=len(words), bos_token_id=1, eos_token_id=2, pad_token_id=0)
     torch.manual_seed(0)
     LlamaForCausalLM(LlamaConfig(**sizes, **ids, initializer_range=0.4)).save_pretrained(folder / "llama")

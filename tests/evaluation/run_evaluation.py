@@ -1,12 +1,12 @@
-"""Evaluates the tiny model in a process of its own: slowly: `run_evaluation.py CHECKPOINTS OUT`."""
+"""Evaluates the tiny model in a process of its own, slowly: `run_evaluation.py CHECKPOINTS OUT`."""
 
 import sys
 import time
 from pathlib import Path
 
-import conftest
 import torch
 
+import conftest
 from vlm_ablate.config.data import DataConfig, ImageConfig
 from vlm_ablate.config.evaluation import BenchmarkEntry, EvaluationConfig
 from vlm_ablate.evaluation.evaluate import evaluate

@@ -18,7 +18,7 @@ from vlm_ablate.config.data import DataConfig
 from vlm_ablate.config.evaluation import BenchmarkEntry, EvaluationConfig
 from vlm_ablate.data.encode import Encoder, Layout
 from vlm_ablate.data.sample import ImageRef, Sample
-from vlm_ablate.evaluation.benchmarks.base import Benchmark, BenchmarkItem, hash_items
+from vlm_ablate.evaluation.benchmarks.base import Benchmark, BenchmarkItem
 from vlm_ablate.evaluation.demonstrations import Demonstrator
 from vlm_ablate.evaluation.features import VisualCache
 from vlm_ablate.evaluation.predictions import Prediction, PredictionFile
@@ -89,7 +89,7 @@ def evaluate(
         benchmark=entry.benchmark.name,
         column=column,
         split=entry.split,
-        split_hash=hash_items(items),
+        split_hash=benchmark.split_hash(entry.split, entry.limit),
         template=f"{template.id}+{data_cfg.prompt}",
         shots=shots,
         demonstration_seed=cfg.demonstrations.seed,

@@ -43,6 +43,8 @@ class Template:
     """Under "plain", stands before an item's images."""
     separator: str = "\n\n"
     """Under "plain", stands after each demonstration's answer; sources that train on such documents write the same."""
+    without_choices: str = ""
+    """Template of items that have no choices (open questions of a multiple-choice benchmark)."""
 
     @property
     def id(self) -> str:
@@ -111,7 +113,10 @@ for _template in (
         "1",
         "Question: {question}\n{choices}\nAnswer:",
         "{question}\nChoices:\n{choices}\nAnswer with the letter.",
+        without_choices="vqa_short",
     ),
+    # For questions that already list their choices.
+    Template("letter", "1", "Question: {question}\nAnswer:", "{question}\nAnswer with the letter."),
     # Gemini-style prompts, which Idefics2 and Idefics3 use at zero shots (arXiv:2408.12637, A.1.1).
     Template("textvqa_gemini", "1", _TEXTVQA + " Answer:", _TEXTVQA),
     Template("docvqa_gemini", "1", _DOCVQA + " Answer:", _DOCVQA),
@@ -141,6 +146,8 @@ def build_prompt(
 
 def _asked(item: BenchmarkItem, template: Template, dialogue: bool, blind: bool) -> list[Segment]:
     """Images and question of one item."""
+    if template.without_choices and not item.choices:
+        template = get_template(template.without_choices)
     pattern = template.user if dialogue else template.query
     text = pattern.replace("{question}", _SPECIAL.sub("", item.question).strip())
     lettered = (f"{chr(65 + i)}. {_SPECIAL.sub('', choice)}" for i, choice in enumerate(item.choices))

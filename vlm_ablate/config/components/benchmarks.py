@@ -14,17 +14,26 @@ benchmarks: Registry = Registry("benchmark")
 _PKG = "vlm_ablate.evaluation.benchmarks"
 
 
+Use = Literal["train", "tune", "report"]
+
+
 class HubBenchmarkConfig(ComponentConfig):
-    """A benchmark read from the hub or from a local copy."""
+    """A benchmark read from the hub or from a local copy in the same schema."""
 
     id: str
-    """Hub id or local folder."""
+    """Hub id, or a local folder (`SPLIT*.parquet`, `data/SPLIT-*.parquet`, `SPLIT.jsonl`, `SPLIT/metadata.jsonl`)."""
+    subset: str | None = None
+    """Configuration name on the hub."""
     revision: str | None = None
     """Commit, tag or branch on the hub."""
-    splits: dict[Literal["train", "tune", "report"], str] = Field(
-        default_factory=lambda: {"train": "train", "tune": "train", "report": "validation"}
-    )
-    """Our splits (named by use) -> the data set's."""
+    splits: dict[Use, str] = Field(default_factory=dict)
+    """Our splits, named by use -> the data set's; `name[90:100]`: pictures whose hash is in that percentage."""
+    template: str | None = None
+    """Prompt template; None: the benchmark's own."""
+
+
+_NO_TUNE = {"train": "train[0:95]", "tune": "train[95:100]", "report": "validation"}
+"""For data sets whose test answers are not public: tune is cut off train, by picture."""
 
 
 class VqaV2Config(HubBenchmarkConfig):
@@ -32,6 +41,8 @@ class VqaV2Config(HubBenchmarkConfig):
 
     name: Literal["vqav2"] = "vqav2"
     id: str = "HuggingFaceM4/VQAv2"
+    revision: str | None = "refs/convert/parquet"
+    splits: dict[Use, str] = _NO_TUNE
 
 
 class OkVqaConfig(HubBenchmarkConfig):
@@ -39,20 +50,75 @@ class OkVqaConfig(HubBenchmarkConfig):
 
     name: Literal["okvqa"] = "okvqa"
     id: str = "HuggingFaceM4/OK-VQA"
+    revision: str | None = "refs/convert/parquet"
+    splits: dict[Use, str] = _NO_TUNE
 
 
 class TextVqaConfig(HubBenchmarkConfig):
     """TextVQA: questions about text in photos, VQA accuracy."""
 
     name: Literal["textvqa"] = "textvqa"
-    id: str = "facebook/textvqa"
+    id: str = "lmms-lab/textvqa"
+    splits: dict[Use, str] = _NO_TUNE
 
 
 class CocoCaptionsConfig(HubBenchmarkConfig):
-    """COCO captions, CIDEr."""
+    """COCO captions in the Karpathy split, CIDEr."""
 
     name: Literal["coco_captions"] = "coco_captions"
     id: str = "HuggingFaceM4/COCO"
+    subset: str | None = "2014_captions"
+    revision: str | None = "refs/convert/parquet"
+    splits: dict[Use, str] = {"train": "train", "tune": "validation", "report": "test"}
+
+
+class DocVqaConfig(HubBenchmarkConfig):
+    """DocVQA: questions on scanned pages, ANLS."""
+
+    name: Literal["docvqa"] = "docvqa"
+    id: str = "HuggingFaceM4/DocumentVQA"
+    splits: dict[Use, str] = _NO_TUNE
+
+
+class ChartQaConfig(HubBenchmarkConfig):
+    """ChartQA: questions on charts, relaxed accuracy."""
+
+    name: Literal["chartqa"] = "chartqa"
+    id: str = "HuggingFaceM4/ChartQA"
+    splits: dict[Use, str] = {"train": "train", "tune": "val", "report": "test"}
+
+
+class MmmuConfig(HubBenchmarkConfig):
+    """MMMU: college-level questions with several images, lettered choices."""
+
+    name: Literal["mmmu"] = "mmmu"
+    id: str = "lmms-lab/MMMU"
+    splits: dict[Use, str] = {"train": "dev", "report": "validation"}
+
+
+class MathVistaConfig(HubBenchmarkConfig):
+    """MathVista: mathematical questions, lettered choices or open."""
+
+    name: Literal["mathvista"] = "mathvista"
+    id: str = "AI4Math/MathVista"
+    splits: dict[Use, str] = {"report": "testmini"}
+
+
+class MmStarConfig(HubBenchmarkConfig):
+    """MMStar: questions that need the image, lettered choices."""
+
+    name: Literal["mmstar"] = "mmstar"
+    id: str = "Lin-Chen/MMStar"
+    splits: dict[Use, str] = {"report": "val"}
+
+
+class MmBenchConfig(HubBenchmarkConfig):
+    """MMBench (English), lettered choices; each question once, not in all rotations of its choices."""
+
+    name: Literal["mmbench"] = "mmbench"
+    id: str = "lmms-lab/MMBench"
+    subset: str | None = "en"
+    splits: dict[Use, str] = {"report": "dev"}
 
 
 class OfflineConfig(ComponentConfig):
@@ -98,6 +164,12 @@ benchmarks.declare("vqav2", VqaV2Config, f"{_PKG}.vqav2:VqaV2")
 benchmarks.declare("okvqa", OkVqaConfig, f"{_PKG}.okvqa:OkVqa")
 benchmarks.declare("textvqa", TextVqaConfig, f"{_PKG}.textvqa:TextVqa")
 benchmarks.declare("coco_captions", CocoCaptionsConfig, f"{_PKG}.coco_captions:CocoCaptions")
+benchmarks.declare("docvqa", DocVqaConfig, f"{_PKG}.docvqa:DocVqa")
+benchmarks.declare("chartqa", ChartQaConfig, f"{_PKG}.chartqa:ChartQa")
+benchmarks.declare("mmmu", MmmuConfig, f"{_PKG}.mmmu:Mmmu")
+benchmarks.declare("mathvista", MathVistaConfig, f"{_PKG}.mathvista:MathVista")
+benchmarks.declare("mmstar", MmStarConfig, f"{_PKG}.mmstar:MmStar")
+benchmarks.declare("mmbench", MmBenchConfig, f"{_PKG}.mmbench:MmBench")
 benchmarks.declare("offline_vqa", OfflineVqaConfig, f"{_PKG}.offline:OfflineVqa")
 benchmarks.declare("offline_knowledge", OfflineKnowledgeConfig, f"{_PKG}.offline:OfflineKnowledge")
 benchmarks.declare("offline_reading", OfflineReadingConfig, f"{_PKG}.offline:OfflineReading")

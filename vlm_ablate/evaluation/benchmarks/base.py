@@ -64,7 +64,11 @@ class Benchmark(ABC):
 
     def split_hash(self, split: Split, limit: int | None = None) -> str:
         """Fingerprint of the (first `limit`) items: ids, picture keys, questions, choices, references; not pixels."""
-        return hash_items(islice(self.items(split), limit))
+        return hash_items(islice(self.texts(split), limit))
+
+    def texts(self, split: Split) -> Sequence[BenchmarkItem]:
+        """The items of a split, perhaps without their images where reading those is slow."""
+        return self.items(split)
 
     def checked_items(self, split: Split, limit: int | None = None) -> Sequence[BenchmarkItem]:
         """The (first `limit`) items of a split that is fit to be scored.
@@ -77,7 +81,7 @@ class Benchmark(ABC):
         if not len(items):
             raise DataError(f"benchmark {self.config.name!r}: split {split!r} is empty")
         seen: set[str] = set()
-        for item in items:
+        for item in islice(self.texts(split), limit):
             if not item.references:
                 raise DataError(f"benchmark {self.config.name!r}: item {item.id!r} of {split!r} has no references")
             if item.id in seen:
@@ -90,6 +94,6 @@ def hash_items(items: Iterable[BenchmarkItem]) -> str:
     """First 16 hex digits of a SHA-256 over everything of the items but their pixels, in order."""
     digest = hashlib.sha256()
     for item in items:
-        body = [item.id, item.image_key, len(item.images), item.question, item.choices, item.references, item.answer]
+        body = [item.id, item.image_key, item.question, item.choices, item.references, item.answer]
         digest.update(json.dumps(body, ensure_ascii=False).encode() + b"\n")
     return digest.hexdigest()[:16]

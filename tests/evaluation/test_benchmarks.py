@@ -1,0 +1,224 @@
+"""The papers' benchmarks from tiny local copies in their official schemas."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+from PIL import Image
+
+from vlm_ablate.config.components import benchmarks
+from vlm_ablate.errors import AssetMissing, DataError
+from vlm_ablate.evaluation.benchmarks.base import Benchmark
+from vlm_ablate.evaluation.metrics import metrics
+from vlm_ablate.evaluation.prompts import build_prompt, get_template
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+
+
+def picture(shade: int = 0) -> Image.Image:
+    return Image.new("RGB", (12, 8), (shade % 256, 100, 50))
+
+
+def vqa_row(i: int) -> dict[str, Any]:
+    answers = ["red"] * 7 + ["blue"] * 3
+    return {
+        "question_id": 1000 + i,
+        "image_id": i // 2,
+        "question": f"What colour is thing {i}?",
+        "answers": [{"answer": a, "answer_confidence": "yes", "answer_id": n + 1} for n, a in enumerate(answers)],
+        "question_type": "what colour",
+        "image": picture(i),
+    }
+
+
+def docvqa_row(i: int) -> dict[str, Any]:
+    return {
+        "questionId": str(i), "question": "Who signed?", "image": picture(i), "docId": i,
+        "answers": ["A. Smith", "Smith"], "ucsf_document_id": f"d{i}", "ucsf_document_page_no": "1",
+    }
+
+
+def mmmu_row(i: int) -> dict[str, Any]:
+    row = {
+        "id": f"validation_Art_{i}", "question": "Compare <image 2> with <image 1>.",
+        "options": "['same', 'it\\'s new']", "answer": "B", "question_type": "multiple-choice",
+        "image_1": picture(1), "image_2": picture(2),
+    }
+    row |= {f"image_{n}": None for n in range(3, 8)}
+    if i == 1:
+        row |= {"question_type": "open", "options": "[]", "answer": "['7', 'seven']", "question": "How many? <image 1>"}
+    return row
+
+
+def mathvista_row(i: int) -> dict[str, Any]:
+    row = {"pid": str(i), "question": "How long?", "image": "images/1.jpg", "decoded_image": picture(i), "unit": None}
+    if i % 2:
+        return row | {"choices": None, "answer": "1.2", "question_type": "free_form", "precision": 1.0}
+    return row | {"choices": ["3 m", "4 m"], "answer": "4 m", "question_type": "multi_choice", "precision": None}
+
+
+def mmbench_row(i: int) -> dict[str, Any]:
+    return {
+        "index": i, "question": "Which?", "hint": "Look closely." if i else "nan", "answer": "C", "A": "cat",
+        "B": "dog", "C": "cow", "D": "nan", "category": "x", "image": picture(i),
+    }
+
+
+ROWS = {
+    "vqav2": ("validation", vqa_row),
+    "okvqa": ("validation", vqa_row),
+    "textvqa": ("validation", lambda i: vqa_row(i) | {"image_id": f"x{i}", "answers": ["stop"] * 10}),
+    "coco_captions": ("test", lambda i: {"image": picture(i), "cocoid": i, "sentences_raw": ["A cat.", "One cat."]}),
+    "docvqa": ("validation", docvqa_row),
+    "chartqa": ("test", lambda i: {"image": picture(i), "query": "How much?", "label": [str(10 + i)]}),
+    "mmmu": ("validation", mmmu_row),
+    "mathvista": ("testmini", mathvista_row),
+    "mmstar": ("val", lambda i: {"index": i, "question": "Which? A: x, B: y", "image": picture(i), "answer": "B"}),
+    "mmbench": ("dev", mmbench_row),
+}
+IMAGES = {"mmmu": [f"image_{n}" for n in range(1, 8)], "mathvista": ["decoded_image"]}
+
+
+def write(folder: Path, name: str, split: str, count: int = 2, **changes: Any) -> None:
+    """A Parquet file of some rows; a change of None drops the column."""
+    made = [ROWS[name][1](i) for i in range(count)]
+    rows = {key: [row[key] for row in made] for key in made[0]}
+    for column, value in changes.items():
+        rows.pop(column) if value is None else rows.update({column: [value] * count})
+    table = datasets.Dataset.from_dict(rows)
+    for column in set(IMAGES.get(name, ["image"])) & set(table.column_names):
+        table = table.cast_column(column, datasets.Image())
+    folder.mkdir(exist_ok=True)
+    table.to_parquet(folder / f"{split}-00000-of-00001.parquet")
+
+
+def build(name: str, folder: Path, **changes: Any) -> Benchmark:
+    return benchmarks.build(benchmarks[name].config.model_validate({"name": name, "id": str(folder), **changes}))
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_official_schema_gives_items_that_can_be_asked_and_scored(name: str, tmp_path: Path) -> None:
+    write(tmp_path, name, ROWS[name][0])
+    benchmark = build(name, tmp_path)
+    items = benchmark.checked_items("report")
+    assert len(items) == 2 and len({i.id for i in items}) == 2
+    for item in items:
+        assert item.images[0].load().size == (12, 8)
+        sample = build_prompt(item, [], get_template(benchmark.template), "plain")
+        assert len(sample.images) == len(item.images)
+        chat = build_prompt(item, [items[0]], get_template(benchmark.template), "chat")
+        assert chat.dialogue and any(getattr(s, "supervised", False) for s in chat.segments)
+        if name != "coco_captions":
+            assert benchmark.metric.score(item.answer, item.references).value == 1
+    assert benchmark.split_hash("report") == build(name, tmp_path).split_hash("report")
+    assert benchmark.split_hash("report") != benchmark.split_hash("report", 1)
+
+
+def test_every_hub_benchmark_is_tested() -> None:
+    hub = {e.name for e in benchmarks if e.target and "offline" not in e.name and not e.name.startswith("test_")}
+    assert hub == set(ROWS)
+
+
+def test_vqa_demonstration_shows_the_most_common_answer(tmp_path: Path) -> None:
+    write(tmp_path, "vqav2", "validation")
+    item = build("vqav2", tmp_path).items("report")[0]
+    assert (item.answer, len(item.references), item.image_key) == ("red", 10, "0")
+
+
+def test_mmmu_places_its_images_and_reads_open_questions(tmp_path: Path) -> None:
+    write(tmp_path, "mmmu", "validation")
+    choice, open_question = build("mmmu", tmp_path).items("report")
+    sample = build_prompt(choice, [], get_template("choices"), "plain")
+    assert [s.ref.load().getpixel((0, 0))[0] for s in sample.segments if hasattr(s, "ref")] == [2, 1]
+    assert choice.references == ("B", "A. same", "B. it's new")
+    assert open_question.references == ("7", "seven") and not open_question.choices
+    blind = build_prompt(open_question, [], get_template("choices"), "plain", blind=True)
+    text = "".join(s.text for s in blind.segments)
+    assert "image" not in text and "single word" in text and "Choices" not in text
+
+
+def test_splits_by_use_share_no_picture(tmp_path: Path) -> None:
+    write(tmp_path, "vqav2", "train", count=400)
+    benchmark = build("vqav2", tmp_path)
+    train, tune = benchmark.items("train"), benchmark.items("tune")
+    assert len(train) + len(tune) == 400 and 0 < len(tune) < 60
+    assert {i.image_key for i in train}.isdisjoint(i.image_key for i in tune)
+    assert [i.id for i in train[:3]] == [train[k].id for k in range(3)]
+
+
+def test_no_train_split_is_said(tmp_path: Path) -> None:
+    write(tmp_path, "mmstar", "val")
+    with pytest.raises(DataError, match="has no 'train' split\n  hint: score it with shots: 0"):
+        build("mmstar", tmp_path).items("train")
+
+
+def test_jsonl_with_images_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "img").mkdir()
+    picture(9).save(tmp_path / "img" / "a.png")
+    row = {"image": "img/a.png", "query": "How much?", "label": ["12"]}
+    (tmp_path / "test.jsonl").write_text(json.dumps(row) + "\n")
+    item = build("chartqa", tmp_path).items("report")[0]
+    assert item.images[0].load().getpixel((0, 0)) == (9, 100, 50)
+    assert item.references == ("12",)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_missing_column_is_named_with_what_was_found(name: str, tmp_path: Path) -> None:
+    column = benchmarks[name].load().columns[-1]
+    write(tmp_path, name, ROWS[name][0], **{column: None})
+    with pytest.raises(DataError, match=f"has no column '{column}'; found: "):
+        build(name, tmp_path).items("report")
+
+
+@pytest.mark.parametrize(("name", "column", "empty"), [("vqav2", "answers", []), ("docvqa", "answers", []),
+                                                       ("chartqa", "label", []), ("mmstar", "answer", ""),
+                                                       ("coco_captions", "sentences_raw", [])])
+def test_benchmark_without_references_is_refused(name: str, column: str, empty: object, tmp_path: Path) -> None:
+    write(tmp_path, name, ROWS[name][0], **{column: empty})
+    with pytest.raises(DataError, match="has no references"):
+        build(name, tmp_path).checked_items("report")
+
+
+def test_missing_split_folder_and_hub_id(tmp_path: Path) -> None:
+    write(tmp_path, "vqav2", "train")
+    with pytest.raises(DataError, match="has no split 'validation'"):
+        build("vqav2", tmp_path).items("report")
+    with pytest.raises(AssetMissing, match="is not on this machine"):
+        build("vqav2", Path("someone/nothing-like-this")).items("report")
+
+
+def test_empty_and_broken_files(tmp_path: Path) -> None:
+    (tmp_path / "test.parquet").write_bytes(b"not parquet")
+    with pytest.raises(DataError, match="cannot be read"):
+        build("chartqa", tmp_path).items("report")
+    empty = datasets.Dataset.from_dict({"image": [b"x"], "query": ["q"], "label": [["1"]]}).select([])
+    empty.to_parquet(tmp_path / "test.parquet")
+    with pytest.raises(DataError, match="is empty"):
+        build("chartqa", tmp_path).checked_items("report")
+
+
+def test_undecodable_image_is_named(tmp_path: Path) -> None:
+    table = datasets.Dataset.from_dict({"image": [{"bytes": b"junk", "path": None}], "query": ["q"], "label": [["1"]]})
+    table.to_parquet(tmp_path / "test.parquet")
+    item = build("chartqa", tmp_path).items("report")[0]
+    with pytest.raises(DataError, match="chartqa/0"):
+        item.images[0].load()
+
+
+def test_reading_texts_touches_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, "vqav2", "validation")
+    benchmark = build("vqav2", tmp_path)
+    monkeypatch.setattr(type(benchmark), "_image", lambda *a: pytest.fail("an image was read"))
+    benchmark.split_hash("report")
+    benchmark.checked_items("report")
+
+
+def test_metrics_of_benchmarks_exist() -> None:
+    assert {e.load().metric_name for e in benchmarks} <= set(metrics.names())

@@ -1,0 +1,22 @@
+"""COCO captions (arXiv:1504.00325), Karpathy's splits, schema of HuggingFaceM4/COCO `2014_captions`."""
+
+from __future__ import annotations
+
+from vlm_ablate.evaluation.benchmarks.base import BenchmarkItem
+from vlm_ablate.evaluation.benchmarks.hub import HubBenchmark, Row
+
+
+class CocoCaptions(HubBenchmark):
+    """Photos with five captions."""
+
+    metric_name, template = "cider", "caption"
+    columns = ("cocoid", "sentences_raw")
+    renamed = {"sentences": "sentences_raw", "imgid": "cocoid"}
+    max_new_tokens = 24
+
+    def key(self, row: Row) -> str:
+        return str(row["cocoid"])
+
+    def text(self, row: Row) -> BenchmarkItem:
+        captions = tuple(c.strip() for c in row["sentences_raw"] or ())
+        return BenchmarkItem(str(row["cocoid"]), (), "", captions, captions[0] if captions else "")

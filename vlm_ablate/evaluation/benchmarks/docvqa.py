@@ -1,0 +1,21 @@
+"""DocVQA (arXiv:2007.00398), schema of HuggingFaceM4/DocumentVQA. Test answers are not public: report is validation."""
+
+from __future__ import annotations
+
+from vlm_ablate.evaluation.benchmarks.base import BenchmarkItem
+from vlm_ablate.evaluation.benchmarks.hub import HubBenchmark, Row, answers_of
+
+
+class DocVqa(HubBenchmark):
+    """Questions on scanned pages. At zero shots the papers use the template `docvqa_gemini`."""
+
+    metric_name, template = "anls", "vqa"
+    columns = ("questionId", "question", "answers", "ucsf_document_id", "ucsf_document_page_no")
+    max_new_tokens = 32
+
+    def key(self, row: Row) -> str:
+        return f"{row['ucsf_document_id']}/{row['ucsf_document_page_no']}"
+
+    def text(self, row: Row) -> BenchmarkItem:
+        answers = answers_of(row["answers"])
+        return BenchmarkItem(str(row["questionId"]), (), row["question"], answers, answers[0] if answers else "")

@@ -1,0 +1,17 @@
+"""MMStar (arXiv:2403.20330), schema of Lin-Chen/MMStar: the question's text already lists its choices."""
+
+from __future__ import annotations
+
+from vlm_ablate.evaluation.benchmarks.base import BenchmarkItem
+from vlm_ablate.evaluation.benchmarks.hub import HubBenchmark, Row
+
+
+class MmStar(HubBenchmark):
+    """Questions chosen so that they cannot be answered without the image."""
+
+    metric_name, template = "multiple_choice", "letter"
+    columns = ("index", "question", "answer")
+
+    def text(self, row: Row) -> BenchmarkItem:
+        answer = (row["answer"] or "").strip()
+        return BenchmarkItem(str(row["index"]), (), row["question"], (answer,) if answer else (), answer)

@@ -1,0 +1,20 @@
+"""VQAv2 (arXiv:1612.00837), schema of HuggingFaceM4/VQAv2. Test answers are not public: report is validation."""
+
+from __future__ import annotations
+
+from vlm_ablate.evaluation.benchmarks.base import BenchmarkItem
+from vlm_ablate.evaluation.benchmarks.hub import HubBenchmark, Row, answers_of, most_common
+
+
+class VqaV2(HubBenchmark):
+    """Open-ended questions on photos, ten answers each."""
+
+    metric_name, template = "vqa_accuracy", "vqa"
+    columns = ("question_id", "image_id", "question", "answers")
+
+    def key(self, row: Row) -> str:
+        return str(row["image_id"])
+
+    def text(self, row: Row) -> BenchmarkItem:
+        answers = answers_of(row["answers"])
+        return BenchmarkItem(str(row["question_id"]), (), row["question"], answers, most_common(answers))
