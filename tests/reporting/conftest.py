@@ -26,8 +26,9 @@ CELLS = {
 }
 LEVELS = {"ar_linear": 21.0, "ar_perceiver": 34.0, "ca": 31.5, "ca_lora": 37.0, "ar_lora": 44.0}
 STAND_INS = {
-    "model.language": "mistralai/Mistral-7B-v0.1 → llama-nano (1.9M parameters, pretrained on public-domain text)",
-    "model.vision": "google/siglip-so400m-patch14-384 → siglip-nano (1.1M parameters)",
+    "model.language": "mistralai/Mistral-7B-v0.1 -> llama-nano (1.9M parameters, pretrained on public-domain text)",
+    "model.vision": "google/siglip-so400m-patch14-384 -> siglip-nano (1.1M parameters)",
+    "evaluation.benchmarks.vqa.benchmark": "HuggingFaceM4/VQAv2 -> offline_vqa (composed scenes)",
 }
 
 

@@ -213,11 +213,16 @@ def test_an_arm_beside_the_papers(experiment: Experiment, runs: list[RunRecord],
     assert ("Autoregressive, fully trained", "the paper reports divergence") in found.notes
 
 
+def test_a_benchmark_that_stands_in_has_its_own_name(experiment: Experiment, run: Run) -> None:
+    found = report(experiment, [run("ca", 0)])
+    assert found.headings == {"vqa": "offline vqa", "knowledge": "knowledge", "text": "text", "captions": "captions"}
+
+
 def test_values_that_the_scale_changed_are_told(experiment: Experiment, run: Run) -> None:
     changed = ['{"model.connector.latents": "64 -> 8"}', '{"model.connector.latents": "128 -> 16"}']
     arms = zip(("ca", "ar_lora"), changed, strict=True)
     found = report(experiment, [run(arm, 0, tags={"vlm.scaled": what}) for arm, what in arms])
-    assert dict(found.notes)["Scaled (paper -> this run)"] == "model.connector.latents 64 -> 8 or 128 -> 16."
+    assert dict(found.notes)["Scaled"] == "model.connector.latents 64 -> 8 or 128 -> 16."
 
 
 def test_a_stand_in_of_some_arms_names_them(experiment: Experiment, runs: list[RunRecord], run: Run) -> None:

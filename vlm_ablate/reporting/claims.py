@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from vlm_ablate.config.experiment import Claim
-from vlm_ablate.reporting.frame import ArmRow, ClaimRow
+from vlm_ablate.reporting.frame import NOT_RUN, ArmRow, ClaimRow
 from vlm_ablate.reporting.statistics import Difference, Verdict, holm, judge, paired_difference
 from vlm_ablate.tracking import schema
 
@@ -60,8 +60,9 @@ def _without_scores(claim: Claim, better: ArmRow, worse: ArmRow) -> tuple[Verdic
         if claim.relation == "better" and lost and lost == len(loser.seeds) and won:
             seeds = f"{loser.label} diverged with {'all ' if lost > 1 else ''}{lost} seed{'s' if lost > 1 else ''}"
             return (verdict, seeds) if lost > 1 and won > 1 else (Verdict.not_separable, seeds)
-    missing = [f"{row.label}: {row.status}" for row in (better, worse) if not row.scores.get(claim.metric)]
-    return Verdict.not_run, "; ".join(missing) or "no common seed"
+    missing = [row for row in (better, worse) if not row.scores.get(claim.metric)]
+    told = "; ".join(f"{row.label}: {row.status}" for row in missing if row.status != NOT_RUN)
+    return Verdict.not_run, told if missing else "no common seed"
 
 
 def _diverged(row: ArmRow) -> int:

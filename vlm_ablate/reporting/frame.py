@@ -9,6 +9,7 @@ from typing import Any
 
 from vlm_ablate.config.experiment import Experiment
 from vlm_ablate.papers import PaperTable, find_row, table
+from vlm_ablate.reporting.paper import HEADINGS
 from vlm_ablate.reporting.select import Selection, scores_of, select
 from vlm_ablate.reporting.statistics import Estimate, Order, compare_order, estimate, ranks
 from vlm_ablate.tracking import schema
@@ -89,6 +90,8 @@ class Report:
     paper_columns: tuple[str, ...]
     """Columns of the paper to repeat, the score column not among them."""
     columns: tuple[str, ...]
+    headings: Mapping[str, str]
+    """Column -> what was scored there, in a reader's words; a benchmark that stands in for another has its own name."""
     rows: tuple[ArmRow, ...]
     floor: Mapping[str, float]
     """Column -> highest blind mean of any arm: what can be had without seeing."""
@@ -149,6 +152,7 @@ def report(
         paper=paper,
         paper_columns=_paper_columns(experiment, paper),
         columns=selection.columns,
+        headings={c: _heading(c, selection, rows) for c in selection.columns},
         rows=rows,
         floor=_floor(rows, selection.columns),
         ceiling=_ceiling(selection, ceiling or {}),
@@ -235,6 +239,13 @@ def _ceiling(selection: Selection, given: Mapping[str, float]) -> dict[str, floa
 def _order(rows: Sequence[ArmRow]) -> Order | None:
     both = [(row.paper_score, found.mean) for row in rows if row.paper_score is not None and (found := row.score())]
     return compare_order([p for p, _ in both], [o for _, o in both]) if len(both) > 1 else None
+
+
+def _heading(column: str, selection: Selection, rows: Sequence[ArmRow]) -> str:
+    path = f"evaluation.benchmarks.{column}.benchmark"
+    if any(path in row.stand_ins for row in rows):
+        return selection.protocols[column].benchmark.replace("_", " ") if column in selection.protocols else column
+    return HEADINGS.get(column, column)
 
 
 def _curve_columns(experiment: Experiment, columns: tuple[str, ...]) -> tuple[str, ...]:

@@ -167,7 +167,9 @@ def _ours(report: Report) -> list[tuple[Column, Draw]]:
     if any(row.rank for row in report.rows):
         drawn.append((Column("rank", "#", group), lambda row: _rank_cell(row.rank)))
     if len(report.columns) > 1:
-        drawn += [(Column(f"score_{c}", c, group), _estimate_column(report, c)) for c in report.columns]
+        drawn += [
+            (Column(f"score_{c}", report.headings[c], group), _estimate_column(report, c)) for c in report.columns
+        ]
     if any(row.floor() for row in report.rows):
         drawn.append((Column("blind", "Blind", group), lambda row: _estimate_cell(row.floor(), muted=True)))
     if len({len(row.scores[schema.MEAN]) for row in report.rows if row.scores[schema.MEAN]}) > 1:
@@ -236,7 +238,10 @@ def describe_order(report: Report) -> str:
 
 
 def _notes(report: Report) -> tuple[tuple[str, str], ...]:
-    notes = [(f"{MARK} {subject}" if subject == "Stand-in" else subject, text) for subject, text in report.notes]
+    notes = [
+        (f"{MARK} {subject}" if subject == "Stand-in" else subject, text.replace("->", "→"))
+        for subject, text in report.notes
+    ]
     if any(row.score() for row in report.rows):
         notes.insert(sum(subject == "Stand-in" for subject, _ in report.notes), ("Score", _explained(report)))
     tested = [c for c in report.claims if c.p_holm is not None]
@@ -251,7 +256,8 @@ def _notes(report: Report) -> tuple[tuple[str, str], ...]:
 def _explained(report: Report) -> str:
     """What the score columns hold."""
     several = len(report.columns) > 1
-    text = f"unweighted mean of {', '.join(report.columns)}" if several else "".join(report.columns)
+    named = ", ".join(report.headings[c] for c in report.columns)
+    text = f"unweighted mean of {named}" if several else named
     text += ", in percent points (CIDEr may exceed 100). Bold: highest mean."
     if report.floor:
         text += " Blind: every image withheld; the floor is the highest blind score of any arm."

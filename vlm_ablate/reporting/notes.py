@@ -37,7 +37,7 @@ def _stand_ins(rows: Sequence[ArmRow]) -> Iterable[Note]:
     with_any = [row for row in rows if row.seeds]
     for text, arms in _grouped(row.stand_ins.items() for row in with_any).items():
         path, what = text
-        part = path.removeprefix("model.")
+        part = "benchmark" if path.startswith("evaluation.") else path.rpartition(".")[2]
         only = "" if len(arms) == len(with_any) else f" (in {_labels(with_any, arms)})"
         yield "Stand-in", f"{part}: {what}{only}"
 
@@ -50,7 +50,7 @@ def _scaled(selection: Selection) -> Iterable[Note]:
             changed.setdefault(path, {})[str(what)] = None
     if changed:
         parts = [f"{path} {' or '.join(values)}" for path, values in changed.items()]
-        yield "Scaled (paper -> this run)", "; ".join(parts) + "."
+        yield "Scaled", "; ".join(parts) + "."
 
 
 def _grouped(items: Iterable[Iterable[tuple[str, str]]]) -> dict[tuple[str, str], list[int]]:

@@ -27,7 +27,7 @@ table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabul
   border-top: 2px solid var(--rule); border-bottom: 2px solid var(--rule); }
 th { font-weight: 600; text-align: left; vertical-align: bottom; }
 th, td { padding: .42rem .5rem; white-space: nowrap; }
-.scores { min-width: 100%; }
+.scores { min-width: 100%; } .scores th { white-space: normal; }
 .scores td.text:first-child { white-space: normal; min-width: 12rem; }
 .claims th, .claims td { padding-right: 1.6rem; } .claims td.text { white-space: normal; }
 .opens { padding-left: 1.4rem; }

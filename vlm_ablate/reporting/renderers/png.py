@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from vlm_ablate.reporting.layout import MARK, Cell, Grid, Layout, without
+from vlm_ablate.reporting.layout import MARK, Cell, Column, Grid, Layout, without
 from vlm_ablate.reporting.style import BAND, INK, SOFT, drawing, to_bytes
 
 Row = tuple[Cell, ...]
@@ -123,11 +123,13 @@ class _Page:
         self._rule(0, end, 1.4)
         if any(c.group for c in grid.columns):
             self._groups(grid, columns)
-        self.y += LINE - 2
+        headings = [_heading_lines(c) for c in grid.columns]
+        self.y += LINE - 2 + 13 * (max(map(len, headings)) - 1)
         for i, column in enumerate(grid.columns):
             colour = SOFT if column.heading == "#" else INK
             x, align = (columns.right[i], "right") if column.numeric else (columns.left[i], "left")
-            self._marked(x, column.heading, ha=align, weight="bold", color=colour)
+            for n, line in enumerate(reversed(headings[i])):
+                self._marked(x, line, ha=align, weight="bold", color=colour, dy=-13.0 * n)
         self.y += 6
         self._rule(0, end, 0.8)
         for i, row in enumerate(grid.rows):
@@ -185,9 +187,11 @@ class _Page:
             self._text(at + 1, cell.mark, size=SMALL, color=SOFT, dy=-3)
 
     def _notes(self) -> None:
+        joined: dict[str, list[str]] = {}
         for subject, text in self.layout.notes:
-            if subject in LEFT_OUT:
-                continue
+            if subject not in LEFT_OUT:
+                joined.setdefault(subject, []).append(text)
+        for subject, text in ((subject, "; ".join(texts)) for subject, texts in joined.items()):
             indent = text_width(f"{subject}:", SMALL, True) + 4.0
             lines = wrap(f"{subject}: {text}", self.width - 2 * MARGIN - 12, SMALL)
             for n, line in enumerate(lines):
@@ -199,14 +203,14 @@ class _Page:
                     self._text(0, line, size=SMALL, color=SOFT)
             self.y += 2
 
-    def _marked(self, x: float, text: str, *, ha: str, **style: Any) -> None:
+    def _marked(self, x: float, text: str, *, ha: str, dy: float = 0.0, **style: Any) -> None:
         """A heading, with its footnote mark (if any) raised behind it."""
         bare = text.removesuffix(MARK)
-        self._text(x, bare, size=SIZE, ha=ha, **style)
+        self._text(x, bare, size=SIZE, ha=ha, dy=dy, **style)
         if bare != text:
             width = text_width(bare, SIZE, style.get("weight") == "bold")
             end = x + {"left": width, "center": width / 2, "right": 0.0}[ha]
-            self._text(end + 1, MARK, size=SMALL, dy=-3)
+            self._text(end + 1, MARK, size=SMALL, dy=dy - 3)
 
     def _text(self, x: float, text: str, *, size: float, dy: float = 0.0, color: str = INK, **style: Any) -> None:
         if text:
@@ -221,7 +225,7 @@ def _measure(grid: Grid) -> _Columns:
     columns, x = _Columns(), 0.0
     for i, column in enumerate(grid.columns):
         cells = [row[i] for row in (*grid.rows, *grid.foot)]
-        widths = [text_width(column.heading, SIZE, True)]
+        widths = [max(text_width(line, SIZE, True) for line in _heading_lines(column))]
         spread = max((_spread(c) for c in cells), default=0.0) if column.numeric else 0.0
         for n, cell in enumerate(cells):
             if i == 0 and n >= len(grid.rows):
@@ -237,6 +241,11 @@ def _measure(grid: Grid) -> _Columns:
             x += GROUP_GAP
     _widen_groups(grid, columns)
     return columns
+
+
+def _heading_lines(column: Column) -> list[str]:
+    """A benchmark's name of several words goes on lines of its own; other headings stay whole."""
+    return column.heading.split() if column.key.startswith("score_") else [column.heading]
 
 
 def _wrap_width(grid: Grid, i: int) -> float:
