@@ -32,7 +32,8 @@ def make_tokenizer(kind: str = "bytes") -> PreTrainedTokenizerFast:
         trainer = trainers.BpeTrainer(vocab_size=420, special_tokens=specials, initial_alphabet=alphabet)
     else:
         tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
-        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")  # for training: no merges across words
+        # Split for training, so that no merge spans words.
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
         tokenizer.decoder = decoders.Metaspace(prepend_scheme="first", split=False)
         trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=specials)
     tokenizer.train_from_iterator(CORPUS * 3, trainer)

@@ -121,7 +121,7 @@ def test_chat_format_learns_answers_and_their_end(tokenizer: PreTrainedTokenizer
 def test_template_format_learns_what_it_writes_for_the_assistant() -> None:
     tokenizer = make_tokenizer()
     sample = dialogue(PICTURE, Text("how many?"), Text("two", True), Text("what?"), Text("cats", True))
-    with pytest.raises(DataError, match="no chat template"):
+    with pytest.raises(DataError, match=r"no chat template"):
         Encoder(tokenizer, data_config(image=SMALL, prompt="template"), 1)
     tokenizer.chat_template = (
         "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}</s>{% endfor %}"
@@ -153,28 +153,28 @@ def test_truncation_never_cuts_an_image_block(tokenizer: PreTrainedTokenizerFast
 
 def test_a_sample_with_foreign_image_tokens_is_refused_by_id(tokenizer: PreTrainedTokenizerFast) -> None:
     encoder = Encoder(tokenizer, data_config(image=SMALL), 2)
-    with pytest.raises(UnusableSample, match="sample page-17: its text has 2 <image> tokens for 1 images"):
+    with pytest.raises(UnusableSample, match=r"sample page-17: its text has 2 <image> tokens for 1 images"):
         encoder(Sample("page-17", (PICTURE, Text("an <image> tag", True)), "test"))
 
 
 def test_nothing_to_learn_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
     encoder = Encoder(tokenizer, data_config(image=SMALL, sequence_length=6), 3)
-    with pytest.raises(UnusableSample, match="after truncation"):
+    with pytest.raises(UnusableSample, match=r"after truncation"):
         encoder(Sample("s", (PICTURE, Text("what is the capital of France"), Text(" Paris", True)), "test"))
-    with pytest.raises(UnusableSample, match="s: no supervised"):
+    with pytest.raises(UnusableSample, match=r"s: no supervised"):
         encoder(Sample("s", (Text(""),), "test"))
 
 
 def test_undecodable_images_are_refused_by_id(tokenizer: PreTrainedTokenizerFast) -> None:
     encoder = Encoder(tokenizer, data_config(image=SMALL), 3)
-    with pytest.raises(UnusableSample, match="sample x: .*broken") as caught:
+    with pytest.raises(UnusableSample, match=r"sample x: .*broken") as caught:
         encoder(Sample("x", (Image(ImageRef(b"nonsense", "broken")), Text("a", True)), "test"))
     assert caught.value.reason == "undecodable image"
 
 
 def test_missing_image_tokens_are_named() -> None:
     bare = PreTrainedTokenizerFast(tokenizer_object=make_tokenizer().backend_tokenizer.from_str(BARE), eos_token="a")
-    with pytest.raises(DataError, match="no token '<image>'"):
+    with pytest.raises(DataError, match=r"no token '<image>'"):
         Encoder(bare, data_config(), 3)
 
 

@@ -105,3 +105,18 @@ def test_fast_path_stays_close_and_keeps_sizes(tmp_path) -> None:
         fast, fast_sizes = load_views(ImageRef(path), shape.model_copy(update={"fast": True}))
         assert sizes == fast_sizes == [v.shape[:2] for v in fast]
         assert max(np.abs(a.astype(int) - b).mean() for a, b in zip(exact, fast, strict=True)) < 2.5
+
+
+def test_normalising_together_or_alone_is_the_same() -> None:
+    normalise = Normaliser((0.1, 0.5, 0.4), (0.2, 0.5, 0.3))
+    stack = np.stack([np.asarray(picture(9, 7, seed=i)) for i in range(3)])
+    np.testing.assert_array_equal(normalise.stacked(stack), np.stack([normalise(view) for view in stack]))
+
+
+def test_an_array_of_the_right_size_is_taken_as_it_is() -> None:
+    config = ImageConfig(size=20)
+    for size in ((20, 20), (20, 19)):
+        pixels = np.asarray(picture(*size))
+        ours, sizes = load_views(ImageRef(pixels), config)
+        np.testing.assert_array_equal(ours[0], views(PilImage.fromarray(pixels), config)[0])
+        assert sizes == [(20, 20)]

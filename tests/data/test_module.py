@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -51,7 +52,8 @@ def test_padding(side: str) -> None:
     batch = Collator(99, HALF, HALF, side)([encoded(3, (4, 6)), encoded(5), encoded(2, (4, 6), (2, 3))])
     assert batch.input_ids.shape == (3, 5) and batch.images == 3
     assert batch.attention_mask.sum(1).tolist() == [3, 5, 2]
-    assert (batch.input_ids[~batch.attention_mask] == 99).all() and (batch.labels[~batch.attention_mask] == IGNORE).all()
+    padding = ~batch.attention_mask
+    assert (batch.input_ids[padding] == 99).all() and (batch.labels[padding] == IGNORE).all()
     assert bool(batch.attention_mask[0, 0]) == (side == "right")
     assert batch.view_sample.tolist() == [0, 2, 2]
     assert batch.pixel_values.shape == (3, 3, 4, 6) and batch.pixel_mask.sum((1, 2)).tolist() == [24, 24, 6]
@@ -69,7 +71,7 @@ def test_order_does_not_depend_on_workers_micro_batches_or_ranks(tokenizer: PreT
     whole = first_ids(module(tokenizer), 4)
     with_workers = data_config(image=ImageConfig(size=16), workers=2)
     assert first_ids(module(tokenizer, with_workers), 4) == whole
-    assert sum(first_ids(module(tokenizer, micro_batch_size=2), 8), []) == sum(whole, [])
+    assert list(chain(*first_ids(module(tokenizer, micro_batch_size=2), 8))) == list(chain(*whole))
     ranks = [iter(EndlessBatches(0, 2, rank, 2)) for rank in range(2)]
     assert [i for _ in range(4) for rank in ranks for i in next(rank)] == list(range(16))
 

@@ -44,7 +44,9 @@ def shown(sample: Sample) -> str:
     """The sample as a line: pictures as the colour of their corner, learned text in brackets."""
     names = {(255, 0, 0): "RED", (0, 128, 0): "GREEN", (0, 0, 255): "BLUE"}
     return "".join(
-        f"<{names[s.ref.load().getpixel((0, 0))]}>" if isinstance(s, Image) else f"[{s.text}]" if s.supervised else s.text
+        f"<{names[s.ref.load().getpixel((0, 0))]}>"
+        if isinstance(s, Image)
+        else f"[{s.text}]" if s.supervised else s.text
         for s in sample.segments
     )
 
@@ -53,7 +55,8 @@ SCHEMAS = [
     ("cauldron", records.CAULDRON, {}, ["<RED>What colour?[Red.]Sure?[Yes.]", "<GREEN><BLUE>Same?[No.]"]),
     ("docmatix", records.CAULDRON, {"max_pages": 1}, ["<RED>What colour?[Red.]Sure?[Yes.]", "<GREEN>Same?[No.]"]),
     ("obelics", records.OBELICS, {}, ["[A story. ]<RED>[ The end.]", UnusableSample, "[Two: ]<BLUE><RED>[done]"]),
-    ("obelics", records.OBELICS, {"max_images": 1}, ["[A story. ]<RED>[ The end.]", UnusableSample, "[Two: ]<BLUE>[done]"]),
+    ("obelics", records.OBELICS, {"max_images": 1},
+     ["[A story. ]<RED>[ The end.]", UnusableSample, "[Two: ]<BLUE>[done]"]),
     ("pairs", records.PAIRS, {}, ["<RED>[IMG_001]", UnusableSample]),
     ("pairs", records.PAIRS, {"synthetic": "top_caption", "caption": "synthetic"},
      ["<RED>[a red square]", "<BLUE>[a blue square]"]),
@@ -79,7 +82,7 @@ def test_schema_in_every_format(
         if isinstance(want, str):
             assert shown(opened[index]) == want
         else:
-            with pytest.raises(want, match="no text to learn"):
+            with pytest.raises(want, match=r"no text to learn"):
                 opened[index]
 
 
@@ -90,12 +93,12 @@ def test_streaming_gives_the_same_samples(kind: str, tmp_path: Path) -> None:
     assert stream.sequential and [shown(stream[i]) for i in (1, 0, 1)] == [
         shown(source("cauldron", folder)[i]) for i in (1, 0, 1)
     ]
-    with pytest.raises(DataError, match="ended after 2 rows"):
+    with pytest.raises(DataError, match=r"ended after 2 rows"):
         source("cauldron", folder, streaming=True, rows=5)[3]
 
 
 def test_a_stream_of_unknown_length_asks_for_rows(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="length of the stream") as caught:
+    with pytest.raises(DataError, match=r"length of the stream") as caught:
         source("cauldron", records.write(records.CAULDRON, "jsonl", tmp_path), streaming=True)
     assert "`rows`" in caught.value.hint
 
@@ -112,11 +115,11 @@ def test_streams_can_be_entered_anywhere(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", FORMATS)
 def test_missing_columns_are_named_beside_what_was_found(kind: str, tmp_path: Path) -> None:
     folder = records.write([{"image": records.png("red"), "caption": "x"}], kind, tmp_path)
-    with pytest.raises(DataError, match="column 'text' is missing; found: .*caption"):
+    with pytest.raises(DataError, match=r"column 'text' is missing; found: .*caption"):
         source("pairs", folder)
-    with pytest.raises(DataError, match="column .*'texts' is missing; found: "):
+    with pytest.raises(DataError, match=r"column .*'texts' is missing; found: "):
         source("cauldron", folder)
-    with pytest.raises(DataError, match="'instruction' and 'output' is missing"):
+    with pytest.raises(DataError, match=r"'instruction' and 'output' is missing"):
         source("text_instructions", folder)
 
 
@@ -136,25 +139,25 @@ def test_pages_from_tiff_and_pdf(tmp_path: Path) -> None:
     pages[0].save(pdf, "PDF", save_all=True, append_images=pages[1:], resolution=72)
     folder = records.write([{"pdf": "x", "pages": two}], "parquet", tmp_path / "pdf")
     opened = source("pages", folder, dpi=144)
-    with pytest.raises(UnusableSample, match="pdf is not bytes"):
+    with pytest.raises(UnusableSample, match=r"pdf is not bytes"):
         opened[0]
     found = opened.segments({"pdf": pdf.getvalue(), "pages": two}, "doc")
     assert [s.ref.size() for s in found[::2]] == [(144, 72)] * 2
-    with pytest.raises(UnusableSample, match="doc.*cannot be opened"):
+    with pytest.raises(UnusableSample, match=r"doc.*cannot be opened"):
         opened.segments({"pdf": b"%PDF-nonsense", "pages": two}, "doc")
 
 
 def test_image_addresses_are_refused_with_advice(tmp_path: Path) -> None:
     rows = [{"URL": "https://example.org/a.png", "TEXT": "x"}]
     opened = source("pairs", records.write(rows, "jsonl", tmp_path), image="URL", text="TEXT")
-    with pytest.raises(UnusableSample, match="address .*img2dataset"):
+    with pytest.raises(UnusableSample, match=r"address .*img2dataset"):
         opened[0]
 
 
 def test_missing_image_file_is_named_when_loaded(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     rows = [{"image": "pictures/gone.png", "text": "x"}]
     sample = source("pairs", records.write(rows, "jsonl", tmp_path))[0]
-    with pytest.raises(UnusableSample, match="gone.png"):
+    with pytest.raises(UnusableSample, match=r"gone.png"):
         Encoder(tokenizer, data_config(image=ImageConfig(size=16)), 2)(sample)
 
 
@@ -171,21 +174,21 @@ def test_splits_and_subsets_of_a_folder(tmp_path: Path) -> None:
 
 
 def test_wrong_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="does not exist"):
+    with pytest.raises(DataError, match=r"does not exist"):
         source("cauldron", tmp_path / "nowhere")
     (tmp_path / "notes.txt").write_text("no data")
-    with pytest.raises(DataError, match="holds no .* files; found: .txt"):
+    with pytest.raises(DataError, match=r"holds no .* files; found: .txt"):
         source("cauldron", tmp_path)
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 nonsense")
-    with pytest.raises(DataError, match="cannot be read as parquet"):
+    with pytest.raises(DataError, match=r"cannot be read as parquet"):
         source("cauldron", tmp_path)
     (tmp_path / "a.tar").write_bytes(gzip.compress(b"x" * 2000))
-    with pytest.raises(DataError, match="not a plain tar file"):
+    with pytest.raises(DataError, match=r"not a plain tar file"):
         source("cauldron", tmp_path, format="webdataset")
 
 
 def test_hub_ids_fail_fast_and_clearly_without_network() -> None:
-    with pytest.raises(AssetMissing, match="HuggingFaceM4/the_cauldron.*not on this machine"):
+    with pytest.raises(AssetMissing, match=r"HuggingFaceM4/the_cauldron.*not on this machine"):
         source("cauldron", "HuggingFaceM4/the_cauldron", subset="vqav2")
 
 

@@ -58,12 +58,11 @@ class Collator:
         if not views:
             return None, None
         height, width = (max(view.shape[axis] for view in views) for axis in (0, 1))
-        same = all(view.shape[:2] == (height, width) for view in views)
-        pixels = (np.empty if same else np.zeros)((len(views), 3, height, width), np.float32)
+        if all(view.shape[:2] == (height, width) for view in views):
+            return torch.from_numpy(self.normaliser.stacked(np.stack(views))), None
+        pixels = np.zeros((len(views), 3, height, width), np.float32)
         for out, view in zip(pixels, views, strict=True):
             self.normaliser.into(out, view)
-        if same:
-            return torch.from_numpy(pixels), None
         mask = np.zeros((len(views), height, width), bool)
         for row, view in zip(mask, views, strict=True):
             row[: view.shape[0], : view.shape[1]] = True

@@ -52,7 +52,7 @@ class Skips:
     """How many samples were read and skipped, over all loader processes."""
 
     def __init__(self) -> None:
-        context = multiprocessing.get_context()
+        context = multiprocessing.get_context("fork")
         self._read, self._skipped = context.Value("q", 0), context.Value("q", 0)
 
     def add(self, skipped: int) -> None:
@@ -104,7 +104,8 @@ class MixtureDataset(Dataset[EncodedSample]):
                 self._judge(last)
             return encoded
         raise DataError(
-            f"source {name!r}: none of {attempts} rows in a row can be used; the last one: {last.message if last else ''}"
+            f"source {name!r}: none of {attempts} rows in a row can be used; "
+            f"the last one: {last.message if last else ''}"
         )
 
     def sample(self, index: int) -> tuple[str, Sample]:

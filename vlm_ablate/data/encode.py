@@ -81,6 +81,7 @@ class Encoder:
         self._backend = _own_backend(tokenizer)
         self._write = prompt_format(config.prompt, tokenizer)
         self._tokens_per_view = tokens_per_view
+        self._counts: dict[Size, int] = {}
         self.eos, self.bos = tokenizer.eos_token_id, tokenizer.bos_token
         self.pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (self.eos or 0)
         self.image_id, self._fake = self._id(IMAGE), self._id(FAKE)
@@ -107,7 +108,8 @@ class Encoder:
         sizes = [view.shape[:2] for view in views]
         if sizes != layout.view_sizes:
             raise UnusableSample(
-                sample.id, "image tokens", f"its text is laid out for views {layout.view_sizes}, its images give {sizes}"
+                sample.id, "image tokens",
+                f"its text is laid out for views {layout.view_sizes}, its images give {sizes}"
             )
         return EncodedSample(sample.id, layout.input_ids, layout.labels, views, layout.images, layout.truncated)
 
@@ -210,13 +212,17 @@ class Encoder:
         counts = tuple(self.placeholders(*view) for view in views)
         key = (grid, counts)
         if key not in self._blocks:
-            self._blocks[key] = np.array(self._tiles(grid, counts) if self.image.split == "tiles" else self._views(counts))
+            tiled = self.image.split == "tiles"
+            self._blocks[key] = np.array(self._tiles(grid, counts) if tiled else self._views(counts))
         return self._blocks[key]
 
     def placeholders(self, height: int, width: int) -> int:
         """`<image>` tokens for one view of that size."""
-        per_view = self._tokens_per_view
-        return per_view if isinstance(per_view, int) else per_view(height, width)
+        if isinstance(self._tokens_per_view, int):
+            return self._tokens_per_view
+        if (height, width) not in self._counts:
+            self._counts[height, width] = self._tokens_per_view(height, width)
+        return self._counts[height, width]
 
     def _views(self, counts: tuple[int, ...]) -> list[int]:
         ids = [self._fake]
@@ -240,7 +246,8 @@ class Encoder:
     def _id(self, token: str) -> int:
         found = self._backend.token_to_id(token)
         if found is None:
-            raise DataError(f"the tokenizer has no token {token!r}", hint="build the model first: it adds the image tokens")
+            hint = "take the tokenizer from the built model, which adds the image tokens"
+            raise DataError(f"the tokenizer has no token {token!r}", hint=hint)
         return found
 
 

@@ -72,6 +72,10 @@ def load_views(ref: ImageRef, config: ImageConfig) -> tuple[list[np.ndarray], li
     Raises:
         DataError: the picture cannot be used; the message names it.
     """
+    if config.split == "none" and _is_rgb_array(ref.source):
+        height, width = ref.source.shape[:2]
+        if views_of_size(width, height, config) == [(height, width)]:
+            return [ref.source], [(height, width)]  # composed pictures often have the right size: nothing to do
     if not config.fast or config.split == "crops":
         image = ref.load()
         return views(image, config), views_of_size(*image.size, config)
@@ -80,6 +84,12 @@ def load_views(ref: ImageRef, config: ImageConfig) -> tuple[list[np.ndarray], li
     # Twice the target leaves the filter enough to work with.
     image = ref.load(draft=(2 * wide, 2 * tall))
     return views(image, config, (width, height)), views_of_size(width, height, config)
+
+
+def _is_rgb_array(source: object) -> bool:
+    return (
+        isinstance(source, np.ndarray) and source.dtype == np.uint8 and source.shape[2:] == (3,) and source.size > 0
+    )
 
 
 def _whole(image: Image.Image, config: ImageConfig) -> np.ndarray:

@@ -127,6 +127,7 @@ class VLMDataModule(pl.LightningDataModule):
             batch_sampler=EndlessBatches(self.consumed, size, rank, world),
             collate_fn=self.batches,
             num_workers=self.config.workers,
+            multiprocessing_context="fork" if self.config.workers else None,  # the encoder may hold a closure
             pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
         )
 

@@ -15,6 +15,14 @@ class Normaliser:
         self.mean, self.std = tuple(mean), tuple(std)
         self._tables = [(levels - np.float32(m)) / np.float32(s) for m, s in zip(mean, std, strict=True)]
 
+    def stacked(self, pixels: np.ndarray) -> np.ndarray:
+        """(views, height, width, 3) uint8 -> (views, 3, height, width) float32."""
+        out = np.empty((len(pixels), 3, *pixels.shape[1:3]), np.float32)
+        planes = np.ascontiguousarray(pixels.transpose(3, 0, 1, 2))
+        for channel, table in enumerate(self._tables):
+            out[:, channel] = table.take(planes[channel], mode="clip")
+        return out
+
     def into(self, out: np.ndarray, pixels: np.ndarray) -> None:
         """Write `pixels` (height, width, 3) uint8 into the top-left of `out` (3, >= height, >= width) float32."""
         height, width = pixels.shape[:2]

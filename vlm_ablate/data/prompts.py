@@ -121,7 +121,7 @@ def template(tokenizer: PreTrainedTokenizerBase) -> Callable[[Sample, bool], Pro
                 continue
             before, after = render(messages[:i], True), render(messages[: i + 1], False)
             if not (whole.startswith(before) and whole.startswith(after) and done <= len(before) <= len(after)):
-                raise DataError(f"sample {sample.id}: the chat template rewrites earlier turns; cannot tell the answers")
+                raise DataError(f"sample {sample.id}: the chat template rewrites earlier turns; answers are lost")
             runs += [(whole[done : len(before)], False), (whole[len(before) : len(after)], True)]
             done = len(after)
         return Prompt((*runs, (whole[done:], False)), eos=False)

@@ -29,7 +29,7 @@ class RecordsConfig(ComponentConfig):
 
 
 class CauldronConfig(RecordsConfig):
-    """Visual questions in The Cauldron's schema: `images`, and `texts` of user and assistant; several turns and images."""
+    """Visual questions in The Cauldron's schema: `images`, and turns of user and assistant in `texts`."""
 
     name: Literal["cauldron"] = "cauldron"
     id: str = "HuggingFaceM4/the_cauldron"

@@ -63,9 +63,13 @@ def _page_text(page: Any) -> str:
             if page.get(key):
                 separator = " " if key == "words" else "\n"
                 value = page[key]["text"] if isinstance(page[key], dict) else page[key]
-                return separator.join(filter(None, map(stripped, value))) if isinstance(value, list) else stripped(value)
+                return _joined(value, separator)
         return ""
-    return "\n".join(filter(None, map(stripped, page))) if isinstance(page, list) else stripped(page)
+    return _joined(page, "\n")
+
+
+def _joined(value: Any, separator: str) -> str:
+    return separator.join(filter(None, map(stripped, value))) if isinstance(value, list) else stripped(value)
 
 
 def _frames(ref: ImageRef, name: str, count: int) -> list[ImageRef]:

@@ -1,4 +1,4 @@
-"""Image and caption pairs (LAION COCO, PMD): alt text and synthetic caption are both kept, the configuration chooses."""
+"""Image and caption pairs (LAION COCO, PMD): alt text and synthetic caption are kept, the configuration chooses."""
 
 from __future__ import annotations
 

@@ -43,8 +43,8 @@ class RecordSource(Source):
         missing = [column for column in self.columns() if column not in found]
         if missing:
             raise DataError(
-                f"source {self.config.name!r} over {self.config.id!r}: column {', '.join(map(repr, missing))} is missing; "
-                f"found: {', '.join(found) or 'none'}"
+                f"source {self.config.name!r} over {self.config.id!r}: column {', '.join(map(repr, missing))} "
+                f"is missing; found: {', '.join(found) or 'none'}"
             )
 
     def __len__(self) -> int:
