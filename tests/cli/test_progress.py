@@ -74,4 +74,10 @@ def test_diverged_and_failed_runs_say_why() -> None:
 
 
 def test_durations() -> None:
-    assert [_duration(s) for s in (0.4, 59.4, 60, 3600, 86399)] == ["0 s", "59 s", "1 min 00 s", "1 h 00 min", "23 h 59 min"]
+    assert [_duration(s) for s in (0.4, 59.4, 60, 3600, 86399)] == [
+        "0 s",
+        "59 s",
+        "1 min 00 s",
+        "1 h 00 min",
+        "23 h 59 min",
+    ]

@@ -17,11 +17,12 @@ def test_diff_is_what_the_arm_changes(write: Write) -> None:
     assert arm_diff(loaded.base, loaded.arms["three"].config) == []
 
 
-def test_exchanged_part_shows_its_own_fields_only(write: Write) -> None:
-    loaded = load_experiment(write(("model.connector.depth: 1", "model.connector: pixel_shuffle")), scale="paper")
+def test_exchanged_part_shows_only_what_it_sets(write: Write) -> None:
+    file = write(("model.connector.depth: 1", "model.connector: {name: mapping_network, depth: 3, tokens: 32}"))
+    loaded = load_experiment(file, scale="paper")
     assert arm_diff(loaded.base, loaded.arms["one"].config) == [
-        Change("model.connector.name", "perceiver", "pixel_shuffle"),
-        Change("model.connector.factor", ABSENT, 2),
+        Change("model.connector.name", "perceiver", "mapping_network"),
+        Change("model.connector.depth", ABSENT, 3),
     ]
 
 

@@ -115,7 +115,7 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _join(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
-    """Union of two nested mappings without any rule of `merge`, so that `*` and `replace` survive to be applied later."""
+    """Union of two nested mappings without any rule of `merge`: `*` and `replace` survive to be applied later."""
     result = dict(a)
     for key, value in b.items():
         both = isinstance(value, dict) and isinstance(result.get(key), dict)

@@ -31,7 +31,7 @@ class Change:
 def arm_diff(base: RunConfig, arm: RunConfig) -> list[Change]:
     """The fields in which `arm` differs from `base`, in the order of the file.
 
-    Where a part was exchanged for another, that is one change (the part's name) and the new part's own fields.
+    Where a part was exchanged for another, that is one change (the part's name) and what the new part sets itself.
     """
     old, new = flatten(base.model_dump(mode="json")), flatten(arm.model_dump(mode="json"))
     exchanged = {p[:-1] for p in new if p[-1] == "name" and p in old and old[p] != new[p] and _is_part(p[:-1])}
@@ -41,9 +41,22 @@ def arm_diff(base: RunConfig, arm: RunConfig) -> list[Change]:
         if inside and path not in new:
             continue
         before, after = old.get(path, ABSENT), new.get(path, ABSENT)
-        if before != after or (inside and path[-1] != "name"):
-            changes.append(Change(".".join(path), ABSENT if inside and path[-1] != "name" else before, after))
+        if inside and path[-1] != "name":
+            before = ABSENT
+            if after == _default(arm, path):
+                continue
+        if before != after:
+            changes.append(Change(".".join(path), before, after))
     return changes
+
+
+def _default(config: RunConfig, path: Path_) -> Any:
+    """The default of the field at `path`; ABSENT if it has none or stands deeper than a part's own fields."""
+    holder: Any = config
+    for key in path[:-1]:
+        holder = holder.get(key) if isinstance(holder, dict) else getattr(holder, key, None)
+    field = getattr(type(holder), "model_fields", {}).get(path[-1])
+    return ABSENT if field is None or field.is_required() else field.get_default(call_default_factory=True)
 
 
 def fairness_warnings(loaded: LoadedExperiment) -> list[str]:
@@ -60,7 +73,8 @@ def fairness_warnings(loaded: LoadedExperiment) -> list[str]:
             continue
         groups = group_by_value({name: flat.get(path, ABSENT) for name, flat in flats.items()})
         if len(groups) > 1:
-            warnings.append(f"{'.'.join(path)} differs between arms, outside the declared factor: {groups_text(groups)}")
+            where = ".".join(path)
+            warnings.append(f"{where} differs between arms, outside the declared factor: {groups_text(groups)}")
     return warnings + _budget(loaded)
 
 

@@ -16,7 +16,7 @@ from vlm_ablate.config.document import Document, Path_, display
 from vlm_ablate.config.experiment import Experiment, RunConfig, Seeds
 from vlm_ablate.config.problems import Where, problems_of
 from vlm_ablate.config.scale import Scale
-from vlm_ablate.config.scales import LoadedScale, Scaled, apply_scale, load_scale
+from vlm_ablate.config.scales import LoadedScale, Scaled, apply_scale, load_scale, relabelled
 from vlm_ablate.config.spec import RunSpec
 from vlm_ablate.errors import ConfigError, Problem, UnknownNameError
 from vlm_ablate.registry import load_plugins
@@ -101,7 +101,7 @@ class LoadedExperiment:
 
 
 def seeds_from(number: int) -> Seeds:
-    """Independent seeds for the streams of run `number`; they depend on nothing else, so all arms share the data order."""
+    """Independent seeds for the streams of run `number`; they depend on nothing else: all arms share the data order."""
 
     def stream(name: str) -> int:
         return int.from_bytes(hashlib.sha256(f"{name}:{number}".encode()).digest()[:4], "big") >> 1
@@ -239,6 +239,7 @@ class _Loading:
         scaled = apply_scale(paper.model_dump(mode="json"), self.scale.scale)
         self.missing += scaled.missing
         final = merge(scaled.config, self.run_sets)
+        scaled = relabelled(scaled, final)
         config, problems = _validated(final, in_scale)
         for problem in problems if arm else ():
             self._scaled.setdefault(problem, []).append(arm)

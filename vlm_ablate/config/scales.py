@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ class Scaled:
 
 
 def scale_folders(beside: Path) -> list[Path]:
-    """Folders that may hold scale files: `scales` and `experiments/scales` next to the file and in every folder above."""
+    """Folders that may hold scale files: `scales` and `experiments/scales` beside the file and in every folder above."""
     parents = beside.resolve().parents if beside.suffix else [beside.resolve(), *beside.resolve().parents]
     places = [*parents, Path.cwd()]
     return list(dict.fromkeys(f for p in places for f in (p / "scales", p / "experiments" / "scales") if f.is_dir()))
@@ -114,10 +114,28 @@ def apply_scale(config: dict[str, Any], scale: Scale) -> Scaled:
     return Scaled(result, stand_ins, _changed(config, result, parts), tuple(missing))
 
 
+def relabelled(scaled: Scaled, final: dict[str, Any]) -> Scaled:
+    """The same notes for a configuration that settings changed afterwards: a part set by hand is the stand-in now."""
+    stand_ins = dict(scaled.stand_ins)
+    for path, label in scaled.stand_ins.items():
+        before, after = _at(scaled.config, path), _at(final, path)
+        if before != after and path.split(".")[-1] != "mixture":
+            name = identities(after)[0] if identities(after) else str(after)
+            stand_ins[path] = f"{label.partition(' -> ')[0]} -> {name} (set by hand)"
+    values = {path: f"{v.partition(' -> ')[0]} -> {_at(final, path)}" for path, v in scaled.values.items()}
+    return replace(scaled, stand_ins=stand_ins, values=values)
+
+
+def _at(data: Any, path: str) -> Any:
+    for key in path.split("."):
+        data = data.get(key) if isinstance(data, dict) else None
+    return data
+
+
 def identities(part: Any) -> list[str]:
     """The names by which a part is known: its hub id or path if it has one, then its registry name."""
-    if isinstance(part, str):
-        return [part]
+    if not isinstance(part, dict):
+        return [part] if isinstance(part, str) else []
     return [part[key] for key in ("id", "path_or_id", "name") if isinstance(part.get(key), str)]
 
 

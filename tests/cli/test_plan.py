@@ -1,0 +1,55 @@
+"""`plan`: the parameter columns of the paper from the real architectures, without weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from vlm_ablate.cli.app import app
+
+ROOT = Path(__file__).parents[2]
+
+
+def plan(*arguments: str) -> tuple[int, str, str]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        result = CliRunner().invoke(app, ["plan", "experiments/idefics2/t03_architecture.yaml", *arguments])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def rows(text: str, title: str) -> dict[str, list[str]]:
+    """First cell -> the other cells of the table below `title`."""
+    lines = text.split(title, 1)[1].splitlines()
+    cells = [line.split() for line in lines if line.startswith((" ar_", " cross_"))]
+    return {first: rest for first, *rest in cells[:5]}
+
+
+def test_table_3_of_idefics2_at_paper_scale() -> None:
+    code, out, err = plan("--scale", "paper")
+    assert code == 0, err
+    costs = {arm: (cells[0], cells[2]) for arm, cells in rows(out, "Costs").items()}
+    assert costs == {
+        "ar_linear_frozen": ("7.66B", "4.74M"),
+        "ar_perceiver_frozen": ("8.40B", "743M"),
+        "cross_attention_frozen": ("10.1B", "2.47B"),
+        "cross_attention_lora": ("10.1B", "2.67B"),
+        "ar_perceiver_lora": ("8.40B", "946M"),
+    }
+    for printed in ("[7.6B]", "[5M]", "[8.3B]", "[740M]", "[10B]", "[2.3B]", "[2.5B]", "[950M]"):
+        assert printed in out
+    assert "cross_attention_frozen: trainable parameters are 2.47B, the paper prints 2.3B (+7%)" in out
+    assert "    model.connector.name: perceiver -> linear\n    model.connector.bias: (none) -> False\n" in out
+    assert "    the base itself\n" in out
+    assert "2.33B together" in " ".join(out.split()), "the note says why"
+    assert "adapters on language: 224 modules" in out and "adapters on vision: 162 modules" in out
+    assert "the arms do not have the same visual tokens per image: 729 (ar_linear_frozen) against 64" in err
+
+
+def test_pattern_that_matches_nothing_is_an_error_of_its_arm() -> None:
+    setting = "stages.pretrain.lora.language_targets=[no_such_layer]"
+    code, out, err = plan("--scale", "paper", "--arms", "ar_perceiver_lora", "--set", setting)
+    assert code == 1
+    assert "no_such_layer" in err and "ar_perceiver_lora" in err
+    assert "stages.pretrain.vision: frozen -> lora" in out, "what can be shown is still shown"

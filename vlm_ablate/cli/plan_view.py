@@ -1,0 +1,213 @@
+"""How a plan is shown: header, diffs, tables, notes and warnings, as Rich renderables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from vlm_ablate.config.diff import arm_diff, group_by_value, groups_text
+from vlm_ablate.models.accounting import short_count
+from vlm_ablate.papers import find_row
+
+if TYPE_CHECKING:
+    from vlm_ablate.config.expand import LoadedExperiment, ResolvedArm
+    from vlm_ablate.models.accounting import ModelPlan
+
+Plans = Mapping[str, "ModelPlan"]
+
+TOLERANCE = 0.03
+"""Relative difference from the paper's parameter count, rounded as the paper rounds, that is not worth a note."""
+
+_UNITS = {"K": 1e3, "M": 1e6, "B": 1e9}
+
+
+def header(loaded: LoadedExperiment) -> Iterable[Text]:
+    """What the experiment asks, at which scale, and what stands in for what the paper names."""
+    experiment, scale = loaded.experiment, loaded.scale
+    yield Text(f"{experiment.name}: {experiment.title}", style="bold")
+    if experiment.question:
+        yield Text(experiment.question)
+    runs = len(loaded.arms) * len(experiment.seeds)
+    seeds = ", ".join(map(str, experiment.seeds))
+    yield Text(f"scale {scale.name}: {scale.summary}".rstrip(": "))
+    yield Text(f"{len(loaded.arms)} arms x seeds {seeds} = {runs} runs")
+    for path, what in _common(arm.stand_ins for arm in loaded.arms.values()):
+        yield Text.assemble(("  stand-in  ", "yellow"), f"{path}: {what}")
+    for path, what in _common(arm.scaled for arm in loaded.arms.values()):
+        yield Text.assemble(("  scaled    ", "dim"), f"{path}: {what}")
+    yield Text()
+
+
+def diffs(loaded: LoadedExperiment, arms: Sequence[ResolvedArm]) -> Iterable[Text]:
+    """Each arm as a diff of the base."""
+    for arm in arms:
+        changes = arm_diff(loaded.base, arm.config)
+        yield Text.assemble((arm.name, "bold cyan"), f"  {arm.label}" if arm.label != arm.name else "")
+        if not changes:
+            yield Text("    the base itself", style="dim")
+        for change in changes:
+            yield Text.assemble(
+                "    ", change.path, ": ", (str(change.base), "red"), " -> ", (str(change.arm), "green")
+            )
+    yield Text()
+
+
+def tables(loaded: LoadedExperiment, arms: Sequence[ResolvedArm], plans: Plans, mfu: float) -> Iterable[Any]:
+    """Costs of each arm, parameters by part, and the modules that carry adapters."""
+    planned = [arm for arm in arms if arm.name in plans]
+    yield _costs(loaded, planned, plans, mfu)
+    sample = next(iter(plans.values())).sample
+    yield Text(
+        f"FLOPs of a sample with {sample.images} image and {sample.text_tokens} text tokens; memory with AdamW on one "
+        f"device; GPU-hours on H100s at {mfu:.0%} of their bf16 peak. The paper's number stands in brackets.",
+        style="dim",
+    )
+    yield Text()
+    yield _by_part(planned, plans)
+    yield from _matched(planned, plans)
+
+
+def _costs(loaded: LoadedExperiment, arms: Sequence[ResolvedArm], plans: Plans, mfu: float) -> Table:
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="Costs", title_justify="left", title_style="bold")
+    grid.add_column("arm", style="cyan")
+    headings = ("total", "trainable", "visual\ntokens", "text-stream\ntokens", "forward\nFLOPs", "training\nFLOPs")
+    for heading in (*headings, "peak\nmemory", "checkpoint", "GPU-hours\na run"):
+        grid.add_column(heading, justify="right")
+    for arm in arms:
+        plan, stage = plans[arm.name], plans[arm.name].last
+        row = paper_row(loaded, arm) or {}
+        hours = sum(s.gpu_hours(mfu=mfu) for s in plan.stages.values())
+        grid.add_row(
+            arm.name,
+            _beside(short_count(plan.total_parameters), row.get("total_params")),
+            _beside(short_count(stage.trainable_parameters), row.get("trainable_params")),
+            str(plan.visual_tokens_per_image),
+            str(plan.text_tokens_per_image),
+            flops(plan.flops),
+            flops(stage.flops),
+            size(max(s.memory.peak for s in plan.stages.values())),
+            size(stage.checkpoint_bytes),
+            f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}",
+        )
+    return grid
+
+
+def _by_part(arms: Sequence[ResolvedArm], plans: Plans) -> Table:
+    title = "Parameters by part: all / trainable"
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left", title_style="bold")
+    grid.add_column("arm", style="cyan")
+    parts = [p for p in plans[arms[0].name].last.total if any(plans[a.name].last.total[p] for a in arms)]
+    for part in (*parts, "sum"):
+        grid.add_column(part, justify="right")
+    for arm in arms:
+        for stage in plans[arm.name].stages.values():
+            cells = [(stage.total[p], stage.trainable[p]) for p in parts]
+            sums = (stage.total_parameters, stage.trainable_parameters)
+            name = arm.name if len(plans[arm.name].stages) == 1 else f"{arm.name} {stage.name}"
+            grid.add_row(name, *(_pair(*cell) for cell in (*cells, sums)))
+    return grid
+
+
+def _matched(arms: Sequence[ResolvedArm], plans: Plans) -> Iterable[Text]:
+    """Modules that carry adapters: how many, and the last part of their paths."""
+    found: dict[str, list[str]] = {}
+    for arm in arms:
+        for stage in plans[arm.name].stages.values():
+            for backbone, modules in stage.matched.items():
+                if modules:
+                    kinds = ", ".join(dict.fromkeys(m.rpartition(".")[2] for m in modules))
+                    found.setdefault(f"{backbone}: {len(modules)} modules ({kinds})", []).append(arm.name)
+    for text, names in found.items():
+        yield Text.assemble(("adapters on ", "bold"), text, (f"  in {', '.join(dict.fromkeys(names))}", "dim"))
+    yield Text()
+
+
+def notes(loaded: LoadedExperiment, arms: Sequence[ResolvedArm], plans: Plans) -> Iterable[Text]:
+    """The arms' own notes, and where a parameter count is not the paper's."""
+    written: dict[str, list[str]] = {}
+    for arm in arms:
+        if arm.note:
+            written.setdefault(" ".join(arm.note.split()), []).append(arm.name)
+    for note, names in written.items():
+        yield Text.assemble((f"{', '.join(names)}: ", "cyan"), note)
+    for arm in arms:
+        if loaded.scale.name == "paper" and arm.name in plans:
+            for difference in paper_differences(loaded, arm, plans[arm.name]):
+                yield Text.assemble((f"{arm.name}: ", "cyan"), difference)
+
+
+def paper_differences(loaded: LoadedExperiment, arm: ResolvedArm, plan: ModelPlan) -> list[str]:
+    """Our parameter counts that differ from the paper's by more than its rounding and `TOLERANCE`."""
+    row = paper_row(loaded, arm) or {}
+    ours = {"total": plan.total_parameters, "trainable": plan.last.trainable_parameters}
+    found: list[str] = []
+    for what, count in ours.items():
+        printed = row.get(f"{what}_params")
+        if printed and abs(count - (paper := parse_count(printed))) > rounding(printed) + TOLERANCE * paper:
+            found.append(
+                f"{what} parameters are {short_count(count)}, the paper prints {printed} ({count / paper - 1:+.0%})"
+            )
+    return found
+
+
+def plan_warnings(plans: Plans) -> list[str]:
+    """Where compared arms do not match in tokens or trainable parameters."""
+    kinds = {
+        "visual tokens per image": {n: str(p.visual_tokens_per_image) for n, p in plans.items()},
+        "tokens per image in the text stream": {n: str(p.text_tokens_per_image) for n, p in plans.items()},
+        "trainable parameters": {n: short_count(p.last.trainable_parameters) for n, p in plans.items()},
+    }
+    groups = {what: group_by_value(values) for what, values in kinds.items()}
+    return [f"the arms do not have the same {what}: {groups_text(g)}" for what, g in groups.items() if len(g) > 1]
+
+
+def paper_row(loaded: LoadedExperiment, arm: ResolvedArm) -> dict[str, Any] | None:
+    """The paper's row that the arm stands for."""
+    paper = loaded.experiment.paper
+    return find_row(paper.key, arm.cell) if paper and arm.cell else None
+
+
+def parse_count(text: str) -> float:
+    """`"740M"` -> 740e6."""
+    return float(text[:-1]) * _UNITS[text[-1]]
+
+
+def rounding(text: str) -> float:
+    """Half of the last printed digit: `"7.6B"` -> 0.05e9, `"740M"` -> 5e6 (a trailing zero may be rounded)."""
+    digits = text[:-1]
+    decimals = len(digits.partition(".")[2])
+    trailing = 0 if decimals else len(digits) - len(digits.rstrip("0"))
+    return 0.5 * 10.0 ** (trailing - decimals) * _UNITS[text[-1]]
+
+
+def flops(value: float) -> str:
+    """`1.23e12` -> `1.2 T`."""
+    for unit, factor in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6)):
+        if value >= factor:
+            return f"{value / factor:.3g} {unit}"
+    return f"{value:.0f}"
+
+
+def size(value: float) -> str:
+    """Bytes as people read them."""
+    for unit, factor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if value >= factor:
+            return f"{value / factor:.3g} {unit}" if value < 1000 * factor else f"{value / factor:,.0f} {unit}"
+    return f"{value:.0f} B"
+
+
+def _pair(total: int, trainable: int) -> str:
+    return "-" if not total else f"{short_count(total)} / {short_count(trainable) if trainable else '0'}"
+
+
+def _beside(ours: str, paper: str | None) -> str:
+    return f"{ours} [{paper}]".replace("[", "\\[") if paper else ours
+
+
+def _common(tables: Iterable[Mapping[str, str]]) -> list[tuple[str, str]]:
+    """Entries of any arm, once each."""
+    return list(dict.fromkeys(item for table in tables for item in table.items()))
