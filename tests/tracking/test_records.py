@@ -63,7 +63,7 @@ def test_a_record_tells_what_the_run_said(recorded: Home) -> None:
     assert first.stand_ins == {"model.vision": "SigLIP-SO400M -> siglip-nano (small)"}
     assert first.scores == make_scores(40.0)
     assert second.metrics["score/mean"] == pytest.approx((41.0 + 20.5) / 2)
-    assert second.metrics["blind/mean"] == pytest.approx(6.0)
+    assert second.metrics["score_blind/mean"] == pytest.approx(6.0)
     assert first.params["model.connector.name"] == "mlp" and first.params["arm"] == "mlp"
     assert full.status == "diverged" and full.message == "loss is nan" and math.isnan(full.metrics[schema.TRAIN_LOSS])
     assert going.status == "running" and going.scores == []

@@ -83,7 +83,7 @@ class RunTracker:
         self._delivery.send(operations.dataset(name, fingerprint, source or name))
 
     def log_scores(self, scores: Iterable[Any], step: int) -> None:
-        """Final scores: the records as a tag (what tables read), and `score/*`, `blind/*` with their means as metrics.
+        """Final scores: the records as a tag (what tables read), and `score/*`, `score_blind/*` and means as metrics.
 
         Args:
             scores: ScoreRecords, or their dicts.
@@ -95,7 +95,7 @@ class RunTracker:
 
     def finish(self, status: str, message: str = "", *, timeout: float = CLOSE_SECONDS) -> bool:
         """End the run with one of finished, diverged, failed, skipped. True when the store has everything."""
-        tags = {schema.STATUS: status, schema.MESSAGE: message[: schema.TAG_LIMIT]}
+        tags = {schema.STATUS: status} | ({schema.MESSAGE: message[: schema.TAG_LIMIT]} if message else {})
         self._delivery.send(
             operations.tags(tags), operations.status(schema.MLFLOW_STATUS[status], end=status != schema.RUNNING)
         )
@@ -135,6 +135,7 @@ def spec_tags(spec: RunSpec) -> dict[str, str]:
         schema.SCALE: spec.scale,
         schema.PAPER: paper,
         schema.TABLE: table,
+        schema.DESCRIPTION: _description(spec),
     }
     tags |= schema.json_tag(schema.STAND_INS, spec.stand_ins)
     if spec.cell is not None:
@@ -157,6 +158,15 @@ def score_metrics(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         if scores:
             values[schema.score_metric(schema.MEAN, blind=blind)] = sum(scores.values()) / len(scores)
     return values
+
+
+def _description(spec: RunSpec) -> str:
+    """What the run's page in the UI opens with."""
+    lines = [f"**{spec.label}**, seed {spec.seed}, at scale `{spec.scale}`."]
+    if spec.cell:
+        lines += ["", "Stands for the paper's row: " + ", ".join(f"{k} = {v}" for k, v in spec.cell.items()) + "."]
+    lines += ["", *(f"- `{path}`: {text}" for path, text in spec.stand_ins.items())]
+    return "\n".join(lines)[: schema.TAG_LIMIT]
 
 
 def _as_tags(values: Mapping[str, Any]) -> dict[str, str]:

@@ -133,7 +133,9 @@ class RunWriter:
         if found:
             self.run_id = found[0].info.run_id
             self.client.update_run(self.run_id, status="RUNNING", name=operation["name"])
-            self._tags({"values": operation["tags"]})
+            # What an earlier attempt ended with is no longer true.
+            stale = {schema.MESSAGE: ""} if schema.MESSAGE in found[0].data.tags else {}
+            self._tags({"values": stale | operation["tags"]})
             return
         created = self.client.create_run(
             experiment, start_time=operation["start_ms"], tags=operation["tags"], run_name=operation["name"]

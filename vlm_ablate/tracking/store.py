@@ -130,17 +130,18 @@ def describe_experiment(experiment: Experiment, *, link: str | None = None) -> d
     """Tags of an experiment file's MLflow experiment: paper, table, question, and the description that the UI shows."""
     key = experiment.paper.key if experiment.paper else ""
     paper, _, table = key.partition("_")
-    lines = [f"**{experiment.title}**", "", experiment.question, ""]
+    lines = [experiment.title, "", experiment.question, ""]
     if key:
         lines.append(f"Regenerates table `{table}` of {paper}." + (f" [{link}]({link})" if link else ""))
     lines += [
         "",
-        "One run per arm and seed; `score/*` is what each benchmark gives (0-100), `blind/*` the same model with every "
-        "image withheld, `seen/*` what the run had seen at a step. The run named `table` carries the table.",
+        "One run per arm and seed; `score/*` is what each benchmark gives (0-100), `score_blind/*` the same model with "
+        "every image withheld, `seen/*` what the run had seen at a step. The run named `table` carries the table.",
         "",
         *(f"- `{name}`: {arm.label or name}" for name, arm in experiment.arms.items()),
     ]
-    tags = {schema.DESCRIPTION: "\n".join(lines), schema.QUESTION: experiment.question, schema.PAPER: paper}
+    tags = {schema.DESCRIPTION: "\n".join(lines), schema.QUESTION: experiment.question, schema.PAPER: paper,
+            schema.EXPERIMENT_KIND: "custom_model_development"}  # fmt: skip
     return {k: v for k, v in {**tags, schema.TABLE: table, schema.LINK: link or ""}.items() if v}
 
 
