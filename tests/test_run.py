@@ -88,6 +88,8 @@ def test_a_run_is_recorded(straight):
     assert json.loads(record.tags["vlm.licences"])[0]["licence"] == "CC0-1.0"
     assert record.params["stages.tune.lora.r"] == "2"
     assert record.metrics["seen/images"] == 40
+    assert record.metrics["model/params_trainable"] < record.metrics["model/params_total"]
+    assert record.metrics["seen/flops"] > 0
     kinds = [type(e) for e in events]
     assert kinds.count(StageStarted) == 2
     assert (kinds[0], kinds[-1]) == (RunStarted, RunFinished)
@@ -107,7 +109,13 @@ def test_artifacts(straight):
     record = read_records(home.tracking_uri, spec.experiment)[0]
     root = Path(record.artifact_uri.removeprefix("file://"))
     names = {str(p.relative_to(root)) for p in root.rglob("*") if p.is_file()}
-    assert names >= {"config.yaml", "examples.png", "predictions/predictions.csv", "weights/trained.safetensors"}
+    assert names >= {
+        "config.yaml",
+        "plan.json",
+        "examples.png",
+        "predictions/predictions.csv",
+        "weights/trained.safetensors",
+    }
     table = (root / "predictions" / "predictions.csv").read_text().splitlines()
     assert len(table) == 1 + 2 * 8
     assert (root / "examples.png").read_bytes().startswith(b"\x89PNG")

@@ -40,7 +40,7 @@ from vlm_ablate.tracking import schema
 from vlm_ablate.tracking.logger import RunTracker
 from vlm_ablate.tracking.reuse import find_reusable
 from vlm_ablate.training.callbacks import StepMetrics
-from vlm_ablate.training.counters import BatchFlops, Seen
+from vlm_ablate.training.counters import BatchFlops, Seen, flops_by_rates
 from vlm_ablate.training.fit import configure_threads, training_device
 from vlm_ablate.training.interruption import Interrupted, Interruption
 from vlm_ablate.training.stages import Plan, curve_steps, steps_done, train_stages
@@ -158,7 +158,7 @@ class _Run:
         self._score(vlm)
         self._record_results(seen)
 
-    def _plan(self, vlm: VLM, mixture: Any, flops: BatchFlops | None) -> Plan:
+    def _plan(self, vlm: VLM, mixture: Any, flops: dict[str, BatchFlops]) -> Plan:
         def placeholders(height: int, width: int) -> int:
             return vlm.architecture.text_tokens(vlm.visual_tokens(height, width))
 
@@ -266,9 +266,32 @@ class _Run:
         for name, source in zip(mixture.names, mixture.sources, strict=True):
             self.tracker.log_dataset(name, source.fingerprint)
 
-    def _record_plan(self) -> BatchFlops | None:
-        """The plan as metrics and artifact; the FLOPs of a batch for the counters."""
-        return None
+    def _record_plan(self) -> dict[str, BatchFlops]:
+        """Record the plan; returns what a batch costs in each stage, by the plan's rates."""
+        from vlm_ablate.models.accounting import plan_model
+
+        try:
+            plan = plan_model(self.config)
+        except NotImplementedError as error:  # a plug-in that cannot be built on the meta device
+            self._notice(f"no plan, and FLOPs are not counted: {error}")
+            return {}
+        artifacts.write_plan(plan, self.folder.artifacts / schema.PLAN_FILE)
+        self.tracker.log_artifact(self.folder.artifacts / schema.PLAN_FILE)
+        values = {
+            schema.PARAMS_TOTAL: plan.last.total_parameters,
+            schema.PARAMS_TRAINABLE: plan.last.trainable_parameters,
+            schema.VISUAL_TOKENS: plan.visual_tokens_per_image,
+            schema.FLOPS_PER_SAMPLE: plan.last.flops,
+        }
+        self.tracker.log_metrics({name: float(value) for name, value in values.items()}, 0)
+        views = plan.sample.images * plan.views_per_image
+        return {
+            name: flops_by_rates(
+                (stage.training_flops["vision"] + stage.training_flops["connector"]) / views,
+                (stage.training_flops["language"] + stage.training_flops["cross_attention"]) / plan.sequence,
+            )
+            for name, stage in plan.stages.items()
+        }
 
     def _record_results(self, seen: Seen) -> None:
         folder, tracker = self.folder.artifacts, self.tracker

@@ -33,6 +33,16 @@ class Seen:
         return asdict(self)
 
 
+def flops_by_rates(per_view: float, per_token: float) -> BatchFlops:
+    """FLOPs from what one view costs in encoder and connector, and one real token of the text stream in the rest."""
+
+    def flops(batch: Batch) -> float:
+        views = 0 if batch.pixel_values is None else batch.pixel_values.shape[0]
+        return per_view * views + per_token * int(batch.attention_mask.sum())
+
+    return flops
+
+
 class Counter:
     """Adds up batches. Reads the batch before it goes to a device, so that nothing waits for a GPU.
 

@@ -42,7 +42,8 @@ class Plan:
     reporter: Reporter
     track: Callable[[StepMetrics], None]
     interruption: Interruption = field(default_factory=Interruption)
-    flops: BatchFlops | None = None
+    flops: Mapping[str, BatchFlops] = field(default_factory=dict)
+    """By stage; a stage that is not named counts none."""
     curve_steps: tuple[int, ...] = ()
     """Optimiser steps over all stages after which `measure` is called."""
     measure: Callable[[int, Seen], None] | None = None
@@ -93,7 +94,7 @@ def train_stages(plan: Plan) -> Seen:
             seen = _load_final(plan, index, stage)
         else:
             plan.reporter(StageStarted(plan.run, name, index, len(plan.stages), stage.steps))
-            seen = _train_stage(plan, index, stage, seen, first_step)
+            seen = _train_stage(plan, index, name, seen, first_step)
         first_step += stage.steps
     plan.vlm.eval()
     return seen
@@ -110,8 +111,9 @@ def _prepare(plan: Plan, index: int, stage: Stage) -> None:
         plan.vlm.vision.eval()  # frozen batch norms keep their statistics
 
 
-def _train_stage(plan: Plan, index: int, stage: Stage, seen: Seen, first_step: int) -> Seen:
-    counter = Counter(plan.vlm.visual_tokens, plan.vlm.image_token_id, plan.flops, seen)
+def _train_stage(plan: Plan, index: int, name: str, seen: Seen, first_step: int) -> Seen:
+    stage = plan.stages[name]
+    counter = Counter(plan.vlm.visual_tokens, plan.vlm.image_token_id, plan.flops.get(name), seen)
     module = TrainingModule(plan.vlm, stage, observe=counter.add)
     callbacks = _callbacks(plan, index, stage, counter, first_step)
     resume = plan.last_path(index) if plan.last_path(index).exists() else None
