@@ -1,0 +1,98 @@
+"""Peak memory of a training step, from what autograd keeps of one sample."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+
+from vlm_ablate.config.stages import Stage
+from vlm_ablate.models.accounting.measure import Measurement
+
+FP32, BF16 = 4, 2
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes on one device at the peak of a training step.
+
+    step = activations + head + copies; peak = weights + moments + max(gradients, step), or + gradients + step when a
+    step of the optimiser has several micro-batches.
+
+    The backward pass starts with everything kept and no gradient yet, and ends with all gradients and nothing kept;
+    but the gradients of a first micro-batch are there all the time.
+    """
+
+    weights: int
+    """Parameters and buffers in fp32, over the shards."""
+    moments: int
+    """AdamW's two fp32 moments of every trained parameter, over the shards."""
+    gradients: int
+    """fp32 gradients of every trained parameter, over the shards."""
+    activations: int
+    """Tensors that autograd keeps for one micro-batch; with checkpointing the layers' inputs and one layer's own."""
+    head: int
+    """Logits, their logarithm and its gradient at supervised positions; gradients inside the widest layer if more."""
+    copies: int
+    """bf16 copies of weights, which autocast makes and autograd keeps."""
+    accumulates: bool
+    """Whether a step has several micro-batches."""
+
+    @property
+    def peak(self) -> int:
+        """Bytes at the peak."""
+        step = self.activations + self.head + self.copies
+        moving = step + self.gradients if self.accumulates else max(step, self.gradients)
+        return self.weights + self.moments + moving
+
+
+def plan_memory(
+    stage: Stage, cost: Measurement, *, fixed_bytes: int, trained: int, sequence: int, vocabulary: int, shards: int
+) -> MemoryPlan:
+    """For micro-batches of sequences of full length, each with the sample's images.
+
+    What the language model keeps grows with the sequence; what encoder and connector keep, with the images.
+
+    Args:
+        stage: precision, checkpointing and micro-batch.
+        cost: of one sample, without checkpointing.
+        fixed_bytes: parameters and buffers in fp32.
+        trained: parameters that require gradients.
+        sequence: tokens of a full sequence.
+        vocabulary: width of the logits.
+        shards: devices over which weights, gradients and moments are split.
+    """
+    micro = stage.micro_batch_size or stage.batch_size
+    length = max(sequence, cost.sequence)
+    supervised = length - (cost.sequence - cost.supervised)
+    grow = {"language": length / cost.sequence}
+    kept = sum(_kept(stage, cost, part) * grow.get(part, 1.0) for part in cost.saved if part != "loss")
+    widest = max((c.saved * grow.get(p, 1.0) for p, costs in cost.meter.layers.items() for c in costs), default=0.0)
+    logits = supervised * vocabulary * (2 * FP32 + (BF16 if stage.precision == "bf16" else FP32))
+    return MemoryPlan(
+        weights=ceil(fixed_bytes / shards),
+        moments=ceil(2 * FP32 * trained / shards),
+        gradients=ceil(FP32 * trained / shards),
+        activations=int(kept * micro),
+        head=int(max(logits, widest / 2) * micro),
+        copies=_copies(stage, cost) if stage.precision == "bf16" else 0,
+        accumulates=micro < stage.batch_size,
+    )
+
+
+def _kept(stage: Stage, cost: Measurement, part: str) -> float:
+    """Bytes that autograd keeps of a part of one sample."""
+    layers = cost.meter.layers.get(part, [])
+    if not (stage.gradient_checkpointing and layers and cost.saved[part]):
+        return cost.saved[part]
+    recomputed = max(layer.saved for layer in layers)
+    return cost.saved[part] + recomputed + sum(layer.inputs - layer.saved for layer in layers)
+
+
+def _copies(stage: Stage, cost: Measurement) -> int:
+    """Of layers, all copies are alive at once, or one layer's under checkpointing."""
+    weights = cost.loose_weights
+    for part, layers in cost.meter.layers.items():
+        if cost.graded[part] and layers:
+            each = [layer.weights for layer in layers]
+            weights += max(each) if stage.gradient_checkpointing else sum(each)
+    return BF16 * weights

@@ -1,0 +1,187 @@
+"""The plan of a run: what it builds, trains and costs, computed on the meta device from configurations alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from vlm_ablate.config.experiment import RunConfig
+from vlm_ablate.config.stages import Stage
+from vlm_ablate.models.accounting.measure import Measurement, SampleShape, measure, views_of
+from vlm_ablate.models.accounting.memory import FP32, MemoryPlan, plan_memory
+from vlm_ablate.models.accounting.parameters import parameters_by_part
+from vlm_ablate.models.adapters import apply_training
+from vlm_ablate.models.vlm import VLM, build_vlm
+
+H100_BF16 = 989e12
+"""Dense bf16 operations a second of an H100 SXM (NVIDIA's data sheet)."""
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What one stage trains and costs."""
+
+    name: str
+    total: dict[str, int]
+    """Part -> parameters, adapters of this stage included."""
+    trainable: dict[str, int]
+    """Part -> parameters that require gradients."""
+    matched: dict[str, tuple[str, ...]]
+    """Backbone -> modules that carry adapters."""
+    training_flops: dict[str, float]
+    """Part -> operations per sample, forward and backward, recomputation under checkpointing included."""
+    memory: MemoryPlan
+    checkpoint_bytes: int
+    """A resumable checkpoint: new and trained parameters in fp32 and AdamW's two moments."""
+    samples: int
+    """Steps times batch size."""
+
+    @property
+    def total_parameters(self) -> int:
+        """All parameters, adapters included."""
+        return sum(self.total.values())
+
+    @property
+    def trainable_parameters(self) -> int:
+        """All parameters that require gradients."""
+        return sum(self.trainable.values())
+
+    @property
+    def flops(self) -> float:
+        """Operations per sample in training."""
+        return sum(self.training_flops.values())
+
+    def gpu_hours(self, *, mfu: float = 0.4, peak: float = H100_BF16) -> float:
+        """Device-hours of the stage when `mfu` of a device's `peak` operations a second are useful ones.
+
+        All samples are taken to be as long as the plan's sample. Recomputation counts as work.
+        """
+        return self.flops * self.samples / (mfu * peak) / 3600
+
+
+@dataclass(frozen=True)
+class ModelPlan:
+    """What an arm builds and costs. `stages` stand in the order in which they are trained."""
+
+    parameters: dict[str, int]
+    """Part -> parameters without adapters."""
+    views_per_image: int
+    visual_tokens_per_image: int
+    """Tokens out of the connector."""
+    text_tokens_per_image: int
+    """Placeholders that an image takes in the text stream (position tokens and the like not counted)."""
+    sample: SampleShape
+    sequence: int
+    """Tokens of the sample in the text stream."""
+    forward_flops: dict[str, float]
+    """Part (vision, connector, cross_attention, language) -> operations per sample without adapters."""
+    stages: dict[str, StagePlan] = field(default_factory=dict)
+
+    @property
+    def last(self) -> StagePlan:
+        """The last stage: what a one-stage experiment's table shows."""
+        return list(self.stages.values())[-1]
+
+    @property
+    def total_parameters(self) -> int:
+        """All parameters without adapters, as the papers count."""
+        return sum(self.parameters.values())
+
+    @property
+    def flops(self) -> float:
+        """Operations per sample of a forward pass."""
+        return sum(self.forward_flops.values())
+
+
+def plan_model(config: RunConfig, *, sample: SampleShape | None = None, shards: int = 1) -> ModelPlan:
+    """Plan a run without weights or an accelerator.
+
+    Args:
+        config: the run.
+        sample: what operations are counted for; None: one image of the data section's size and 128 text tokens.
+        shards: devices over which weights, gradients and moments are split (FSDP).
+
+    Raises:
+        AssetMissing: a configuration is not on this machine.
+        ModelError: the parts do not fit, or adapters match nothing.
+    """
+    sample = sample or SampleShape()
+    vlm = _build(config).requires_grad_(False)
+    parameters, cost = parameters_by_part(vlm), measure(vlm, sample, backward=False)
+    return ModelPlan(
+        parameters=parameters,
+        views_per_image=cost.views,
+        visual_tokens_per_image=cost.views * cost.visual_tokens,
+        text_tokens_per_image=cost.views * cost.text_tokens,
+        sample=sample,
+        sequence=cost.sequence,
+        forward_flops=cost.forward,
+        stages={name: _plan_stage(name, stage, config, sample, shards) for name, stage in config.stages.items()},
+    )
+
+
+def visual_tokens_of(config: RunConfig, width: int, height: int) -> int:
+    """Visual tokens of an image of that size in pixels, all its views together."""
+    views, size = views_of(config.data.image, width, height)
+    return views * _build(config).visual_tokens(*size)
+
+
+def short_count(number: float) -> str:
+    """A count as papers print it, with three significant digits: 7.66B, 743M, 4.74M."""
+    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= 0.9995 * size:
+            value = number / size
+            digits = 2 if value < 9.995 else 1 if value < 99.95 else 0
+            return f"{value:.{digits}f}{unit}"
+    return f"{number:.0f}"
+
+
+def _build(config: RunConfig) -> VLM:
+    model = config.model.model_copy(update={"init_from": None})
+    return build_vlm(model, config.data.image, load_weights=False)
+
+
+def _plan_stage(name: str, stage: Stage, config: RunConfig, sample: SampleShape, shards: int) -> StagePlan:
+    vlm = _build(config)
+    report = apply_training(vlm, _uncheckpointed(stage))
+    total, trainable = parameters_by_part(vlm), parameters_by_part(vlm, trainable=True)
+    buffers = sum(b.numel() * b.element_size() for b in vlm.buffers())
+    new = ("connector.", "architecture.")
+    kept = sum(p.numel() for n, p in vlm.named_parameters() if p.requires_grad or n.startswith(new))
+    if stage.precision == "bf16":
+        for parameter in vlm.parameters():  # what autocast computes in; buffers (rotary tables) stay in fp32
+            parameter.data = parameter.data.to(torch.bfloat16)
+    cost = measure(vlm.train(), sample)
+    trained = sum(trainable.values())
+    return StagePlan(
+        name=name,
+        total=total,
+        trainable=trainable,
+        matched=report.matched,
+        training_flops=_training_flops(stage, cost),
+        memory=plan_memory(
+            stage,
+            cost,
+            fixed_bytes=FP32 * sum(total.values()) + buffers,
+            trained=trained,
+            sequence=config.data.sequence_length,
+            vocabulary=vlm.language.vocabulary,
+            shards=shards,
+        ),
+        checkpoint_bytes=FP32 * (kept + 2 * trained),
+        samples=stage.steps * stage.batch_size,
+    )
+
+
+def _uncheckpointed(stage: Stage) -> Stage:
+    """The stage without checkpointing, whose effect follows from the cost of the layers, and without noise."""
+    return stage.model_copy(update={"gradient_checkpointing": False, "neftune_alpha": None})
+
+
+def _training_flops(stage: Stage, cost: Measurement) -> dict[str, float]:
+    again = dict.fromkeys(cost.forward, 0.0)
+    if stage.gradient_checkpointing:
+        for part, layers in cost.meter.layers.items():
+            again[part] = sum(layer.flops for layer in layers) if cost.graded[part] else 0.0
+    return {part: cost.forward[part] + cost.backward[part] + again[part] for part in cost.forward}
