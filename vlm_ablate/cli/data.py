@@ -1,12 +1,121 @@
-"""`vlm-ablate data ...`: commands about data sources and material."""
+"""`vlm-ablate data ...`: what the model will see, and counts over many samples."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
 import typer
 
+from vlm_ablate.cli.console import ScaleOption, SetOption
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text
+
+    from vlm_ablate.config.experiment import RunConfig
+    from vlm_ablate.config.spec import RunSpec
+    from vlm_ablate.data.inspect import Shown, SourceStats
+
 app = typer.Typer(help="Data sources and the material on this machine.", no_args_is_help=True)
+
+FileArgument = Annotated[Path, typer.Argument(help="Experiment file.")]
+StageOption = Annotated[str | None, typer.Option("--stage", help="Begin where this stage begins; default: the first.")]
+ArmOption = Annotated[str | None, typer.Option("--arm", help="Arm whose data and model to use; default: the first.")]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of the order; default: the file's first.")]
 
 
 @app.callback()
 def data() -> None:
     """Data sources and the material on this machine."""
+
+
+@app.command()
+def show(
+    file: FileArgument,
+    stage: StageOption = None,
+    count: Annotated[int, typer.Option("-n", min=1, help="Samples to show.")] = 4,
+    draw: Annotated[Path, typer.Option("--draw", help="Picture to write.")] = Path("data_show.png"),
+    arm: ArmOption = None,
+    seed: SeedOption = None,
+    scale: ScaleOption = "laptop",
+    sets: SetOption = None,
+) -> None:
+    """Print and draw the first samples of a stage: colours for text, image and learned tokens."""
+    from vlm_ablate.cli.console import out
+
+    spec = _spec(file, scale, sets, arm, seed)
+    from vlm_ablate.data.draw import draw as draw_samples
+    from vlm_ablate.data.inspect import open_data, stage_start
+
+    start = stage_start(spec.config, stage)
+    samples = list(open_data(spec.config, spec.seeds.data).show(start, count))
+    for sample in samples:
+        out().print(_coloured(sample), soft_wrap=True)
+    draw_samples(samples, draw)
+    out().print(f"[dim]drawn in {draw}[/]")
+
+
+@app.command()
+def stats(
+    file: FileArgument,
+    stage: StageOption = None,
+    count: Annotated[int, typer.Option("-n", min=1, help="Samples to count.")] = 1000,
+    arm: ArmOption = None,
+    seed: SeedOption = None,
+    scale: ScaleOption = "laptop",
+    sets: SetOption = None,
+) -> None:
+    """Images, tokens, learned tokens and shares by source; truncated and dropped samples, and why."""
+    from vlm_ablate.cli.console import err, out
+
+    spec = _spec(file, scale, sets, arm, seed)
+    from vlm_ablate.data.inspect import open_data, stage_start
+
+    start = stage_start(spec.config, stage)
+    with err().status("reading samples") as status:
+        inspector = open_data(spec.config, spec.seeds.data)
+        found = inspector.stats(start, count, lambda done: status.update(f"{done} of {count} samples"))
+    out().print(_table(found, spec.config))
+    for name, stats in found.items():
+        for reason, number in stats.dropped.most_common():
+            out().print(f"{name}: {number} of {stats.samples} dropped: {reason}")
+
+
+def _spec(file: Path, scale: str, sets: list[str] | None, arm: str | None, seed: int | None) -> RunSpec:
+    from vlm_ablate.config.expand import load_experiment
+
+    loaded = load_experiment(file, scale=scale, sets=sets or [])
+    return loaded.specs(arms=[arm] if arm else None, seeds=None if seed is None else [seed])[0]
+
+
+def _coloured(sample: Shown) -> Text:
+    from rich.text import Text
+
+    from vlm_ablate.data.draw import headline
+
+    text = Text(headline(sample) + "\n", style="bold red" if sample.problem else "bold")
+    if sample.problem:
+        return text.append(sample.problem + "\n", style="red")
+    styles = {"text": "default", "image": "magenta", "learned": "bold green"}
+    for run in sample.runs:
+        text.append(run.text, style=styles[run.kind])
+    return text.append("\n")
+
+
+def _table(found: dict[str, SourceStats], config: RunConfig) -> Table:
+    from rich.table import Table
+
+    table = Table("source", title=f"sequences of at most {config.data.sequence_length} tokens")
+    columns = ("samples", "share", "images", "views", "tokens", "share of tokens", "visual", "learned", "truncated",
+               "images cut", "dropped")
+    for column in columns:
+        table.add_column(column, justify="right")
+    samples, tokens = (sum(getattr(s, k) for s in found.values()) or 1 for k in ("samples", "tokens"))
+    for name, s in found.items():
+        table.add_row(
+            name, f"{s.samples:,}", f"{s.samples / samples:.1%}", f"{s.images:,}", f"{s.views:,}", f"{s.tokens:,}",
+            f"{s.tokens / tokens:.1%}", f"{s.visual_tokens:,}", f"{s.learned_tokens:,}", f"{s.truncated:,}",
+            f"{s.images_cut:,}", f"{s.dropped.total():,}",
+        )
+    return table

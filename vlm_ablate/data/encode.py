@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vlm_ablate.config.data import DataConfig
+from vlm_ablate.config.data import MAX_TILES, DataConfig
 from vlm_ablate.data.images import Size, load_views, tile_grid, views_of_size
 from vlm_ablate.data.prompts import FAKE, GLOBAL, IMAGE, Prompt, prompt_format, row_col
 from vlm_ablate.data.sample import Sample, UnusableSample
@@ -89,6 +89,13 @@ class Encoder:
             self._global = self._id(GLOBAL)
             self._newline, self._gap = self._between("\n"), self._between("\n\n")
         self._blocks: dict[tuple[tuple[int, int], tuple[int, ...]], np.ndarray] = {}
+
+    @property
+    def image_tokens(self) -> frozenset[int]:
+        """Ids of the tokens that stand in image blocks only (not of the line ends between tiles)."""
+        tiles = {GLOBAL, *(row_col(r, c) for r in range(1, MAX_TILES + 1) for c in range(1, MAX_TILES + 1))}
+        names = {IMAGE, FAKE} | (tiles if self.image.split == "tiles" else set())
+        return frozenset(i for i in map(self._backend.token_to_id, names) if i is not None)
 
     def __call__(self, sample: Sample, *, generate: bool = False) -> EncodedSample:
         """Token ids, labels and pixels of a sample; with `generate`, a prompt to be answered (never truncated).
