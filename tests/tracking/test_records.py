@@ -17,6 +17,7 @@ from vlm_ablate.tracking import schema
 from vlm_ablate.tracking.client_reader import ClientReader
 from vlm_ablate.tracking.logger import RunTracker
 from vlm_ablate.tracking.records import dump_records, find_done, load_records, read_history, read_records
+from vlm_ablate.tracking.ui import ui_pages
 
 
 @pytest.fixture
@@ -118,6 +119,14 @@ def test_long_json_tags_are_split_and_joined() -> None:
     assert schema.read_json_tag(tags, schema.SCORES) == value
     # A shorter value written over it leaves the old tail, which is then ignored.
     assert schema.read_json_tag(tags | schema.json_tag(schema.SCORES, [1]), schema.SCORES) == [1]
+
+
+def test_ui_pages_name_every_experiment_and_compare_what_is_done(recorded: Home) -> None:
+    pages = {page.experiment: page for page in ui_pages(recorded.tracking_uri, "http://127.0.0.1:5000")}
+    assert set(pages) == {"demo/t01", "demo/t02"}
+    done = [r.run_id for r in read_records(recorded.tracking_uri, "demo/t01") if r.status in schema.DONE]
+    compare = pages["demo/t01"].compare
+    assert compare is not None and len(done) == 3 and all(run in compare for run in done)
 
 
 def test_a_missing_store_is_one_clear_error(tmp_path: Path) -> None:

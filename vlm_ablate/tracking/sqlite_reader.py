@@ -57,6 +57,15 @@ class SqliteReader:
             for run, name_of, name, status, start, end, artifact_uri in rows
         ]
 
+    def experiments(self) -> list[tuple[int, str]]:
+        """Id and name of every experiment that has runs, the newest first."""
+        query = (
+            "SELECT experiment_id, name FROM experiments WHERE lifecycle_stage = 'active' AND experiment_id IN "
+            "(SELECT experiment_id FROM runs WHERE lifecycle_stage = 'active') ORDER BY creation_time DESC"
+        )
+        with self._connected() as db:
+            return list(db.execute(query))
+
     def history(self, run_id: str, keys: Sequence[str]) -> History:
         """Points of the metrics of a run, by step; where a step was logged twice, the later one."""
         history: History = {key: [] for key in keys}

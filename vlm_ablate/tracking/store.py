@@ -140,8 +140,7 @@ def describe_experiment(experiment: Experiment, *, link: str | None = None) -> d
         "",
         *(f"- `{name}`: {arm.label or name}" for name, arm in experiment.arms.items()),
     ]
-    tags = {schema.DESCRIPTION: "\n".join(lines), schema.QUESTION: experiment.question, schema.PAPER: paper,
-            schema.EXPERIMENT_KIND: "custom_model_development"}  # fmt: skip
+    tags = {schema.DESCRIPTION: "\n".join(lines), schema.QUESTION: experiment.question, schema.PAPER: paper}
     return {k: v for k, v in {**tags, schema.TABLE: table, schema.LINK: link or ""}.items() if v}
 
 
