@@ -42,9 +42,8 @@ def run(
     place = open_home(home)
     uri = tracking_uri or place.tracking_uri
     console = out()
-    console.print(
-        f"[bold]{loaded.experiment.name}[/]  {len(specs)} runs at scale {loaded.scale.name!r}, home {place.root}"
-    )
+    count = f"{len(specs)} run{'s' if len(specs) != 1 else ''}"
+    console.print(f"[bold]{loaded.experiment.name}[/]  {count} at scale {loaded.scale.name!r}, home {place.root}")
     outcomes = launch(specs, place, uri, jobs)
     if any(not outcome.reused for outcome in outcomes):
         _publish(loaded, place, uri, sorted({spec.seed for spec in specs}))

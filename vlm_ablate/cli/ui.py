@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vlm_ablate.cli.console import HomeOption
+
+if TYPE_CHECKING:
+    import subprocess
 
 HOST = "127.0.0.1"
 
@@ -32,8 +35,10 @@ def ui(
     free = free_port(port)
     command, environment = ui_command(place.tracking_uri, free)
     server = subprocess.Popen(command, env=environment)
-    out().print(f"MLflow UI: [bold]http://{HOST}:{free}[/]  (ready in about 15 s; Ctrl-C stops it)")
     try:
+        with err().status("starting the MLflow server (about 15 s)"):
+            wait_until_open(server, free)
+        out().print(f"MLflow UI: [bold]http://{HOST}:{free}[/]  (Ctrl-C stops it)")
         code = server.wait()
     except KeyboardInterrupt:
         server.terminate()
@@ -42,6 +47,18 @@ def ui(
     if code:
         err().print(f"[bold red]error:[/] the MLflow server ended with code {code}")
     raise typer.Exit(code)
+
+
+def wait_until_open(server: subprocess.Popen[bytes], port: int) -> None:
+    """Return when the port accepts connections, or when the server has ended."""
+    import socket
+    import time
+
+    while server.poll() is None:
+        with socket.socket() as probe:
+            if probe.connect_ex((HOST, port)) == 0:
+                return
+        time.sleep(0.25)
 
 
 def free_port(wanted: int, tries: int = 50) -> int:
