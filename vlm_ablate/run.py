@@ -114,6 +114,7 @@ class _Run:
         self.steps = sum(stage.steps for stage in self.config.stages.values())
         self.started = time.monotonic()
         self.scores: list[ScoreRecord] = []
+        self.ceilings: dict[str, float] = {}
         self.answered: list[Answered] = []
         self._benchmarks: dict[str, Benchmark] = {}
         self.tracker = RunTracker.start(spec, home=home, tracking_uri=tracking_uri, notice=self._notice)
@@ -200,7 +201,10 @@ class _Run:
         return self._benchmarks[column]
 
     def _score(self, vlm: VLM) -> None:
-        """All benchmarks, with images and (if asked for) without; what was answered before a kill is kept."""
+        """All benchmarks, with images and (if asked for) without, or with words in their place.
+
+        What was answered before a kill is kept.
+        """
         evaluation = self.config.evaluation
         for blind in (False, True) if evaluation.blind else (False,):
             for column, entry in evaluation.benchmarks.items():
@@ -210,6 +214,10 @@ class _Run:
                 shown = islice(self._benchmark(column).items(entry.split), artifacts.EXAMPLES_PER_BENCHMARK)
                 items = {} if blind else {item.id: item for item in shown}
                 self.answered.append(Answered(column, blind, read_predictions(out), items))
+        for column, entry in evaluation.benchmarks.items() if evaluation.ceiling else ():
+            out = self.folder.predictions / f"{column}.described.jsonl"
+            record = self._evaluate(vlm, column, entry, out, described=True, state=self.spec.hash)
+            self.ceilings[schema.ceiling_metric(column)] = record.score
 
     def _measure(self, vlm: VLM, step: int, seen: Seen) -> None:
         """One point of the curve, on the tune split."""
@@ -225,13 +233,23 @@ class _Run:
         self.tracker.log_metrics(values | _seen_metrics(seen), step)
 
     def _evaluate(
-        self, vlm: VLM, column: str, entry: Any, out: Path, *, blind: bool, state: str, quiet: bool = False
+        self,
+        vlm: VLM,
+        column: str,
+        entry: Any,
+        out: Path,
+        *,
+        state: str,
+        blind: bool = False,
+        described: bool = False,
+        quiet: bool = False,
     ) -> ScoreRecord:
         due = _Throttle()
+        shown = f"{column} in words" if described else column
 
         def progress(done: int, total: int) -> None:
             if not quiet and (due() or done == total):
-                self.reporter(EvaluationProgress(self.spec.hash, column, done, total, blind))
+                self.reporter(EvaluationProgress(self.spec.hash, shown, done, total, blind))
 
         last_stage = list(self.config.stages.values())[-1]
         return evaluate(
@@ -241,6 +259,7 @@ class _Run:
             self.config.evaluation,
             self.config.data,
             blind=blind,
+            described=described,
             out=out,
             progress=progress,
             state=state,
@@ -297,6 +316,7 @@ class _Run:
         folder, tracker = self.folder.artifacts, self.tracker
         tracker.log_metrics(_seen_metrics(seen) | {schema.WALL_SECONDS: time.monotonic() - self.started}, self.steps)
         tracker.log_scores(self.scores, self.steps)
+        tracker.log_metrics(self.ceilings, self.steps)
         table = folder / schema.PREDICTIONS_DIR / "predictions.csv"
         table.parent.mkdir(exist_ok=True)
         artifacts.write_predictions(self.answered, table)

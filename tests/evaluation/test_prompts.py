@@ -148,3 +148,13 @@ def test_hash_changes_with_anything_that_is_asked_or_scored() -> None:
         )
     }
     assert len(hashes) == 7 and all(len(h) == 16 for h in hashes)
+
+
+def test_described_items_stand_in_words_where_their_images_were() -> None:
+    shot, query = item("a", answer="cat", description="cat top left"), item("b", description="dog top right")
+    sample = build_prompt(query, [shot], get_template("vqa"), "plain", described=True)
+    assert not sample.images
+    text = "".join(segment.text for segment in sample.segments)
+    assert text == "cat top left\nQuestion: What is it? Answer: cat\n\ndog top right\nQuestion: What is it? Answer:"
+    with pytest.raises(DataError, match="'b' has no description"):
+        build_prompt(item("b"), [shot], get_template("vqa"), "plain", described=True)

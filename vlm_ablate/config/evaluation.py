@@ -54,6 +54,8 @@ class EvaluationConfig(Strict):
     """Prompts generated together; greedy answers do not depend on it."""
     blind: bool = True
     """Also score with every image withheld: the blind floor."""
+    ceiling: bool = False
+    """Also score with the pictures told in words in place of the images; for benchmarks that know their pictures."""
     curve: Curve | None = None
     """Scores along the way; None: none."""
 

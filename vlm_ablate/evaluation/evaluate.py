@@ -55,6 +55,7 @@ def evaluate(
     *,
     blind: bool,
     out: Path,
+    described: bool = False,
     progress: Progress | None = None,
     state: str = "",
     precision: Literal["fp32", "bf16"] = "fp32",
@@ -69,6 +70,7 @@ def evaluate(
         vlm: the model; its mode is put back afterwards.
         column: the table's column, i.e. the name of `entry` in the experiment file.
         blind: withhold every image.
+        described: put the items' descriptions in the place of the images.
         progress: called with (items done, items) after every batch.
         state: identity of the weights (e.g. hash and step); an `out` of another state is started anew.
         precision: "bf16" runs the model under autocast.
@@ -100,11 +102,12 @@ def evaluate(
         score=0.0,
         blind=blind,
         demonstrations=demonstrator.description,
+        described=described,
     )
     report = progress or (lambda done, total: None)
     with PredictionFile(out, _protocol(record, benchmark, cfg, state)) as file:
         if len(file.done) < len(items):
-            requests = _Requests(vlm, template, demonstrator, data_cfg, blind)
+            requests = _Requests(vlm, template, demonstrator, data_cfg, blind, described)
             with _inference(vlm, precision):
                 _answer_all(vlm, benchmark, items, requests, cfg.batch_size, file, report)
         report(len(items), len(items))
@@ -137,14 +140,21 @@ class _Requests:
     """Makes requests of items: demonstrations, prompt, token layout."""
 
     def __init__(
-        self, vlm: VLM, template: Template, demonstrator: Demonstrator, data: DataConfig, blind: bool
+        self,
+        vlm: VLM,
+        template: Template,
+        demonstrator: Demonstrator,
+        data: DataConfig,
+        blind: bool,
+        described: bool,
     ) -> None:
         @lru_cache(maxsize=4096)
         def placeholders(height: int, width: int) -> int:
             return vlm.architecture.text_tokens(vlm.visual_tokens(height, width))
 
         self.encoder = Encoder(vlm.tokenizer, data, placeholders)
-        self._template, self._demonstrator, self._data, self._blind = template, demonstrator, data, blind
+        self._template, self._demonstrator, self._data = template, demonstrator, data
+        self._withheld = {"blind": blind, "described": described}
 
     def make(self, items: Sequence[BenchmarkItem]) -> list[_Request]:
         """Requests of some items, in their order."""
@@ -152,7 +162,7 @@ class _Requests:
         return [self._request(item, drawn) for item, drawn in zip(items, shots, strict=True)]
 
     def _request(self, item: BenchmarkItem, shots: Sequence[BenchmarkItem]) -> _Request:
-        sample = build_prompt(item, shots, self._template, self._data.prompt, blind=self._blind)
+        sample = build_prompt(item, shots, self._template, self._data.prompt, **self._withheld)
         layout = self.encoder.layout(sample, generate=True)
         return _Request(item, tuple(s.id for s in shots), _keyed_images(sample, [*shots, item]), layout)
 

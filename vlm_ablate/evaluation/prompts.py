@@ -6,6 +6,7 @@ blank line between them; under the others each shot is a user turn and an assist
 
 Demonstrations depend on the benchmark, the item and the demonstration seed alone: all arms see the same ones, whatever
 the batch size. Blind: every image block is left out, of the shots and of the query; the text stays as it is.
+Described: the item's description in words and a line end stand in the place of its image blocks.
 """
 
 from __future__ import annotations
@@ -131,17 +132,31 @@ def build_prompt(
     prompt_format: str,
     *,
     blind: bool = False,
+    described: bool = False,
 ) -> Sample:
-    """The prompt of one item as a sample to be answered: `Encoder.layout(sample, generate=True)`."""
+    """The prompt of one item as a sample to be answered: `Encoder.layout(sample, generate=True)`.
+
+    Raises:
+        DataError: `described`, and an item has no description.
+    """
     dialogue = prompt_format != "plain"
     segments: list[Segment] = []
     if template.instruction:
         segments.append(Text(template.instruction + "\n"))
     for shot in demonstrations:
-        segments += _asked(shot, template, dialogue, blind)
+        segments += _told(shot) if described else []
+        segments += _asked(shot, template, dialogue, blind or described)
         segments.append(Text(shot.answer, supervised=True) if dialogue else Text(f" {shot.answer}{template.separator}"))
-    segments += _asked(item, template, dialogue, blind)
+    segments += _told(item) if described else []
+    segments += _asked(item, template, dialogue, blind or described)
     return Sample(item.id, tuple(_merged(segments)), source="evaluation", dialogue=dialogue)
+
+
+def _told(item: BenchmarkItem) -> list[Segment]:
+    """The pictures of one item in words."""
+    if not item.description:
+        raise DataError(f"item {item.id!r} has no description of its pictures", hint="ceiling: false")
+    return [Text(f"{item.description}\n")]
 
 
 def _asked(item: BenchmarkItem, template: Template, dialogue: bool, blind: bool) -> list[Segment]:

@@ -32,6 +32,8 @@ class ScoreRecord:
     """Every image was withheld, in the demonstrations and in the query."""
     demonstrations: str = "random"
     """How they were chosen: "random", or "nearest" with the encoder whose features ranked them."""
+    described: bool = False
+    """Exact descriptions in words stood in the place of the images: the ceiling."""
 
     def protocol(self) -> dict[str, Any]:
         """The fields in which all records of one column must agree."""

@@ -27,6 +27,15 @@ WORDNET_FOLDERS = ("/usr/share/wordnet", "/usr/share/wordnet-3.0/dict")
 _SHARES = {"gloss": 0.35, "questions": 0.50, "country": 0.10, "thing": 0.05}
 
 
+def exercises(rng: random.Random) -> Iterator[str]:
+    """An endless stream of questions on described pictures, and of lists to be repeated.
+
+    What the second phase trains on: looking something up in what was just read and saying it again.
+    """
+    while True:
+        yield repetition(rng) if rng.random() < 0.25 else questions(rng, least=2)
+
+
 def documents(rng: random.Random, wordnet: Path) -> Iterator[str]:
     """An endless stream of documents in the proportions of the recipe (shares of documents)."""
     glosses = read_glosses(wordnet)
@@ -112,10 +121,18 @@ def thing_text(rng: random.Random) -> str:
     return f"a {names[0]}, a {names[1]} and a {names[2]}. a {colour} {names[3]}. the flag of {ascii_fold(flag)}."
 
 
-def questions(rng: random.Random) -> str:
-    """One to five described pictures of one kind, each with a question and its answer, or with a caption."""
+def questions(rng: random.Random, least: int = 1) -> str:
+    """Up to five described pictures of one kind, each with a question and its answer, or with a caption."""
     make = rng.choice((_scene_question, _scene_question, _flag_question, _flag_question, _reading_question, _caption))
-    return "".join(make(rng) for _ in range(rng.randint(1, 5)))
+    return "".join(make(rng) for _ in range(rng.randint(least, 5)))
+
+
+def repetition(rng: random.Random) -> str:
+    """A list of names and numbers, and the same list again."""
+    names = [p.name for p in rng.sample(things(), 4)] + [str(rng.randint(0, 99)), rng.choice(list(COLOURS))]
+    names += [ascii_fold(rng.choice(flags()).name)]
+    listed = ", ".join(rng.sample(names, rng.randint(2, len(names))))
+    return _qa(listed, "What is on the list?", listed)
 
 
 def _qa(description: str, question: str, answer: str) -> str:

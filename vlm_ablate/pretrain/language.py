@@ -1,4 +1,8 @@
-"""Pretraining of the stand-in language model: a small Llama on packed documents.
+"""Pretraining of the stand-in language model: a small Llama, in two phases.
+
+First language: packed documents, loss on every token. Then answering: questions on described pictures and lists to be
+repeated, loss on the answers alone and embeddings fixed. A model this small learns to look things up in its context
+only when that is what it is paid for.
 
 The two qualities differ in nothing but the number of steps, as the paper's Table 1 compares two language models of
 one size.
@@ -8,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -19,7 +24,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, get_cosine_schedule_with_warmup
 
 from vlm_ablate.data.offline import facts, pictures
-from vlm_ablate.pretrain.corpus import documents, wordnet_record
+from vlm_ablate.pretrain.corpus import documents, exercises, wordnet_record
 from vlm_ablate.pretrain.recipe import STANDINS, write_recipe
 from vlm_ablate.pretrain.tokenizer import train_tokenizer
 
@@ -43,10 +48,17 @@ class LanguageRecipe:
     learning_rate: float = 3e-3
     warmup_steps: int = 60
     weight_decay: float = 0.1
+    answering_steps: int = 900
+    answering_learning_rate: float = 2e-3
     seed: int = 0
 
 
-RECIPES: dict[Quality, LanguageRecipe] = {"good": LanguageRecipe(), "poor": LanguageRecipe(steps=150, warmup_steps=20)}
+RECIPES: dict[Quality, LanguageRecipe] = {
+    "good": LanguageRecipe(),
+    "poor": LanguageRecipe(steps=150, warmup_steps=20, answering_steps=90),
+}
+
+_ANSWERS = re.compile(r"(?:Answer|Caption):(.*?\n\n)", re.DOTALL)
 
 
 def pretrain_language(
@@ -68,12 +80,23 @@ def pretrain_language(
     torch.manual_seed(recipe.seed)
     model = LlamaForCausalLM(_config(recipe, tokenizer))
     started = time.perf_counter()
-    loss = _train(model, _batches(recipe, tokenizer, wordnet), recipe, on_step)
+    total = recipe.steps + recipe.answering_steps
+    language = documents(random.Random(f"train/{recipe.seed}"), wordnet)
+    loss = _train(
+        model, _batches(recipe, tokenizer, language, everything=True), recipe, recipe.steps, recipe.learning_rate,
+        lambda step, loss: on_step(step, total, loss),
+    )
+    model.get_input_embeddings().requires_grad_(False)
+    answering = exercises(random.Random(f"answering/{recipe.seed}"))
+    answer_loss = _train(
+        model, _batches(recipe, tokenizer, answering, everything=False), recipe, recipe.answering_steps,
+        recipe.answering_learning_rate, lambda step, loss: on_step(recipe.steps + step, total, loss),
+    )
     model.half().save_pretrained(out)
     tokenizer.save_pretrained(out)
     sources = [wordnet_record(wordnet), *facts.licence_records(), *pictures.licence_records()]
-    measured = {"final_loss": round(loss, 4), "seconds": round(time.perf_counter() - started),
-                "tokens": recipe.steps * recipe.batch_size * recipe.sequence_length,
+    measured = {"language_loss": round(loss, 4), "answer_loss": round(answer_loss, 4), "seconds": round(time.perf_counter() - started),
+                "tokens": total * recipe.batch_size * recipe.sequence_length,
                 "parameters": sum(p.numel() for p in model.parameters())}
     write_recipe(out, {"quality": quality, **asdict(recipe)}, sources, measured)
     return out
@@ -88,36 +111,65 @@ def _config(recipe: LanguageRecipe, tokenizer: PreTrainedTokenizerFast) -> Llama
     )
 
 
-def _batches(recipe: LanguageRecipe, tokenizer: PreTrainedTokenizerFast, wordnet: Path) -> Iterator[Tensor]:
-    """Endless batches (batch_size, sequence_length + 1) of documents packed back to back, each between <s> and </s>."""
-    stream = documents(random.Random(f"train/{recipe.seed}"), wordnet)
+def _batches(
+    recipe: LanguageRecipe, tokenizer: PreTrainedTokenizerFast, texts: Iterator[str], *, everything: bool
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Endless (tokens, labels), each (batch_size, sequence_length + 1): documents back to back between <s> and </s>.
+
+    Labels are -100 where nothing is learned: nowhere (`everything`), or everywhere but in answers.
+    """
     need = recipe.batch_size * (recipe.sequence_length + 1)
-    buffer: list[int] = []
+    tokens: list[int] = []
+    labels: list[int] = []
     while True:
-        while len(buffer) < need:
-            texts = list(itertools.islice(stream, 256))
-            for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]:
-                buffer += [tokenizer.bos_token_id, *ids, tokenizer.eos_token_id]
-        yield torch.tensor(buffer[:need]).view(recipe.batch_size, -1)
-        buffer = buffer[need:]
+        while len(tokens) < need:
+            chunk = list(itertools.islice(texts, 256))
+            coded = tokenizer(chunk, add_special_tokens=False, return_offsets_mapping=True)
+            for text, ids, offsets in zip(chunk, coded["input_ids"], coded["offset_mapping"], strict=True):
+                tokens += [tokenizer.bos_token_id, *ids, tokenizer.eos_token_id]
+                if everything:
+                    labels += [tokenizer.bos_token_id, *ids, tokenizer.eos_token_id]
+                else:
+                    learned = _answer_characters(text)
+                    inner = [t if learned[end - 1] else -100 for t, (_, end) in zip(ids, offsets, strict=True)]
+                    labels += [-100, *inner, -100]
+        shape = (recipe.batch_size, -1)
+        yield torch.tensor(tokens[:need]).view(shape), torch.tensor(labels[:need]).view(shape)
+        tokens, labels = tokens[need:], labels[need:]
 
 
-def _train(model: LlamaForCausalLM, batches: Iterator[Tensor], recipe: LanguageRecipe, on_step) -> float:
-    decay = [p for p in model.parameters() if p.ndim > 1]
-    rest = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.95), fused=True)
-    schedule = get_cosine_schedule_with_warmup(optimizer, recipe.warmup_steps, recipe.steps)
+def _answer_characters(text: str) -> list[bool]:
+    """For each character, whether it belongs to an answer."""
+    learned = [False] * len(text)
+    for found in _ANSWERS.finditer(text):
+        learned[found.start(1) : found.end(1)] = [True] * (found.end(1) - found.start(1))
+    return learned
+
+
+def _train(
+    model: LlamaForCausalLM, batches: Iterator[tuple[Tensor, Tensor]], recipe: LanguageRecipe, steps: int,
+    learning_rate: float, on_step: Callable[[int, float], None],
+) -> float:
+    """Train what asks for gradients; returns the smoothed loss."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.95), fused=True)
+    schedule = get_cosine_schedule_with_warmup(optimizer, min(recipe.warmup_steps, steps // 5), steps)
     smoothed = 0.0
     model.train()
-    for step, batch in enumerate(itertools.islice(batches, recipe.steps), 1):
-        logits = model(input_ids=batch[:, :-1], use_cache=False).logits
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+    for step, (tokens, labels) in enumerate(itertools.islice(batches, steps), 1):
+        hidden = model.model(input_ids=tokens[:, :-1], use_cache=False).last_hidden_state
+        targets = labels[:, 1:]
+        known = targets != -100
+        loss = torch.nn.functional.cross_entropy(model.lm_head(hidden[known]), targets[known])
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad(set_to_none=True)
         smoothed = loss.item() if step == 1 else 0.95 * smoothed + 0.05 * loss.item()
-        on_step(step, recipe.steps, smoothed)
+        on_step(step, smoothed)
     return smoothed

@@ -49,7 +49,7 @@ class VisionRecipe:
     sizes: tuple[tuple[int, int], ...] = ((64, 64),) * 8 + ((96, 96), (48, 80), (80, 48))
     """(height, width) of the pictures of a batch, drawn uniformly from this list."""
     batch_size: int = 64
-    steps: int = 2000
+    steps: int = 1500
     learning_rate: float = 2e-3
     warmup_steps: int = 100
     weight_decay: float = 0.05

@@ -133,7 +133,7 @@ def report(
     Args:
         scale: which scale's runs; may be None when there is only one.
         hashes: of the run specs the experiment expands to now; records of other configurations are set aside.
-        ceiling: column -> score of the exact answers; beside what the runs recorded.
+        ceiling: column -> score that nothing here can pass; used where the runs recorded none.
 
     Raises:
         VlmAblateError: several scales and none named; unlike scores in one column; an unknown table or cell.
@@ -225,12 +225,15 @@ def _floor(rows: Sequence[ArmRow], columns: Sequence[str]) -> dict[str, float]:
 
 
 def _ceiling(selection: Selection, given: Mapping[str, float]) -> dict[str, float]:
-    """Recorded as `ceiling/<column>`: the score of the exact answers under the same scorer."""
+    """What language models score when told in words what the images show: the highest mean over seeds of any arm."""
     found = {column: given[column] for column in selection.columns if column in given}
-    for record in selection.records():
-        for column in selection.columns:
-            if (value := record.metrics.get(f"ceiling/{column}")) is not None:
-                found[column] = value
+    for column in selection.columns:
+        by_arm: dict[str, list[float]] = {}
+        for record in selection.records():
+            if (value := record.metrics.get(schema.ceiling_metric(column))) is not None:
+                by_arm.setdefault(record.arm, []).append(value)
+        if by_arm:
+            found[column] = max(map(fmean, by_arm.values()))
     if selection.columns and all(c in found for c in selection.columns):
         found[schema.MEAN] = fmean(found[c] for c in selection.columns)
     return found

@@ -262,7 +262,7 @@ def _explained(report: Report) -> str:
     if report.floor:
         text += " Blind: every image withheld; the floor is the highest blind score of any arm."
     if report.ceiling:
-        text += " Ceiling: the exact answers under the same scorer."
+        text += " Ceiling: the language model told in words what the images show, highest of any arm."
     return text
 
 

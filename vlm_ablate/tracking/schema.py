@@ -34,8 +34,6 @@ CLAIMS = "vlm.claims"
 QUESTION = "vlm.question"
 LINK = "vlm.link"
 DESCRIPTION = "mlflow.note.content"
-EXPERIMENT_KIND = "mlflow.experimentKind"
-"""Tells the MLflow UI to show runs and charts rather than traces."""
 
 JSON_TAGS = frozenset({CELL, STAND_INS, LICENCES, SCORES, VERSIONS, CLAIMS})
 
@@ -88,6 +86,11 @@ def score_metric(column: str, *, blind: bool = False) -> str:
     The UI orders its chart sections by name: so the blind floors come right after the scores.
     """
     return f"{'score_blind' if blind else 'score'}/{column}"
+
+
+def ceiling_metric(column: str) -> str:
+    """Metric name of what the run's language model scores when it is told in words what the images show (0..100)."""
+    return f"ceiling/{column}"
 
 
 def json_tag(key: str, value: Any) -> dict[str, str]:

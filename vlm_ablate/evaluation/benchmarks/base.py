@@ -33,6 +33,8 @@ class BenchmarkItem:
     """Identity of the pictures, shared by items that show the same ones; "" stands for the item's id."""
     choices: tuple[str, ...] = ()
     """Texts of the lettered choices, if any; the template writes them as `A. ...`."""
+    description: str = ""
+    """The pictures in words, where they are known exactly; stands in their place when the ceiling is measured."""
 
 
 class Benchmark(ABC):

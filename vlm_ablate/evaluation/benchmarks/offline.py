@@ -22,14 +22,10 @@ class _Offline(Benchmark):
         return [
             BenchmarkItem(
                 row["id"], (ImageRef(store.images[i], row["id"]),), row["question"], tuple(row["references"]),
-                row["answer"],
+                row["answer"], description=row["description"],
             )
             for i, row in enumerate(store.rows)
         ]
-
-    def description(self, split: Split, index: int) -> str:
-        """Item `index` of a split in words: what the ceiling gives the language model instead of the picture."""
-        return item_store(self.task, split, self.config.items, self.config.side).rows[index]["description"]
 
 
 class OfflineVqa(_Offline):
