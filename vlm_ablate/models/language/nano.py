@@ -22,5 +22,7 @@ class LlamaNano(LanguageModel):
             self.model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
         else:
             with torch.device("cpu" if load_weights else "meta"):
-                self.model = AutoModelForCausalLM.from_config(read_config(str(folder), planning=True))
+                self.model = AutoModelForCausalLM.from_config(
+                    read_config(str(folder), planning=True), dtype=torch.float32
+                )
         self.tokenizer = read_tokenizer(folder, needed=True)
