@@ -123,7 +123,7 @@ STAGE: dict[str, Any] = dict(
 def make_spec(parts: Path, *, seed: int = 0, arm: str = "mlp", stages: dict | None = None, connector: Any = None,
               source: dict | None = None, architecture: str = "autoregressive", experiment: str = "tests/squares",
               **evaluation: Any) -> RunSpec:  # fmt: skip
-    """A run of seconds: six steps of alignment with LoRA after them, and eight questions."""
+    """A run of seconds that learns something: twelve steps in full, four of LoRA, and eight questions."""
     config = {
         "model": {
             "vision": {"name": "siglip-native", "id": str(parts / "vision")},
@@ -138,7 +138,7 @@ def make_spec(parts: Path, *, seed: int = 0, arm: str = "mlp", stages: dict | No
         },
         "stages": stages
         or {
-            "align": STAGE,
+            "align": STAGE | {"steps": 12, "language": "full"},
             "tune": STAGE | {"steps": 4, "language": "lora", "lora": {"r": 2, "dropout": 0.1}, "neftune_alpha": 5.0},
         },
         "evaluation": {"benchmarks": {"colour": {"benchmark": "squares"}}, "shots": 1, "batch_size": 4} | evaluation,
