@@ -109,8 +109,16 @@ def test_fast_path_stays_close_and_keeps_sizes(tmp_path) -> None:
 
 def test_normalising_together_or_alone_is_the_same() -> None:
     normalise = Normaliser((0.1, 0.5, 0.4), (0.2, 0.5, 0.3))
-    stack = np.stack([np.asarray(picture(9, 7, seed=i)) for i in range(3)])
-    np.testing.assert_array_equal(normalise.stacked(stack), np.stack([normalise(view) for view in stack]))
+    stack = [np.asarray(picture(9, 7, seed=i)) for i in range(3)]
+    np.testing.assert_array_equal(normalise.all(stack), np.stack([normalise(view) for view in stack]))
+
+
+def test_normalised_values_have_the_bits_of_a_double_precision_rescale() -> None:
+    mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+    levels = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
+    exact = (levels.astype(np.float64) * (1 / 255)).astype(np.float32)
+    expected = (exact - np.float32(mean)) / np.float32(std)
+    np.testing.assert_array_equal(Normaliser(mean, std)(levels), expected.transpose(2, 0, 1))
 
 
 def test_an_array_of_the_right_size_is_taken_as_it_is() -> None:

@@ -59,7 +59,7 @@ class Collator:
             return None, None
         height, width = (max(view.shape[axis] for view in views) for axis in (0, 1))
         if all(view.shape[:2] == (height, width) for view in views):
-            return torch.from_numpy(self.normaliser.stacked(np.stack(views))), None
+            return torch.from_numpy(self.normaliser.all(views)), None
         pixels = np.zeros((len(views), 3, height, width), np.float32)
         for out, view in zip(pixels, views, strict=True):
             self.normaliser.into(out, view)

@@ -21,7 +21,7 @@ def draw(samples: Sequence[Shown], path: Path) -> None:
     Raises:
         StorageError: the file cannot be written.
     """
-    font = ImageFont.load_default(size=14)
+    font = _font()
     panels = [_panel(sample, font) for sample in samples]
     legend = _legend(font)
     sheet = Image.new("RGB", (_WIDTH, sum(p.height for p in [legend, *panels])), "white")
@@ -34,6 +34,13 @@ def draw(samples: Sequence[Shown], path: Path) -> None:
         sheet.save(path, "PNG")
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _font() -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which matplotlib brings: Pillow's own font lacks signs that stand for line ends and repeats."""
+    import matplotlib
+
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", 13)
 
 
 def _legend(font: ImageFont.FreeTypeFont) -> Image.Image:
