@@ -86,7 +86,7 @@ def _pass(vlm: VLM, cost: Measurement, pixels: Tensor, *, backward: bool) -> Non
     meter, trained = cost.meter, any(p.requires_grad for p in vlm.vision.parameters())
     with _Segment(cost, "vision"), torch.set_grad_enabled(backward and trained):
         seen = vlm.vision(pixels, None)
-        meter.attention += len(pixels) * _untracked_flops(vlm)
+        meter.uncounted += len(pixels) * _untracked_flops(vlm)
     features = _seam(seen.features)
     with _Segment(cost, "connector"):
         states = vlm.connector(features, seen.mask, seen.grid)

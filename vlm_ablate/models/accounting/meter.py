@@ -3,12 +3,13 @@
 Operations are counted by torch's own formulas (`torch.utils.flop_counter`, 2 a multiply-add) over the model's real
 modules and autograd graph, so that frozen weights, adapters and plug-in parts cost what they cost. Attention is
 replaced by a stand-in with the shape behaviour of a fused kernel: 4 * queries * keys * head width forward, twice that
-backward, and no matrix of scores is kept. (A fused kernel's recomputation of scores is not counted.)
+backward, and no matrix of scores is kept. (A fused kernel's recomputation of scores is not counted.) Of a stack of
+equal layers one is run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,26 +25,36 @@ from torch.utils.flop_counter import FlopCounterMode
 
 @dataclass
 class LayerCost:
-    """What a layer that can be checkpointed costs in the forward pass."""
+    """What a layer that can be checkpointed costs."""
 
     flops: float = 0.0
+    """Operations of the forward pass."""
     saved: int = 0
     """Bytes kept for the backward pass."""
     inputs: int = 0
     """Bytes of its input, which checkpointing keeps instead."""
     weights: int = 0
     """Parameters of its matrix products."""
+    again: float = 0.0
+    """Operations of a recomputation under checkpointing, which stops at the last tensor that is kept."""
+    several: bool = False
+    """Whether it gives a tuple, the hidden states first."""
+    repeats: int = 0
+    """Layers after it that are the same and were not run."""
+    started: float = 0.0
 
 
 @dataclass
 class Meter:
     """Running totals, readable at any time inside `running`."""
 
-    attention: float = 0.0
+    uncounted: float = 0.0
+    """Operations that torch does not see: attention, repeated layers, ONNX graphs."""
     saved: int = 0
     layers: dict[str, list[LayerCost]] = field(default_factory=dict)
     blocks: float = 0.0
     """Operations inside the cross-attention blocks, forward."""
+    _at_last_save: float = 0.0
     _counter: FlopCounterMode | None = None
     _storages: dict[int, Tensor] = field(default_factory=dict)
     _weights: set[int] = field(default_factory=set)
@@ -51,7 +62,7 @@ class Meter:
     @property
     def flops(self) -> float:
         """Operations so far."""
-        return (self._counter.get_total_flops() if self._counter else 0) + self.attention
+        return (self._counter.get_total_flops() if self._counter else 0) + self.uncounted
 
     @contextmanager
     def running(self, model: nn.Module) -> Iterator[Meter]:
@@ -65,11 +76,46 @@ class Meter:
             yield self
 
     def watch(self, part: str, layers: list[nn.Module]) -> None:
-        """Record the cost of each of these layers when it runs."""
+        """Record the cost of each of these layers. Of equal layers only the first runs; the others cost the same."""
         self.layers[part] = []
+        seen: dict[tuple, LayerCost] = {}
         for layer in layers:
-            layer.register_forward_pre_hook(self._before, with_kwargs=True, prepend=True)
-            layer.register_forward_hook(lambda *call, part=part: self._after(part, call[0]), with_kwargs=True)
+            layer.forward = self._recorded(layer, layer.forward, self.layers[part], seen)
+
+    def _recorded(self, layer: nn.Module, forward: Callable, costs: list[LayerCost], seen: dict) -> Callable:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            hidden = args[0] if args else kwargs["hidden_states"]
+            key = (type(layer), hidden.shape, hidden.requires_grad, torch.is_grad_enabled(), _shapes(layer))
+            if key in seen:
+                first = seen[key]
+                costs.append(first)
+                first.repeats += 1
+                self.saved += first.saved
+                self.uncounted += first.flops
+                return (hidden, None) if first.several else hidden.view_as(hidden)
+            cost = seen[key] = LayerCost(inputs=hidden.numel() * hidden.element_size(), weights=matrix_weights(layer))
+            costs.append(cost)
+            return self._first(cost, forward, hidden, args, kwargs)
+
+        return run
+
+    def _first(self, cost: LayerCost, forward: Callable, hidden: Tensor, args: tuple, kwargs: dict) -> Any:
+        flops, saved = self.flops, self.saved
+        hidden = _Mark.apply(hidden, lambda: self._first_is_through(cost))
+        out = forward(hidden, *args[1:], **kwargs) if args else forward(**{**kwargs, "hidden_states": hidden})
+        cost.flops, cost.saved, cost.several = self.flops - flops, self.saved - saved, isinstance(out, tuple)
+        cost.again = max(self._at_last_save - flops, 0.0)
+
+        def start() -> None:
+            cost.started = self.flops
+
+        if cost.several:
+            return (_Mark.apply(out[0], start), *out[1:])
+        return _Mark.apply(out, start)
+
+    def _first_is_through(self, cost: LayerCost) -> None:
+        """In the backward pass, the layer's gradients are done: its equals, which came before, cost as much."""
+        self.uncounted += cost.repeats * (self.flops - cost.started)
 
     def watch_blocks(self, blocks: list[nn.Module]) -> None:
         """Sum the forward cost of these modules in `blocks`."""
@@ -84,18 +130,8 @@ class Meter:
             block.register_forward_pre_hook(before)
             block.register_forward_hook(after)
 
-    def _before(self, _: nn.Module, args: tuple, kwargs: dict) -> None:
-        hidden = args[0] if args else kwargs["hidden_states"]
-        self._open = LayerCost(-self.flops, -self.saved, hidden.numel() * hidden.element_size())
-
-    def _after(self, part: str, layer: nn.Module) -> None:
-        cost = self._open
-        cost.flops += self.flops
-        cost.saved += self.saved
-        cost.weights = matrix_weights(layer)
-        self.layers[part].append(cost)
-
     def _keep(self, tensor: Tensor) -> Tensor:
+        self._at_last_save = self.flops
         storage = tensor.untyped_storage()
         if storage._cdata not in self._weights and storage._cdata not in self._storages:
             self._storages[storage._cdata] = tensor  # alive, so that its address is not given out again
@@ -106,6 +142,24 @@ class Meter:
 def matrix_weights(module: nn.Module) -> int:
     """Parameters with two or more dimensions: those of matrix products and convolutions."""
     return sum(p.numel() for p in module.parameters() if p.ndim > 1)
+
+
+def _shapes(module: nn.Module) -> tuple:
+    return tuple((name, p.shape, p.requires_grad) for name, p in module.named_parameters())
+
+
+class _Mark(torch.autograd.Function):
+    """Identity that calls back when the backward pass comes through."""
+
+    @staticmethod
+    def forward(ctx, tensor: Tensor, reached: Callable[[], None]) -> Tensor:
+        ctx.reached = reached
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        ctx.reached()
+        return grad, None
 
 
 class AssumeNoPadding(TorchDispatchMode):
@@ -141,11 +195,11 @@ class _Attention(torch.autograd.Function):
         out = query.new_empty(batch, queries, heads, value.shape[-1]).transpose(1, 2)
         ctx.save_for_backward(query, key, value, out, query.new_empty(batch, heads, queries, dtype=torch.float32))
         ctx.meter, ctx.flops = meter, 2.0 * batch * heads * queries * key.shape[-2] * (width + value.shape[-1])
-        meter.attention += ctx.flops
+        meter.uncounted += ctx.flops
         return out
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        ctx.meter.attention += 2 * ctx.flops
+        ctx.meter.uncounted += 2 * ctx.flops
         query, key, value, *_ = ctx.saved_tensors
         return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value), None

@@ -183,5 +183,5 @@ def _training_flops(stage: Stage, cost: Measurement) -> dict[str, float]:
     again = dict.fromkeys(cost.forward, 0.0)
     if stage.gradient_checkpointing:
         for part, layers in cost.meter.layers.items():
-            again[part] = sum(layer.flops for layer in layers) if cost.graded[part] else 0.0
+            again[part] = sum(layer.again for layer in layers) if cost.graded[part] else 0.0
     return {part: cost.forward[part] + cost.backward[part] + again[part] for part in cost.forward}
