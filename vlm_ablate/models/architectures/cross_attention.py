@@ -64,12 +64,12 @@ class CrossAttention(Architecture):
     def _hook(self, index: int) -> Any:
         def before_layer(_: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
             if args:
-                return (self._apply(index, args[0]), *args[1:]), kwargs
-            return args, {**kwargs, "hidden_states": self._apply(index, kwargs["hidden_states"])}
+                return (self._attend_at(index, args[0]), *args[1:]), kwargs
+            return args, {**kwargs, "hidden_states": self._attend_at(index, kwargs["hidden_states"])}
 
         return before_layer
 
-    def _apply(self, index: int, hidden: Tensor) -> Tensor:
+    def _attend_at(self, index: int, hidden: Tensor) -> Tensor:
         block, sight = self.blocks[index], self._sight
         if sight is None:
             return block(hidden)
