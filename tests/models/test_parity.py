@@ -17,6 +17,8 @@ from transformers import (
     LlamaConfig,
     MistralConfig,
     PreTrainedModel,
+    SmolVLMConfig,
+    SmolVLMForConditionalGeneration,
 )
 
 from tests.models.conftest import TEXT, VISION, write_tokenizer
@@ -52,6 +54,7 @@ CASES = {
     "idefics2-tied": Case("idefics2", dict(latents=1, depth=1, heads=2, head_dim=8, kv_heads=2), kv_heads=4, tied=True),
     "idefics3": Case("idefics3", dict(factor=2)),
     "idefics3-factor-4": Case("idefics3", dict(factor=4), kv_heads=4, tied=True),
+    "smolvlm": Case("smolvlm", dict(factor=2), tied=True),
     "idefics3-factor-1": Case("idefics3", dict(factor=1), kv_heads=1, patch=16),
 }
 
@@ -78,10 +81,14 @@ def save_reference(case: Case, folder: Path) -> None:
             Idefics2Config(text_config=text_config, perceiver_config=perceiver, **common)
         )
     else:
-        config = Idefics3Config(
+        config_class, model_class = {
+            "idefics3": (Idefics3Config, Idefics3ForConditionalGeneration),
+            "smolvlm": (SmolVLMConfig, SmolVLMForConditionalGeneration),
+        }[case.family]
+        config = config_class(
             text_config=LlamaConfig(**text).to_dict(), scale_factor=case.connector["factor"], **common
         )
-        model = Idefics3ForConditionalGeneration(config)
+        model = model_class(config)
     for parameter in model.parameters():  # far from the all-ones and all-zeros of a fresh model
         parameter.data.add_(torch.randn_like(parameter) * 0.1)
     model.save_pretrained(folder)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.models.conftest import write_tokenizer
 from tests.models.support import PERCEIVER, a_batch, a_vlm, open_gates
 from vlm_ablate.config.components import architectures, connectors, language_models, vision_encoders
+from vlm_ablate.config.components.language import SmolLm2Config
 from vlm_ablate.config.data import ImageConfig
+from vlm_ablate.config.model import ModelConfig
 from vlm_ablate.config.stages import LoraConfig, Stage
-from vlm_ablate.errors import AssetMissing
+from vlm_ablate.errors import AssetMissing, ModelError
 from vlm_ablate.models.adapters import apply_training
+from vlm_ablate.models.language.smollm2 import SmolLm2
 from vlm_ablate.models.trained_state import load_trained, save_trained
-from vlm_ablate.models.vlm import VLM
+from vlm_ablate.models.vlm import VLM, build_vlm
 
 HUB = {"hf-siglip": ("hf", "siglip"), "hf-clip": ("hf", "clip"), "hf-dinov2": ("hf", "dinov2")}
 VISION = [*HUB, *(e.name for e in vision_encoders if e.name != "hf")]
@@ -188,3 +193,50 @@ def test_models_that_are_not_here_are_reported_at_once(id: str, part: str, folde
     with pytest.raises(AssetMissing, match=id) as caught:
         a_vlm(parts["vision"], parts["language"])
     assert "local folder" in str(caught.value)
+
+
+PAPER = {
+    "idefics2": ("HuggingFaceM4/idefics2-8b", "perceiver", 8_402_768_112),
+    "idefics3": ("HuggingFaceM4/Idefics3-8B-Llama3", "pixel_shuffle", 8_462_086_384),
+}
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_full_size_models_have_the_released_number_of_parameters(name: str) -> None:
+    id, connector, parameters = PAPER[name]
+    config = ModelConfig.model_validate(
+        {
+            "vision": {"name": "siglip-native", "id": id},
+            "language": {"name": "hf", "id": id},
+            "connector": connector,
+            "architecture": "autoregressive",
+        }
+    )
+    vlm = build_vlm(config, ImageConfig(size=364, split="tiles"), load_weights=False)
+    assert sum(p.numel() for p in vlm.parameters()) == parameters
+
+
+def test_smollm2_is_planned_without_its_file() -> None:
+    model = SmolLm2(SmolLm2Config(), load_weights=False).model
+    assert all(p.is_meta for p in model.parameters())
+    assert sum(p.numel() for p in model.parameters()) == 134_515_008
+
+
+@pytest.mark.parametrize("name", HUB)
+def test_hub_encoders_take_other_image_sizes(name: str, folder) -> None:
+    vision = build(folder, vision=name).vision
+    seen = vision(torch.randn(1, 3, 48, 48), None)
+    assert seen.features.shape == (1, 36, 16) and seen.grid == (6, 6)
+
+
+def test_text_part_and_tower_of_a_dual_checkpoint_match_the_plain_ones(folder) -> None:
+    """The tower of a whole CLIP is taken, nothing of its text model."""
+    vision = build(folder, vision="hf-clip").vision
+    assert not any("text" in name or "projection" in name for name, _ in vision.named_parameters())
+
+
+def test_a_tokeniser_larger_than_the_embedding_is_an_error(folder, tmp_path) -> None:
+    shutil.copytree(folder("llama"), tmp_path / "llama")
+    write_tokenizer(tmp_path / "llama", ["<extra>"])
+    with pytest.raises(ModelError, match="embedding only"):
+        a_vlm(folder("siglip"), tmp_path / "llama")

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 ALLOW_HUB = "VLM_ABLATE_ALLOW_HUB"
 """Environment variable; "1" lets models be downloaded."""
+_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py"]
+"""What is downloaded of a repository: not the same weights again in other formats."""
 
 
 @contextmanager
@@ -69,7 +71,7 @@ def _snapshot(id: str, revision: str | None) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(id, revision=revision, local_files_only=not hub_allowed()))
+        return Path(snapshot_download(id, revision=revision, local_files_only=not hub_allowed(), allow_patterns=_FILES))
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
         at = f" at revision {revision!r}" if revision else ""
         why = f" and the hub did not give it: {error}" if hub_allowed() else ""

@@ -56,6 +56,8 @@ def add_tokens(language: LanguageModel, tokens: list[str]) -> NewTokens:
 
     tokenizer, rows = language.tokenizer, language.vocabulary
     tokens = list(dict.fromkeys(tokens))
+    if tokenizer is None and language.image_token_id is not None:
+        return NewTokens([], rows, {IMAGE: language.image_token_id})
     if tokenizer is None:
         return NewTokens(tokens, rows, {token: rows + i for i, token in enumerate(tokens)})
     known = tokenizer.get_vocab()

@@ -24,6 +24,8 @@ class LanguageModel(nn.Module):
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase | None
+    image_token_id: int | None = None
+    """Id of `<image>` where the configuration is a vision-language model's: its tokeniser has all image tokens."""
 
     def __init__(self, config: BaseModel, *, load_weights: bool = True) -> None:
         """

@@ -13,6 +13,8 @@ from vlm_ablate.errors import AssetMissing, ModelError
 from vlm_ablate.models.hub import config_folder, read_config, read_tensors, tensor_names
 from vlm_ablate.models.language.base import LanguageModel
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "spiece.model")
+
 
 class HubLanguageModel(LanguageModel):
     """A causal language model of transformers with its tokeniser, by hub id or local folder.
@@ -28,13 +30,16 @@ class HubLanguageModel(LanguageModel):
         text = getattr(full, "text_config", None)
         if not load_weights:
             with torch.device("meta"):
-                self.model = AutoModelForCausalLM.from_config(text or full, trust_remote_code=trust)
+                self.model = AutoModelForCausalLM.from_config(
+                    text or full, trust_remote_code=trust, dtype=torch.float32
+                )
         elif text is not None:
             self.model = text_part(folder, text)
         else:
             self.model = AutoModelForCausalLM.from_pretrained(
                 folder, trust_remote_code=trust, local_files_only=True, dtype=torch.float32
             )
+        self.image_token_id = getattr(full, "image_token_id", None)
         self.tokenizer = read_tokenizer(folder, needed=load_weights, trust_remote_code=trust)
 
 
@@ -69,7 +74,13 @@ def read_tokenizer(folder: Path, *, needed: bool, trust_remote_code: bool = Fals
     Raises:
         AssetMissing: it is needed and not there.
     """
+    # Without any of these transformers may make an empty tokeniser up from the configuration alone.
+    present = any((folder / name).is_file() for name in TOKENIZER_FILES)
+    if not present and not needed:
+        return None
     try:
+        if not present:
+            raise OSError(f"none of {', '.join(TOKENIZER_FILES)}")
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
     except (OSError, ValueError, ImportError, AttributeError, TypeError) as error:
         if needed:

@@ -34,6 +34,7 @@ ARCHITECTURE = {
     "rms_norm_eps": 1e-5,
 }
 """The model's own configuration, for planning without its file."""
+SPECIAL_TOKENS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
 
 
 class SmolLm2(LanguageModel):
@@ -92,11 +93,18 @@ def dequantised() -> Path:
         AutoTokenizer.from_pretrained(source, gguf_file=GGUF).save_pretrained(made)
         model = AutoModelForCausalLM.from_pretrained(source, gguf_file=GGUF, dtype=torch.float16)
         with storage_errors("write", target):
-            model.save_pretrained(made)
+            plain(model).save_pretrained(made)
             _publish(made, target)
     finally:
         shutil.rmtree(made, ignore_errors=True)
     return target
+
+
+def plain(model: LlamaForCausalLM) -> LlamaForCausalLM:
+    """The same weights in a model that does not know that it came from a quantised file, and so can be saved."""
+    copy = LlamaForCausalLM(LlamaConfig(**ARCHITECTURE, **SPECIAL_TOKENS)).to(torch.float16)
+    copy.load_state_dict(model.state_dict())
+    return copy
 
 
 def _publish(made: Path, target: Path) -> None:

@@ -47,7 +47,7 @@ class HubVisionEncoder(VisionEncoder):
             self.mean, self.std = normalisation(folder, self.model_config)
         else:
             with torch.device("meta"):
-                model = AutoModel.from_config(self.model_config, trust_remote_code=trust)
+                model = AutoModel.from_config(self.model_config, trust_remote_code=trust, dtype=torch.float32)
         self.backbone = vision_tower(model)
         vision_config = self.backbone.config
         self.width = vision_config.hidden_size

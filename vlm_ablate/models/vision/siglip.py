@@ -48,7 +48,7 @@ class NativeSiglip(VisionEncoder):
             ModelError: the tensors do not fit the configuration.
         """
         with torch.device("meta" if meta else "cpu"):
-            self.backbone = Idefics2VisionTransformer._from_config(vision_config)
+            self.backbone = Idefics2VisionTransformer._from_config(vision_config, dtype=torch.float32)
         self.width = vision_config.hidden_size
         self.patch_size = vision_config.patch_size
         if tensors is not None:
