@@ -191,9 +191,11 @@ def test_operations_of_a_known_layer_stack(tiny):
     assert plan.forward_flops["language"] == 2 * weights * n + layers * 4 * n * n * h + head
 
 
-def test_checkpointing_costs_a_second_forward_of_the_layers(tiny):
-    plain, _ = planned_and_real(tiny, "perceiver", **STAGES["full"])
-    checkpointed, vlm = planned_and_real(tiny, "perceiver", **STAGES["full"], gradient_checkpointing=True)
+@pytest.mark.parametrize("stage", ["frozen", "lora", "full"])
+@pytest.mark.parametrize("assembly", ["linear", "perceiver", "cross_attention"])
+def test_checkpointing_costs_a_second_forward_of_the_layers(tiny, assembly, stage):
+    plain, _ = planned_and_real(tiny, assembly, **STAGES[stage])
+    checkpointed, vlm = planned_and_real(tiny, assembly, **STAGES[stage], gradient_checkpointing=True)
     assert checkpointed.last.memory.activations < 0.6 * plain.last.memory.activations
     batch = batch_of(vlm, checkpointed, 1)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:

@@ -83,7 +83,10 @@ def plan_memory(
 
 
 def _kept(stage: Stage, cost: Measurement, part: str) -> float:
-    """Bytes that autograd keeps of a part of one sample."""
+    """Bytes that autograd keeps of a part of one sample.
+
+    transformers checkpoints a layer's `forward`; what hooks add around it (cross-attention blocks) is kept whole.
+    """
     layers = cost.meter.layers.get(part, [])
     if not (stage.gradient_checkpointing and layers and cost.saved[part]):
         return cost.saved[part]
