@@ -41,10 +41,10 @@ def first_ids(data: VLMDataModule, batches: int) -> list[list[str]]:
     return [next(loader).sample_ids for _ in range(batches)]
 
 
-def encoded(length: int, *views: tuple[int, int]) -> EncodedSample:
+def encoded(length: int, *views: tuple[int, int], per_image: tuple[int, ...] | None = None) -> EncodedSample:
     ids = np.arange(length, dtype=np.int64)
     pixels = [np.full((*view, 3), 255, np.uint8) for view in views]
-    return EncodedSample(f"s{length}", ids, ids.copy(), pixels, len(views), False)
+    return EncodedSample(f"s{length}", ids, ids.copy(), pixels, per_image or (1,) * len(views), False)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -58,6 +58,19 @@ def test_padding(side: str) -> None:
     assert batch.view_sample.tolist() == [0, 2, 2]
     assert batch.pixel_values.shape == (3, 3, 4, 6) and batch.pixel_mask.sum((1, 2)).tolist() == [24, 24, 6]
     assert (batch.pixel_values[2, :, :2, :3] == 1).all() and batch.pixel_values[2].sum() == 18
+
+
+def test_views_of_one_image_are_numbered_as_one(tokenizer: PreTrainedTokenizerFast) -> None:
+    size = (4, 4)
+    batch = Collator(0, HALF, HALF)(
+        [encoded(3, *[size] * 5, per_image=(2, 3)), encoded(3), encoded(3, size, size), encoded(3, size)]
+    )
+    assert batch.view_image.tolist() == [0, 0, 1, 1, 1, 2, 3, 4] and batch.images == 5
+    assert Collator(0, HALF, HALF)([encoded(3)]).view_image.shape == (0,)
+    crops = data_config(image=ImageConfig(size=16, split="crops"))
+    two = Mixture({"two": Drawn("two", 4, images=2)}, {"two": 1.0}, 0)
+    batch = next(iter(module(tokenizer, crops, two, batch_size=2).train_dataloader()))
+    assert batch.view_image.tolist() == [i for i in range(4) for _ in range(5)]
 
 
 def test_masks_and_pixels_are_absent_where_not_needed() -> None:

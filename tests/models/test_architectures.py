@@ -205,6 +205,20 @@ def test_what_positions_see() -> None:
     assert not visible_views(is_image, image, last_only=True)[1].any()
 
 
+def test_views_of_one_image_are_seen_as_one_in_training(llama, siglip) -> None:
+    last, every = (
+        open_gates(a_vlm(siglip, llama, architecture=dict(name=CROSS, every=2, attend=attend)))
+        for attend in ("last", "all")
+    )
+    batch = a_batch(last, [f"{IMAGE} {IMAGE} what is it ?", "the dog"])
+
+    def loss(vlm: VLM, images: list[int] | None) -> float:
+        numbers = None if images is None else torch.tensor(images)
+        return float(vlm(Batch(**{**vars(batch), "view_image": numbers})).loss_sum.detach())
+
+    assert loss(last, [0, 0]) == loss(every, None) != loss(last, [0, 1]) == loss(last, None)
+
+
 @pytest.mark.parametrize("padded", [0, 2, 10])
 def test_new_tokens_have_rows_of_their_own(padded: int, siglip, tmp_path) -> None:
     folder = save_lm(tmp_path, LlamaConfig(**TEXT, tie_word_embeddings=False), padded=padded)

@@ -33,6 +33,7 @@ class Collator:
         ids, attention, labels = self._sequences(samples)
         pixels, mask = self._views([view for sample in samples for view in sample.views])
         owners = np.repeat(np.arange(len(samples)), [len(sample.views) for sample in samples])
+        per_image = [count for sample in samples for count in sample.views_per_image]
         return Batch(
             input_ids=torch.from_numpy(ids),
             attention_mask=torch.from_numpy(attention),
@@ -41,7 +42,8 @@ class Collator:
             pixel_mask=mask,
             view_sample=torch.from_numpy(owners.astype(np.int64)),
             sample_ids=[sample.id for sample in samples],
-            images=sum(sample.images for sample in samples),
+            images=len(per_image),
+            view_image=torch.from_numpy(np.repeat(np.arange(len(per_image), dtype=np.int64), per_image)),
         )
 
     def _sequences(self, samples: Sequence[EncodedSample]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -56,9 +56,15 @@ class EncodedSample:
     input_ids: np.ndarray
     labels: np.ndarray
     views: list[np.ndarray]
-    """Each uint8 (height, width, 3)."""
-    images: int
+    """Each uint8 (height, width, 3), in reading order."""
+    views_per_image: tuple[int, ...]
+    """How many consecutive views each image gives: 1, or more when it is cut into crops or tiles."""
     truncated: bool
+
+    @property
+    def images(self) -> int:
+        """Images whose views are there."""
+        return len(self.views_per_image)
 
 
 class Encoder:
@@ -104,21 +110,21 @@ class Encoder:
             UnusableSample: undecodable image, image tokens that do not match the images, or nothing to learn.
         """
         layout = self.layout(sample, generate=generate)
-        views: list[np.ndarray] = []
         try:
-            for ref in sample.images[: layout.images]:
-                views += load_views(ref, self.image)[0]
+            cut = [load_views(ref, self.image)[0] for ref in sample.images[: layout.images]]
         except UnusableSample:
             raise
         except DataError as error:
             raise UnusableSample(sample.id, "undecodable image", error.message) from error
+        views = [view for image in cut for view in image]
         sizes = [view.shape[:2] for view in views]
         if sizes != layout.view_sizes:
             raise UnusableSample(
                 sample.id, "image tokens",
                 f"its text is laid out for views {layout.view_sizes}, its images give {sizes}"
             )
-        return EncodedSample(sample.id, layout.input_ids, layout.labels, views, layout.images, layout.truncated)
+        counts = tuple(len(image) for image in cut)
+        return EncodedSample(sample.id, layout.input_ids, layout.labels, views, counts, layout.truncated)
 
     def layout(self, sample: Sample, *, generate: bool = False) -> Layout:
         """As calling the encoder, but reads only the headers of images.
