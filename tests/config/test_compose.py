@@ -109,8 +109,10 @@ def test_scale_is_applied_after_the_diff_and_told(write: Write) -> None:
         "data.mixture": "laion/laion-coco -> offline (composed pictures)",
     }
     assert three.scaled == {
-        "model.connector.latents": "64 -> 8", "stages.pretrain.steps": "6000 -> 30", "stages.pretrain.batch_size": "16 -> 4",
-    }  # fmt: skip
+        "model.connector.latents": "64 -> 8",
+        "stages.pretrain.steps": "6000 -> 30",
+        "stages.pretrain.batch_size": "16 -> 4",
+    }
     assert one.paper_config.model.vision.id == "google/siglip-so400m-patch14-384"
 
 
