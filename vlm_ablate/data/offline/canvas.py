@@ -17,6 +17,10 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "white": (247, 247, 247), "black": (38, 38, 42), "pink": (242, 160, 190), "brown": (140, 98, 68),
 }
 
+GRID = 8
+"""Pixels; drawings and letters of the small pictures stand on multiples of it."""
+
+_MONOSPACED = ("DejaVuSansMono", "DejaVuSansMono-Bold", "DejaVuSansMono-Oblique", "DejaVuSansMono-BoldOblique")
 _FONTS = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSansMono", "DejaVuSansMono-Bold")
 
 
@@ -74,6 +78,20 @@ class Canvas:
         return np.asarray(self.image)
 
 
+def spaced_word(canvas: Canvas, word: str, box: tuple[int, int, int, int], ink) -> None:
+    """Write a word, a letter every `GRID` pixels, in a random monospaced face at a random place of `box` (pixels).
+
+    `box` is left, top, right, bottom; the letters are 16 pixels tall with their ascenders and descenders.
+    """
+    rng, (x0, y0, x1, y1) = canvas.rng, box
+    left = x0 + GRID * rng.randint(0, max(0, (x1 - x0) // GRID - len(word)))
+    top = y0 + GRID * rng.randint(0, max(0, (y1 - y0) // GRID - 2))
+    face = font(rng.choice(_MONOSPACED), 13)
+    for k, letter in enumerate(word):
+        canvas.draw.text((left + k * GRID + GRID / 2, top + 12), letter, font=face, fill=ink, anchor="ms")
+    canvas.regions.append(Region(word, (left, top, left + len(word) * GRID, top + 2 * GRID)))
+
+
 def fitting_font(rng: random.Random, text: str, width: int, largest: int, least: int = 8) -> ImageFont.FreeTypeFont:
     """A random face at the largest size (at most `largest`) at which `text` is no wider than `width` pixels."""
     name = rng.choice(_FONTS)
@@ -81,6 +99,19 @@ def fitting_font(rng: random.Random, text: str, width: int, largest: int, least:
         if font(name, size).getlength(text) <= width:
             return font(name, size)
     return font("DejaVuSans", least)
+
+
+def grid_square(
+    rng: random.Random, box: tuple[int, int, int, int], shares: tuple[float, ...]
+) -> tuple[int, int, int]:
+    """A random square inside `box` (left, top, width, height): (left, top, side), all on the grid of `GRID` pixels.
+
+    Its side is one of `shares` of the box's shorter side. Small encoders learn what falls on a grid far sooner.
+    """
+    left, top, width, height = box
+    side = max(GRID, round(rng.choice(shares) * min(width, height) / GRID) * GRID)
+    across, down = (width - side) // GRID, (height - side) // GRID
+    return left + GRID * rng.randint(0, across), top + GRID * rng.randint(0, down), side
 
 
 def ink_on(colour: tuple[int, int, int]) -> tuple[int, int, int]:

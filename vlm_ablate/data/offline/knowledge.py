@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from vlm_ablate.data.offline.canvas import COLOURS, Canvas
+from vlm_ablate.data.offline.canvas import COLOURS, Canvas, grid_square
 from vlm_ablate.data.offline.facts import Country, countries
 from vlm_ablate.data.offline.item import Item, item_rng
 from vlm_ablate.data.offline.pictures import Picture, Split, flags
@@ -29,8 +29,7 @@ def ask_country(country: Country, rng: random.Random) -> tuple[str, str]:
 def draw_flag(picture: Picture, rng: random.Random, size: int) -> Canvas:
     """One flag, large, somewhere on a coloured ground."""
     canvas = Canvas(size, size, rng.choice(list(COLOURS.values())), rng)
-    side = rng.randint(round(size * 0.75), size)
-    canvas.paste(picture, rng.randint(0, size - side), rng.randint(0, size - side), side)
+    canvas.paste(picture, *grid_square(rng, (0, 0, size, size), (0.75, 1.0)))
     return canvas
 
 

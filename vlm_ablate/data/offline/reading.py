@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
-from vlm_ablate.data.offline.canvas import COLOURS, Canvas, any_font, fitting_font, ink_on
+from vlm_ablate.data.offline.canvas import COLOURS, GRID, Canvas, any_font, ink_on, spaced_word
 from vlm_ablate.data.offline.item import Item, Region, item_rng
 from vlm_ablate.data.offline.pictures import Split, digits, split_of, things
 from vlm_ablate.data.offline.tables import Series, series
@@ -34,30 +34,20 @@ def sign(rng: random.Random, split: Split, size: int) -> tuple[Canvas, str, str,
     word = rng.choice(lexicon())
     colour = rng.choice(list(COLOURS))
     canvas = Canvas(size, size, COLOURS[colour], rng)
-    draw_word(canvas, word, rng, (0, 0, size, size), ink_on(COLOURS[colour]))
+    spaced_word(canvas, word, (0, 0, size, size), ink_on(COLOURS[colour]))
     return canvas, "What does the sign say?", word, f"sign {word}, ground {colour}"
-
-
-def draw_word(canvas: Canvas, word: str, rng: random.Random, box: tuple[int, int, int, int], ink) -> None:
-    """Write a word as large as fits, at a random place inside `box` (pixels)."""
-    x0, y0, x1, y1 = box
-    face = fitting_font(rng, word, x1 - x0 - 4, rng.randint(14, 18))
-    left, top, right, bottom = face.getbbox(word)
-    x = x0 + 2 + rng.random() * max(0, x1 - x0 - 4 - (right - left))
-    y = y0 + 1 + rng.random() * max(0, y1 - y0 - 2 - (bottom - top)) - top
-    canvas.text(word, x, y, face, ink)
 
 
 def number(rng: random.Random, split: Split, size: int) -> tuple[Canvas, str, str, str]:
     """Two handwritten digits; each digit image belongs to one split."""
     canvas = Canvas(size, size, COLOURS["white"], rng)
-    side = round(size * 0.45)
-    top = rng.randint(0, size - side)
+    side = 3 * GRID * size // 64
+    top = GRID * rng.randint(0, (size - side) // GRID)
     said = ""
     for k in range(2):
         pixels, label = _digit(rng, split)
         said += str(label)
-        left = round(k * size / 2) + rng.randint(0, size // 2 - side)
+        left = k * size // 2 + GRID * rng.randint(0, (size // 2 - side) // GRID)
         big = np.asarray(Image.fromarray(255 - pixels).resize((side, side), Image.Resampling.BICUBIC))
         canvas.paste_array(np.repeat(big[:, :, None], 3, 2), left, top)
         canvas.regions.append(Region(str(label), (left, top, left + side, top + side)))
@@ -100,8 +90,10 @@ def table(rng: random.Random, split: Split, size: int) -> tuple[Canvas, str, str
     canvas = Canvas(size, size, COLOURS["white"], rng)
     step = size / 3
     for k, (label, value) in enumerate(rows):
-        canvas.text(label[:4], 1, k * step + 2, any_font(rng, 13), (20, 20, 20))
-        canvas.text(str(value), size * 0.66, k * step + 2, any_font(rng, 14), (20, 20, 20))
+        top = round(k * step / GRID) * GRID
+        canvas.text(label[:4], 1, top, any_font(rng, 12), (20, 20, 20))
+        for place, digit in enumerate(str(value)):
+            spaced_word(canvas, digit, (5 * GRID + place * GRID, top, 6 * GRID + place * GRID, top + 2 * GRID), (20, 20, 20))
     k = rng.randrange(3)
     place = ("top", "middle", "bottom")[k]
     text = ", ".join(f"{p} {v}" for p, (_, v) in zip(("top", "middle", "bottom"), rows, strict=True))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from vlm_ablate.data.offline.canvas import COLOURS, Canvas
+from vlm_ablate.data.offline.canvas import COLOURS, Canvas, grid_square
 from vlm_ablate.data.offline.item import Item, item_rng
 from vlm_ablate.data.offline.pictures import Picture, Split, things
 
@@ -38,14 +38,12 @@ def sample_scene(rng: random.Random, split: Split | None, *, least: int = 1, mos
 
 
 def draw_scene(scene: Scene, rng: random.Random, size: int) -> Canvas:
-    """Draw it on a square of `size` pixels, each thing jittered inside its quarter."""
+    """Draw it on a square of `size` pixels, each thing somewhere in its quarter."""
     canvas = Canvas(size, size, COLOURS[scene.ground], rng)
     half = size // 2
     for place, picture in scene.placed:
-        side = rng.randint(round(half * 0.78), half)
-        left = (half if "right" in place else 0) + rng.randint(0, half - side)
-        top = (half if "bottom" in place else 0) + rng.randint(0, half - side)
-        canvas.paste(picture, left, top, side)
+        box = (half if "right" in place else 0, half if "bottom" in place else 0, half, half)
+        canvas.paste(picture, *grid_square(rng, box, (0.75, 1.0)))
     return canvas
 
 
