@@ -87,7 +87,7 @@ class Registry(Generic[T]):
         return list(self._entries)
 
     def build(self, config: BaseModel, **context: object) -> T:
-        """Instantiate the part that `config` configures; `config.name` selects it, `context` goes to its constructor."""
+        """Make the part that `config` configures; `config.name` selects it, `context` goes to its constructor."""
         return self[config.name].load()(config, **context)  # type: ignore[attr-defined]
 
 

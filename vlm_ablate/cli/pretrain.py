@@ -49,7 +49,9 @@ def language(
 
 @app.command()
 def vision(
-    language: Annotated[Path | None, typer.Option("--language", help="Folder of the language model to align with.")] = None,
+    language: Annotated[
+        Path | None, typer.Option("--language", help="Folder of the language model to align with.")
+    ] = None,
     out: OutOption = None,
     steps: StepsOption = None,
     threads: ThreadsOption = 1,

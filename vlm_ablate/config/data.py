@@ -23,7 +23,7 @@ class ImageConfig(Strict):
     shortest: int | None = Field(None, gt=0)
     """Least shortest side when native (Idefics2: 378)."""
     split: Literal["none", "crops", "tiles"] = "none"
-    """"crops": 4 crops and the original (Idefics2); "tiles": tiles of `tile` px and the downscaled original (Idefics3)."""
+    """"crops": 4 crops and the original (Idefics2); "tiles": tiles of `tile` px and the small original (Idefics3)."""
     tile: int = Field(364, gt=0)
     """Side of a tile when split into tiles; `size` is then the longest side before tiling."""
     resample: Literal["auto", "bilinear", "bicubic", "lanczos"] = "auto"
@@ -59,7 +59,7 @@ class DataConfig(Strict):
     sequence_length: int = Field(2048, gt=0)
     """Tokens per sequence, visual tokens included. Truncation never cuts inside an image block."""
     prompt: Literal["plain", "chat", "template"] = "plain"
-    """Prompt format: "plain" (base models, few-shot), "chat" (User:/Assistant:), or "template" (the language model's own)."""
+    """Prompt format: "plain" (base models, few-shot), "chat" (User:/Assistant:), "template" (the language model's own)."""
     workers: int = Field(0, ge=0)
     """Data loader processes; the order of samples does not depend on it."""
     max_skipped: float = Field(0.01, ge=0, le=1)

@@ -40,7 +40,7 @@ class Scaled:
 
 
 def scale_folders(beside: Path) -> list[Path]:
-    """Folders that may hold scale files: `scales` and `experiments/scales` beside the file and in every folder above."""
+    """Folders that may hold scale files: `scales` and `experiments/scales` beside the file and in any folder above."""
     parents = beside.resolve().parents if beside.suffix else [beside.resolve(), *beside.resolve().parents]
     places = [*parents, Path.cwd()]
     return list(dict.fromkeys(f for p in places for f in (p / "scales", p / "experiments" / "scales") if f.is_dir()))

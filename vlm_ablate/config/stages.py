@@ -63,7 +63,7 @@ class Stage(Strict):
     log_every: int = Field(10, gt=0)
     """Optimiser steps between tracked metrics."""
     divergence_loss_ratio: float = Field(3.0, gt=1)
-    """The run is recorded as diverged when the smoothed loss exceeds this multiple of its first value, or is not finite."""
+    """A run has diverged when the smoothed loss exceeds this multiple of its first value, or is not finite."""
 
     @model_validator(mode="after")
     def _micro_batch_divides(self) -> Stage:

@@ -1,4 +1,4 @@
-"""Connectors: configuration and registry. A connector maps (images, patches, width) to (images, visual_tokens, hidden)."""
+"""Connectors: configuration and registry. One maps (images, patches, width) to (images, visual_tokens, hidden)."""
 
 from __future__ import annotations
 

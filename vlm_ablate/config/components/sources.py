@@ -16,7 +16,7 @@ _PKG = "vlm_ablate.data.sources"
 
 
 class OfflineConfig(ComponentConfig):
-    """Questions and captions on pictures composed from what pip packages carry; exact answers, no download from a hub."""
+    """Questions and captions on pictures composed from what pip packages carry; exact answers, no hub."""
 
     name: Literal["offline"] = "offline"
     tasks: dict[Literal["vqa", "knowledge", "reading", "captions", "pages"], float] = {

@@ -61,7 +61,7 @@ class EfficientNetLiteConfig(ComponentConfig):
 
 
 class PaddleOcrConfig(ComponentConfig):
-    """Backbone of PP-OCRv4 (detection or recognition), a real encoder that is good at text. From the `offline` extra."""
+    """Backbone of PP-OCRv4 (detection or recognition), a real encoder, good at text. From the `offline` extra."""
 
     name: Literal["ppocr-v4"] = "ppocr-v4"
     part: Literal["detection", "recognition"] = "detection"

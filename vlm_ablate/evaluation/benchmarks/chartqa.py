@@ -14,7 +14,7 @@ class ChartQa(HubBenchmark):
     metric_name, template = "relaxed_accuracy", "vqa"
     columns = ("query", "label")
 
-    def _table(self, split: Split):  # noqa: ANN202 - datasets.Dataset, imported lazily
+    def _table(self, split: Split):
         table = super()._table(split)
         return table.add_column("row", list(range(len(table)))) if "row" not in table.column_names else table
 
