@@ -19,7 +19,7 @@ from vlm_ablate.data.offline.canvas import COLOURS
 from vlm_ablate.data.offline.facts import Country, ascii_fold, countries
 from vlm_ablate.data.offline.knowledge import ask_country
 from vlm_ablate.data.offline.pictures import flags, things
-from vlm_ablate.data.offline.scenes import ask_scene, captions_of, sample_scene
+from vlm_ablate.data.offline.scenes import ask_scene, sample_scene, wordings
 from vlm_ablate.errors import AssetMissing
 
 WORDNET_FOLDERS = ("/usr/share/wordnet", "/usr/share/wordnet-3.0/dict")
@@ -146,7 +146,7 @@ def _scene_question(rng: random.Random) -> str:
 
 def _caption(rng: random.Random) -> str:
     scene = sample_scene(rng, None, most=2)
-    return f"{scene.describe()}\nCaption: {rng.choice(captions_of(scene)[:3])}\n\n"
+    return f"{scene.describe()}\nCaption: {rng.choice(wordings(scene))}\n\n"
 
 
 def _flag_question(rng: random.Random) -> str:

@@ -22,7 +22,7 @@ from vlm_ablate.data.offline.item import Item
 from vlm_ablate.data.offline.pictures import Split
 from vlm_ablate.home import Home, storage_errors
 
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 """Raise when any task's items change, so that old stores are not taken for new ones."""
 
 TASKS: dict[str, Callable[[Split, int, int], Item]] = {
