@@ -95,7 +95,8 @@ def pretrain_language(
     model.half().save_pretrained(out)
     tokenizer.save_pretrained(out)
     sources = [wordnet_record(wordnet), *facts.licence_records(), *pictures.licence_records()]
-    measured = {"language_loss": round(loss, 4), "answer_loss": round(answer_loss, 4), "seconds": round(time.perf_counter() - started),
+    measured = {"language_loss": round(loss, 4), "answer_loss": round(answer_loss, 4),
+                "seconds": round(time.perf_counter() - started),
                 "tokens": total * recipe.batch_size * recipe.sequence_length,
                 "parameters": sum(p.numel() for p in model.parameters())}
     write_recipe(out, {"quality": quality, **asdict(recipe)}, sources, measured)

@@ -1,4 +1,4 @@
-"""The recipe of a stand-in beside its weights: settings, sources with licences and checksums, and one hash over them."""
+"""The recipe of a stand-in beside its weights: settings, sources with licences and checksums, and one hash."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Real pictures, facts and tables that pip packages carry, composed by a seeded generator into items with exact answers."""
+"""Real pictures, facts and tables that pip packages carry, composed by a seeded generator into exact questions."""

@@ -11,7 +11,7 @@ from vlm_ablate.data.offline.pictures import Split, split_of
 
 
 def pages(split: Split, index: int, side: int) -> Item:
-    """A fact sheet of one country or of one real table, (2 * side, side) pixels, and a question about one of its lines."""
+    """A fact sheet of one country, (2 * side, side) pixels, and a question about one of its lines."""
     rng = item_rng("pages", split, index)
     title, lines = _country_sheet(rng, split)
     canvas = Canvas(side, 2 * side, (248, 248, 244), rng)

@@ -67,7 +67,7 @@ def _digit(rng: random.Random, split: Split) -> tuple[np.ndarray, int]:
 
 def chart(rng: random.Random, split: Split, size: int) -> tuple[Canvas, str, str, str]:
     """Three bars of a real series in three colours; which colour is the tallest or the shortest bar?"""
-    source, rows = _pick_rows(rng, split, 3)
+    rows = _pick_rows(rng, split, 3)
     names = rng.sample([c for c in COLOURS if c not in ("white", "black")], 3)
     canvas = Canvas(size, size, COLOURS["white"], rng)
     top = max(v for _, v in rows) or 1
@@ -86,14 +86,15 @@ def chart(rng: random.Random, split: Split, size: int) -> tuple[Canvas, str, str
 
 def table(rng: random.Random, split: Split, size: int) -> tuple[Canvas, str, str, str]:
     """Three rows of a real table; which number stands beside a label?"""
-    source, rows = _pick_rows(rng, split, 3, digits_at_most=2)
+    rows = _pick_rows(rng, split, 3, digits_at_most=2)
     canvas = Canvas(size, size, COLOURS["white"], rng)
     step = size / 3
     for k, (label, value) in enumerate(rows):
         top = round(k * step / GRID) * GRID
         canvas.text(label[:4], 1, top, any_font(rng, 12), (20, 20, 20))
         for place, digit in enumerate(str(value)):
-            spaced_word(canvas, digit, (5 * GRID + place * GRID, top, 6 * GRID + place * GRID, top + 2 * GRID), (20, 20, 20))
+            left = (5 + place) * GRID
+            spaced_word(canvas, digit, (left, top, left + GRID, top + 2 * GRID), (20, 20, 20))
     k = rng.randrange(3)
     place = ("top", "middle", "bottom")[k]
     text = ", ".join(f"{p} {v}" for p, (_, v) in zip(("top", "middle", "bottom"), rows, strict=True))
@@ -109,5 +110,5 @@ def _pick_rows(rng: random.Random, split: Split, count: int, digits_at_most: int
             continue
         rows = rng.sample(pairs, count)
         if len({v for _, v in rows}) == count:
-            return source, rows
+            return rows
     raise ValueError(f"no series of the {split} split has {count} distinct values")

@@ -30,10 +30,7 @@ def sample_scene(rng: random.Random, split: Split | None, *, least: int = 1, mos
     pool = things(split)
     count = rng.randint(least, most)
     places = sorted(rng.sample(range(4), count))
-    if count > 1 and rng.random() < 0.25:
-        chosen = [rng.choice(pool)] * count
-    else:
-        chosen = rng.sample(pool, count)
+    chosen = [rng.choice(pool)] * count if count > 1 and rng.random() < 0.25 else rng.sample(pool, count)
     return Scene(rng.choice(list(COLOURS)), tuple((PLACES[i], p) for i, p in zip(places, chosen, strict=True)))
 
 
@@ -58,7 +55,7 @@ def vqa(split: Split, index: int, size: int) -> Item:
 
 
 def ask_scene(scene: Scene, rng: random.Random, split: Split | None) -> tuple[str, str]:
-    """A question and its answer; kinds: what is there (40 %), ground colour, how many, where (15-20 % each), is there."""
+    """A question and its answer: what is there (40 %), ground colour, how many, where (15-18 % each), is there."""
     names = [p.name for _, p in scene.placed]
     unique = [(place, p.name) for place, p in scene.placed if names.count(p.name) == 1]
     kind = rng.choices(("what", "colour", "count", "where", "is"), (40, 18, 17, 15, 10))[0]
