@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from vlm_ablate.cli.app import app
+from vlm_ablate.cli.plan_view import parse_count, rounding
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,18 +34,31 @@ def test_table_3_of_idefics2_at_paper_scale() -> None:
     assert costs == {
         "ar_linear_frozen": ("7.66B", "4.74M"),
         "ar_perceiver_frozen": ("8.40B", "743M"),
-        "cross_attention_frozen": ("10.1B", "2.47B"),
-        "cross_attention_lora": ("10.1B", "2.67B"),
+        "cross_attention_frozen": ("9.91B", "2.26B"),
+        "cross_attention_lora": ("9.91B", "2.46B"),
         "ar_perceiver_lora": ("8.40B", "946M"),
     }
     for printed in ("[7.6B]", "[5M]", "[8.3B]", "[740M]", "[10B]", "[2.3B]", "[2.5B]", "[950M]"):
         assert printed in out
-    assert "cross_attention_frozen: trainable parameters are 2.47B, the paper prints 2.3B (+7%)" in out
+    notes = out.rpartition("adapters on")[2]
+    assert "total parameters: 7.66B, where the paper prints 7.6B (+0.8%)" in notes
+    assert "ar_perceiver_frozen, ar_perceiver_lora\n    total parameters: 8.40B, where the paper prints 8.3B" in notes
+    assert "trainable parameters:" not in notes, "those are the paper's, to the digits that it prints"
     assert "    model.connector.name: perceiver -> linear\n    model.connector.bias: (none) -> False\n" in out
     assert "    the base itself\n" in out
-    assert "2.33B together" in " ".join(out.split()), "the note says why"
+    text = " ".join(notes.split())
+    assert "7.65B together" in text and "32 // 3 = 10 of 212M" in text, "notes say why"
     assert "adapters on language: 224 modules" in out and "adapters on vision: 162 modules" in out
     assert "the arms do not have the same visual tokens per image: 729 (ar_linear_frozen) against 64" in err
+
+
+@pytest.mark.parametrize(
+    ("printed", "count", "same"),
+    [("7.6B", 7.64e9, True), ("7.6B", 7.66e9, False), ("740M", 743e6, True), ("740M", 746e6, False),
+     ("10B", 9.91e9, True), ("10B", 10.6e9, False), ("5M", 4.74e6, True), ("5M", 4.4e6, False)],
+)  # fmt: skip
+def test_counts_agree_to_the_digits_that_are_printed(printed: str, count: float, same: bool) -> None:
+    assert (abs(count - parse_count(printed)) <= rounding(printed)) is same
 
 
 def test_pattern_that_matches_nothing_is_an_error_of_its_arm() -> None:

@@ -205,6 +205,15 @@ def test_what_positions_see() -> None:
     assert not visible_views(is_image, image, last_only=True)[1].any()
 
 
+@pytest.mark.parametrize(("every", "blocks"), [(1, 4), (2, 2), (3, 1), (4, 1), (9, 1)])
+def test_there_are_as_many_blocks_as_whole_intervals(every: int, blocks: int, llama, siglip) -> None:
+    vlm = open_gates(a_vlm(siglip, llama, architecture=dict(name=CROSS, every=every)))
+    assert len(vlm.architecture.blocks) == blocks
+    vlm(a_batch(vlm)).loss_sum.backward()
+    trained = [p.grad for p in vlm.architecture.parameters()]
+    assert trained and all(grad is not None and grad.any() for grad in trained), "every block is in use"
+
+
 def test_views_of_one_image_are_seen_as_one_in_training(llama, siglip) -> None:
     last, every = (
         open_gates(a_vlm(siglip, llama, architecture=dict(name=CROSS, every=2, attend=attend)))

@@ -6,10 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich import box
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from vlm_ablate.config.diff import arm_diff, group_by_value, groups_text
+from vlm_ablate.config.scales import PAPER
 from vlm_ablate.models.accounting import short_count
 from vlm_ablate.papers import find_row
 
@@ -18,9 +20,6 @@ if TYPE_CHECKING:
     from vlm_ablate.models.accounting import ModelPlan
 
 Plans = Mapping[str, "ModelPlan"]
-
-TOLERANCE = 0.03
-"""Relative difference from the paper's parameter count, rounded as the paper rounds, that is not worth a note."""
 
 _UNITS = {"K": 1e3, "M": 1e6, "B": 1e9}
 
@@ -126,30 +125,30 @@ def _matched(arms: Sequence[ResolvedArm], plans: Plans) -> Iterable[Text]:
     yield Text()
 
 
-def notes(loaded: LoadedExperiment, arms: Sequence[ResolvedArm], plans: Plans) -> Iterable[Text]:
-    """The arms' own notes, and where a parameter count is not the paper's."""
-    written: dict[str, list[str]] = {}
+def notes(loaded: LoadedExperiment, arms: Sequence[ResolvedArm], plans: Plans) -> Iterable[Any]:
+    """Where a parameter count is not the paper's, and the arms' notes, which say why; once for arms that share it."""
+    written: dict[tuple[str, ...], list[str]] = {}
     for arm in arms:
-        if arm.note:
-            written.setdefault(" ".join(arm.note.split()), []).append(arm.name)
-    for note, names in written.items():
-        yield Text.assemble((f"{', '.join(names)}: ", "cyan"), note)
-    for arm in arms:
-        if loaded.scale.name == "paper" and arm.name in plans:
-            for difference in paper_differences(loaded, arm, plans[arm.name]):
-                yield Text.assemble((f"{arm.name}: ", "cyan"), difference)
+        found = []
+        if loaded.scale.name == PAPER and arm.name in plans:
+            found = paper_differences(paper_row(loaded, arm) or {}, plans[arm.name])
+        own = [" ".join(arm.note.split())] if arm.note else []
+        if found or own:
+            written.setdefault((*found, *own), []).append(arm.name)
+    for texts, names in written.items():
+        yield Text.assemble((", ".join(names), "cyan"))
+        yield from (Padding(Text(text), (0, 0, 0, 4)) for text in texts)
 
 
-def paper_differences(loaded: LoadedExperiment, arm: ResolvedArm, plan: ModelPlan) -> list[str]:
-    """Our parameter counts that differ from the paper's by more than its rounding and `TOLERANCE`."""
-    row = paper_row(loaded, arm) or {}
+def paper_differences(row: Mapping[str, Any], plan: ModelPlan) -> list[str]:
+    """Our parameter counts that are not those of the paper's row, to the digits that the paper prints."""
     ours = {"total": plan.total_parameters, "trainable": plan.last.trainable_parameters}
     found: list[str] = []
     for what, count in ours.items():
         printed = row.get(f"{what}_params")
-        if printed and abs(count - (paper := parse_count(printed))) > rounding(printed) + TOLERANCE * paper:
+        if printed and abs(count - (paper := parse_count(printed))) > rounding(printed):
             found.append(
-                f"{what} parameters are {short_count(count)}, the paper prints {printed} ({count / paper - 1:+.0%})"
+                f"{what} parameters: {short_count(count)}, where the paper prints {printed} ({count / paper - 1:+.1%})"
             )
     return found
 
@@ -177,10 +176,10 @@ def parse_count(text: str) -> float:
 
 
 def rounding(text: str) -> float:
-    """Half of the last printed digit: `"7.6B"` -> 0.05e9, `"740M"` -> 5e6 (a trailing zero may be rounded)."""
+    """Half of the last digit that counts: `"7.6B"` -> 0.05e9; a third digit that is zero does not: `"740M"` -> 5e6."""
     digits = text[:-1]
     decimals = len(digits.partition(".")[2])
-    trailing = 0 if decimals else len(digits) - len(digits.rstrip("0"))
+    trailing = 0 if decimals else min(len(digits) - len(digits.rstrip("0")), max(len(digits) - 2, 0))
     return 0.5 * 10.0 ** (trailing - decimals) * _UNITS[text[-1]]
 
 

@@ -59,7 +59,7 @@ class DataConfig(Strict):
     sequence_length: int = Field(2048, gt=0)
     """Tokens per sequence, visual tokens included. Truncation never cuts inside an image block."""
     prompt: Literal["plain", "chat", "template"] = "plain"
-    """Prompt format: "plain" (base models, few-shot), "chat" (User:/Assistant:), "template" (the language model's own)."""
+    """Prompt format: "plain" (base models, few-shot), "chat" (User:/Assistant:), "template" (the model's own)."""
     workers: int = Field(0, ge=0)
     """Data loader processes; the order of samples does not depend on it."""
     max_skipped: float = Field(0.01, ge=0, le=1)

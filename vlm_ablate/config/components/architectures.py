@@ -25,7 +25,7 @@ class CrossAttentionConfig(ComponentConfig):
 
     name: Literal["cross_attention"] = "cross_attention"
     every: int = Field(4, gt=0)
-    """A block stands before every `every`-th decoder layer (0, every, 2*every, ...)."""
+    """A block stands before every `every`-th decoder layer: layers // every blocks, before 0, every, 2*every, ..."""
     gate: Literal["scalar", "vector"] = "scalar"
     """One gate a sub-layer, or one a channel."""
     qk_norm: bool = False

@@ -36,15 +36,15 @@ class Sight:
 
 
 class CrossAttention(Architecture):
-    """A gated block before decoder layers 0, every, 2*every, ...
+    """Gated blocks, layers // every of them but at least one, before decoder layers 0, every, 2*every, ...
 
-    The text holds one placeholder a view. Blocks are installed as forward pre-hooks, so that the language model's
+    So transformers' Idefics counts them: no block stands before a last group of fewer than `every` layers. The text holds one placeholder a view. Blocks are installed as forward pre-hooks, so that the language model's
     modules and state dict stay as they are, and adapters, caches and checkpointing work as without them.
     """
 
     def __init__(self, config: CrossAttentionConfig, *, language: LanguageModel, vision_width: int) -> None:
         super().__init__(config, language=language, vision_width=vision_width)
-        count = len(range(0, len(language.layers), config.every))
+        count = max(1, len(language.layers) // config.every)
         self.blocks = nn.ModuleList(
             GatedBlock(language.model.config, vision_width, gate=config.gate, qk_norm=config.qk_norm)
             for _ in range(count)
@@ -58,7 +58,8 @@ class CrossAttention(Architecture):
         return 1
 
     def install(self, language: LanguageModel) -> None:
-        for index, layer in enumerate(list(language.layers)[:: self.config.every]):
+        layers = list(language.layers)[:: self.config.every]
+        for index, layer in enumerate(layers[: len(self.blocks)]):
             layer.register_forward_pre_hook(self._hook(index), with_kwargs=True)
 
     def _hook(self, index: int) -> Any:
