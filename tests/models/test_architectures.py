@@ -169,6 +169,19 @@ def test_gradient_checkpointing_gives_the_same_gradients_even_for_two_forwards(v
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-5, msg=name)
 
 
+@pytest.mark.parametrize("texts", [None, ["the dog"]], ids=["images", "text"])
+def test_checkpointed_blocks_are_computed_again(texts: list[str] | None, llama, siglip) -> None:
+    vlm = open_gates(a_vlm(siglip, llama, architecture=dict(name=CROSS, every=2))).train()
+    calls: list[int] = []
+    for i, block in enumerate(vlm.architecture.blocks):
+        block.down_proj.register_forward_hook(lambda *_, i=i: calls.append(i))
+    for checkpointing, expected in ((True, [0, 1, 1, 0]), (False, [0, 1])):
+        apply_training(vlm, Stage(steps=1, batch_size=1, gradient_checkpointing=checkpointing))
+        calls.clear()
+        vlm(a_batch(vlm, texts)).loss_sum.backward()
+        assert calls == expected
+
+
 def test_a_batch_without_supervision_has_zero_gradients(vlm: VLM) -> None:
     apply_training(vlm, Stage(steps=1, batch_size=1))
     batch = a_batch(vlm)

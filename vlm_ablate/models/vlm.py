@@ -152,7 +152,8 @@ class VLM(nn.Module):
             return greedy(self.language, embeds, attention_mask, max_new_tokens=max_new_tokens, stop=stop)
 
     def set_gradient_checkpointing(self, enabled: bool = True) -> None:
-        """Recompute the layers of both backbones in the backward pass instead of keeping their activations."""
+        """Recompute the layers of both backbones, and the blocks between them, instead of keeping their activations."""
+        self.architecture.gradient_checkpointing = enabled
         for model, contexts in (
             (self.language.model, getattr(self.architecture, "checkpoint_contexts", None)),
             (self.vision.backbone, None),

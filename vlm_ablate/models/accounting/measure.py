@@ -13,6 +13,9 @@ from vlm_ablate.models.accounting.meter import Meter, matrix_weights
 from vlm_ablate.models.architectures.cross_attention import CrossAttention, Sight
 from vlm_ablate.models.vlm import VLM
 
+IN_LANGUAGE = ("language", "cross_attention")
+"""Parts that run in the language model's stretch of a pass."""
+
 
 @dataclass(frozen=True)
 class SampleShape:
@@ -61,7 +64,7 @@ def measure(vlm: VLM, sample: SampleShape, *, backward: bool = True) -> Measurem
     cost = Measurement(views, tokens, text_tokens, sequence, sample.text_tokens)
     for part, model in (("vision", vlm.vision.backbone), ("language", vlm.language.model)):
         cost.meter.watch(part, [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)])
-    cost.meter.watch_blocks(list(getattr(vlm.architecture, "blocks", [])))
+    cost.meter.watch("cross_attention", blocks_of(vlm))
     pixels = torch.empty(sample.images * views, 3, *size, device="meta", dtype=next(vlm.language.parameters()).dtype)
     with cost.meter.running(vlm), torch.set_grad_enabled(backward):
         _pass(vlm, cost, pixels, backward=backward)
@@ -95,9 +98,10 @@ def _pass(vlm: VLM, cost: Measurement, pixels: Tensor, *, backward: bool) -> Non
         logits = _logits(vlm, cost, visual)
     with _Segment(cost, "loss"):
         loss = cross_entropy(logits.float(), torch.empty(len(logits), dtype=torch.long, device="meta"), reduction="sum")
-    cost.forward["language"] += cost.forward.pop("loss") - meter.blocks
-    cost.forward["cross_attention"] = meter.blocks
-    cost.graded = {"vision": seen.features.requires_grad, "language": loss.requires_grad}
+    blocks = sum(block.flops for block in meter.layers["cross_attention"])
+    cost.forward["language"] += cost.forward.pop("loss") - blocks
+    cost.forward["cross_attention"] = blocks
+    cost.graded = {"vision": seen.features.requires_grad} | dict.fromkeys(IN_LANGUAGE, loss.requires_grad)
     if not backward:
         return
     cost.loose_weights = _loose_weights(vlm, loss, states)
@@ -161,12 +165,18 @@ def _untracked_flops(vlm: VLM) -> float:
 def _split_blocks(vlm: VLM, cost: Measurement) -> None:
     """The blocks' share of the backward pass: once for their inputs, once more for their weights if trained."""
     times = 2 if any(p.requires_grad for p in vlm.architecture.parameters()) else 1
-    share = cost.meter.blocks * times if cost.backward["language"] else 0.0
+    share = cost.forward["cross_attention"] * times if cost.backward["language"] else 0.0
     cost.backward["cross_attention"] = share
     cost.backward["language"] -= share
 
 
 def _loose_weights(vlm: VLM, loss: Tensor, states: Tensor) -> int:
     head: nn.Module = vlm.language.model.get_output_embeddings()
-    in_language = matrix_weights(head) + matrix_weights(vlm.architecture) if loss.requires_grad else 0
+    beside = matrix_weights(vlm.architecture) - sum(map(matrix_weights, blocks_of(vlm)))
+    in_language = matrix_weights(head) + beside if loss.requires_grad else 0
     return in_language + (matrix_weights(vlm.connector) if states.requires_grad else 0)
+
+
+def blocks_of(vlm: VLM) -> list[nn.Module]:
+    """The architecture's own blocks between the decoder layers."""
+    return list(getattr(vlm.architecture, "blocks", []))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from vlm_ablate.config.stages import Stage
-from vlm_ablate.models.accounting.measure import Measurement
+from vlm_ablate.models.accounting.measure import IN_LANGUAGE, Measurement
 
 FP32, BF16 = 4, 2
 
@@ -66,7 +66,7 @@ def plan_memory(
     micro = stage.micro_batch_size or stage.batch_size
     length = max(sequence, cost.sequence)
     supervised = length - (cost.sequence - cost.supervised)
-    grow = {"language": length / cost.sequence}
+    grow = dict.fromkeys(IN_LANGUAGE, length / cost.sequence)
     kept = sum(_kept(stage, cost, part) * grow.get(part, 1.0) for part in cost.saved if part != "loss")
     widest = max((c.saved * grow.get(p, 1.0) for p, costs in cost.meter.layers.items() for c in costs), default=0.0)
     widest *= 1.25 if stage.gradient_checkpointing else 0.5
@@ -83,11 +83,9 @@ def plan_memory(
 
 
 def _kept(stage: Stage, cost: Measurement, part: str) -> float:
-    """Bytes that autograd keeps of a part of one sample.
-
-    transformers checkpoints a layer's `forward`; what hooks add around it (cross-attention blocks) is kept whole.
-    """
-    layers = cost.meter.layers.get(part, [])
+    """Bytes that autograd keeps of a stretch (vision, connector, language) of one sample."""
+    parts = IN_LANGUAGE if part == "language" else (part,)
+    layers = [layer for p in parts for layer in cost.meter.layers.get(p, [])]
     if not (stage.gradient_checkpointing and layers and cost.saved[part]):
         return cost.saved[part]
     return cost.saved[part] + sum(layer.inputs - layer.saved for layer in layers)

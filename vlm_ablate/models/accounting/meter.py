@@ -52,8 +52,6 @@ class Meter:
     """Operations that torch does not see: attention, repeated layers, ONNX graphs."""
     saved: int = 0
     layers: dict[str, list[LayerCost]] = field(default_factory=dict)
-    blocks: float = 0.0
-    """Operations inside the cross-attention blocks, forward."""
     _at_last_save: float = 0.0
     _counter: FlopCounterMode | None = None
     _storages: dict[int, Tensor] = field(default_factory=dict)
@@ -116,19 +114,6 @@ class Meter:
     def _first_is_through(self, cost: LayerCost) -> None:
         """In the backward pass, the layer's gradients are done: its equals, which came before, cost as much."""
         self.uncounted += cost.repeats * (self.flops - cost.started)
-
-    def watch_blocks(self, blocks: list[nn.Module]) -> None:
-        """Sum the forward cost of these modules in `blocks`."""
-
-        def before(*_: Any) -> None:
-            self.blocks -= self.flops
-
-        def after(*_: Any) -> None:
-            self.blocks += self.flops
-
-        for block in blocks:
-            block.register_forward_pre_hook(before)
-            block.register_forward_hook(after)
 
     def _keep(self, tensor: Tensor) -> Tensor:
         self._at_last_save = self.flops

@@ -27,6 +27,9 @@ class Visual:
 class Architecture(nn.Module):
     """Base of all architectures. Holds the new parameters of the seam; the language model stays outside it."""
 
+    gradient_checkpointing = False
+    """Whether its own blocks are to be recomputed in the backward pass instead of kept."""
+
     def __init__(self, config: BaseModel, *, language: LanguageModel, vision_width: int) -> None:
         """
         Args:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from vlm_ablate.config.components.architectures import CrossAttentionConfig
 from vlm_ablate.errors import ModelError
@@ -38,8 +39,9 @@ class Sight:
 class CrossAttention(Architecture):
     """Gated blocks, layers // every of them but at least one, before decoder layers 0, every, 2*every, ...
 
-    So transformers' Idefics counts them: no block stands before a last group of fewer than `every` layers. The text holds one placeholder a view. Blocks are installed as forward pre-hooks, so that the language model's
-    modules and state dict stay as they are, and adapters, caches and checkpointing work as without them.
+    So transformers' Idefics counts them: no block stands before a last group of fewer than `every` layers. The text
+    holds one placeholder a view. Blocks are installed as forward pre-hooks, so that the language model's modules and
+    state dict stay as they are, and adapters, caches and checkpointing work as without them.
     """
 
     def __init__(self, config: CrossAttentionConfig, *, language: LanguageModel, vision_width: int) -> None:
@@ -72,15 +74,15 @@ class CrossAttention(Architecture):
 
     def _attend_at(self, index: int, hidden: Tensor) -> Tensor:
         block, sight = self.blocks[index], self._sight
-        if sight is None:
-            return block(hidden)
-        if sight.cache is None:
-            keys_values = block.keys_values(sight.keys)
-        else:
+        inputs = (hidden,) if sight is None else (hidden, sight.keys, sight.at(hidden.shape[1]))
+        if sight is not None and sight.cache is not None:
             if index not in sight.cache:
                 sight.cache[index] = block.keys_values(sight.keys)
-            keys_values = sight.cache[index]
-        return block(hidden, keys_values, sight.at(hidden.shape[1]))
+            return block(*inputs, sight.cache[index])
+        if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
+            # By itself: transformers checkpoints the `forward` of a layer, before which this runs.
+            return checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)
+        return block(*inputs)
 
     def embed(self, embeds: Tensor, is_image: Tensor, visual: Visual | None) -> Tensor:
         return embeds
@@ -105,7 +107,10 @@ class CrossAttention(Architecture):
             self._sight = before
 
     def checkpoint_contexts(self) -> tuple[Any, Any]:
-        """For `torch.utils.checkpoint(context_fn=...)`: what the backward pass recomputes sees what the forward saw."""
+        """For `torch.utils.checkpoint(context_fn=...)`: what the backward pass recomputes sees what the forward saw.
+
+        Needed where a layer is checkpointed with its hooks, as transformers did once.
+        """
         return self._set(self._sight), self._set(self._sight)
 
     def _look(self, is_image: Tensor, visual: Visual | None) -> Sight | None:

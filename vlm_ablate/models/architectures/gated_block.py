@@ -56,16 +56,21 @@ class GatedBlock(nn.Module):
         return keys, self.v_proj(states).view(shape).transpose(1, 2)
 
     def forward(
-        self, hidden: Tensor, keys_values: tuple[Tensor, Tensor] | None = None, visible: Tensor | None = None
+        self,
+        hidden: Tensor,
+        states: Tensor | None = None,
+        visible: Tensor | None = None,
+        keys_values: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """
         Args:
             hidden: (batch, sequence, hidden).
-            keys_values: of the images; None when the batch has none.
+            states: (batch, keys, vision_width) of the images; None when the batch has none.
             visible: (batch, sequence, keys) bool.
+            keys_values: what `keys_values(states)` gave earlier.
         """
-        if keys_values is not None and visible is not None:
-            attended = self._attend(self.input_layernorm(hidden), *keys_values, visible)
+        if states is not None and visible is not None:
+            attended = self._attend(self.input_layernorm(hidden), *(keys_values or self.keys_values(states)), visible)
             hidden = hidden + torch.tanh(self.alpha_cross_attn) * attended
         states = self.post_attention_layernorm(hidden)
         states = self.down_proj(self.activation(self.gate_proj(states)) * self.up_proj(states))
