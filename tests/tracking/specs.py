@@ -32,6 +32,7 @@ def make_spec(
             "paper": "idefics2_t03",
             "cell": {"connector": "mlp"},
             "stand_ins": {"model.vision": "SigLIP-SO400M -> siglip-nano (small)"},
+            "scaled": {"stages.train.steps": "6000 -> 10"},
         }
     )  # fmt: skip
 

@@ -62,6 +62,7 @@ def test_a_record_tells_what_the_run_said(recorded: Home) -> None:
     assert first.name == "mlp · seed 0 · laptop"
     assert first.cell == {"connector": "mlp"}
     assert first.stand_ins == {"model.vision": "SigLIP-SO400M -> siglip-nano (small)"}
+    assert first.scaled == {"stages.train.steps": "6000 -> 10"}
     assert first.scores == make_scores(40.0)
     assert second.metrics["score/mean"] == pytest.approx((41.0 + 20.5) / 2)
     assert second.metrics["score_blind/mean"] == pytest.approx(6.0)

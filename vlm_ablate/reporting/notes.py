@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from vlm_ablate.reporting.frame import ArmRow
 
 Note = tuple[str, str]
-SCALED = "vlm.scaled"
-"""Tag: dotted path -> "paper's value -> value at this scale", for fields that a scale changed beside the parts."""
 
 
 def footnotes(selection: Selection, rows: Sequence[ArmRow], planned: Sequence[int]) -> tuple[Note, ...]:
@@ -46,7 +44,7 @@ def _scaled(selection: Selection) -> Iterable[Note]:
     """Values that the scale changed, with the arms' own where they differ."""
     changed: dict[str, dict[str, None]] = {}
     for record in selection.records():
-        for path, what in schema.read_json_tag(record.tags, SCALED, {}).items():
+        for path, what in record.scaled.items():
             changed.setdefault(path, {})[str(what)] = None
     if changed:
         parts = [f"{path} {' or '.join(values)}" for path, values in changed.items()]

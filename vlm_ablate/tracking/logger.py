@@ -137,7 +137,7 @@ def spec_tags(spec: RunSpec) -> dict[str, str]:
         schema.TABLE: table,
         schema.DESCRIPTION: _description(spec),
     }
-    tags |= schema.json_tag(schema.STAND_INS, spec.stand_ins)
+    tags |= schema.json_tag(schema.STAND_INS, spec.stand_ins) | schema.json_tag(schema.SCALED, spec.scaled)
     if spec.cell is not None:
         tags |= schema.json_tag(schema.CELL, spec.cell)
     return {key: value for key, value in tags.items() if value}

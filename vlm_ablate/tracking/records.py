@@ -82,6 +82,11 @@ class RunRecord:
         """Dotted path -> what stands in for what the paper names."""
         return schema.read_json_tag(self.tags, schema.STAND_INS, {})
 
+    @property
+    def scaled(self) -> dict[str, str]:
+        """Dotted path -> the paper's value and the one that the scale put in its place."""
+        return schema.read_json_tag(self.tags, schema.SCALED, {})
+
 
 def read_records(tracking_uri: str, experiment: str, *, kind: str | None = schema.RUN_KIND) -> list[RunRecord]:
     """All runs of an experiment that are not deleted, oldest first; empty when the experiment does not exist yet.

@@ -12,7 +12,7 @@ from vlm_ablate.tracking.records import RunRecord, find_done, read_history, read
 from vlm_ablate.tracking.store import tracking_errors
 
 _OF_THE_SPEC = {schema.KIND, schema.HASH, schema.ARM, schema.LABEL, schema.SEED, schema.SCALE, schema.PAPER,
-                schema.TABLE, schema.CELL, schema.STAND_INS, schema.REUSED_FROM}  # fmt: skip
+                schema.TABLE, schema.CELL, schema.STAND_INS, schema.SCALED, schema.REUSED_FROM}  # fmt: skip
 
 
 def find_reusable(specs: Sequence[RunSpec], tracking_uri: str) -> list[RunRecord | None]:

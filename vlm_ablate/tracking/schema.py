@@ -17,6 +17,8 @@ PAPER = "vlm.paper"
 TABLE = "vlm.table"
 CELL = "vlm.cell"
 STAND_INS = "vlm.stand_ins"
+SCALED = "vlm.scaled"
+"""JSON: dotted path -> "paper's value -> value at this scale", for fields that a scale changed beside the parts."""
 STATUS = "vlm.status"
 MESSAGE = "vlm.message"
 DATA_FINGERPRINT = "vlm.data_fingerprint"
@@ -34,8 +36,6 @@ CLAIMS = "vlm.claims"
 QUESTION = "vlm.question"
 LINK = "vlm.link"
 DESCRIPTION = "mlflow.note.content"
-
-JSON_TAGS = frozenset({CELL, STAND_INS, LICENCES, SCORES, VERSIONS, CLAIMS})
 
 RUN_KIND = "run"
 TABLE_KIND = "table"
