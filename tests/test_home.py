@@ -1,0 +1,41 @@
+"""Files of the home folder: whole or absent, readable by others as other files are, refusals named."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from vlm_ablate.errors import StorageError
+from vlm_ablate.home import atomic_file, write_atomically
+
+
+@pytest.fixture(params=[0o022, 0o027])
+def umask(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def test_a_file_gets_the_usual_mode(tmp_path: Path, umask: int) -> None:
+    write_atomically(tmp_path / "new", "text")
+    (tmp_path / "usual").touch()
+    modes = {name: (tmp_path / name).stat().st_mode & 0o777 for name in ("new", "usual")}
+    assert modes["new"] == modes["usual"] == 0o666 & ~umask
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_atomically(path, "old")
+    with pytest.raises(RuntimeError), atomic_file(path) as file:
+        file.write(b"half of the n")
+        raise RuntimeError
+    assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_refusal_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="a part of the path is a file"):
+        write_atomically(tmp_path / "file" / "below", "text")
