@@ -21,17 +21,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vlm_ablate.config.data import MAX_TILES, DataConfig
+from vlm_ablate.config.data import DataConfig
+from vlm_ablate.data.batch import IGNORE
 from vlm_ablate.data.images import Size, load_views, tile_grid, views_of_size
-from vlm_ablate.data.prompts import FAKE, GLOBAL, IMAGE, Prompt, prompt_format, row_col
+from vlm_ablate.data.prompts import Prompt, prompt_format
 from vlm_ablate.data.sample import Sample, UnusableSample
 from vlm_ablate.errors import DataError
+from vlm_ablate.models.tokens import FAKE, GLOBAL_IMAGE, IMAGE, position_tokens, row_column
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-IGNORE = -100
-
 
 @dataclass(frozen=True)
 class Layout:
@@ -92,15 +91,14 @@ class Encoder:
         self.pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (self.eos or 0)
         self.image_id, self._fake = self._id(IMAGE), self._id(FAKE)
         if self.image.split == "tiles":
-            self._global = self._id(GLOBAL)
+            self._global = self._id(GLOBAL_IMAGE)
             self._newline, self._gap = self._between("\n"), self._between("\n\n")
         self._blocks: dict[tuple[tuple[int, int], tuple[int, ...]], np.ndarray] = {}
 
     @property
     def image_tokens(self) -> frozenset[int]:
         """Ids of the tokens that stand in image blocks only (not of the line ends between tiles)."""
-        tiles = {GLOBAL, *(row_col(r, c) for r in range(1, MAX_TILES + 1) for c in range(1, MAX_TILES + 1))}
-        names = {IMAGE, FAKE} | (tiles if self.image.split == "tiles" else set())
+        names = [IMAGE, FAKE, *(position_tokens() if self.image.split == "tiles" else ())]
         return frozenset(i for i in map(self._backend.token_to_id, names) if i is not None)
 
     def __call__(self, sample: Sample, *, generate: bool = False) -> EncodedSample:
@@ -248,7 +246,7 @@ class Encoder:
         ids: list[int] = []
         for row in range(rows):
             for col in range(cols):
-                ids += [self._fake, self._id(row_col(row + 1, col + 1))] + [self.image_id] * counts[row * cols + col]
+                ids += [self._fake, self._id(row_column(row + 1, col + 1))] + [self.image_id] * counts[row * cols + col]
             ids += self._newline if row + 1 < rows else self._gap
         return [*ids, self._fake, self._global, *[self.image_id] * counts[-1], self._fake]
 

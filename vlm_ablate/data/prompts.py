@@ -15,19 +15,10 @@ from typing import TYPE_CHECKING
 
 from vlm_ablate.data.sample import Image, Sample, Segment, Text
 from vlm_ablate.errors import DataError
+from vlm_ablate.models.tokens import END_OF_UTTERANCE, IMAGE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-IMAGE = "<image>"
-FAKE = "<fake_token_around_image>"
-END_OF_UTTERANCE = "<end_of_utterance>"
-GLOBAL = "<global-img>"
-
-
-def row_col(row: int, col: int) -> str:
-    """Position token of a tile, counted from 1."""
-    return f"<row_{row}_col_{col}>"
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vlm_ablate.config.data import ImageConfig
+from vlm_ablate.config.data import MAX_TILES, ImageConfig
 from vlm_ablate.errors import ModelError
 
 if TYPE_CHECKING:
@@ -16,8 +16,6 @@ IMAGE = "<image>"
 FAKE = "<fake_token_around_image>"
 END_OF_UTTERANCE = "<end_of_utterance>"
 GLOBAL_IMAGE = "<global-img>"
-MAX_TILES = 6
-"""Rows and columns of tiles that have position tokens."""
 
 
 def row_column(row: int, column: int) -> str:
@@ -25,13 +23,15 @@ def row_column(row: int, column: int) -> str:
     return f"<row_{row}_col_{column}>"
 
 
+def position_tokens() -> list[str]:
+    """The tokens that say where a tile stood, and that the whole image follows."""
+    span = range(1, MAX_TILES + 1)
+    return [GLOBAL_IMAGE, *(row_column(row, column) for row in span for column in span)]
+
+
 def image_tokens(image: ImageConfig) -> list[str]:
     """The special tokens that images prepared in this way need, in the order in which they join a vocabulary."""
-    tokens = [FAKE, IMAGE, END_OF_UTTERANCE]
-    if image.split == "tiles":
-        span = range(1, MAX_TILES + 1)
-        tokens += [GLOBAL_IMAGE, *(row_column(row, column) for row in span for column in span)]
-    return tokens
+    return [FAKE, IMAGE, END_OF_UTTERANCE, *(position_tokens() if image.split == "tiles" else ())]
 
 
 @dataclass(frozen=True)

