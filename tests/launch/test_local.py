@@ -8,11 +8,13 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.tracking.specs import make_spec
+from vlm_ablate.cli.run import launch
 from vlm_ablate.errors import StorageError, TrackingError, UnknownNameError
 from vlm_ablate.events import Checkpointed, Event, RunFinished, RunStarted, StepDone
 from vlm_ablate.home import Home
@@ -46,6 +48,12 @@ def test_runs_are_spread_over_workers_and_come_back_in_order(home: Home, monkeyp
     for kind in (RunStarted, StepDone, RunFinished):
         assert {e.run for e in events if isinstance(e, kind)} == {s.hash for s in specs}
     assert (home.run(specs[0].hash).root / "log.txt").exists()
+
+
+def test_threads_of_the_command_line_reach_the_workers(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vlm_ablate.launch.local.LocalLauncher", partial(LocalLauncher, target=TARGET))
+    launch([make_spec("mlp", 1)], home, home.tracking_uri, 1, 3)
+    assert [threads for _, _, threads, _ in calls(home)] == ["3"]
 
 
 def test_what_is_finished_is_reported_without_starting_a_worker(home: Home) -> None:

@@ -25,6 +25,9 @@ def run(
     jobs: Annotated[
         int | None, typer.Option("--jobs", "-j", min=1, help="Runs at a time. Default: one a GPU, or one a core.")
     ] = None,
+    threads: Annotated[
+        int, typer.Option("--threads", min=1, help="Threads of each run. Runs that share cores want one.")
+    ] = 1,
     arms: ArmsOption = None,
     seeds: SeedsOption = None,
     sets: SetOption = None,
@@ -44,7 +47,7 @@ def run(
     console = out()
     count = f"{len(specs)} run{'s' if len(specs) != 1 else ''}"
     console.print(f"[bold]{loaded.experiment.name}[/]  {count} at scale {loaded.scale.name!r}, home {place.root}")
-    outcomes = launch(specs, place, uri, jobs)
+    outcomes = launch(specs, place, uri, jobs, threads)
     if any(not outcome.reused for outcome in outcomes):
         _publish(loaded, place, uri, sorted({spec.seed for spec in specs}))
     counts = Counter(outcome.status for outcome in outcomes)
@@ -55,8 +58,14 @@ def run(
         raise typer.Exit(1)
 
 
-def launch(specs: Sequence[RunSpec], home: Home, tracking_uri: str, jobs: int | None) -> list[RunOutcome]:
+def launch(
+    specs: Sequence[RunSpec], home: Home, tracking_uri: str, jobs: int | None, threads: int = 1
+) -> list[RunOutcome]:
     """Run the specs on this machine and show their progress.
+
+    Args:
+        jobs: runs at a time; None: one a GPU, or one a core.
+        threads: of each run. The last digits of a result depend on it.
 
     Raises:
         Interrupted: after Ctrl-C, saying how to continue.
@@ -68,7 +77,7 @@ def launch(specs: Sequence[RunSpec], home: Home, tracking_uri: str, jobs: int | 
 
     with RunDisplay(specs, out()) as display:
         try:
-            return LocalLauncher(jobs=jobs, tracking_uri=tracking_uri).run(specs, home, display)
+            return LocalLauncher(jobs=jobs, threads=threads, tracking_uri=tracking_uri).run(specs, home, display)
         except Interrupted as stop:
             stop.hint = f"the same command continues from here: {_this_command()}"
             raise
