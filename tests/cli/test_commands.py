@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from typer.testing import CliRunner, Result
 from vlm_ablate.cli.app import app
 from vlm_ablate.cli.console import seed_list
 from vlm_ablate.errors import VlmAblateError
+from vlm_ablate.hub_access import ALLOW_HUB
 
 ROOT = Path(__file__).parents[2]
 T03 = "experiments/idefics2/t03_architecture.yaml"
@@ -84,6 +86,26 @@ def test_validate_shows_the_problems_of_all_files_on_stderr(tmp_path: Path) -> N
     assert "no arm 'ar_linear'" in result.stderr and "did you mean 'ar_linear_frozen'" in result.stderr
     assert "Traceback" not in result.output
     assert f"ok {T03}" in result.stdout, "the file without a mistake is still checked"
+
+
+@pytest.mark.parametrize(
+    ("before", "arguments", "after"),
+    [
+        ({}, ("list", "scales"), {"HF_HUB_OFFLINE": "1"}),
+        ({}, ("--allow-hub", "list", "scales"), {ALLOW_HUB: "1"}),
+        ({}, ("run", "no_such_file", "--allow-hub"), {ALLOW_HUB: "1"}),
+        ({ALLOW_HUB: "1"}, ("list", "scales"), {ALLOW_HUB: "1"}),
+    ],
+)
+def test_the_hub_is_reached_only_when_asked_for(
+    before: dict[str, str], arguments: tuple[str, ...], after: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (ALLOW_HUB, "HF_HUB_OFFLINE"):
+        monkeypatch.setenv(name, before.get(name, ""))
+        if name not in before:
+            monkeypatch.delenv(name)
+    call(*arguments)
+    assert {name: os.environ[name] for name in (ALLOW_HUB, "HF_HUB_OFFLINE") if name in os.environ} == after
 
 
 def test_debug_lets_the_error_through() -> None:

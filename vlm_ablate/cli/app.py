@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 from vlm_ablate import __version__
 from vlm_ablate.cli import data, list_, plan, pretrain, run, schema, score, table, ui, validate
 from vlm_ablate.errors import VlmAblateError
+from vlm_ablate.hub_access import set_hub_access
 
 
 class Commands(TyperGroup):
@@ -49,16 +50,14 @@ def _version(show: bool) -> None:
 def root(
     debug: Annotated[bool, typer.Option("--debug", help="Show errors with their traceback.")] = False,
     allow_hub: Annotated[
-        bool, typer.Option("--allow-hub", help="Let transformers and datasets reach the hub.")
+        bool, typer.Option("--allow-hub", help="Let models and data sets be downloaded from the hub.")
     ] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     """Set the environment that the libraries read when they are imported."""
-    # Offline, a missing hub id fails at once instead of after minutes of retries.
-    if not allow_hub:
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    set_hub_access(allow_hub)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 

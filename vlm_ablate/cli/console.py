@@ -30,6 +30,7 @@ TrackingOption = Annotated[
     str | None,
     typer.Option("--tracking-uri", envvar="MLFLOW_TRACKING_URI", help="Tracking store. Default: SQLite under --home."),
 ]
+HubOption = Annotated[bool, typer.Option("--allow-hub", help="Let models and data sets be downloaded from the hub.")]
 
 
 def out() -> Console:

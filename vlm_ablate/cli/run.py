@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vlm_ablate.cli.console import ArmsOption, HomeOption, ScaleOption, SeedsOption, SetOption, TrackingOption
+from vlm_ablate.cli.console import (
+    ArmsOption,
+    HomeOption,
+    HubOption,
+    ScaleOption,
+    SeedsOption,
+    SetOption,
+    TrackingOption,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,12 +41,15 @@ def run(
     sets: SetOption = None,
     home: HomeOption = None,
     tracking_uri: TrackingOption = None,
+    allow_hub: HubOption = False,
 ) -> None:
     """Run every arm with every seed. Finished runs are not repeated; an interrupted one continues."""
     from vlm_ablate.cli.console import comma_list, out, seed_list, warn
     from vlm_ablate.cli.home import open_home
     from vlm_ablate.config.expand import load_experiment
+    from vlm_ablate.hub_access import set_hub_access
 
+    set_hub_access(allow_hub)
     loaded = load_experiment(file, scale=scale, sets=sets or [])
     specs = loaded.specs(arms=comma_list(arms), seeds=seed_list(seeds))
     warn(loaded.warnings)

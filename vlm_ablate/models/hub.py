@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
@@ -11,13 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlm_ablate.errors import AssetMissing, ModelError
+from vlm_ablate.hub_access import DOWNLOAD_HINT, hub_allowed
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PretrainedConfig
 
-ALLOW_HUB = "VLM_ABLATE_ALLOW_HUB"
-"""Environment variable; "1" lets models be downloaded."""
 _FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py"]
 """What is downloaded of a repository: not the same weights again in other formats."""
 
@@ -39,11 +37,6 @@ def quietly() -> Iterator[None]:
             logging.enable_progress_bar()
         if hub_bars:
             enable_progress_bars()
-
-
-def hub_allowed() -> bool:
-    """Whether the user asked for downloads."""
-    return os.environ.get(ALLOW_HUB, "") not in ("", "0")
 
 
 def resolve(id: str, revision: str | None = None) -> Path:
@@ -77,7 +70,7 @@ def _snapshot(id: str, revision: str | None) -> Path:
         why = f" and the hub did not give it: {error}" if hub_allowed() else ""
         raise AssetMissing(
             f"{id!r}{at} is not on this machine (looked in {constants.HF_HUB_CACHE}){why}",
-            hint=f"write the path of a local folder as `id`, or set {ALLOW_HUB}=1 to download it",
+            hint=DOWNLOAD_HINT,
         ) from error
 
 

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from vlm_ablate.config.components.source_configs import RecordsConfig
 from vlm_ablate.data.mixture import STREAM_WINDOW
 from vlm_ablate.errors import AssetMissing, DataError
-from vlm_ablate.models.hub import ALLOW_HUB, hub_allowed
+from vlm_ablate.hub_access import DOWNLOAD_HINT, hub_allowed, offline_unless_allowed
 
 Row = dict[str, Any]
 
@@ -111,7 +111,7 @@ def _open_tables(config: RecordsConfig, kind: str, files: list[Path]) -> Rows:
                 builder, data_files=[str(f) for f in files], split="train", streaming=config.streaming
             )
     except Exception as error:  # readers raise errors of pyarrow, pandas and their own
-        raise DataError(f"{config.id!r} cannot be read as {kind}: {_reason(error)}") from error
+        raise DataError(f"{config.id!r} cannot be read as {kind}: {first_reason(error)}") from error
     mark, licence = _files_fingerprint(files), _local_licence(files[0].parent)
     return StreamRows(data, config, mark, licence) if config.streaming else ArrowRows(data, mark, licence)
 
@@ -122,7 +122,7 @@ def _open_saved(config: RecordsConfig, folder: Path) -> Rows:
     try:
         data = datasets.load_from_disk(str(folder))
     except Exception as error:
-        raise DataError(f"{config.id!r} is not a saved data set: {_reason(error)}") from error
+        raise DataError(f"{config.id!r} is not a saved data set: {first_reason(error)}") from error
     if isinstance(data, datasets.DatasetDict):
         if config.split not in data:
             raise DataError(f"{config.id!r} has no split {config.split!r}; it has {', '.join(data)}")
@@ -134,17 +134,17 @@ def _open_hub(config: RecordsConfig) -> Rows:
     import datasets
 
     try:
-        with _quiet(), _offline_unless_allowed():
+        with _quiet(), offline_unless_allowed():
             data = datasets.load_dataset(
                 config.id, config.subset, split=config.split, revision=config.revision, streaming=config.streaming
             )
     except (ConnectionError, FileNotFoundError, datasets.exceptions.DatasetNotFoundError) as error:
         raise AssetMissing(
-            f"data set {config.id!r} is not on this machine" + (f": {_reason(error)}" if hub_allowed() else ""),
-            hint=f"write the path of a local copy as `id`, or set {ALLOW_HUB}=1 to download it",
+            f"data set {config.id!r} is not on this machine" + (f": {first_reason(error)}" if hub_allowed() else ""),
+            hint=DOWNLOAD_HINT,
         ) from error
     except Exception as error:
-        raise DataError(f"data set {config.id!r} cannot be read: {_reason(error)}") from error
+        raise DataError(f"data set {config.id!r} cannot be read: {first_reason(error)}") from error
     mark = f"{config.id}@{config.revision or ''}/{config.split}"
     licence = data.info.license or "unknown"
     if config.streaming:
@@ -165,24 +165,8 @@ def _quiet() -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-@contextmanager
-def _offline_unless_allowed() -> Iterator[None]:
-    """Fail within milliseconds instead of minutes of retries when downloads are not asked for."""
-    import datasets.config
-    import huggingface_hub.constants
-
-    places = (datasets.config, huggingface_hub.constants)
-    before = [place.HF_HUB_OFFLINE for place in places]
-    try:
-        for place in places:
-            place.HF_HUB_OFFLINE = place.HF_HUB_OFFLINE or not hub_allowed()
-        yield
-    finally:
-        for place, value in zip(places, before, strict=True):
-            place.HF_HUB_OFFLINE = value
-
-
-def _reason(error: BaseException) -> str:
+def first_reason(error: BaseException) -> str:
+    """First line of what made a reader fail."""
     cause = error.__cause__ or error
     return (str(cause).strip().splitlines() or [type(cause).__name__])[0]
 

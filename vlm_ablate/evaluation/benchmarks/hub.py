@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, overload
 
 from vlm_ablate.config.components.benchmarks import HubBenchmarkConfig
 from vlm_ablate.data.sample import ImageRef
-from vlm_ablate.data.sources.rows import _offline_unless_allowed
+from vlm_ablate.data.sources.rows import first_reason
 from vlm_ablate.errors import AssetMissing, DataError
 from vlm_ablate.evaluation.benchmarks.base import Benchmark, BenchmarkItem, Split
-from vlm_ablate.models.hub import ALLOW_HUB
+from vlm_ablate.hub_access import DOWNLOAD_HINT, offline_unless_allowed
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -119,7 +119,7 @@ class HubBenchmark(Benchmark):
 
         where = f"benchmark {self.config.name!r}: split {name!r} of {self.config.id!r}"
         try:
-            with _offline_unless_allowed():
+            with offline_unless_allowed():
                 if self._local:
                     kind, files = _local_files(self._folder, name)
                     return datasets.load_dataset(kind, data_files=files, split="train")
@@ -129,10 +129,9 @@ class HubBenchmark(Benchmark):
         except DataError:
             raise
         except (ConnectionError, FileNotFoundError, datasets.exceptions.DatasetNotFoundError) as error:
-            hint = f"write the path of a local copy as `id`, or set {ALLOW_HUB}=1 to download it"
-            raise AssetMissing(f"{where} is not on this machine", hint=hint) from error
+            raise AssetMissing(f"{where} is not on this machine", hint=DOWNLOAD_HINT) from error
         except Exception as error:  # readers raise errors of pyarrow, pandas and their own
-            reason = str(error.__cause__ or error).strip().partition("\n")[0]
+            reason = first_reason(error)
             if "corresponds to no data" in reason:
                 raise DataError(f"{where} is empty") from error
             raise DataError(f"{where} cannot be read: {reason}") from error

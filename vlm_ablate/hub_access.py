@@ -1,0 +1,50 @@
+"""Whether the Hugging Face hub may be reached: only when the user asks. One place for models, data and benchmarks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+ALLOW_HUB = "VLM_ABLATE_ALLOW_HUB"
+"""Environment variable; "1" lets models and data sets be downloaded."""
+DOWNLOAD_HINT = f"write the path of a local copy as `id`, or download it: `vlm-ablate --allow-hub ...` or {ALLOW_HUB}=1"
+
+
+def hub_allowed() -> bool:
+    """Whether the user asked for downloads."""
+    return os.environ.get(ALLOW_HUB, "") not in ("", "0")
+
+
+def set_hub_access(allow: bool) -> None:
+    """Set the environment that the libraries read when they are imported; call it before. Workers inherit it.
+
+    Args:
+        allow: let them reach the hub, whatever was set before; else it is up to the environment.
+    """
+    if allow:
+        os.environ[ALLOW_HUB] = "1"
+        os.environ.pop("HF_HUB_OFFLINE", None)
+    elif not hub_allowed():
+        # Offline, a missing id fails at once instead of after minutes of retries.
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@contextmanager
+def offline_unless_allowed() -> Iterator[None]:
+    """Have `datasets` fail within milliseconds instead of minutes of retries when downloads are not asked for.
+
+    For processes that imported it before anybody set the environment.
+    """
+    import datasets.config
+    import huggingface_hub.constants
+
+    places = (datasets.config, huggingface_hub.constants)
+    before = [place.HF_HUB_OFFLINE for place in places]
+    try:
+        for place in places:
+            place.HF_HUB_OFFLINE = place.HF_HUB_OFFLINE or not hub_allowed()
+        yield
+    finally:
+        for place, value in zip(places, before, strict=True):
+            place.HF_HUB_OFFLINE = value
