@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from vlm_ablate.cli.app import app
 from vlm_ablate.cli.plan_view import parse_count, rounding
+from vlm_ablate.config.expand import load_experiment
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,8 +31,8 @@ def rows(text: str, title: str) -> dict[str, list[str]]:
 def test_table_3_of_idefics2_at_paper_scale() -> None:
     code, out, err = plan("--scale", "paper")
     assert code == 0, err
-    costs = {arm: (cells[0], cells[2]) for arm, cells in rows(out, "Costs").items()}
-    assert costs == {
+    sizes = {arm: (cells[0], cells[2]) for arm, cells in rows(out, "Size").items()}
+    assert sizes == {
         "ar_linear_frozen": ("7.66B", "4.74M"),
         "ar_perceiver_frozen": ("8.40B", "743M"),
         "cross_attention_frozen": ("9.91B", "2.26B"),
@@ -48,8 +49,37 @@ def test_table_3_of_idefics2_at_paper_scale() -> None:
     assert "    the base itself\n" in out
     text = " ".join(notes.split())
     assert "7.65B together" in text and "32 // 3 = 10 of 212M" in text, "notes say why"
+    assert rows(out, "Parameters by part")["cross_attention_lora"] == [
+        "413M", "138M*", "2.12B*", "6.98B", "262M", "(24.6k)", "203M*"
+    ]  # fmt: skip
     assert "adapters on language: 224 modules" in out and "adapters on vision: 162 modules" in out
     assert "the arms do not have the same visual tokens per image: 729 (ar_linear_frozen) against 64" in err
+
+
+def test_laptop_scale_tells_what_stands_in_and_fits_a_terminal_of_100_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vlm_ablate.cli.console.PIPED_WIDTH", 100)
+    code, out, err = plan("--scale", "laptop", "--arms", "ar_perceiver_frozen,cross_attention_lora")
+    assert code == 0, err
+    assert max(map(len, out.splitlines())) <= 100
+    assert list(rows(out, "Costs")) == ["ar_perceiver_frozen", "cross_attention_lora"]
+    text = " ".join(out.split())
+    assert "stand-in model.vision google/siglip-so400m-patch14-384 -> siglip-nano" in text
+    assert "depth 3 -> 2 or 6 -> 2" in text
+    assert "GPU-hours" not in out, "a run of seconds is not for a GPU"
+
+
+def test_equal_models_and_stages_are_planned_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vlm_ablate.models.accounting import Planner, plan
+    from vlm_ablate.models.vlm import build_vlm
+
+    built: list[object] = []
+    monkeypatch.setattr(plan, "build_vlm", lambda *a, **k: (built.append(a), build_vlm(*a, **k))[1])
+    loaded = load_experiment(ROOT / "experiments/idefics2/t03_architecture.yaml", scale="laptop")
+    arms = [loaded.arms[name].config for name in ("ar_perceiver_frozen", "ar_perceiver_lora", "ar_linear_frozen")]
+    planner = Planner()
+    plans = [planner.plan(config) for config in (*arms, *arms)]
+    assert len(built) == 2 + 3, "two models, three stages"
+    assert plans[:3] == plans[3:] and plans[0] != plans[1]
 
 
 @pytest.mark.parametrize(

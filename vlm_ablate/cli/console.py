@@ -75,8 +75,10 @@ def warn(messages: list[str]) -> None:
     """Warnings on stderr, one each."""
     from rich.text import Text
 
+    console = err()
     for message in messages:
-        err().print(Text.assemble(("warning: ", "bold yellow"), message), soft_wrap=True)
+        # On a terminal wrapped between words; in a file a message is a line.
+        console.print(Text.assemble(("warning: ", "bold yellow"), message), soft_wrap=not console.is_terminal)
 
 
 def comma_list(text: str | None) -> list[str] | None:

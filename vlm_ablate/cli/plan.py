@@ -51,13 +51,14 @@ def plan(
 def plan_arms(arms: Sequence[ResolvedArm], shards: int = 1) -> tuple[dict[str, ModelPlan], dict[str, VlmAblateError]]:
     """Plans by arm, and what is wrong with the arms that cannot be planned."""
     _quiet()
-    from vlm_ablate.models.accounting import plan_model
+    from vlm_ablate.models.accounting import Planner
 
+    planner = Planner(shards=shards)
     plans: dict[str, ModelPlan] = {}
     errors: dict[str, VlmAblateError] = {}
     for arm in arms:
         try:
-            plans[arm.name] = plan_model(arm.config, shards=shards)
+            plans[arm.name] = planner.plan(arm.config)
         except VlmAblateError as error:
             errors[arm.name] = error
     return plans, errors

@@ -24,7 +24,7 @@ Plans = Mapping[str, "ModelPlan"]
 _UNITS = {"K": 1e3, "M": 1e6, "B": 1e9}
 
 
-def header(loaded: LoadedExperiment) -> Iterable[Text]:
+def header(loaded: LoadedExperiment) -> Iterable[Any]:
     """What the experiment asks, at which scale, and what stands in for what the paper names."""
     experiment, scale = loaded.experiment, loaded.scale
     yield Text(f"{experiment.name}: {experiment.title}", style="bold")
@@ -34,11 +34,32 @@ def header(loaded: LoadedExperiment) -> Iterable[Text]:
     seeds = ", ".join(map(str, experiment.seeds))
     yield Text(f"scale {scale.name}: {scale.summary}".rstrip(": "))
     yield Text(f"{len(loaded.arms)} arms x seeds {seeds} = {runs} runs")
-    for path, what in _common(arm.stand_ins for arm in loaded.arms.values()):
-        yield Text.assemble(("  stand-in  ", "yellow"), f"{path}: {what}")
-    for path, what in _common(arm.scaled for arm in loaded.arms.values()):
-        yield Text.assemble(("  scaled    ", "dim"), f"{path}: {what}")
+    yield _changes(loaded)
     yield Text()
+
+
+def _changes(loaded: LoadedExperiment) -> Table:
+    """Stand-ins, and the values that the scale changed by section, each once."""
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(style="yellow", no_wrap=True)
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    for path, what in _common(arm.stand_ins for arm in loaded.arms.values()):
+        grid.add_row("stand-in", path.removesuffix(".benchmark").removeprefix("evaluation."), what)
+    sections: dict[str, dict[str, list[str]]] = {}
+    for path, what in _common(arm.scaled for arm in loaded.arms.values()):
+        section, field = _section(path)
+        sections.setdefault(section, {}).setdefault(field, []).append(what)
+    for section, fields in sections.items():
+        grid.add_row("scaled", section, ", ".join(f"{field} {' or '.join(w)}" for field, w in fields.items()))
+    return grid
+
+
+def _section(path: str) -> tuple[str, str]:
+    """`stages.pretrain.lora.r` -> (`stages.pretrain`, `lora.r`); data and evaluation are one section each."""
+    keys = path.split(".")
+    depth = 2 if keys[0] in ("model", "stages") else 1
+    return ".".join(keys[:depth]), ".".join(keys[depth:])
 
 
 def diffs(loaded: LoadedExperiment, arms: Sequence[ResolvedArm]) -> Iterable[Text]:
@@ -56,13 +77,14 @@ def diffs(loaded: LoadedExperiment, arms: Sequence[ResolvedArm]) -> Iterable[Tex
 
 
 def tables(loaded: LoadedExperiment, arms: Sequence[ResolvedArm], plans: Plans, mfu: float) -> Iterable[Any]:
-    """Costs of each arm, parameters by part, and the modules that carry adapters."""
+    """Size and costs of each arm, parameters by part, and the modules that carry adapters."""
     planned = [arm for arm in arms if arm.name in plans]
-    yield _costs(loaded, planned, plans, mfu)
+    yield _sizes(loaded, planned, plans)
+    yield _costs(planned, plans, mfu)
     sample = next(iter(plans.values())).sample
     yield Text(
-        f"FLOPs of a sample with {sample.images} image and {sample.text_tokens} text tokens; memory with AdamW on one "
-        f"device; GPU-hours on H100s at {mfu:.0%} of their bf16 peak. The paper's number stands in brackets.",
+        f"FLOPs of a sample with {sample.images} image and {sample.text_tokens} text tokens; memory with AdamW"
+        + (f"; GPU-hours on H100s at {mfu:.0%} of their bf16 peak." if _timed(plans) else "."),
         style="dim",
     )
     yield Text()
@@ -70,44 +92,62 @@ def tables(loaded: LoadedExperiment, arms: Sequence[ResolvedArm], plans: Plans, 
     yield from _matched(planned, plans)
 
 
-def _costs(loaded: LoadedExperiment, arms: Sequence[ResolvedArm], plans: Plans, mfu: float) -> Table:
-    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="Costs", title_justify="left", title_style="bold")
-    grid.add_column("arm", style="cyan")
-    headings = ("total", "trainable", "visual\ntokens", "text-stream\ntokens", "forward\nFLOPs", "training\nFLOPs")
-    for heading in (*headings, "peak\nmemory", "checkpoint", "GPU-hours\na run"):
-        grid.add_column(heading, justify="right")
+def _grid(title: str, *columns: str) -> Table:
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left", title_style="bold")
+    grid.add_column("arm", style="cyan", no_wrap=True)
+    for column in columns:
+        grid.add_column(column, justify="right")
+    return grid
+
+
+def _sizes(loaded: LoadedExperiment, arms: Sequence[ResolvedArm], plans: Plans) -> Table:
+    columns = ("total\nparameters", "trainable\nparameters", "visual tokens\nan image", "text-stream\ntokens an image")
+    grid = _grid("Size [dim not bold](the paper's number in brackets)[/]", *columns)
     for arm in arms:
-        plan, stage = plans[arm.name], plans[arm.name].last
-        row = paper_row(loaded, arm) or {}
-        hours = sum(s.gpu_hours(mfu=mfu) for s in plan.stages.values())
+        plan, row = plans[arm.name], paper_row(loaded, arm) or {}
         grid.add_row(
             arm.name,
             _beside(short_count(plan.total_parameters), row.get("total_params")),
-            _beside(short_count(stage.trainable_parameters), row.get("trainable_params")),
+            _beside(short_count(plan.last.trainable_parameters), row.get("trainable_params")),
             str(plan.visual_tokens_per_image),
             str(plan.text_tokens_per_image),
-            flops(plan.flops),
-            flops(stage.flops),
-            size(max(s.memory.peak for s in plan.stages.values())),
-            size(stage.checkpoint_bytes),
-            f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}",
         )
     return grid
 
 
+def _costs(arms: Sequence[ResolvedArm], plans: Plans, mfu: float) -> Table:
+    timed = _timed(plans)
+    columns = ("forward\nFLOPs", "training\nFLOPs", "peak\nmemory", "bytes of a\ncheckpoint")
+    grid = _grid("Costs", *columns, *(("GPU-hours\na run",) if timed else ()))
+    for arm in arms:
+        plan, stage = plans[arm.name], plans[arm.name].last
+        cells = (
+            flops(plan.flops),
+            flops(stage.flops),
+            size(max(s.memory.peak for s in plan.stages.values())),
+            size(stage.checkpoint_bytes),
+        )
+        hours = sum(s.gpu_hours(mfu=mfu) for s in plan.stages.values())
+        spent = f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"
+        grid.add_row(arm.name, *cells, *((spent,) if timed else ()))
+    return grid
+
+
+def _timed(plans: Plans) -> bool:
+    """Whether runs are long enough for a GPU's hours to mean anything."""
+    return any(stage.gpu_hours() >= 0.01 for plan in plans.values() for stage in plan.stages.values())
+
+
 def _by_part(arms: Sequence[ResolvedArm], plans: Plans) -> Table:
-    title = "Parameters by part: all / trainable"
-    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left", title_style="bold")
-    grid.add_column("arm", style="cyan")
     parts = [p for p in plans[arms[0].name].last.total if any(plans[a.name].last.total[p] for a in arms)]
-    for part in (*parts, "sum"):
-        grid.add_column(part, justify="right")
+    title = "Parameters by part [dim not bold](* trained; in brackets how many are, where not all)[/]"
+    staged = any(len(plans[arm.name].stages) > 1 for arm in arms)
+    grid = _grid(title, *(p.replace("_", "\n") for p in parts), *(("trainable",) if staged else ()))
     for arm in arms:
         for stage in plans[arm.name].stages.values():
-            cells = [(stage.total[p], stage.trainable[p]) for p in parts]
-            sums = (stage.total_parameters, stage.trainable_parameters)
-            name = arm.name if len(plans[arm.name].stages) == 1 else f"{arm.name} {stage.name}"
-            grid.add_row(name, *(_pair(*cell) for cell in (*cells, sums)))
+            name = f"{arm.name} {stage.name}" if staged else arm.name
+            sums = (short_count(stage.trainable_parameters),) if staged else ()
+            grid.add_row(name, *(_part(stage.total[p], stage.trainable[p]) for p in parts), *sums)
     return grid
 
 
@@ -137,7 +177,7 @@ def notes(loaded: LoadedExperiment, arms: Sequence[ResolvedArm], plans: Plans) -
             written.setdefault((*found, *own), []).append(arm.name)
     for texts, names in written.items():
         yield Text.assemble((", ".join(names), "cyan"))
-        yield from (Padding(Text(text), (0, 0, 0, 4)) for text in texts)
+        yield from (Padding(Text(text), (0, 0, 0, 4), expand=False) for text in texts)
 
 
 def paper_differences(row: Mapping[str, Any], plan: ModelPlan) -> list[str]:
@@ -199,8 +239,10 @@ def size(value: float) -> str:
     return f"{value:.0f} B"
 
 
-def _pair(total: int, trainable: int) -> str:
-    return "-" if not total else f"{short_count(total)} / {short_count(trainable) if trainable else '0'}"
+def _part(total: int, trainable: int) -> str:
+    if trainable == total:
+        return f"{short_count(total)}*" if total else "-"
+    return short_count(total) + (f" ({short_count(trainable)})" if trainable else "")
 
 
 def _beside(ours: str, paper: str | None) -> str:

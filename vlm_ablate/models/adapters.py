@@ -167,8 +167,9 @@ def inject(vlm: VLM, name: str, adapter: Adapter) -> None:
         use_dora=adapter.kind is Training.dora,
         target_modules=list(adapter.modules),
     )
+    planning = next(backbone.parameters()).is_meta
     try:
-        inject_adapter_in_model(config, backbone)
+        inject_adapter_in_model(config, backbone, low_cpu_mem_usage=planning)  # else peft draws what a plan drops
     except ValueError as error:
         raise ModelError(f"peft cannot adapt the {name} model: {error}", hint=f"narrow lora.{name}_targets") from error
     backbone.train(backbone.training)  # new modules start in training mode, and would drop

@@ -28,8 +28,9 @@ class Offline(Source):
         task, first = self._plan[index]
         store = self._store(task)
         segments: list[Image | Text] = []
+        described = self._described[index]
         for i in range(first, first + self.config.pictures):
-            segments += _shot(store, i)
+            segments += _described(store, i) if described else _shot(store, i)
         return Sample(f"offline/{task}/{first}", tuple(segments), f"offline/{task}")
 
     @property
@@ -53,6 +54,7 @@ class Offline(Source):
             plan.append((task, used[task]))
             used[task] += self.config.pictures
         self._counts = used
+        self._described = [rng.random() < self.config.described for _ in plan]
         return plan
 
     def _store(self, task: str) -> ItemStore:
@@ -61,6 +63,12 @@ class Offline(Source):
 
     def __getstate__(self) -> dict:
         return {"config": self.config}
+
+
+def _described(store: ItemStore, i: int) -> list[Image | Text]:
+    """One picture with all that is in it, as the web's image-text pairs are to the papers' mixtures."""
+    row = store.rows[i]
+    return [Image(ImageRef(store.images[i], row["id"])), Text(f"{row['description']}\n\n", supervised=True)]
 
 
 def _shot(store: ItemStore, i: int) -> list[Image | Text]:

@@ -2,6 +2,15 @@
 
 from vlm_ablate.models.accounting.measure import SampleShape
 from vlm_ablate.models.accounting.memory import MemoryPlan
-from vlm_ablate.models.accounting.plan import ModelPlan, StagePlan, plan_model, short_count, visual_tokens_of
+from vlm_ablate.models.accounting.plan import ModelPlan, Planner, StagePlan, plan_model, short_count, visual_tokens_of
 
-__all__ = ["MemoryPlan", "ModelPlan", "SampleShape", "StagePlan", "plan_model", "short_count", "visual_tokens_of"]
+__all__ = [
+    "MemoryPlan",
+    "ModelPlan",
+    "Planner",
+    "SampleShape",
+    "StagePlan",
+    "plan_model",
+    "short_count",
+    "visual_tokens_of",
+]

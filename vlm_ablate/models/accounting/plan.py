@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -94,31 +94,56 @@ class ModelPlan:
         return sum(self.forward_flops.values())
 
 
-def plan_model(config: RunConfig, *, sample: SampleShape | None = None, shards: int = 1) -> ModelPlan:
-    """Plan a run without weights or an accelerator.
+class Planner:
+    """Plans runs without weights or an accelerator; what several runs share is worked out once.
 
     Args:
-        config: the run.
         sample: what operations are counted for; None: one image of the data section's size and 128 text tokens.
         shards: devices over which weights, gradients and moments are split (FSDP).
-
-    Raises:
-        AssetMissing: a configuration is not on this machine.
-        ModelError: the parts do not fit, or adapters match nothing.
     """
-    sample = sample or SampleShape()
-    vlm = _build(config).requires_grad_(False)
-    parameters, cost = parameters_by_part(vlm), measure(vlm, sample, backward=False)
-    return ModelPlan(
-        parameters=parameters,
-        views_per_image=cost.views,
-        visual_tokens_per_image=cost.views * cost.visual_tokens,
-        text_tokens_per_image=cost.views * cost.text_tokens,
-        sample=sample,
-        sequence=cost.sequence,
-        forward_flops=cost.forward,
-        stages={name: _plan_stage(name, stage, config, sample, shards) for name, stage in config.stages.items()},
-    )
+
+    def __init__(self, *, sample: SampleShape | None = None, shards: int = 1) -> None:
+        self.sample, self.shards = sample or SampleShape(), shards
+        self._models: dict[str, tuple[dict[str, int], Measurement]] = {}
+        self._stages: dict[str, StagePlan] = {}
+
+    def plan(self, config: RunConfig) -> ModelPlan:
+        """The plan of one run.
+
+        Raises:
+            AssetMissing: a configuration is not on this machine.
+            ModelError: the parts do not fit, or adapters match nothing.
+        """
+        parameters, cost = self._model(config)
+        return ModelPlan(
+            parameters=parameters,
+            views_per_image=cost.views,
+            visual_tokens_per_image=cost.views * cost.visual_tokens,
+            text_tokens_per_image=cost.views * cost.text_tokens,
+            sample=self.sample,
+            sequence=cost.sequence,
+            forward_flops=cost.forward,
+            stages={name: self._stage(name, stage, config) for name, stage in config.stages.items()},
+        )
+
+    def _model(self, config: RunConfig) -> tuple[dict[str, int], Measurement]:
+        key = f"{config.model.model_dump_json()} {config.data.image.model_dump_json()}"
+        if key not in self._models:
+            vlm = _build(config).requires_grad_(False)
+            self._models[key] = parameters_by_part(vlm), measure(vlm, self.sample, backward=False)
+        return self._models[key]
+
+    def _stage(self, name: str, stage: Stage, config: RunConfig) -> StagePlan:
+        parts = (config.model, config.data.image, stage)
+        key = " ".join([*(part.model_dump_json() for part in parts), str(config.data.sequence_length)])
+        if key not in self._stages:
+            self._stages[key] = _plan_stage(name, stage, config, self.sample, self.shards)
+        return replace(self._stages[key], name=name)
+
+
+def plan_model(config: RunConfig, *, sample: SampleShape | None = None, shards: int = 1) -> ModelPlan:
+    """Plan one run; see `Planner`."""
+    return Planner(sample=sample, shards=shards).plan(config)
 
 
 def visual_tokens_of(config: RunConfig, width: int, height: int) -> int:
