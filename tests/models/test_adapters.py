@@ -91,6 +91,21 @@ def test_targets_that_match_nothing_are_an_error_before_anything_changes(vlm: VL
     assert {n for n, _ in vlm.named_parameters()} == before
 
 
+def test_a_model_of_convolutions_names_those_that_can_be_adapted(llama) -> None:
+    vision = {"name": "efficientnet-lite0", "weights": "random", "resolution": 64}
+    vlm = a_vlm(vision, llama, connector="linear")
+    with pytest.raises(ModelError, match="match no module of EfficientNetLite") as error:
+        apply_training(vlm, stage(vision="lora"))
+    names = ["_conv_head", "_expand_conv", "_project_conv"]
+    assert error.value.hint == f"write names of its convolutions in lora.vision_targets: [{', '.join(names)}]"
+    pixels = torch.randn(1, 3, 32, 32)
+    before = vlm.encode_images(pixels, None)
+    assert len(apply_training(vlm, stage(dict(vision_targets=names), vision="lora")).matched["vision"]) == 1 + 15 + 16
+    torch.testing.assert_close(vlm.eval().encode_images(pixels, None), before)
+    vlm.train().encode_images(pixels, None).sum().backward()
+    assert all(p.grad is not None for n, p in vlm.vision.named_parameters() if "lora_" in n)
+
+
 @pytest.mark.parametrize("kind", ["lora", "dora"])
 def test_adapters_start_at_the_base_and_merge_back_into_it(vlm: VLM, kind: str) -> None:
     base, names = logits(vlm), {n for n, _ in vlm.named_parameters()}

@@ -136,17 +136,28 @@ def match_modules(backbone: nn.Module, targets: str | list[str], *, what: str) -
     else:
         found = [n for n, _ in candidates if any(n == t or n.endswith(f".{t}") for t in targets)]
     if not found:
-        kinds = sorted({n.rpartition(".")[2] for n, m in candidates if isinstance(_base(m), nn.Linear)})
         raise ModelError(
             f"the {what} LoRA targets {targets!r} match no module of {type(backbone).__name__}",
-            hint=f"its linear layers are named: {', '.join(kinds)}",
+            hint=_names_to_write(candidates, head, f"lora.{what}_targets"),
         )
     return tuple(found)
 
 
+def _names_to_write(candidates: list[tuple[str, nn.Module]], head: nn.Module | None, field: str) -> str:
+    """What a list of targets may name: linear layers, in models without any convolutions."""
+    for called, kind in (("linear layers", nn.Linear), ("convolutions", nn.Conv2d)):
+        names = sorted({n.rpartition(".")[2] for n, m in candidates if isinstance(_base(m), kind) and m is not head})
+        if names:
+            return f"write names of its {called} in {field}: [{', '.join(names)}]"
+    return f"it has no layer that can be adapted; leave {field.rpartition('.')[2].removesuffix('_targets')} frozen"
+
+
 def _adaptable(path: str, module: nn.Module) -> bool:
+    base = _base(module)
     inside = "base_layer" in path.split(".") or "lora_" in path
-    return isinstance(_base(module), _ADAPTABLE) and not inside
+    if isinstance(base, nn.Conv2d) and (base.groups > 1 or type(base).forward is not nn.Conv2d.forward):
+        return False  # peft's convolution beside it would not give the same shape
+    return isinstance(base, _ADAPTABLE) and not inside
 
 
 def _base(module: nn.Module) -> nn.Module:
