@@ -9,11 +9,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from vlm_ablate import artifacts
 from vlm_ablate.artifacts import Answered
 from vlm_ablate.config.components import benchmarks
 from vlm_ablate.config.spec import RunSpec
-from vlm_ablate.config.stages import Stage
+from vlm_ablate.config.stages import Stage, language_in_bf16
 from vlm_ablate.data.dataset import build_mixture
 from vlm_ablate.data.module import VLMDataModule, data_fingerprint
 from vlm_ablate.errors import AssetMissing, Diverged, StorageError, TrackingError, VlmAblateError
@@ -145,7 +147,14 @@ class _Run:
         for column in config.evaluation.benchmarks:
             self._benchmark(column)  # a missing asset shows now, not after training
         mixture = build_mixture(config.data, self.spec.seeds.data)
-        vlm = build_vlm(config.model, config.data.image, seed=self.spec.seeds.init).to(training_device())
+        device = training_device()
+        half = device.type == "cuda" and language_in_bf16(config.stages.values())
+        vlm = build_vlm(
+            config.model,
+            config.data.image,
+            seed=self.spec.seeds.init,
+            language_dtype=torch.bfloat16 if half else torch.float32,
+        ).to(device)
         self._record_origins(mixture)
         flops = self._record_plan()
         plan = self._plan(vlm, mixture, flops)

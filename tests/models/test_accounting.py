@@ -257,6 +257,20 @@ def test_checkpoint_holds_trained_parameters_and_moments(tiny):
     assert plan.last.checkpoint_bytes == 12 * trained
 
 
+def test_a_language_model_that_no_stage_trains_is_held_in_bf16(tiny):
+    model = {**tiny, "connector": {"name": "linear"}, "architecture": "autoregressive"}
+
+    def memory(**stage):
+        return plan_model(run_config(model, {"size": 64}, **stage)).last
+
+    full, half, mixed = memory(), memory(precision="bf16"), memory(precision="bf16", language="full")
+    new_rows = half.trainable["embeddings"]
+    language = half.total["language"] + half.total["embeddings"] - new_rows
+    assert full.memory.weights - half.memory.weights == 2 * language
+    assert mixed.memory.weights == full.memory.weights
+    assert half.memory.copies < mixed.memory.copies
+
+
 def test_shards_split_weights_but_not_activations(tiny):
     model = {**tiny, "connector": {"name": "linear"}, "architecture": "autoregressive"}
     config = run_config(model, {"size": 64}, language="full")

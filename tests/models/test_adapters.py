@@ -10,7 +10,7 @@ from vlm_ablate.config.stages import LoraConfig, Stage
 from vlm_ablate.errors import ModelError
 from vlm_ablate.models.adapters import apply_training, merge_adapters
 from vlm_ablate.models.trained_state import load_trained, save_trained, trainable_state_dict
-from vlm_ablate.models.vlm import VLM
+from vlm_ablate.models.vlm import VLM, build_vlm
 
 ARCHITECTURES = ["autoregressive", "cross_attention"]
 LORA = dict(r=2, alpha=4.0, dropout=0.0)
@@ -104,6 +104,32 @@ def test_a_model_of_convolutions_names_those_that_can_be_adapted(llama) -> None:
     torch.testing.assert_close(vlm.eval().encode_images(pixels, None), before)
     vlm.train().encode_images(pixels, None).sum().backward()
     assert all(p.grad is not None for n, p in vlm.vision.named_parameters() if "lora_" in n)
+
+
+@pytest.mark.parametrize("training", ["frozen", "lora"])
+def test_a_language_model_in_bf16_keeps_what_is_trained_in_fp32(vlm: VLM, training: str) -> None:
+    half = build_vlm(vlm.config, vlm.image, language_dtype=torch.bfloat16)
+    results = []
+    for model in (vlm, half):
+        apply_training(model, stage(language=training))
+        trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        assert {p.dtype for p in trained.values()} == {torch.float32}
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model.train()(a_batch(model)).loss_sum
+        loss.backward()
+        results.append((loss.detach(), {n: p.grad for n, p in trained.items()}))
+        batch = a_batch(model, left=True)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            visual = model.eval().encode_images(batch.pixel_values, None)
+            inputs = (batch.input_ids, batch.attention_mask, visual, batch.view_sample)
+            assert len(model.generate(*inputs, max_new_tokens=3, stop=[])) == 3
+    assert {p.dtype for n, p in half.language.named_parameters() if not p.requires_grad} == {torch.bfloat16}
+    (loss, gradients), (half_loss, half_gradients) = results
+    torch.testing.assert_close(half_loss, loss, rtol=0.02, atol=0.0)
+    assert gradients.keys() == half_gradients.keys()
+    for name, gradient in gradients.items():
+        distance = (half_gradients[name] - gradient).norm()
+        assert distance <= 0.1 * gradient.norm() + 1e-6, name
 
 
 @pytest.mark.parametrize("kind", ["lora", "dora"])

@@ -192,7 +192,7 @@ def test_models_that_are_not_here_are_reported_at_once(id: str, part: str, folde
     parts = {"vision": folder("siglip"), "language": folder("llama")} | {part: dict(name="hf", id=id)}
     with pytest.raises(AssetMissing, match=id) as caught:
         a_vlm(parts["vision"], parts["language"])
-    assert "local folder" in str(caught.value)
+    assert "local" in (caught.value.hint or "")
 
 
 PAPER = {

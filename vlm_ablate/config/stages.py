@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Literal
 
@@ -57,6 +58,7 @@ class Stage(Strict):
     neftune_alpha: float | None = Field(None, gt=0)
     """Uniform noise of +-alpha/sqrt(length * width) on the embedded text (arXiv:2310.05914)."""
     precision: Literal["fp32", "bf16"] = "fp32"
+    """"bf16" computes in bf16 (autocast); what is trained is kept in fp32, and so is everything on a CPU."""
     gradient_checkpointing: bool = False
     checkpoint_every: int = Field(100, gt=0)
     """Optimiser steps between resumable checkpoints."""
@@ -72,3 +74,11 @@ class Stage(Strict):
         if self.warmup_steps >= self.steps:
             raise ValueError(f"warmup_steps {self.warmup_steps} is not below steps {self.steps}")
         return self
+
+
+def language_in_bf16(stages: Iterable[Stage]) -> bool:
+    """Whether a GPU may hold the language model in bf16: every stage computes in bf16, none trains it in full.
+
+    Nothing is lost that autocast would not round anyway, at half the memory and time to load.
+    """
+    return all(stage.precision == "bf16" and stage.language is not Training.full for stage in stages)

@@ -225,7 +225,14 @@ def view_side(image: ImageConfig) -> int:
     return image.tile if image.split == "tiles" else image.size
 
 
-def build_vlm(config: ModelConfig, image: ImageConfig, *, load_weights: bool = True, seed: int = 0) -> VLM:
+def build_vlm(
+    config: ModelConfig,
+    image: ImageConfig,
+    *,
+    load_weights: bool = True,
+    seed: int = 0,
+    language_dtype: torch.dtype = torch.float32,
+) -> VLM:
     """Put a model together from its registered parts.
 
     Args:
@@ -233,6 +240,8 @@ def build_vlm(config: ModelConfig, image: ImageConfig, *, load_weights: bool = T
         image: how images are prepared; decides the special tokens and the largest patch grid.
         load_weights: False builds the structure on the meta device, from configurations alone.
         seed: of all parameters that no checkpoint brings. Each part draws from a generator of its own.
+        language_dtype: of the language model's own weights; what is new stays in fp32. In bf16 the model must run
+            under autocast.
 
     Raises:
         AssetMissing: a part's files are not on this machine.
@@ -241,7 +250,7 @@ def build_vlm(config: ModelConfig, image: ImageConfig, *, load_weights: bool = T
     with quietly(), seeded(seed, "vision"):
         vision = vision_encoders.build(config.vision, image_size=view_side(image), load_weights=load_weights)
     with quietly(), seeded(seed, "language"):
-        language = language_models.build(config.language, load_weights=load_weights)
+        language = language_models.build(config.language, load_weights=load_weights, dtype=language_dtype)
     new = add_tokens(language, [*image_tokens(image), *config.extra_tokens])
     with seeded(seed, "vocabulary"):
         extend_vocabulary(language, new.start, len(new.tokens))

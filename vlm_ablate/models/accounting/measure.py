@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from vlm_ablate.config.data import ImageConfig
-from vlm_ablate.models.accounting.meter import Meter, matrix_weights
+from vlm_ablate.models.accounting.meter import Meter
 from vlm_ablate.models.architectures.cross_attention import CrossAttention, Sight
 from vlm_ablate.models.vlm import VLM
 
@@ -50,11 +50,20 @@ class Measurement:
     graded: dict[str, bool] = field(default_factory=dict)
     """Whether gradients pass through a backbone."""
     loose_weights: int = 0
-    """Matrix weights outside the layers that can be checkpointed, where gradients pass."""
+    """Matrix weights, not in bf16 already, outside the layers that can be checkpointed, where gradients pass."""
 
 
-def measure(vlm: VLM, sample: SampleShape, *, backward: bool = True) -> Measurement:
-    """Run one sample through a model on the meta device. Watching hooks stay in the model: measure it once."""
+def measure(
+    vlm: VLM, sample: SampleShape, *, backward: bool = True, half: frozenset[int] = frozenset()
+) -> Measurement:
+    """Run one sample through a model on the meta device. Watching hooks stay in the model: measure it once.
+
+    Args:
+        vlm: the model, set up for a stage.
+        sample: shape of the sample.
+        backward: whether to run the backward pass, too.
+        half: ids of parameters that are in bf16 already, so that autocast makes no copy.
+    """
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     views, size = views_of(vlm.image, *sides(vlm.image, sample))
@@ -62,6 +71,7 @@ def measure(vlm: VLM, sample: SampleShape, *, backward: bool = True) -> Measurem
     text_tokens = vlm.architecture.text_tokens(tokens)
     sequence = sample.text_tokens + sample.images * views * text_tokens
     cost = Measurement(views, tokens, text_tokens, sequence, sample.text_tokens)
+    cost.meter.half = half
     for part, model in (("vision", vlm.vision.backbone), ("language", vlm.language.model)):
         cost.meter.watch(part, [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)])
     cost.meter.watch("cross_attention", blocks_of(vlm))
@@ -104,7 +114,7 @@ def _pass(vlm: VLM, cost: Measurement, pixels: Tensor, *, backward: bool) -> Non
     cost.graded = {"vision": seen.features.requires_grad} | dict.fromkeys(IN_LANGUAGE, loss.requires_grad)
     if not backward:
         return
-    cost.loose_weights = _loose_weights(vlm, loss, states)
+    cost.loose_weights = _loose_weights(vlm, cost, loss, states)
     stretches = (("language", loss, None), ("connector", states, visual), ("vision", seen.features, features))
     for part, output, seam in stretches:
         before = meter.flops
@@ -170,11 +180,12 @@ def _split_blocks(vlm: VLM, cost: Measurement) -> None:
     cost.backward["language"] -= share
 
 
-def _loose_weights(vlm: VLM, loss: Tensor, states: Tensor) -> int:
+def _loose_weights(vlm: VLM, cost: Measurement, loss: Tensor, states: Tensor) -> int:
     head: nn.Module = vlm.language.model.get_output_embeddings()
-    beside = matrix_weights(vlm.architecture) - sum(map(matrix_weights, blocks_of(vlm)))
-    in_language = matrix_weights(head) + beside if loss.requires_grad else 0
-    return in_language + (matrix_weights(vlm.connector) if states.requires_grad else 0)
+    weights = cost.meter.copied_weights
+    beside = weights(vlm.architecture) - sum(map(weights, blocks_of(vlm)))
+    in_language = weights(head) + beside if loss.requires_grad else 0
+    return in_language + (weights(vlm.connector) if states.requires_grad else 0)
 
 
 def blocks_of(vlm: VLM) -> list[nn.Module]:

@@ -23,7 +23,7 @@ class MemoryPlan:
     """
 
     weights: int
-    """Parameters and buffers in fp32, over the shards."""
+    """Parameters and buffers, in fp32 or (a language model that no stage trains in full) in bf16, over the shards."""
     moments: int
     """AdamW's two fp32 moments of every trained parameter, over the shards."""
     gradients: int
@@ -57,7 +57,7 @@ def plan_memory(
     Args:
         stage: precision, checkpointing and micro-batch.
         cost: of one sample, without checkpointing.
-        fixed_bytes: parameters and buffers in fp32.
+        fixed_bytes: parameters and buffers.
         trained: parameters that require gradients.
         sequence: tokens of a full sequence.
         vocabulary: width of the logits.

@@ -34,7 +34,7 @@ class LayerCost:
     inputs: int = 0
     """Bytes of its input, which checkpointing keeps instead."""
     weights: int = 0
-    """Parameters of its matrix products."""
+    """Parameters of its matrix products that are not in bf16 already."""
     again: float = 0.0
     """Operations of a recomputation under checkpointing, which stops at the last tensor that is kept."""
     several: bool = False
@@ -52,6 +52,8 @@ class Meter:
     """Operations that torch does not see: attention, repeated layers, ONNX graphs."""
     saved: int = 0
     layers: dict[str, list[LayerCost]] = field(default_factory=dict)
+    half: frozenset[int] = frozenset()
+    """Ids of parameters that are in bf16 already."""
     _at_last_save: float = 0.0
     _counter: FlopCounterMode | None = None
     _storages: dict[int, Tensor] = field(default_factory=dict)
@@ -91,7 +93,8 @@ class Meter:
                 self.saved += first.saved
                 self.uncounted += first.flops
                 return (hidden, None) if first.several else hidden.view_as(hidden)
-            cost = seen[key] = LayerCost(inputs=hidden.numel() * hidden.element_size(), weights=matrix_weights(layer))
+            bytes_in, weights = hidden.numel() * hidden.element_size(), self.copied_weights(layer)
+            cost = seen[key] = LayerCost(inputs=bytes_in, weights=weights)
             costs.append(cost)
             return self._first(cost, forward, hidden, args, kwargs)
 
@@ -115,6 +118,10 @@ class Meter:
         """In the backward pass, the layer's gradients are done: its equals, which came before, cost as much."""
         self.uncounted += cost.repeats * (self.flops - cost.started)
 
+    def copied_weights(self, module: nn.Module) -> int:
+        """Parameters of its matrix products and convolutions that autocast copies to bf16."""
+        return sum(p.numel() for p in module.parameters() if p.ndim > 1 and id(p) not in self.half)
+
     def _keep(self, tensor: Tensor) -> Tensor:
         self._at_last_save = self.flops
         storage = tensor.untyped_storage()
@@ -122,11 +129,6 @@ class Meter:
             self._storages[storage._cdata] = tensor  # alive, so that its address is not given out again
             self.saved += storage.nbytes()
         return tensor
-
-
-def matrix_weights(module: nn.Module) -> int:
-    """Parameters with two or more dimensions: those of matrix products and convolutions."""
-    return sum(p.numel() for p in module.parameters() if p.ndim > 1)
 
 
 def _shapes(module: nn.Module) -> tuple:

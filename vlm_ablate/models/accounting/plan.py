@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from vlm_ablate.config.experiment import RunConfig
-from vlm_ablate.config.stages import Stage
+from vlm_ablate.config.stages import Stage, language_in_bf16
 from vlm_ablate.models.accounting.measure import Measurement, SampleShape, measure, views_of
-from vlm_ablate.models.accounting.memory import FP32, MemoryPlan, plan_memory
+from vlm_ablate.models.accounting.memory import BF16, FP32, MemoryPlan, plan_memory
 from vlm_ablate.models.accounting.parameters import parameters_by_part
 from vlm_ablate.models.adapters import apply_training
 from vlm_ablate.models.vlm import VLM, build_vlm
@@ -135,7 +135,8 @@ class Planner:
 
     def _stage(self, name: str, stage: Stage, config: RunConfig) -> StagePlan:
         parts = (config.model, config.data.image, stage)
-        key = " ".join([*(part.model_dump_json() for part in parts), str(config.data.sequence_length)])
+        beside = (config.data.sequence_length, language_in_bf16(config.stages.values()))
+        key = " ".join([*(part.model_dump_json() for part in parts), *map(str, beside)])
         if key not in self._stages:
             self._stages[key] = _plan_stage(name, stage, config, self.sample, self.shards)
         return replace(self._stages[key], name=name)
@@ -171,13 +172,14 @@ def _plan_stage(name: str, stage: Stage, config: RunConfig, sample: SampleShape,
     vlm = _build(config)
     report = apply_training(vlm, _uncheckpointed(stage))
     total, trainable = parameters_by_part(vlm), parameters_by_part(vlm, trainable=True)
+    half = _held_in_bf16(vlm, config)
     buffers = sum(b.numel() * b.element_size() for b in vlm.buffers())
     new = ("connector.", "architecture.")
     kept = sum(p.numel() for n, p in vlm.named_parameters() if p.requires_grad or n.startswith(new))
     if stage.precision == "bf16":
         for parameter in vlm.parameters():  # what autocast computes in; buffers (rotary tables) stay in fp32
             parameter.data = parameter.data.to(torch.bfloat16)
-    cost = measure(vlm.train(), sample)
+    cost = measure(vlm.train(), sample, half=frozenset(half))
     trained = sum(trainable.values())
     return StagePlan(
         name=name,
@@ -188,7 +190,7 @@ def _plan_stage(name: str, stage: Stage, config: RunConfig, sample: SampleShape,
         memory=plan_memory(
             stage,
             cost,
-            fixed_bytes=FP32 * sum(total.values()) + buffers,
+            fixed_bytes=FP32 * sum(total.values()) - (FP32 - BF16) * sum(half.values()) + buffers,
             trained=trained,
             sequence=config.data.sequence_length,
             vocabulary=vlm.language.vocabulary,
@@ -197,6 +199,13 @@ def _plan_stage(name: str, stage: Stage, config: RunConfig, sample: SampleShape,
         checkpoint_bytes=FP32 * (kept + 2 * trained),
         samples=stage.steps * stage.batch_size,
     )
+
+
+def _held_in_bf16(vlm: VLM, config: RunConfig) -> dict[int, int]:
+    """Id -> size of the parameters that a GPU holds in bf16: the language model's own, if no stage trains them."""
+    if not language_in_bf16(config.stages.values()):
+        return {}
+    return {id(p): p.numel() for p in vlm.language.parameters() if not p.requires_grad}
 
 
 def _uncheckpointed(stage: Stage) -> Stage:

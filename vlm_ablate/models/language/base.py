@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
@@ -27,11 +28,14 @@ class LanguageModel(nn.Module):
     image_token_id: int | None = None
     """Id of `<image>` where the configuration is a vision-language model's: its tokeniser has all image tokens."""
 
-    def __init__(self, config: BaseModel, *, load_weights: bool = True) -> None:
+    def __init__(
+        self, config: BaseModel, *, load_weights: bool = True, dtype: torch.dtype = torch.float32
+    ) -> None:
         """
         Args:
             config: the language model's own configuration.
             load_weights: False builds the structure only, on the meta device.
+            dtype: of the weights. bf16 is for models that are not trained in full and run under autocast.
 
         Raises:
             AssetMissing: the weights or the configuration are not on this machine.
@@ -83,6 +87,11 @@ class LanguageModel(nn.Module):
     def vocabulary(self) -> int:
         """Rows of the embedding table."""
         return self.model.get_input_embeddings().num_embeddings
+
+
+def trained_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What trained parameters beside weights of `dtype` are kept in: fp32 or more."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 def find_layers(decoder: nn.Module, count: int) -> nn.ModuleList:

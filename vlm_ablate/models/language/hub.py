@@ -22,34 +22,34 @@ class HubLanguageModel(LanguageModel):
     Of a vision-language checkpoint (Idefics2, Idefics3, SmolVLM, LLaVA, ...) the text part is taken.
     """
 
-    def __init__(self, config: HubLanguageConfig, *, load_weights: bool = True) -> None:
-        super().__init__(config, load_weights=load_weights)
+    def __init__(
+        self, config: HubLanguageConfig, *, load_weights: bool = True, dtype: torch.dtype = torch.float32
+    ) -> None:
+        super().__init__(config, load_weights=load_weights, dtype=dtype)
         folder = config_folder(config.id, config.revision, planning=not load_weights)
         trust = config.trust_remote_code
         full = read_config(config.id, config.revision, planning=not load_weights, trust_remote_code=trust)
         text = getattr(full, "text_config", None)
         if not load_weights:
             with torch.device("meta"):
-                self.model = AutoModelForCausalLM.from_config(
-                    text or full, trust_remote_code=trust, dtype=torch.float32
-                )
+                self.model = AutoModelForCausalLM.from_config(text or full, trust_remote_code=trust, dtype=dtype)
         elif text is not None:
-            self.model = text_part(folder, text)
+            self.model = text_part(folder, text, dtype)
         else:
             self.model = AutoModelForCausalLM.from_pretrained(
-                folder, trust_remote_code=trust, local_files_only=True, dtype=torch.float32
+                folder, trust_remote_code=trust, local_files_only=True, dtype=dtype
             )
         self.image_token_id = getattr(full, "image_token_id", None)
         self.tokenizer = read_tokenizer(folder, needed=load_weights, trust_remote_code=trust)
 
 
-def text_part(folder: Path, config: PretrainedConfig) -> PreTrainedModel:
+def text_part(folder: Path, config: PretrainedConfig, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """The language model inside a vision-language checkpoint.
 
     Raises:
         ModelError: the checkpoint's text tensors are not those of `config`.
     """
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     names = tensor_names(folder)
     suffix = "embed_tokens.weight"
     prefixes = [name.removesuffix(suffix) for name in names if name.endswith(suffix)]

@@ -40,8 +40,10 @@ SPECIAL_TOKENS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
 class SmolLm2(LanguageModel):
     """A real 135M-parameter language model that pip can install."""
 
-    def __init__(self, config: SmolLm2Config, *, load_weights: bool = True) -> None:
-        super().__init__(config, load_weights=load_weights)
+    def __init__(
+        self, config: SmolLm2Config, *, load_weights: bool = True, dtype: torch.dtype = torch.float32
+    ) -> None:
+        super().__init__(config, load_weights=load_weights, dtype=dtype)
         if not load_weights:
             with torch.device("meta"):
                 self.model = LlamaForCausalLM(LlamaConfig(**ARCHITECTURE))
@@ -49,7 +51,7 @@ class SmolLm2(LanguageModel):
             self.tokenizer = read_tokenizer(folder, needed=False) if folder.is_dir() else None
             return
         folder = dequantised()
-        self.model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+        self.model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype=dtype)
         self.tokenizer = read_tokenizer(folder, needed=True)
 
 

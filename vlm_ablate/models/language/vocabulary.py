@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, linear
 
-from vlm_ablate.models.language.base import LanguageModel
+from vlm_ablate.models.language.base import LanguageModel, trained_dtype
 
 
 class ExtendedEmbedding(nn.Embedding):
@@ -76,10 +76,10 @@ def extend_vocabulary(language: LanguageModel, start: int, count: int) -> None:
 @torch.no_grad()
 def _initial_rows(table: Tensor, start: int, count: int) -> Tensor:
     if table.is_meta:
-        return torch.empty(count, table.shape[1], device="meta", dtype=table.dtype)
+        return torch.empty(count, table.shape[1], device="meta", dtype=trained_dtype(table.dtype))
     known = table[:start].float()
     noise = torch.randn(count, table.shape[1]) * known.std(0) * 0.1
-    return (known.mean(0) + noise).to(table.dtype)
+    return (known.mean(0) + noise).to(trained_dtype(table.dtype))
 
 
 def plain_table(weight: Tensor, new_rows: Tensor | None, start: int) -> Tensor:
