@@ -43,6 +43,15 @@ def test_claims_agree_with_the_papers_own_numbers(file: Path) -> None:
         assert claim.paper_gain == pytest.approx(gain, abs=0.051), claim.text
 
 
+@pytest.mark.parametrize("scale", ["laptop", "workstation"])
+@pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
+def test_pictures_are_composed_at_the_size_at_which_they_are_shown(file: Path, scale: str) -> None:
+    base = load_experiment(file, scale=scale).base
+    parts = [entry.source for entry in base.data.mixture.values()]
+    parts += [entry.benchmark for entry in base.evaluation.benchmarks.values()]
+    assert {part.side for part in parts if part.name.startswith("offline")} == {base.data.image.size}
+
+
 @pytest.mark.parametrize("name", SCALES)
 def test_nothing_of_the_hub_is_left_below_paper_scale(name: str) -> None:
     scale = read_scale(SCALES[name]).scale
