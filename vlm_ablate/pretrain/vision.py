@@ -1,9 +1,10 @@
 """Pretraining of the stand-in vision encoder: contrast of picture regions with their names, after SigLIP.
 
-The encoder is transformers' Idefics2 vision transformer (SigLIP with variable-resolution position ids). Every region
-whose text is known (a drawing, a word, a digit, a bar, the bare ground) is pooled and contrasted with a bank of all
-texts; the text side is the mean of the stand-in language model's frozen token embeddings, whitened, under one learned
-linear map, so that a connector can learn to speak to the language model from few examples.
+The encoder is transformers' Idefics2 vision transformer (SigLIP with variable-resolution position ids). In the first
+phase every region whose text is known (a drawing, a word, a digit, a bar, the bare ground) is pooled and contrasted
+with a bank of all texts; the text side is the mean of the stand-in language model's frozen token embeddings, whitened,
+under one learned linear map. In the second phase every patch of a region is aligned with that text, so that a connector
+can learn to speak to the language model from few examples.
 
 The pictures of every split take part: this is to the benchmarks what SigLIP's web corpus is to the paper's. No
 benchmark picture, question or answer does: pictures are composed from a stream of their own.
@@ -50,6 +51,12 @@ class VisionRecipe:
     """(height, width) of the pictures of a batch, drawn uniformly from this list."""
     batch_size: int = 64
     steps: int = 2000
+    alignment_steps: int = 1300
+    kinds: tuple[str, ...] = ("scene", "mixed", "flag", "sign", "number", "chart", "table")
+    contrast_shares: tuple[int, ...] = (38, 20, 18, 16, 3, 2, 3)
+    """Shares of the kinds of pictures in the first phase, in percent."""
+    alignment_shares: tuple[int, ...] = (20, 14, 46, 14, 2, 2, 2)
+    """In the second; flags are many and alike, and take longer."""
     learning_rate: float = 2e-3
     warmup_steps: int = 100
     weight_decay: float = 0.05
@@ -92,14 +99,15 @@ class Regions:
 class PretrainPictures(IterableDataset):
     """Endless batches of composed pictures (batch, 3, height, width) in [-1, 1] with their regions."""
 
-    def __init__(self, recipe: VisionRecipe) -> None:
-        self.recipe, self.bank = recipe, TextBank()
+    def __init__(self, recipe: VisionRecipe, phase: str, shares: tuple[int, ...]) -> None:
+        self.recipe, self.bank, self.phase, self.shares = recipe, TextBank(), phase, shares
 
     def __iter__(self) -> Iterator[tuple[Tensor, Regions]]:
-        rng = random.Random(f"vision/{self.recipe.seed}")
+        rng = random.Random(f"vision/{self.phase}/{self.recipe.seed}")
         while True:
             height, width = rng.choice(self.recipe.sizes)
-            made = [_compose(rng, height, width) for _ in range(self.recipe.batch_size)]
+            kinds = rng.choices(self.recipe.kinds, self.shares, k=self.recipe.batch_size)
+            made = [_compose(rng, kind, height, width) for kind in kinds]
             pixels = torch.from_numpy(np.stack([canvas.pixels() for canvas, _ in made])).permute(0, 3, 1, 2)
             yield pixels.float() / 127.5 - 1, self._regions(made, height, width)
 
@@ -118,9 +126,8 @@ class PretrainPictures(IterableDataset):
         return Regions(weights / weights.sum(1, keepdim=True).clamp(min=1e-6), *numbers.unbind(1))
 
 
-def _compose(rng: random.Random, height: int, width: int) -> tuple[Canvas, str]:
+def _compose(rng: random.Random, kind: str, height: int, width: int) -> tuple[Canvas, str]:
     """A scene, flag, sign, number, chart or table; the ground's colour if it has a name."""
-    kind = rng.choices(("scene", "mixed", "flag", "sign", "number", "chart", "table"), (38, 20, 18, 16, 3, 2, 3))[0]
     ground = rng.choice(list(COLOURS))
     if kind in ("number", "chart", "table") and height == width:
         split = rng.choice(("train", "tune"))
@@ -169,42 +176,92 @@ def _place(region: Region, height: int, width: int) -> int:
 
 
 class RegionContrast(nn.Module):
-    """The encoder, the two projections and the banks of text embeddings."""
+    """First phase: pooled regions against banks of texts, whitened and under one learned linear map."""
 
-    def __init__(self, recipe: VisionRecipe, bank: TextBank, language: Path) -> None:
+    def __init__(self, recipe: VisionRecipe, banks: dict[str, Tensor]) -> None:
         super().__init__()
         self.encoder = Idefics2VisionTransformer(vision_config(recipe))
         patch = self.encoder.embeddings.patch_embedding.weight
         nn.init.normal_(patch, std=patch[0].numel() ** -0.5)
-        embeddings = AutoModelForCausalLM.from_pretrained(language, dtype=torch.float32).get_input_embeddings().weight
-        tokenizer = AutoTokenizer.from_pretrained(language)
-        self.project = nn.Linear(recipe.hidden, embeddings.shape[1], bias=False)
-        self.text = nn.Linear(embeddings.shape[1], embeddings.shape[1], bias=False)
+        width = banks["names"].shape[1]
+        self.project = nn.Linear(recipe.hidden, width, bias=False)
+        self.text = nn.Linear(width, width, bias=False)
         nn.init.eye_(self.text.weight)
         self.scale = nn.Parameter(torch.tensor(1 / recipe.temperature).log())
-        means = {k: _embed(getattr(bank, k), embeddings.detach(), tokenizer) for k in ("names", "places", "grounds")}
-        centre, whiten = _whitening(means["names"])
-        for kind, mean in means.items():
-            self.register_buffer(kind, (mean - centre) @ whiten)
+        centre, whiten = _whitening(banks["names"])
+        for kind, rows in banks.items():
+            self.register_buffer(kind, (rows - centre) @ whiten)
 
     def forward(self, pixels: Tensor, regions: Regions) -> tuple[Tensor, Tensor]:
         """Mean loss over the three banks, and the share of named regions whose own name scores highest."""
-        rows, columns = (side // self.encoder.config.patch_size for side in pixels.shape[-2:])
-        mask = torch.ones(len(pixels), rows, columns, dtype=torch.bool)
-        patches = self.encoder(pixel_values=pixels, patch_attention_mask=mask).last_hidden_state
+        patches = encode(self.encoder, pixels)
         pooled = torch.einsum("rp,rpd->rd", regions.weights, patches[regions.image])
         z = F.normalize(self.project(pooled), dim=-1)
-        total = z.new_zeros(())
+        total, hits = z.new_zeros(()), z.new_zeros(())
         for kind, target, weight in (
             ("names", regions.name, 1.0), ("places", regions.place, 0.2), ("grounds", regions.ground, 0.2)
         ):
-            if (target != _IGNORE).any():
-                logits = self.scale.exp() * z @ F.normalize(self.text(getattr(self, kind)), dim=-1).T
-                total = total + weight * F.cross_entropy(logits, target, ignore_index=_IGNORE)
+            known = target != _IGNORE
+            if known.any():
+                logits = self.scale.exp() * z[known] @ F.normalize(self.text(getattr(self, kind)), dim=-1).T
+                total = total + weight * F.cross_entropy(logits, target[known])
                 if kind == "names":
-                    known = target != _IGNORE
-                    hits = (logits.argmax(1) == target)[known].float().mean()
+                    hits = (logits.argmax(1) == target[known]).float().mean()
         return total, hits
+
+
+class PatchAlignment(nn.Module):
+    """Second phase: every patch of a region is a linear image of its name's embedding, and tells place and ground.
+
+    A linear image, because a connector that has learned to translate some names then translates the others too.
+    """
+
+    def __init__(self, encoder: nn.Module, recipe: VisionRecipe, banks: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.encoder = encoder
+        width = banks["names"].shape[1]
+        self.embed = nn.Linear(recipe.hidden, width)
+        nn.init.normal_(self.embed.weight, std=0.1 * banks["names"].std().item() * recipe.hidden**-0.5)
+        nn.init.zeros_(self.embed.bias)
+        self.place = nn.Linear(recipe.hidden, len(banks["places"]))
+        self.ground = nn.Linear(recipe.hidden, len(banks["grounds"]))
+        self.temperature = recipe.temperature
+        centre, whiten = _whitening(banks["names"])
+        self.register_buffer("whiten", whiten)
+        self.register_buffer("names", banks["names"] - centre)
+
+    def forward(self, pixels: Tensor, regions: Regions) -> tuple[Tensor, Tensor]:
+        """Loss (squared error of the embeddings over their variance, contrast, place, ground) and names right."""
+        patches = encode(self.encoder, pixels)
+        region, patch = (regions.weights >= 0.5 * regions.weights.amax(1, keepdim=True)).nonzero(as_tuple=True)
+        seen = patches[regions.image[region], patch]
+        share = regions.weights.new_ones(len(region)) / torch.bincount(region)[region]
+        name = regions.name[region]
+        known = name != _IGNORE
+        guess, weight = self.embed(seen[known]), share[known] / share[known].sum()
+        error = ((guess - self.names[name[known]]) ** 2).sum(1) / self.names.var(0).sum()
+        logits = F.normalize(guess @ self.whiten, dim=-1) @ F.normalize(self.names @ self.whiten, dim=-1).T
+        contrast = F.cross_entropy(logits / self.temperature, name[known], reduction="none")
+        total = (weight * (error + 0.5 * contrast)).sum()
+        for head, target in ((self.place, regions.place[region]), (self.ground, regions.ground[region])):
+            if (target != _IGNORE).any():
+                total = total + 0.2 * F.cross_entropy(head(seen), target, ignore_index=_IGNORE)
+        hits = (weight * (logits.argmax(1) == name[known])).sum()
+        return total, hits.detach()
+
+
+def encode(encoder: nn.Module, pixels: Tensor) -> Tensor:
+    """Patch features (pictures, patches, hidden) of whole pictures."""
+    rows, columns = (side // encoder.config.patch_size for side in pixels.shape[-2:])
+    mask = torch.ones(len(pixels), rows, columns, dtype=torch.bool)
+    return encoder(pixel_values=pixels, patch_attention_mask=mask).last_hidden_state
+
+
+def text_banks(language: Path) -> dict[str, Tensor]:
+    """Embeddings of names, places and grounds in the language model of folder `language`, each (texts, width)."""
+    table = AutoModelForCausalLM.from_pretrained(language, dtype=torch.float32).get_input_embeddings().weight.detach()
+    tokenizer, bank = AutoTokenizer.from_pretrained(language), TextBank()
+    return {kind: _embed(getattr(bank, kind), table, tokenizer) for kind in ("names", "places", "grounds")}
 
 
 def _embed(texts: list[str], table: Tensor, tokenizer) -> Tensor:
@@ -247,29 +304,47 @@ def pretrain_vision(
     out = out or STANDINS / "siglip-nano"
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
-    model = RegionContrast(recipe, TextBank(), language)
-    started = time.perf_counter()
-    loss, accuracy = _train(model, recipe, on_step)
-    model.encoder.half().save_pretrained(out)
+    banks, started = text_banks(language), time.perf_counter()
+    total = recipe.steps + recipe.alignment_steps
+    contrast = RegionContrast(recipe, banks)
+    loss, accuracy = _train(
+        contrast, _batches(recipe, "contrast", recipe.contrast_shares), recipe, recipe.steps, lambda step, *values: on_step(step, total, *values)
+    )
+    aligned, hits = _train(
+        PatchAlignment(contrast.encoder, recipe, banks),
+        _batches(recipe, "alignment", recipe.alignment_shares), recipe, recipe.alignment_steps,
+        lambda step, *values: on_step(recipe.steps + step, total, *values),
+    )
+    contrast.encoder.half().save_pretrained(out)
     sources = [*pictures.licence_records(), *tables.licence_records(), *facts.licence_records()]
-    measured = {"final_loss": round(loss, 4), "region_accuracy": round(accuracy, 4),
-                "seconds": round(time.perf_counter() - started), "pictures": recipe.steps * recipe.batch_size,
-                "parameters": sum(p.numel() for p in model.encoder.parameters())}
+    measured = {"contrast_loss": round(loss, 4), "region_accuracy": round(accuracy, 4),
+                "alignment_loss": round(aligned, 4), "patch_accuracy": round(hits, 4),
+                "seconds": round(time.perf_counter() - started), "pictures": total * recipe.batch_size,
+                "parameters": sum(p.numel() for p in contrast.encoder.parameters())}
     write_recipe(out, asdict(recipe), sources, measured)
     return out
 
 
-def _train(model: RegionContrast, recipe: VisionRecipe, on_step) -> tuple[float, float]:
-    decay = [p for p in model.parameters() if p.ndim > 1]
-    rest = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+def _batches(recipe: VisionRecipe, phase: str, shares: tuple[int, ...]) -> Iterator[tuple[Tensor, Regions]]:
+    """Batches of a phase, composed in a process of their own."""
+    made = PretrainPictures(recipe, phase, shares)
+    return iter(DataLoader(made, batch_size=None, num_workers=1, prefetch_factor=4))
+
+
+def _train(
+    model: nn.Module, batches: Iterator[tuple[Tensor, Regions]], recipe: VisionRecipe, steps: int,
+    on_step: Callable[[int, float, float], None],
+) -> tuple[float, float]:
+    """Train for `steps`; returns the smoothed loss and accuracy."""
+    groups = [
+        {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+    ]
     optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98), fused=True)
-    schedule = get_cosine_schedule_with_warmup(optimizer, recipe.warmup_steps, recipe.steps)
-    loader = iter(DataLoader(PretrainPictures(recipe), batch_size=None, num_workers=1, prefetch_factor=4))
+    schedule = get_cosine_schedule_with_warmup(optimizer, min(recipe.warmup_steps, steps // 5), steps)
     loss_mean = accuracy_mean = 0.0
-    for step in range(1, recipe.steps + 1):
-        pixels, regions = next(loader)
-        loss, accuracy = model(pixels, regions)
+    for step in range(1, steps + 1):
+        loss, accuracy = model(*next(batches))
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -278,5 +353,5 @@ def _train(model: RegionContrast, recipe: VisionRecipe, on_step) -> tuple[float,
         keep = 0.0 if step == 1 else 0.97
         loss_mean = keep * loss_mean + (1 - keep) * loss.item()
         accuracy_mean = keep * accuracy_mean + (1 - keep) * accuracy.item()
-        on_step(step, recipe.steps, loss_mean, accuracy_mean)
+        on_step(step, loss_mean, accuracy_mean)
     return loss_mean, accuracy_mean

@@ -27,7 +27,7 @@ class OfflineConfig(ComponentConfig):
     """Samples; a longer run goes round again."""
     pictures: int = Field(4, gt=0)
     """Pictures with a question each in one sample, so that training looks like few-shot evaluation."""
-    described: float = Field(0.5, ge=0, le=1)
+    described: float = Field(0.0, ge=0, le=1)
     """Share of samples whose pictures are followed by all that is in them instead of a question and its answer."""
     side: int = Field(64, ge=32)
     """Side in pixels of the composed pictures (pages: twice as tall)."""
