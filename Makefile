@@ -19,7 +19,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 # Two threads a process collide badly when two processes share a machine.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help environment assets reproduce test lint clean
+.PHONY: help environment assets reproduce results test lint clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## / — /'
@@ -31,6 +31,10 @@ reproduce: environment assets  ## the experiment at laptop scale and its table (
 	@echo "== $(EXPERIMENT), scale $(SCALE), seeds $(SEEDS)"
 	@$(BIN)/vlm-ablate run $(EXPERIMENT) --scale $(SCALE) --seeds $(SEEDS) --jobs $(JOBS)
 	@$(BIN)/vlm-ablate table $(EXPERIMENT) --scale $(SCALE)
+
+results: environment  ## write what `make reproduce` produced to results/, to be committed
+	@$(BIN)/vlm-ablate table $(EXPERIMENT) --scale $(SCALE) \
+		--out results/$(patsubst experiments/%.yaml,%,$(EXPERIMENT))/$(SCALE)
 
 test: environment assets  ## all tests; needs no network and no GPU
 	@echo "== tests"

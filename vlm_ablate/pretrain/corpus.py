@@ -19,7 +19,7 @@ from vlm_ablate.data.offline.canvas import COLOURS
 from vlm_ablate.data.offline.facts import Country, ascii_fold, countries
 from vlm_ablate.data.offline.knowledge import ask_country
 from vlm_ablate.data.offline.pictures import flags, things
-from vlm_ablate.data.offline.scenes import ask_scene, sample_scene, wordings
+from vlm_ablate.data.offline.scenes import Scene, ask_scene, sample_scene, wordings
 from vlm_ablate.errors import AssetMissing
 
 WORDNET_FOLDERS = ("/usr/share/wordnet", "/usr/share/wordnet-3.0/dict")
@@ -133,6 +133,59 @@ def repetition(rng: random.Random) -> str:
     names += [ascii_fold(rng.choice(flags()).name)]
     listed = ", ".join(rng.sample(names, rng.randint(2, len(names))))
     return _qa(listed, "What is on the list?", listed)
+
+
+Slot = tuple[str, ...]
+"""What one visual token would say, as short texts."""
+
+
+def glimpses(rng: random.Random) -> Iterator[tuple[list[Slot], str]]:
+    """Two to five pictures of one kind: what a perfect encoder would say of each, in any order, and a question on it.
+
+    What the third phase trains on. A slot stands for a visual token: several short texts at once, some said twice.
+    """
+    make = rng.choice((_scene_glimpse, _scene_glimpse, _flag_glimpse, _sign_glimpse, _caption_glimpse))
+    for _ in range(rng.randint(2, 5)):
+        slots, ordered, text = make(rng)
+        if not ordered:
+            slots = [slot for slot in slots for _ in range(rng.randint(1, 4))]
+            rng.shuffle(slots)
+        yield slots, text
+
+
+def _scene_slots(scene: Scene) -> list[Slot]:
+    return [*((p.name, place) for place, p in scene.placed), (f"ground {scene.ground}",)]
+
+
+def _scene_glimpse(rng: random.Random) -> tuple[list[Slot], bool, str]:
+    scene = sample_scene(rng, None)
+    return _scene_slots(scene), False, _qa("", *ask_scene(scene, rng, None)).lstrip()
+
+
+def _caption_glimpse(rng: random.Random) -> tuple[list[Slot], bool, str]:
+    scene = sample_scene(rng, None, most=2)
+    return _scene_slots(scene), False, f"Caption: {wordings(scene)[0]}\n\n"
+
+
+def _flag_glimpse(rng: random.Random) -> tuple[list[Slot], bool, str]:
+    country = rng.choice([c for c in countries().values() if c.code in _flag_names()])
+    slots: list[Slot] = [(_flag_names()[country.code],), (f"ground {rng.choice(list(COLOURS))}",)]
+    return slots, False, _qa("", *ask_country(country, rng)).lstrip()
+
+
+def _sign_glimpse(rng: random.Random) -> tuple[list[Slot], bool, str]:
+    if rng.random() < 0.25:
+        value = f"{rng.randint(0, 99):02d}"
+        return [(value[0],), (value[1],)], True, _qa("", "What number is written?", value).lstrip()
+    word = rng.choice(reading_task.lexicon())
+    ground = f"ground {rng.choice(list(COLOURS))}"
+    return [(word,), (ground,)], False, _qa("", "What does the sign say?", word).lstrip()
+
+
+@cache
+def _flag_names() -> dict[str, str]:
+    """ISO code -> the name that the drawing of the flag goes by."""
+    return {p.code: ascii_fold(p.name) for p in flags()}
 
 
 def _qa(description: str, question: str, answer: str) -> str:

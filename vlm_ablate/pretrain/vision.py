@@ -308,7 +308,8 @@ def pretrain_vision(
     total = recipe.steps + recipe.alignment_steps
     contrast = RegionContrast(recipe, banks)
     loss, accuracy = _train(
-        contrast, _batches(recipe, "contrast", recipe.contrast_shares), recipe, recipe.steps, lambda step, *values: on_step(step, total, *values)
+        contrast, _batches(recipe, "contrast", recipe.contrast_shares), recipe, recipe.steps,
+        lambda step, *values: on_step(step, total, *values),
     )
     aligned, hits = _train(
         PatchAlignment(contrast.encoder, recipe, banks),
