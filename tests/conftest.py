@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 
 from vlm_ablate.data.offline.pictures import pictures
 from vlm_ablate.errors import AssetMissing
+from vlm_ablate.home import Home
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +19,21 @@ def offline_material() -> None:
         pictures()
     except AssetMissing as missing:
         pytest.skip(str(missing))
+
+
+@pytest.fixture(scope="session")
+def store_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty MLflow database: building its schema takes seconds, copying it none."""
+    from vlm_ablate.tracking.store import ensure_store
+
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    ensure_store(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def home(tmp_path: Path, store_template: Path) -> Home:
+    """A prepared home folder with an empty store."""
+    home = Home(tmp_path / "home").prepare(minimum_free=0)
+    shutil.copyfile(store_template, home.database)
+    return home

@@ -21,7 +21,6 @@ from vlm_ablate.events import EvaluationProgress, RunFinished, RunStarted, Stage
 from vlm_ablate.home import Home
 from vlm_ablate.run import execute
 from vlm_ablate.tracking.records import read_history, read_records
-from vlm_ablate.tracking.store import ensure_store
 
 
 @pytest.fixture(scope="module")
@@ -31,28 +30,16 @@ def parts(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    ensure_store(f"sqlite:///{path}")
-    return path
-
-
 def new_home(folder: Path, store: Path) -> Home:
     home = Home(folder).prepare(minimum_free=0)
     shutil.copyfile(store, home.database)
     return home
 
 
-@pytest.fixture
-def home(tmp_path, store) -> Home:
-    return new_home(tmp_path / "home", store)
-
-
 @pytest.fixture(scope="module")
-def straight(tmp_path_factory, parts, store):
+def straight(tmp_path_factory, parts, store_template):
     """An uninterrupted run: (home, spec, outcome, events)."""
-    home, events = new_home(tmp_path_factory.mktemp("straight"), store), []
+    home, events = new_home(tmp_path_factory.mktemp("straight"), store_template), []
     spec = make_spec(parts, curve={"points": 2, "limit": 4})
     outcome = execute(spec, home=home, reporter=events.append)
     assert outcome.status == "finished", outcome.message
@@ -198,6 +185,37 @@ def test_sigterm_while_training_stops_after_a_checkpoint(straight, home, monkeyp
     with pytest.raises(KeyboardInterrupt, match="stopped after step 3"):
         execute(straight[1], home=home, reporter=stop)
     assert_continues(home, straight, 3)
+
+
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_between_micro_batches_waits_for_the_step(kind, straight, home, monkeypatch):
+    from vlm_ablate.training.module import TrainingModule
+
+    step = TrainingModule.training_step
+
+    def stop(module, batch, index):
+        if module.trainer.global_step == 2 and module.micro_batch == 0:
+            os.kill(os.getpid(), kind)
+        return step(module, batch, index)
+
+    monkeypatch.setattr(TrainingModule, "training_step", stop)
+    with pytest.raises(KeyboardInterrupt, match="stopped after step 3"):
+        execute(straight[1], home=home)
+    monkeypatch.undo()
+    assert_continues(home, straight, 3)
+
+
+def test_sigterm_before_the_first_step(straight, home, monkeypatch):
+    from vlm_ablate.data.module import VLMDataModule
+
+    loader = VLMDataModule.train_dataloader
+    monkeypatch.setattr(
+        VLMDataModule, "train_dataloader", lambda self: (os.kill(os.getpid(), signal.SIGTERM), loader(self))[1]
+    )
+    with pytest.raises(KeyboardInterrupt, match="before the first step"):
+        execute(straight[1], home=home)
+    monkeypatch.undo()
+    assert_continues(home, straight, 0)
 
 
 def test_ctrl_c_while_evaluating_keeps_the_answers(straight, home):

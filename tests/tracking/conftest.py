@@ -1,4 +1,4 @@
-"""A home with a tracking store, copied from a template whose schema is built once a session."""
+"""A real MLflow server that can be killed and started again."""
 
 from __future__ import annotations
 
@@ -14,24 +14,7 @@ from pathlib import Path
 import pytest
 
 from vlm_ablate.errors import TrackingError
-from vlm_ablate.home import Home
 from vlm_ablate.tracking.store import ensure_store
-
-
-@pytest.fixture(scope="session")
-def store_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty MLflow database."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    ensure_store(f"sqlite:///{path}")
-    return path
-
-
-@pytest.fixture
-def home(tmp_path: Path, store_template: Path) -> Home:
-    """A prepared home folder with an empty store."""
-    home = Home(tmp_path / "home").prepare(minimum_free=0)
-    shutil.copyfile(store_template, home.database)
-    return home
 
 
 class Server:

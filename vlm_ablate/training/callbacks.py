@@ -235,6 +235,10 @@ class Checkpoints(StepEnd):
         self._path, self._interruption, self._reporter = path, interruption, reporter
         self._run, self._first_step = run, first_step
 
+    def on_train_start(self, trainer: pl.Trainer, module: TrainingModule) -> None:
+        # Lightning's own handler of SIGTERM would end training after the micro-batch, before there is a checkpoint.
+        self._interruption.reclaim()
+
     def on_step_end(self, trainer: pl.Trainer, module: TrainingModule, step: int) -> None:
         if step >= module.stage.steps:
             return  # the end of a stage is recorded by its final state

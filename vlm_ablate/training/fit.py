@@ -15,9 +15,11 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins import TorchCheckpointIO
 from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from vlm_ablate.config.stages import Stage
 from vlm_ablate.home import atomic_file
+from vlm_ablate.training.interruption import Interrupted
 from vlm_ablate.training.module import TrainingModule
 
 
@@ -80,9 +82,16 @@ def build_trainer(stage: Stage, callbacks: Sequence[Callback], folder: Path, **o
 
 
 def fit(trainer: pl.Trainer, module: TrainingModule, data: pl.LightningDataModule, resume: Path | None) -> None:
-    """Train, from a checkpoint if there is one."""
-    # Our checkpoints hold plain numbers and tensors only, so torch's safe loader reads them.
-    trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+    """Train, from a checkpoint if there is one.
+
+    Raises:
+        Interrupted: SIGTERM came before training began, when Lightning alone heard it.
+    """
+    try:
+        # Our checkpoints hold plain numbers and tensors only, so torch's safe loader reads them.
+        trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+    except SIGTERMException as stop:
+        raise Interrupted("stopped before the first step") from stop
 
 
 @contextmanager

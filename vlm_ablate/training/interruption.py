@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+KINDS = (signal.SIGINT, signal.SIGTERM)
+
 
 class Interrupted(Exception):
     """Training stopped on request after a checkpoint. Not a KeyboardInterrupt, on which Lightning would exit."""
@@ -18,7 +20,7 @@ class Interruption:
 
     def __init__(self) -> None:
         self.requested = False
-        self._deferring = False
+        self._deferring = self._handling = False
 
     def request(self) -> None:
         """Ask training to stop after the step in progress."""
@@ -39,13 +41,20 @@ class Interruption:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        kinds = (signal.SIGINT, signal.SIGTERM)
-        before = {kind: signal.signal(kind, self._handle) for kind in kinds}
+        before = {kind: signal.signal(kind, self._handle) for kind in KINDS}
+        self._handling = True
         try:
             yield
         finally:
+            self._handling = False
             for kind, handler in before.items():
                 signal.signal(kind, handler)
+
+    def reclaim(self) -> None:
+        """Take the signals back from a library that has put handlers of its own in the way."""
+        if self._handling:
+            for kind in KINDS:
+                signal.signal(kind, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         again, self.requested = self.requested, True
