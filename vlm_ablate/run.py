@@ -16,7 +16,7 @@ from vlm_ablate.artifacts import Answered
 from vlm_ablate.config.components import benchmarks
 from vlm_ablate.config.spec import RunSpec
 from vlm_ablate.config.stages import Stage, language_in_bf16
-from vlm_ablate.data.dataset import build_mixture
+from vlm_ablate.data.dataset import Skips, build_mixture
 from vlm_ablate.data.module import VLMDataModule, data_fingerprint
 from vlm_ablate.errors import AssetMissing, Diverged, StorageError, TrackingError, VlmAblateError
 from vlm_ablate.evaluation.benchmarks.base import Benchmark
@@ -119,6 +119,7 @@ class _Run:
         self.ceilings: dict[str, float] = {}
         self.answered: list[Answered] = []
         self._benchmarks: dict[str, Benchmark] = {}
+        self._skips: list[Skips] = []
         self.tracker = RunTracker.start(spec, home=home, tracking_uri=tracking_uri, notice=self._notice)
 
     def complete(self) -> RunOutcome:
@@ -147,6 +148,8 @@ class _Run:
         for column in config.evaluation.benchmarks:
             self._benchmark(column)  # a missing asset shows now, not after training
         mixture = build_mixture(config.data, self.spec.seeds.data)
+        self._record_origins(mixture)
+        flops = self._record_plan()  # parts that do not fit show now, before weights are read
         device = training_device()
         half = device.type == "cuda" and language_in_bf16(config.stages.values())
         vlm = build_vlm(
@@ -155,8 +158,6 @@ class _Run:
             seed=self.spec.seeds.init,
             language_dtype=torch.bfloat16 if half else torch.float32,
         ).to(device)
-        self._record_origins(mixture)
-        flops = self._record_plan()
         plan = self._plan(vlm, mixture, flops)
         done = steps_done(plan)
         self.reporter(
@@ -173,7 +174,7 @@ class _Run:
             return vlm.architecture.text_tokens(vlm.visual_tokens(height, width))
 
         def data(stage: Stage, start: int) -> VLMDataModule:
-            return VLMDataModule(
+            module = VLMDataModule(
                 self.config.data,
                 stage,
                 mixture=mixture,
@@ -183,6 +184,8 @@ class _Run:
                 std=vlm.vision.std,
                 start=start,
             )
+            self._skips.append(module.skips)
+            return module
 
         curve = self.config.evaluation.curve
         return Plan(
@@ -324,6 +327,7 @@ class _Run:
     def _record_results(self, seen: Seen) -> None:
         folder, tracker = self.folder.artifacts, self.tracker
         tracker.log_metrics(_seen_metrics(seen) | {schema.WALL_SECONDS: time.monotonic() - self.started}, self.steps)
+        self._record_skips()
         tracker.log_scores(self.scores, self.steps)
         tracker.log_metrics(self.ceilings, self.steps)
         table = folder / schema.PREDICTIONS_DIR / "predictions.csv"
@@ -335,6 +339,13 @@ class _Run:
         if examples.exists():
             tracker.log_artifact(examples)
         tracker.log_artifact(folder / schema.WEIGHTS_DIR / WEIGHTS_FILE, schema.WEIGHTS_DIR)
+
+    def _record_skips(self) -> None:
+        """Rows that this execution could not use and replaced by others."""
+        skipped, read = (sum(getattr(s, name) for s in self._skips) for name in ("skipped", "read"))
+        self.tracker.log_metrics({schema.DATA_SKIPPED: float(skipped)}, self.steps)
+        if skipped:
+            self._notice(f"{self.spec.run_name}: {skipped} of {read} samples cannot be used; others took their place")
 
     def _keep_traceback(self) -> None:
         path = self.folder.artifacts / TRACEBACK_FILE

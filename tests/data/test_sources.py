@@ -9,6 +9,8 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from transformers import PreTrainedTokenizerFast
 
@@ -185,6 +187,16 @@ def test_wrong_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(gzip.compress(b"x" * 2000))
     with pytest.raises(DataError, match=r"not a plain tar file"):
         source("cauldron", tmp_path, format="webdataset")
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_files_without_a_row_are_empty(kind: str, tmp_path: Path) -> None:
+    file = tmp_path / f"none.{kind}"
+    file.touch()
+    if kind == "parquet":
+        pq.write_table(pa.table({"image": pa.array([], pa.string()), "text": pa.array([], pa.string())}), file)
+    with pytest.raises(DataError, match=rf"none.{kind}' is empty"):
+        source("pairs", file)
 
 
 def test_hub_ids_fail_fast_and_clearly_without_network() -> None:

@@ -91,7 +91,24 @@ class VLM(nn.Module):
         trained = torch.is_grad_enabled() and any(p.requires_grad for p in self.vision.parameters())
         with nullcontext() if trained else torch.no_grad():
             seen = self.vision(pixel_values.to(_dtype(self.vision)), pixel_mask)
-        return self.connector(seen.features.to(_dtype(self.connector)), seen.mask, seen.grid)
+        return self.connect(seen.features, seen.mask, seen.grid)
+
+    def connect(self, features: Tensor, mask: Tensor | None, grid: tuple[int, int]) -> Tensor:
+        """(views, patches, width of the encoder) -> (views, visual_tokens, width that the architecture asks for).
+
+        Raises:
+            ModelError: the connector gives another shape than it promised or was asked for.
+        """
+        states = self.connector(features.to(_dtype(self.connector)), mask, grid)
+        tokens = self.connector.visual_tokens(grid)
+        width = self.architecture.connector_width(self.language, self.vision.width)
+        if states.shape != (len(features), tokens, width):
+            given = " x ".join(map(str, states.shape[1:]))
+            raise ModelError(
+                f"connector {self.connector.config.name!r} gives {given} a view, where {tokens} visual tokens "
+                f"of width {width} are expected"
+            )
+        return states
 
     def forward(self, batch: Batch) -> Output:
         """The summed next-token loss of a batch. Logits are computed at supervised positions only."""

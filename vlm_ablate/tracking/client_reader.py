@@ -9,7 +9,7 @@ from typing import Any
 from vlm_ablate.tracking import schema
 from vlm_ablate.tracking.records import History, Point, RunRecord, make_record
 from vlm_ablate.tracking.sqlite_reader import last_of_each_step
-from vlm_ablate.tracking.store import connect, tracking_errors
+from vlm_ablate.tracking.store import check_server, connect, tracking_errors
 
 PAGE = 500
 
@@ -19,6 +19,7 @@ class ClientReader:
 
     def __init__(self, tracking_uri: str) -> None:
         self._uri = tracking_uri
+        check_server(tracking_uri)  # its silence is told better than mlflow would
         self._client = connect(tracking_uri)
 
     def runs(self, *, experiment: str | None = None, hashes: set[str] | None = None) -> list[RunRecord]:

@@ -63,6 +63,7 @@ PARAMS_TOTAL = "model/params_total"
 PARAMS_TRAINABLE = "model/params_trainable"
 VISUAL_TOKENS = "model/visual_tokens"
 FLOPS_PER_SAMPLE = "model/flops_per_sample"
+DATA_SKIPPED = "data/skipped"
 WALL_SECONDS = "time/wall_s"
 MEAN = "mean"
 

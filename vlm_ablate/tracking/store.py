@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 TEMPLATE_VARIABLE = "VLM_ABLATE_STORE_TEMPLATE"
 """Names an empty MLflow SQLite database to copy instead of building the schema (which takes seconds)."""
+SERVERS = ("http", "https")
 PROBE_SECONDS = 5.0
 _MLFLOW_SETTINGS = {
     # A tracker that cannot reach its server spools and goes on, so waiting long for one request only delays runs.
@@ -58,8 +59,8 @@ def ensure_store(tracking_uri: str, notify: Notify = lambda message: None) -> No
         _check_sqlite(path)
         return
     scheme = urlsplit(tracking_uri).scheme
-    if scheme in ("http", "https"):
-        _probe(tracking_uri)
+    if scheme in SERVERS:
+        check_server(tracking_uri)
     elif scheme in ("", "file"):
         raise TrackingError(
             f"{tracking_uri} is a folder; MLflow keeps no runs in plain folders any more",
@@ -224,6 +225,16 @@ def _build_schema(building: Path, path: Path, notify: Notify) -> None:
         store = SqlAlchemyStore(f"sqlite:///{building}", artifact_location(f"sqlite:///{path}", "default"))
         store.engine.dispose()
     notify(f"tracking store ready ({time.monotonic() - started:.0f} s)")
+
+
+def check_server(tracking_uri: str) -> None:
+    """Prove that a server answers; other stores pass.
+
+    Raises:
+        TrackingError: it does not.
+    """
+    if urlsplit(tracking_uri).scheme in SERVERS:
+        _probe(tracking_uri)
 
 
 def _probe(url: str) -> None:

@@ -111,6 +111,8 @@ def _open_tables(config: RecordsConfig, kind: str, files: list[Path]) -> Rows:
                 builder, data_files=[str(f) for f in files], split="train", streaming=config.streaming
             )
     except Exception as error:  # readers raise errors of pyarrow, pandas and their own
+        if found_nothing(error):
+            raise DataError(f"{config.id!r} is empty: its {kind} files hold no row") from error
         raise DataError(f"{config.id!r} cannot be read as {kind}: {first_reason(error)}") from error
     mark, licence = _files_fingerprint(files), _local_licence(files[0].parent)
     return StreamRows(data, config, mark, licence) if config.streaming else ArrowRows(data, mark, licence)
@@ -163,6 +165,13 @@ def _quiet() -> Iterator[None]:
     finally:
         if shown:
             datasets.enable_progress_bars()
+
+
+def found_nothing(error: BaseException) -> bool:
+    """Whether a reader failed because there is nothing to read."""
+    # A file without a byte, a split without a shard, a Parquet file without a row group: datasets has no error for it.
+    marks = ("corresponds to no data", "BatchSize must be greater than 0, got 0")
+    return isinstance(error.__cause__ or error, StopIteration) or any(m in first_reason(error) for m in marks)
 
 
 def first_reason(error: BaseException) -> str:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from vlm_ablate.config.components.benchmarks import HubBenchmarkConfig
 from vlm_ablate.data.sample import ImageRef
-from vlm_ablate.data.sources.rows import first_reason
+from vlm_ablate.data.sources.rows import first_reason, found_nothing
 from vlm_ablate.errors import AssetMissing, DataError
 from vlm_ablate.evaluation.benchmarks.base import Benchmark, BenchmarkItem, Split
 from vlm_ablate.hub_access import DOWNLOAD_HINT, offline_unless_allowed
@@ -84,7 +84,7 @@ class HubBenchmark(Benchmark):
         if isinstance(value, Mapping):
             value = value.get("bytes") or value.get("path")
         if isinstance(value, str):
-            return ImageRef(self._folder / value if self._local else Path(value), name)
+            return ImageRef(self._folder / value if self._local else Path(value), f"{value} of {name}")
         if isinstance(value, bytes):
             return ImageRef(value, name)
         raise DataError(f"the image of {name} is neither bytes nor a path but {type(value).__name__}")
@@ -131,10 +131,9 @@ class HubBenchmark(Benchmark):
         except (ConnectionError, FileNotFoundError, datasets.exceptions.DatasetNotFoundError) as error:
             raise AssetMissing(f"{where} is not on this machine", hint=DOWNLOAD_HINT) from error
         except Exception as error:  # readers raise errors of pyarrow, pandas and their own
-            reason = first_reason(error)
-            if "corresponds to no data" in reason:
+            if found_nothing(error):
                 raise DataError(f"{where} is empty") from error
-            raise DataError(f"{where} cannot be read: {reason}") from error
+            raise DataError(f"{where} cannot be read: {first_reason(error)}") from error
 
     def _checked(self, table: Dataset, name: str) -> Dataset:
         import datasets

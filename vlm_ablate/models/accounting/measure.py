@@ -102,7 +102,7 @@ def _pass(vlm: VLM, cost: Measurement, pixels: Tensor, *, backward: bool) -> Non
         meter.uncounted += len(pixels) * _untracked_flops(vlm)
     features = _seam(seen.features)
     with _Segment(cost, "connector"):
-        states = vlm.connector(features, seen.mask, seen.grid)
+        states = vlm.connect(features, seen.mask, seen.grid)
     visual = _seam(states)
     with _Segment(cost, "language"):
         logits = _logits(vlm, cost, visual)
