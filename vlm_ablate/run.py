@@ -303,8 +303,10 @@ class _Run:
 
         try:
             plan = plan_model(self.config)
-        except NotImplementedError as error:  # a plug-in that cannot be built on the meta device
-            self._notice(f"no plan, and FLOPs are not counted: {error}")
+        except VlmAblateError:
+            raise
+        except Exception as error:  # parts that cannot be built on the meta device may still train
+            self._notice(f"no plan, and FLOPs are not counted: {type(error).__name__}: {error}")
             return {}
         artifacts.write_plan(plan, self.folder.artifacts / schema.PLAN_FILE)
         self.tracker.log_artifact(self.folder.artifacts / schema.PLAN_FILE)

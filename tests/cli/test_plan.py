@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 
 from vlm_ablate.cli.app import app
 from vlm_ablate.cli.plan_view import parse_count, rounding
-from vlm_ablate.config.expand import load_experiment
+from vlm_ablate.config.expand import experiment_files, load_experiment
+from vlm_ablate.config.scales import scale_files
 
 ROOT = Path(__file__).parents[2]
 
@@ -80,6 +81,22 @@ def test_equal_models_and_stages_are_planned_once(monkeypatch: pytest.MonkeyPatc
     plans = [planner.plan(config) for config in (*arms, *arms)]
     assert len(built) == 2 + 3, "two models, three stages"
     assert plans[:3] == plans[3:] and plans[0] != plans[1]
+
+
+@pytest.fixture(scope="module")
+def planner():
+    """One for all files: what experiments share is planned once."""
+    from vlm_ablate.models.accounting import Planner
+
+    return Planner()
+
+
+@pytest.mark.parametrize("scale", scale_files(ROOT / "experiments"))
+@pytest.mark.parametrize("file", experiment_files(ROOT / "experiments"), ids=lambda file: file.stem)
+def test_every_experiment_plans_at_every_scale(file: Path, scale: str, planner) -> None:
+    for arm in load_experiment(file, scale=scale).arms.values():
+        plan = planner.plan(arm.config)
+        assert plan.last.trainable_parameters > 0 and plan.last.memory.peak > 0 and plan.flops > 0
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from typing import Any
 
 from vlm_ablate.config.spec import RunSpec
 from vlm_ablate.events import Notice, RunFinished, RunOutcome
-from vlm_ablate.home import Home
+from vlm_ablate.home import ENVIRONMENT_VARIABLE, Home
 from vlm_ablate.launch.base import Interrupted, OnEvent, failed
 from vlm_ablate.launch.devices import cores, gpus, worker_environment
 from vlm_ablate.launch.worker import LOG_FILE
@@ -169,7 +169,9 @@ class _Pool:
     def _start(self, index: int) -> None:
         setup = {"path": sys.path, "home": str(self._home.root.absolute()), "target": self._launcher.target,
                  "tracking_uri": self._uri}  # fmt: skip
-        worker = _Worker(index, worker_environment(index, self._devices, self._launcher.threads), setup)
+        environment = worker_environment(index, self._devices, self._launcher.threads)
+        environment[ENVIRONMENT_VARIABLE] = setup["home"]  # caches belong there, too
+        worker = _Worker(index, environment, setup)
         self._workers[worker.link] = worker
         worker.give(self._queue.popleft())
 
