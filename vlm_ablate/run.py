@@ -33,6 +33,7 @@ from vlm_ablate.events import (
     Status,
     silent,
 )
+from vlm_ablate.finished import WEIGHTS_FILE
 from vlm_ablate.home import Home, write_atomically
 from vlm_ablate.models.adapters import apply_training
 from vlm_ablate.models.trained_state import save_trained
@@ -49,7 +50,6 @@ from vlm_ablate.training.stages import Plan, curve_steps, steps_done, train_stag
 
 __all__ = ["RunOutcome", "execute"]
 
-WEIGHTS_FILE = "trained.safetensors"
 TRACEBACK_FILE = "traceback.txt"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
@@ -13,6 +14,7 @@ from vlm_ablate.errors import AssetMissing, ModelError
 from vlm_ablate.hub_access import DOWNLOAD_HINT, hub_allowed
 
 if TYPE_CHECKING:
+    from safetensors import safe_open
     from torch import Tensor
     from transformers import PretrainedConfig
 
@@ -137,28 +139,68 @@ def tensor_files(folder: Path) -> list[Path]:
     return found
 
 
-def tensor_names(folder: Path) -> dict[str, Path]:
-    """Tensor name -> the file that holds it."""
-    from safetensors import safe_open
+@contextmanager
+def opened_tensors(file: Path) -> Iterator[safe_open]:
+    """A safetensors file, open for reading.
 
-    names: dict[str, Path] = {}
-    for file in tensor_files(folder):
+    Raises:
+        ModelError: it is cut short, or not of that format.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
         with safe_open(file, framework="pt") as tensors:
+            yield tensors
+    except (SafetensorError, OSError) as error:
+        raise ModelError(
+            f"{file} cannot be read as safetensors: {error}",
+            hint="it may have been copied or downloaded in part; compare its size with the original's",
+        ) from error
+
+
+def tensor_names(folder: Path) -> dict[str, Path]:
+    """Tensor name -> the file that holds it.
+
+    Raises:
+        AssetMissing: there are no safetensors files, or not all that the index names.
+        ModelError: a file cannot be read.
+    """
+    names: dict[str, Path] = {}
+    files = tensor_files(folder)
+    _check_index(folder, files)
+    for file in files:
+        with opened_tensors(file) as tensors:
             names.update(dict.fromkeys(tensors.keys(), file))
     return names
 
 
+def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Tensor name -> shape, from the files' headers; raises as `tensor_names`."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in sorted(set(tensor_names(folder).values())):
+        with opened_tensors(file) as tensors:
+            shapes.update({name: tuple(tensors.get_slice(name).get_shape()) for name in list(tensors.keys())})
+    return shapes
+
+
+def _check_index(folder: Path, files: list[Path]) -> None:
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        wanted = set(json.loads(index.read_text()).get("weight_map", {}).values())
+        missing = sorted(wanted - {file.name for file in files})
+        if missing:
+            raise AssetMissing(f"{folder} lacks {len(missing)} of {len(wanted)} files of weights: {missing[0]}, ...")
+
+
 def read_tensors(folder: Path, prefix: str = "") -> dict[str, Tensor]:
     """The tensors whose name starts with `prefix`, by the rest of the name. Other tensors are not read from disk."""
-    from safetensors import safe_open
-
     wanted: dict[Path, list[str]] = {}
     for name, file in tensor_names(folder).items():
         if name.startswith(prefix):
             wanted.setdefault(file, []).append(name)
     tensors: dict[str, Tensor] = {}
     for file, names in wanted.items():
-        with safe_open(file, framework="pt") as opened:
+        with opened_tensors(file) as opened:
             tensors.update({name.removeprefix(prefix): opened.get_tensor(name) for name in names})
     return tensors
 

@@ -123,10 +123,14 @@ def cut(tower: PreTrainedModel, layer: int) -> None:
 
 
 def normalisation(folder: Path, config: PretrainedConfig) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation by channel: the folder's preprocessor_config.json, else by the kind of model."""
-    file = folder / "preprocessor_config.json"
-    if file.is_file():
-        written = json.loads(file.read_text())
+    """Mean and standard deviation by channel: what the folder says of its image processor, else by the kind of model.
+
+    transformers 5 writes it into processor_config.json, transformers 4 into preprocessor_config.json.
+    """
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        file = folder / name
+        written = json.loads(file.read_text()) if file.is_file() else {}
+        written = written.get("image_processor", written)
         if "image_mean" in written and "image_std" in written:
             return tuple(written["image_mean"]), tuple(written["image_std"])
     kind = config.model_type
