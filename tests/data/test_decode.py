@@ -10,8 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image as PilImage
+from PIL import ImageOps
 
 from tests.data.conftest import picture
+from vlm_ablate.config.data import ImageConfig
+from vlm_ablate.data.images import load_views
 from vlm_ablate.data.sample import ImageRef
 from vlm_ablate.errors import DataError
 
@@ -40,6 +43,46 @@ def test_exif_rotation_is_applied_to_pixels_and_size() -> None:
     assert tuple(turned[2, 10]) == (0, 0, 255) and tuple(turned[35, 10]) == (255, 0, 0)
 
 
+def turned_by(orientation: int) -> PilImage.Exif:
+    exif = PilImage.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_exif_orientation_is_as_pillow_turns_it(kind: str, orientation: int) -> None:
+    options = {"lossless": True} if kind == "WEBP" else {}
+    data = encoded(picture(7, 5), kind, exif=turned_by(orientation), **options)
+    upright = ImageOps.exif_transpose(PilImage.open(io.BytesIO(data)))
+    np.testing.assert_array_equal(pixels(data), np.asarray(upright))
+    assert ImageRef(data).size() == upright.size
+
+
+def test_exif_behind_the_pixels_of_a_png_counts() -> None:
+    data = encoded(picture(7, 5), exif=turned_by(6))
+    at = data.index(b"eXIf") - 4
+    end = at + 12 + struct.unpack(">I", data[at : at + 4])[0]
+    late = data[:at] + data[end:-12] + data[at:end] + data[-12:]
+    assert ImageRef(late).size() == (5, 7)
+    np.testing.assert_array_equal(pixels(late), pixels(data))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
+def test_a_broken_exif_block_counts_as_none(kind: str) -> None:
+    data = encoded(picture(7, 5), kind, exif=b"Exif\0\0" + b"\xff" * 40)
+    assert ImageRef(data).size() == (7, 5)
+    assert pixels(data).shape == (5, 7, 3)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "TIFF", "BMP"])
+def test_size_is_read_from_the_header_alone(kind: str) -> None:
+    data = encoded(picture(200, 100), kind)
+    assert ImageRef(data[: len(data) // 2], "cut").size() == (200, 100)
+    with pytest.raises(DataError, match="cut cannot be decoded"):
+        ImageRef(data[: len(data) // 2], "cut").load()
+
+
 def test_exif_rotation_survives_a_draft_decode() -> None:
     exif = PilImage.Exif()
     exif[0x0112] = 6
@@ -49,9 +92,10 @@ def test_exif_rotation_survives_a_draft_decode() -> None:
 
 
 def test_cmyk_becomes_rgb() -> None:
-    data = encoded(PilImage.new("CMYK", (8, 8), (255, 0, 0, 0)), "JPEG", quality=100)
-    red, green, blue = pixels(data)[4, 4]
-    assert red < 10 and green > 200 and blue > 200
+    cyan = PilImage.new("CMYK", (8, 8), (255, 0, 0, 0))
+    for kind in ("JPEG", "TIFF"):
+        red, green, blue = pixels(encoded(cyan, kind))[4, 4]
+        assert red < 10 and green > 200 and blue > 200
 
 
 def test_16_bit_grey_keeps_its_range() -> None:
@@ -59,6 +103,18 @@ def test_16_bit_grey_keeps_its_range() -> None:
     got = pixels(encoded(PilImage.fromarray(ramp)))
     assert got.min() == 0 and got.max() == 255
     np.testing.assert_array_equal(got[..., 0], ramp // 257)
+
+
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def test_16_bit_colour_keeps_its_high_byte() -> None:
+    values = np.linspace(0, 65535, 48).astype(">u2").reshape(4, 4, 3)
+    rows = b"".join(b"\0" + row.tobytes() for row in values)
+    head = struct.pack(">IIBBBBB", 4, 4, 16, 2, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", head) + png_chunk(b"IDAT", zlib.compress(rows))
+    np.testing.assert_array_equal(pixels(data + png_chunk(b"IEND", b"")), values >> 8)
 
 
 def test_float_and_32_bit_images() -> None:
@@ -121,12 +177,8 @@ def test_missing_and_foreign_files_are_named(tmp_path: Path) -> None:
 
 def png_header(width: int, height: int) -> bytes:
     """A PNG that only claims its size."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    body = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", body) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    head = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + png_chunk(b"IDAT", zlib.compress(b"")) + png_chunk(b"IEND", b"")
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
@@ -142,6 +194,29 @@ def test_no_pixels() -> None:
         ImageRef(png_header(0, 0), "nothing").load()
     with pytest.raises(DataError, match=r"no pixels"):
         ImageRef(PilImage.new("RGB", (0, 5)), "nothing").load()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 2000), (2000, 1)])
+@pytest.mark.parametrize(
+    "image",
+    [
+        ImageConfig(size=384),
+        ImageConfig(resize="native", size=980, shortest=378),
+        ImageConfig(split="tiles", size=1456),
+        ImageConfig(resize="native", size=980, shortest=378, split="crops"),
+    ],
+    ids=["square", "native", "tiles", "crops"],
+)
+def test_extreme_sizes_give_views_or_a_reason(size: tuple[int, int], image: ImageConfig) -> None:
+    ref = ImageRef(picture(*size), "sliver")
+    if image.split == "crops":
+        with pytest.raises(DataError, match="cannot be cut into four crops"):
+            load_views(ref, image)
+        return
+    views, sizes = load_views(ref, image)
+    assert [view.shape[:2] for view in views] == sizes
+    if image.split == "tiles":
+        assert len(views) == {(1, 1): 17, (1, 2000): 5, (2000, 1): 5}[size], "a line of tiles and the whole"
 
 
 def test_loading_leaves_a_shared_pil_image_usable() -> None:

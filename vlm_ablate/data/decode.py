@@ -1,17 +1,22 @@
 """Turning anything that holds a picture into an upright 8-bit RGB image, or saying clearly why not.
 
-Conversions: EXIF orientation is applied; transparency is laid on white; CMYK, palette, grey and 1-bit become RGB;
-16-bit grey keeps its high byte (value / 257); float images in [0, 1] are scaled by 255, others clipped to 0..255;
-of an animation the first frame counts. Refused: truncated files, pictures without pixels, decompression bombs.
+Conversions: EXIF orientation is applied (a broken EXIF block counts as none); transparency is laid on white; CMYK,
+palette, grey and 1-bit become RGB; 16-bit grey keeps its high byte (value / 257); float images in [0, 1] are scaled by
+255, others clipped to 0..255; of an animation the first frame counts. Refused: truncated files, pictures without
+pixels, decompression bombs.
 """
 
 from __future__ import annotations
 
 import io
+import struct
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
+from PIL.Image import Transpose
+from PIL.PngImagePlugin import PngImageFile
 
 from vlm_ablate.errors import DataError
 
@@ -19,6 +24,16 @@ MAX_PIXELS = 89_478_485
 """More pixels than this are refused before decoding (Pillow's own warning level: a quarter of a gigabyte as RGB)."""
 
 _ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_90,
+}
+"""EXIF orientation -> what makes the picture upright."""
 _SIDEWAYS = {5, 6, 7, 8}
 
 
@@ -35,13 +50,12 @@ def decode(source: object, label: str, draft: tuple[int, int] | None = None) -> 
         return _rgb(Image.fromarray(_checked_array(source, label)))
     try:
         with _open(source, label) as image:
+            orientation = _orientation(image)
             if draft and image.format == "JPEG":
-                if image.getexif().get(_ORIENTATION) in _SIDEWAYS:
-                    draft = (draft[1], draft[0])
-                image.draft("RGB", draft)
+                image.draft("RGB", (draft[1], draft[0]) if orientation in _SIDEWAYS else draft)
             image.load()
-            if image.getexif().get(_ORIENTATION, 1) != 1:
-                image = ImageOps.exif_transpose(image)
+            if orientation in _UPRIGHT:
+                image = image.transpose(_UPRIGHT[orientation])
             return _rgb(image)
     except DataError:
         raise
@@ -59,15 +73,41 @@ def header_size(source: object, label: str) -> tuple[int, int]:
         height, width = _checked_array(source, label).shape[:2]
         return width, height
     if isinstance(source, Image.Image):
-        image = _checked_size(source, label)
-        return _upright_size(image)
+        return _upright_size(_checked_size(source, label))
     with _open(source, label) as image:
         return _upright_size(image)
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:
     width, height = image.size
-    return (height, width) if image.getexif().get(_ORIENTATION) in _SIDEWAYS else (width, height)
+    return (height, width) if _orientation(image) in _SIDEWAYS else (width, height)
+
+
+def _orientation(image: Image.Image) -> int:
+    """1 to 8; 1 when there is no EXIF block or it cannot be read. Decodes no pixels, unlike Pillow for a PNG."""
+    if image.format == "TIFF":
+        return 1  # Pillow turns them itself, and their size is that of the upright picture
+    try:
+        if isinstance(image, PngImageFile) and "exif" not in image.info and image.fp:
+            image.info.update(_late_exif(image.fp))
+        return Image.Image.getexif(image).get(_ORIENTATION, 1)
+    except Exception:  # SyntaxError, struct.error and more
+        return 1
+
+
+def _late_exif(file: BinaryIO) -> dict[str, bytes]:
+    """A PNG's EXIF block, also behind the pixels, where Pillow only finds it after decoding them."""
+    place = file.tell()
+    try:
+        file.seek(8)
+        while len(head := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", head)
+            if kind == b"eXIf":
+                return {"exif": b"Exif\0\0" + file.read(length)}
+            file.seek(length + 4, io.SEEK_CUR)
+        return {}
+    finally:
+        file.seek(place)
 
 
 def _open(source: object, label: str) -> Image.Image:
