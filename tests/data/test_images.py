@@ -60,6 +60,35 @@ def test_tiles_equal_idefics3(size: tuple[int, int], longest: int) -> None:
     assert tile_grid(*size, config) == (theirs["rows"][0][0], theirs["cols"][0][0])
 
 
+@pytest.mark.parametrize(("size", "longest", "count"), [((1456, 1092), 1456, 13), ((700, 990), 1820, 21)])
+def test_tiles_of_the_papers_sizes_equal_idefics3(size: tuple[int, int], longest: int, count: int) -> None:
+    """364-px tiles of a photo at 4 x 364 and of a page at 5 x 364, with the processor's own defaults otherwise."""
+    processor, image = Idefics3ImageProcessorPil(size={"longest_edge": longest}), picture(*size)
+    ours = normalised(image, ImageConfig(split="tiles", size=longest, tile=364))
+    assert len(ours) == count
+    np.testing.assert_array_equal(ours, processor([[image]], return_tensors="np")["pixel_values"][0])
+
+
+@pytest.mark.parametrize("longest", [364, 1456, 1820])
+def test_counts_of_any_size_are_those_that_transformers_foretells(longest: int) -> None:
+    processor = Idefics3ImageProcessorPil(size={"longest_edge": longest})
+    config = ImageConfig(split="tiles", size=longest, tile=364)
+    rng = np.random.default_rng(2)
+    for width, height in (np.exp(rng.uniform(0, np.log(6000), (500, 2)))).astype(int).tolist():
+        count, *grid = processor.get_number_of_image_patches(height, width)
+        assert tile_grid(width, height, config) == tuple(grid)
+        assert len(views_of_size(width, height, config)) == (count or 1)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((2000, 1000), (490, 980)), ((1000, 2000), (980, 490)), ((3000, 500), (378, 980)), ((500, 200), (378, 500)),
+     ((100, 60), (378, 378)), ((640, 480), (480, 640))],
+)  # fmt: skip
+def test_native_sides_lie_between_378_and_980(size: tuple[int, int], expected: tuple[int, int]) -> None:
+    assert views_of_size(*size, ImageConfig(resize="native", size=980, shortest=378)) == [expected]
+
+
 def test_square_view_equals_siglip() -> None:
     image = picture(300, 200)
     theirs = SiglipImageProcessorPil(size={"height": 64, "width": 64})(image, return_tensors="np")["pixel_values"][0]
