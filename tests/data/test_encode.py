@@ -72,22 +72,22 @@ def test_ids_equal_idefics3_processor(any_tokenizer: PreTrainedTokenizerFast, pr
         np.testing.assert_array_equal(len(ours.views), theirs["pixel_values"].shape[1])
 
 
-def test_blocks_of_the_papers_sizes(any_tokenizer: PreTrainedTokenizerFast) -> None:
+def test_blocks_of_the_papers_sizes(tokenizer: PreTrainedTokenizerFast) -> None:
     """64 tokens a view in Idefics2, 320 when split; 169 a tile in Idefics3. Sizes come from the header alone."""
     sliced = split_prompt("<image>What is it?", [ImageRef(np.zeros((1092, 1456, 3), np.uint8))])
     for split, tokens in (("none", 64), ("crops", 320)):
         config = data_config(image=ImageConfig(resize="native", size=980, shortest=378, split=split))
-        encoder = Encoder(any_tokenizer, config, 64)
+        encoder = Encoder(tokenizer, config, 64)
         assert (encoder.layout(sliced, generate=True).input_ids == encoder.image_id).sum() == tokens
     for longest, rows, cols in ((1456, 3, 4), (1820, 4, 5)):
-        encoder = Encoder(any_tokenizer, data_config(image=ImageConfig(split="tiles", size=longest)), 169)
+        encoder = Encoder(tokenizer, data_config(image=ImageConfig(split="tiles", size=longest)), 169)
         block = encoder.layout(sliced, generate=True).input_ids
         assert (block == encoder.image_id).sum() == (rows * cols + 1) * 169
         processor = Idefics3Processor(
-            Idefics3ImageProcessorPil(size={"longest_edge": longest}), any_tokenizer, image_seq_len=169
+            Idefics3ImageProcessorPil(size={"longest_edge": longest}), tokenizer, image_seq_len=169
         )
         foretold = processor._get_num_multimodal_tokens([(1092, 1456)])["num_image_tokens"][0]
-        ends = np.flatnonzero(block == any_tokenizer.convert_tokens_to_ids("<fake_token_around_image>"))
+        ends = np.flatnonzero(block == tokenizer.convert_tokens_to_ids("<fake_token_around_image>"))
         assert ends[-1] - ends[0] + 1 == foretold, "position tokens and line ends included"
 
 
