@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import pickle
 import tarfile
 from pathlib import Path
@@ -88,15 +89,65 @@ def test_schema_in_every_format(
                 opened[index]
 
 
-@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
-def test_streaming_gives_the_same_samples(kind: str, tmp_path: Path) -> None:
-    folder = records.write(records.CAULDRON, kind, tmp_path)
-    stream = source("cauldron", folder, streaming=True, rows=2)
-    assert stream.sequential and [shown(stream[i]) for i in (1, 0, 1)] == [
-        shown(source("cauldron", folder)[i]) for i in (1, 0, 1)
-    ]
-    with pytest.raises(DataError, match=r"ended after 2 rows"):
-        source("cauldron", folder, streaming=True, rows=5)[3]
+@pytest.mark.parametrize("kind", ["parquet", "jsonl", "webdataset"])
+@pytest.mark.parametrize(("name", "rows", "fields", "expected"), SCHEMAS)
+def test_streaming_gives_the_same_samples(
+    name: str, rows: list, fields: dict, expected: list, kind: str, tmp_path: Path
+) -> None:
+    folder = records.write(rows, kind, tmp_path)
+    stream = pickle.loads(pickle.dumps(source(name, folder, streaming=True, rows=len(rows), **fields)))
+    assert stream.sequential and len(stream) == len(expected)
+    for index in (*reversed(range(len(expected))), 0):
+        if isinstance(expected[index], str):
+            assert shown(stream[index]) == expected[index]
+        else:
+            with pytest.raises(expected[index], match=r"no text to learn"):
+                stream[index]
+    with pytest.raises(DataError, match=rf"ended after {len(rows)} rows"):
+        source(name, folder, streaming=True, rows=5)[4]
+
+
+@pytest.mark.parametrize(("name", "rows", "fields", "expected"), SCHEMAS)
+def test_rows_that_datasets_made_of_shards(
+    name: str, rows: list, fields: dict, expected: list, tmp_path: Path
+) -> None:
+    """As it reads WebDataset repositories of the hub: a column a member, the JSON not merged."""
+    import datasets
+
+    folder = records.write(rows[:1], "webdataset", tmp_path / "tar")
+    data = datasets.load_dataset("webdataset", data_files=str(folder / "*.tar"), split="train")
+    assert {"__key__", "__url__", "json"} <= set(data.column_names)
+    data.to_parquet(tmp_path / "made" / "train.parquet")
+    for streaming in (False, True):
+        opened = source(name, tmp_path / "made", streaming=streaming, rows=1, **fields)
+        assert shown(opened[0]) == expected[0]
+
+
+def test_compressed_shards_are_read_as_streams(tmp_path: Path) -> None:
+    tar = records.write(records.CAULDRON, "webdataset", tmp_path / "a") / "train-000.tar"
+    packed = tmp_path / "b.tar.gz"
+    packed.write_bytes(gzip.compress(tar.read_bytes()))
+    opened = source("cauldron", packed, streaming=True, rows=2)
+    assert [shown(opened[i]) for i in (1, 0)] == [shown(source("cauldron", tar)[i]) for i in (1, 0)]
+    with pytest.raises(DataError, match=r"not a plain tar file") as caught:
+        source("cauldron", packed)
+    assert "`streaming: true`" in caught.value.hint
+    packed.write_bytes(packed.read_bytes()[:200])
+    with pytest.raises(DataError, match=r"shard .*b.tar.gz cannot be read"):
+        source("cauldron", packed, streaming=True, rows=2)
+
+
+def test_a_damaged_row_of_a_stream_is_the_only_one_lost(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for number, body in enumerate((b'{"messages": []}', b"{broken", json.dumps(records.MESSAGES[0]).encode())):
+            info = tarfile.TarInfo(f"{number}.json")
+            info.size = len(body)
+            tar.addfile(info, io.BytesIO(body))
+    for streaming in (False, True):
+        opened = source("text_instructions", tmp_path, streaming=streaming, rows=3)
+        with pytest.raises(DataError, match=r"1.json in .*a.tar is not valid JSON"):
+            opened[1]
+        assert shown(opened[2]) == "2 + 2?[4]"
 
 
 def test_a_stream_of_unknown_length_asks_for_rows(tmp_path: Path) -> None:
@@ -105,9 +156,10 @@ def test_a_stream_of_unknown_length_asks_for_rows(tmp_path: Path) -> None:
     assert "`rows`" in caught.value.hint
 
 
-def test_streams_can_be_entered_anywhere(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["parquet", "webdataset"])
+def test_streams_can_be_entered_anywhere(kind: str, tmp_path: Path) -> None:
     rows = [{"instruction": "count", "output": str(i)} for i in range(3 * STREAM_WINDOW)]
-    folder = records.write(rows, "parquet", tmp_path)
+    folder = records.write(rows, kind, tmp_path)
     stream = source("text_instructions", folder, streaming=True, rows=len(rows))
     for index in (5, 0, 2 * STREAM_WINDOW + 7, 2 * STREAM_WINDOW, STREAM_WINDOW + 3, 4):
         assert shown(stream[index]) == f"count[{index}]"

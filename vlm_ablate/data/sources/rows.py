@@ -6,11 +6,9 @@ Images are never decoded here: a cell is `{"bytes", "path"}`, bytes, or a path.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
-import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from glob import glob
 from pathlib import Path
@@ -18,17 +16,17 @@ from typing import Any, Protocol
 
 from vlm_ablate.config.components.source_configs import RecordsConfig
 from vlm_ablate.data.mixture import STREAM_WINDOW
+from vlm_ablate.data.sources.shards import MADE_OF_SHARDS, Row, TarRows, TarStream, unpacked
 from vlm_ablate.errors import AssetMissing, DataError
 from vlm_ablate.hub_access import DOWNLOAD_HINT, hub_allowed, offline_unless_allowed
 
-Row = dict[str, Any]
+__all__ = ["Row", "Rows", "open_rows"]
 
 _ENDINGS = {
     "parquet": (".parquet",),
     "jsonl": (".jsonl", ".json", ".jsonl.gz", ".ndjson"),
-    "webdataset": (".tar",),
+    "webdataset": (".tar", ".tar.gz", ".tgz"),
 }
-IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 
 
 class Rows(Protocol):
@@ -60,7 +58,10 @@ def open_rows(config: RecordsConfig) -> Rows:
         return _open_saved(config, local[0])
     kind, files = _files(config, local)
     if kind == "webdataset":
-        return TarRows(files)
+        mark, licence = _files_fingerprint(files), _local_licence(files[0].parent)
+        if config.streaming:
+            return StreamRows(TarStream(files), config, mark, licence)
+        return TarRows(files, mark, licence)
     return _open_tables(config, kind, files)
 
 
@@ -115,7 +116,7 @@ def _open_tables(config: RecordsConfig, kind: str, files: list[Path]) -> Rows:
             raise DataError(f"{config.id!r} is empty: its {kind} files hold no row") from error
         raise DataError(f"{config.id!r} cannot be read as {kind}: {first_reason(error)}") from error
     mark, licence = _files_fingerprint(files), _local_licence(files[0].parent)
-    return StreamRows(data, config, mark, licence) if config.streaming else ArrowRows(data, mark, licence)
+    return _stream(data, config, mark, licence) if config.streaming else ArrowRows(data, mark, licence)
 
 
 def _open_saved(config: RecordsConfig, folder: Path) -> Rows:
@@ -150,7 +151,7 @@ def _open_hub(config: RecordsConfig) -> Rows:
     mark = f"{config.id}@{config.revision or ''}/{config.split}"
     licence = data.info.license or "unknown"
     if config.streaming:
-        return StreamRows(data, config, mark, licence)
+        return _stream(data, config, mark, licence)
     return ArrowRows(data, f"{mark}/{data._fingerprint}", licence)
 
 
@@ -210,14 +211,29 @@ class ArrowRows:
     sequential = False
 
     def __init__(self, data: Any, fingerprint: str, licence: str) -> None:
-        self.columns, self.fingerprint, self.licence = data.column_names, fingerprint, licence
+        self.fingerprint, self.licence = fingerprint, licence
         self._table = data.with_format("arrow")
+        self._of_shards = set(data.column_names) >= MADE_OF_SHARDS
+        self.columns = list(self[0]) if self._of_shards and len(data) else data.column_names
 
     def __len__(self) -> int:
         return len(self._table)
 
     def __getitem__(self, index: int) -> Row:
-        return self._table[index].to_pylist()[0]
+        row = self._table[index].to_pylist()[0]
+        return unpacked(row) if self._of_shards else row
+
+
+class _Stream(Protocol):
+    def skip(self, rows: int) -> Iterable[Row]: ...
+
+    def __iter__(self) -> Iterator[Row]: ...
+
+
+def _stream(data: Any, config: RecordsConfig, fingerprint: str, licence: str) -> StreamRows:
+    splits = data.info.splits or {}
+    known = splits[config.split].num_examples if config.split in splits else None
+    return StreamRows(data.decode(False), config, fingerprint, licence, known)
 
 
 class StreamRows:
@@ -225,19 +241,18 @@ class StreamRows:
 
     sequential = True
 
-    def __init__(self, data: Any, config: RecordsConfig, fingerprint: str, licence: str) -> None:
+    def __init__(
+        self, data: _Stream, config: RecordsConfig, fingerprint: str, licence: str, known: int | None = None
+    ) -> None:
         self.fingerprint, self.licence, self._id = fingerprint, licence, config.id
-        self._data = data.decode(False)
-        splits = data.info.splits or {}
-        known = splits[config.split].num_examples if config.split in splits else None
-        self._length = config.rows or known
+        self._data, self._length = data, config.rows or known
         if not self._length:
             raise DataError(f"the length of the stream {config.id!r} is not known", hint="set `rows`")
         self._restart(0)
-        self.columns = data.column_names or list(self[0])
+        self.columns = [c for c in self[0] if not c.startswith("__")]
 
     def _restart(self, at: int) -> None:
-        self._stream, self._next, self._kept = None, at, {}
+        self._stream, self._next, self._kept, self._reader = None, at, {}, os.getpid()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_stream": None, "_next": 0, "_kept": {}}
@@ -246,9 +261,14 @@ class StreamRows:
         return self._length
 
     def __getitem__(self, index: int) -> Row:
-        if index in self._kept:
-            return self._kept[index]
-        if index < self._next or index > self._next + STREAM_WINDOW:
+        if index not in self._kept:
+            self._read(index)
+        row = self._kept[index]
+        return unpacked(row) if row.keys() >= MADE_OF_SHARDS else row
+
+    def _read(self, index: int) -> None:
+        forked = self._reader != os.getpid()  # then an open file would share its position with other processes
+        if forked or index < self._next or index > self._next + STREAM_WINDOW:
             self._restart(max(0, index - index % STREAM_WINDOW))
         if self._stream is None:
             self._stream = iter(self._data.skip(self._next) if self._next else self._data)
@@ -261,80 +281,3 @@ class StreamRows:
         oldest = (index // STREAM_WINDOW - 1) * STREAM_WINDOW
         for old in [i for i in self._kept if i < oldest] if len(self._kept) > 2 * STREAM_WINDOW else []:
             del self._kept[old]
-        return self._kept[index]
-
-
-class TarRows:
-    """WebDataset shards by number: an index of members is read once, rows are read where they lie.
-
-    Members that share a name up to its first dot form a row. JSON members are merged into it; pictures become
-    `image` and `images` (by natural order) unless the JSON names them; `txt` becomes `text`; the rest is kept as
-    bytes under its ending.
-
-    Raises:
-        DataError: a shard is compressed or damaged.
-    """
-
-    sequential = False
-
-    def __init__(self, files: list[Path]) -> None:
-        self._paths, self._open = files, {}
-        self._index: list[tuple[int, str, list[tuple[str, int, int]]]] = []
-        for number, path in enumerate(files):
-            rows: dict[str, list[tuple[str, int, int]]] = {}
-            try:
-                with tarfile.open(path, "r:") as tar:
-                    for member in tar:
-                        if member.isfile():
-                            key, ending = _split_name(member.name)
-                            rows.setdefault(key, []).append((ending, member.offset_data, member.size))
-            except tarfile.TarError as error:
-                raise DataError(f"shard {path} is not a plain tar file: {error}", hint="decompress it") from error
-            self._index += [(number, key, members) for key, members in rows.items()]
-        self.fingerprint, self.licence = _files_fingerprint(files), _local_licence(files[0].parent)
-        self.columns = [c for c in (self[0] if self._index else {}) if not c.startswith("__")]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": {}}
-
-    def __len__(self) -> int:
-        return len(self._index)
-
-    def __getitem__(self, index: int) -> Row:
-        number, key, members = self._index[index]
-        if number not in self._open:
-            self._open[number] = self._paths[number].open("rb")
-        # pread keeps no position, so that forked loader processes may share the file.
-        read = {e: os.pread(self._open[number].fileno(), size, at) for e, at, size in members}
-        row: Row = {"__key__": key, "__files__": read}
-        pictures = sorted((e for e in read if e.rsplit(".", 1)[-1].lower() in IMAGE_ENDINGS), key=_natural)
-        if pictures:
-            row["images"] = [{"bytes": read[e], "path": f"{key}.{e}"} for e in pictures]
-            row["image"] = row["images"][0]
-        for ending, data in read.items():
-            if ending == "txt":
-                row["text"] = data.decode(errors="replace")
-            elif ending not in pictures and not ending.endswith("json"):
-                row[ending] = data
-        for ending, data in read.items():
-            if ending.endswith("json"):
-                row.update(self._parsed(data, f"{key}.{ending}", self._paths[number]))
-        return row
-
-    @staticmethod
-    def _parsed(data: bytes, name: str, shard: Path) -> Row:
-        try:
-            value = json.loads(data)
-        except ValueError as error:
-            raise DataError(f"{name} in {shard} is not valid JSON: {error}") from error
-        return value if isinstance(value, dict) else {"json": value}
-
-
-def _split_name(name: str) -> tuple[str, str]:
-    folder, _, base = name.rpartition("/")
-    stem, _, ending = base.partition(".")
-    return (f"{folder}/{stem}" if folder else stem), ending
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    return [(int(p), "") if p.isdigit() else (-1, p) for p in re.split(r"(\d+)", name) if p]
