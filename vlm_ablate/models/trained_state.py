@@ -67,8 +67,7 @@ def load_trainable_state_dict(
     Raises:
         ModelError: the state is of another configuration.
     """
-    if metadata and _ADAPTERS in metadata:
-        _match_adapters(vlm, json.loads(metadata[_ADAPTERS]))
+    restore_adapters(vlm, metadata)
     own = dict(vlm.named_parameters()) | dict(vlm.named_buffers())
     surplus = sorted(set(tensors) - set(own))
     missing = sorted(set(trainable_state_dict(vlm)) - set(tensors))
@@ -82,6 +81,12 @@ def load_trainable_state_dict(
         for name, tensor in tensors.items():
             own[name].copy_(tensor)
     vlm.touched |= {name.replace(".base_layer", "") for name in tensors}
+
+
+def restore_adapters(vlm: VLM, metadata: Mapping[str, str] | None) -> None:
+    """Put the adapters in that `adapter_metadata` told of, their weights still to be loaded; take others out."""
+    if metadata and _ADAPTERS in metadata:
+        _match_adapters(vlm, json.loads(metadata[_ADAPTERS]))
 
 
 def _match_adapters(vlm: VLM, wanted: dict[str, dict]) -> None:

@@ -1,4 +1,4 @@
-"""Weights of released Idefics2, Idefics3 and SmolVLM checkpoints into our assembly."""
+"""Weights of released checkpoints into our assembly: the families of `names.FAMILIES`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vlm_ablate.errors import ModelError
-from vlm_ablate.models.checkpoints.names import EMBEDDING, HEAD, IDEFICS, POSITIONS, to_ours
+from vlm_ablate.models.checkpoints.names import EMBEDDING, FAMILIES, HEAD, POSITIONS, Family
 from vlm_ablate.models.hub import read_config, read_tensors, resolve
 from vlm_ablate.models.vision.siglip import resize_positions
 from vlm_ablate.models.vlm import VLM
@@ -23,28 +23,33 @@ def import_checkpoint(vlm: VLM, id: str) -> None:
     """
     folder = resolve(id)
     config = read_config(str(folder), planning=False)
-    if config.model_type not in IDEFICS:
-        raise ModelError(f"init_from: {id!r} is a {config.model_type!r} checkpoint; known: {', '.join(IDEFICS)}")
+    if config.model_type not in FAMILIES:
+        raise ModelError(f"init_from: {id!r} is a {config.model_type!r} checkpoint; known: {', '.join(FAMILIES)}")
+    family = FAMILIES[config.model_type](config)
     theirs = getattr(config, "image_token_id", None)
-    if theirs != vlm.image_token_id:
+    if theirs is not None and theirs != vlm.image_token_id and not family.own_placeholder:
         raise ModelError(
             f"init_from: <image> is token {theirs} in {id!r} and {vlm.image_token_id} here",
             hint="give the same checkpoint as the language model's `id`, so that its tokeniser is used",
         )
-    import_tensors(vlm, read_tensors(folder))
+    import_tensors(vlm, read_tensors(folder), family)
+    if family.own_placeholder and theirs is not None:
+        _copy_row(vlm, theirs, vlm.image_token_id)
 
 
 @torch.no_grad()
-def import_tensors(vlm: VLM, tensors: Mapping[str, Tensor]) -> None:
-    """Load tensors that are named as in transformers' checkpoints.
+def import_tensors(vlm: VLM, tensors: Mapping[str, Tensor], family: Family) -> None:
+    """Load tensors that are named as in transformers' checkpoints of `family`.
+
+    Layers that the vision encoder cut off, because nothing reads them, are left out.
 
     Raises:
         ModelError: tensors are missing or surplus, or have other shapes.
     """
-    named = {to_ours(name): (name, tensor) for name, tensor in tensors.items()}
-    surplus = [name for name in tensors if to_ours(name) is None]
+    incoming, surplus = family.group(tensors)
     own = {name: p for name, p in vlm.named_parameters() if "trainable_tokens" not in name}
-    incoming = {name: tensor for name, (_, tensor) in named.items() if name is not None}
+    for name in vlm.vision.cut_away:
+        incoming.pop(f"vision.backbone.{name}", None)
     tied = vlm.language.model.get_output_embeddings().weight is vlm.language.model.get_input_embeddings().weight
     if tied:
         incoming.pop(HEAD, None)
@@ -53,11 +58,14 @@ def import_tensors(vlm: VLM, tensors: Mapping[str, Tensor]) -> None:
     if missing or surplus:
         raise ModelError(f"the checkpoint does not fit this assembly: missing {missing[:4]}, surplus {surplus[:4]}")
     for name, parameter in own.items():
-        tensor = incoming[name]
+        parts = [tensors[theirs] for theirs in incoming[name]]
+        tensor = torch.cat(parts) if len(parts) > 1 else parts[0]
         if name in (EMBEDDING, HEAD):
             tensor = _split_rows(vlm, name, tensor)
         elif name == POSITIONS:
             tensor = resize_positions(tensor.float(), len(parameter))
+        elif "alpha_" in name and tensor.dim() == 3:
+            tensor = tensor[0, 0]  # Idefics' gates by channel: (1, 1, hidden) there, (hidden,) here
         if tensor.shape != parameter.shape:
             raise ModelError(
                 f"{name}: the checkpoint has {tuple(tensor.shape)}, this assembly {tuple(parameter.shape)}"
@@ -66,14 +74,25 @@ def import_tensors(vlm: VLM, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _split_rows(vlm: VLM, name: str, table: Tensor) -> Tensor:
-    """Rows of new tokens go to their own parameter; the rest is returned for the base table."""
+    """Rows of new tokens go to their own parameter; the rest is returned for the base table.
+
+    A table that is as long as the base table knows nothing of new tokens beyond it: they stay as they were.
+    """
     model = vlm.language.model
     module = model.get_input_embeddings() if name == EMBEDDING else model.get_output_embeddings()
-    if len(table) != vlm.language.vocabulary:
-        raise ModelError(
-            f"the checkpoint's vocabulary has {len(table)} rows, this assembly's {vlm.language.vocabulary}"
-        )
+    base, rows = len(module.weight), getattr(module, "trainable_tokens", None)
+    end = base if rows is None else module.start + len(rows)
+    if len(table) not in (base, max(base, end)):
+        raise ModelError(f"the checkpoint's vocabulary has {len(table)} rows, this assembly's {max(base, end)}")
+    if rows is not None and len(table) >= end:
+        rows.copy_(table[module.start : end])
+    return table[:base]
+
+
+@torch.no_grad()
+def _copy_row(vlm: VLM, source: int, target: int) -> None:
+    """Give the token `target` the embedding of `source`."""
+    module = vlm.language.model.get_input_embeddings()
     rows = getattr(module, "trainable_tokens", None)
-    if rows is not None:
-        rows.copy_(table[module.start : module.start + len(rows)])
-    return table[: len(module.weight)]
+    if rows is not None and target >= module.start:
+        rows[target - module.start] = module.weight[source]

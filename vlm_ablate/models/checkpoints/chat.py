@@ -1,0 +1,73 @@
+"""Chat templates (Jinja, for transformers' processors) that write dialogues as `data/prompts.py` writes them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vlm_ablate.errors import ModelError
+from vlm_ablate.models.tokens import END_OF_UTTERANCE, IMAGE
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# A message's content is a string, or a list of {"type": "text"|"image"} items.
+_PIECES = """\
+{%- macro pieces(content, images, texts) -%}
+{%- if content is string -%}{%- if texts -%}{{ content }}{%- endif -%}
+{%- else -%}{%- for item in content -%}
+{%- if item['type'] == 'image' -%}{%- if images -%}{{ 'IMAGE' }}{%- endif -%}
+{%- elif texts -%}{{ item['text'] }}{%- endif -%}
+{%- endfor -%}{%- endif -%}
+{%- endmacro -%}
+""".replace("IMAGE", IMAGE)
+
+_PLAIN = """\
+{%- for message in messages -%}
+{%- if message['role'] == 'assistant' -%}
+{{ ' ' + pieces(message['content'], true, true) | trim }}
+{%- else -%}
+{%- set question = pieces(message['content'], false, true) | trim -%}
+{{ ('' if loop.first else '\\n') + pieces(message['content'], true, false) }}
+{%- if question -%}{{ 'Question: ' + question + ' Answer:' }}{%- endif -%}
+{%- endif -%}
+{%- endfor -%}
+{%- if not add_generation_prompt -%}{{ eos_token }}{%- endif -%}
+"""
+
+_CHAT = """\
+{%- for message in messages -%}
+{%- set text = pieces(message['content'], true, true) -%}
+{%- if message['role'] == 'assistant' -%}{{ 'Assistant: ' + text }}
+{%- else -%}{{ ('User:' if text.startswith('IMAGE') else 'User: ') + text }}
+{%- endif -%}
+{{ 'END\\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ 'Assistant:' }}{%- endif -%}
+""".replace("IMAGE", IMAGE).replace("END", END_OF_UTTERANCE)
+
+_FLATTENED = """\
+{%- set flat = namespace(messages=[]) -%}
+{%- for message in messages -%}
+{%- set one = {'role': message['role'], 'content': pieces(message['content'], true, true) | string} -%}
+{%- set flat.messages = flat.messages + [one] -%}
+{%- endfor -%}
+{%- set messages = flat.messages -%}
+"""
+
+
+def chat_template(prompt: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The template of a prompt format ("plain", "chat" or "template").
+
+    "template" is the tokeniser's own, which takes strings: images are put into them as `<image>` first.
+
+    Raises:
+        ModelError: "template", and the tokeniser has none, or several.
+    """
+    if prompt == "plain":
+        return _PIECES + _PLAIN
+    if prompt == "chat":
+        return _PIECES + _CHAT
+    own = tokenizer.chat_template
+    if not isinstance(own, str):
+        raise ModelError("the tokeniser has no chat template of its own, or several")
+    return _PIECES + _FLATTENED + own
