@@ -76,7 +76,7 @@ def mmbench_row(i: int) -> dict[str, Any]:
 
 ROWS = {
     "vqav2": ("validation", vqa_row),
-    "okvqa": ("validation", vqa_row),
+    "okvqa": ("val2014", lambda i: {k: v for k, v in vqa_row(i).items() if k != "image_id"}),
     "textvqa": ("validation", lambda i: vqa_row(i) | {"image_id": f"x{i}", "answers": ["stop"] * 10}),
     "coco_captions": ("test", lambda i: {"image": picture(i), "cocoid": i, "sentences_raw": ["A cat.", "One cat."]}),
     "docvqa": ("validation", docvqa_row),
@@ -154,6 +154,24 @@ def test_splits_by_use_share_no_picture(tmp_path: Path) -> None:
     assert len(train) + len(tune) == 400 and 0 < len(tune) < 60
     assert {i.image_key for i in train}.isdisjoint(i.image_key for i in tune)
     assert [i.id for i in train[:3]] == [train[k].id for k in range(3)]
+
+
+@pytest.mark.parametrize("name", ["vqav2", "okvqa"])
+def test_train_rows_of_another_copy_name_their_columns_otherwise(name: str, tmp_path: Path) -> None:
+    answers = vqa_row(0)["answers"]
+    write(tmp_path, "vqav2", "train", image_id=None, id_image=7, answers=["red", "blue"], answers_original=answers)
+    items = build(name, tmp_path, splits={"train": "someone/else:train"}).items("train")
+    assert items[0].image_key == "7" and len(items[0].references) == 10 and items[0].answer == "red"
+
+
+def test_a_split_may_be_of_another_hub_data_set() -> None:
+    benchmark = build("vqav2", Path("someone/nothing-like-this"))
+    with pytest.raises(AssetMissing, match="split 'train' of 'Multimodal-Fatima/VQAv2_train' is not on this machine"):
+        benchmark.items("train")
+    with pytest.raises(AssetMissing, match="split 'validation' of 'someone/nothing-like-this'"):
+        benchmark.items("report")
+    with pytest.raises(DataError, match="is not `name`"):
+        build("vqav2", Path("someone/nothing-like-this"), splits={"train": "a:b:c"}).items("train")
 
 
 def test_no_train_split_is_said(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -26,10 +26,13 @@ class RecordsConfig(ComponentConfig):
     """Read in order instead of downloading first; rows are then shuffled within a window only."""
     rows: int | None = Field(None, gt=0)
     """Rows to use: the first so many. Must be given for a stream of unknown length."""
+    hub_subset: ClassVar[str | None] = None
+    """What `subset` stands for on the hub when it is not given; a local copy need not have such a folder."""
 
 
 class CauldronConfig(RecordsConfig):
-    """Visual questions in The Cauldron's schema: `images`, and turns of user and assistant in `texts`."""
+    """Visual questions in The Cauldron's schema: `images`, and turns of user and assistant in `texts`. On the hub
+    `subset` is one of its fifty data sets (`vqav2`, `docvqa`, ...)."""
 
     name: Literal["cauldron"] = "cauldron"
     id: str = "HuggingFaceM4/the_cauldron"
@@ -40,6 +43,7 @@ class DocmatixConfig(RecordsConfig):
 
     name: Literal["docmatix"] = "docmatix"
     id: str = "HuggingFaceM4/Docmatix"
+    hub_subset: ClassVar[str | None] = "images"  # "pdf" holds documents that are not drawn
     max_pages: int | None = Field(None, gt=0)
     """Pages kept of a document; None: all."""
 
@@ -54,7 +58,8 @@ class ObelicsConfig(RecordsConfig):
 
 
 class PairsConfig(RecordsConfig):
-    """Pictures with alt text and, where there is one, a synthetic caption (LAION COCO, PMD)."""
+    """Pictures with alt text and, where there is one, a synthetic caption (LAION COCO, PMD). LAION COCO's own columns
+    are URL (addresses: download first), TEXT and top_caption."""
 
     name: Literal["pairs"] = "pairs"
     image: str = "image"
@@ -95,7 +100,7 @@ class WebSightConfig(RecordsConfig):
 
     name: Literal["websight"] = "websight"
     id: str = "HuggingFaceM4/WebSight"
-    subset: str | None = "v0.2"
+    hub_subset: ClassVar[str | None] = "v0.2"
 
 
 class TextInstructionsConfig(RecordsConfig):

@@ -139,7 +139,11 @@ def _open_hub(config: RecordsConfig) -> Rows:
     try:
         with _quiet(), offline_unless_allowed():
             data = datasets.load_dataset(
-                config.id, config.subset, split=config.split, revision=config.revision, streaming=config.streaming
+                config.id,
+                config.subset or config.hub_subset,
+                split=config.split,
+                revision=config.revision,
+                streaming=config.streaming,
             )
     except (ConnectionError, FileNotFoundError, datasets.exceptions.DatasetNotFoundError) as error:
         raise AssetMissing(

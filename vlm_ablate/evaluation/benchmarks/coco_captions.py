@@ -1,4 +1,6 @@
-"""COCO captions (arXiv:1504.00325), Karpathy's splits, schema of HuggingFaceM4/COCO `2014_captions`."""
+"""COCO captions (arXiv:1504.00325), Karpathy's splits (113,287 / 5,000 / 5,000 photos), schema of HuggingFaceM4/COCO
+`2014_captions`. That is a loading script; patomp/thai-mscoco-2014-captions holds its rows, with Thai captions beside.
+"""
 
 from __future__ import annotations
 

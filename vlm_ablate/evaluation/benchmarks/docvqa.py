@@ -1,4 +1,7 @@
-"""DocVQA (arXiv:2007.00398), schema of HuggingFaceM4/DocumentVQA. Test answers are not public: report is validation."""
+"""DocVQA (arXiv:2007.00398), schema of HuggingFaceM4/DocumentVQA and lmms-lab/DocVQA.
+
+Test answers are not public: report is validation.
+"""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 Row = Mapping[str, Any]
-_PART = re.compile(r"(?P<name>[^\[\]]+)(?:\[(?P<start>\d+):(?P<stop>\d+)\])?")
+_PART = re.compile(r"(?:(?P<id>[^\[\]:]+):)?(?P<name>[^\[\]:]+)(?:\[(?P<start>\d+):(?P<stop>\d+)\])?")
 
 
 class HubBenchmark(Benchmark):
@@ -106,26 +106,29 @@ class HubBenchmark(Benchmark):
             )
         part = _PART.fullmatch(written)
         if part is None:
-            raise DataError(f"benchmark {self.config.name!r}: split {written!r} is not `name` or `name[from:to]`")
-        table = self._checked(self._load(part["name"]), part["name"])
+            raise DataError(
+                f"benchmark {self.config.name!r}: split {written!r} is not `name`, `name[from:to]` or `other/id:name`"
+            )
+        id = self.config.id if self._local else part["id"] or self.config.id
+        table = self._checked(self._load(part["name"], id), part["name"], id)
         if part["start"] is None:
             return table
         span = range(int(part["start"]), int(part["stop"]))
         keys = (self.key(row) or self.text(row).id for row in self._without_images(table))
         return table.select([i for i, key in enumerate(keys) if _percentile(key) in span])
 
-    def _load(self, name: str) -> Dataset:
+    def _load(self, name: str, id: str) -> Dataset:
         import datasets
 
-        where = f"benchmark {self.config.name!r}: split {name!r} of {self.config.id!r}"
+        where = f"benchmark {self.config.name!r}: split {name!r} of {id!r}"
         try:
             with offline_unless_allowed():
                 if self._local:
                     kind, files = _local_files(self._folder, name)
                     return datasets.load_dataset(kind, data_files=files, split="train")
-                return datasets.load_dataset(
-                    self.config.id, self.config.subset, split=name, revision=self.config.revision
-                )
+                own = id == self.config.id
+                subset, revision = (self.config.subset, self.config.revision) if own else (None, None)
+                return datasets.load_dataset(id, subset, split=name, revision=revision)
         except DataError:
             raise
         except (ConnectionError, FileNotFoundError, datasets.exceptions.DatasetNotFoundError) as error:
@@ -135,7 +138,7 @@ class HubBenchmark(Benchmark):
                 raise DataError(f"{where} is empty") from error
             raise DataError(f"{where} cannot be read: {first_reason(error)}") from error
 
-    def _checked(self, table: Dataset, name: str) -> Dataset:
+    def _checked(self, table: Dataset, name: str, id: str) -> Dataset:
         import datasets
 
         found = table.column_names
@@ -144,7 +147,7 @@ class HubBenchmark(Benchmark):
         missing = [c for c in (*self.columns, *self.image_columns[:1]) if c not in table.column_names]
         if missing:
             raise DataError(
-                f"benchmark {self.config.name!r}: split {name!r} of {self.config.id!r} has no column "
+                f"benchmark {self.config.name!r}: split {name!r} of {id!r} has no column "
                 f"{', '.join(map(repr, missing))}; found: {', '.join(found)}"
             )
         for column in self.image_columns:

@@ -1,4 +1,4 @@
-"""TextVQA (arXiv:1904.08920), schema of facebook/textvqa. No OCR tokens are put into the prompt."""
+"""TextVQA (arXiv:1904.08920), schema of lmms-lab/textvqa. No OCR tokens are put into the prompt."""
 
 from __future__ import annotations
 
