@@ -105,7 +105,7 @@ def test_scale_is_applied_after_the_diff_and_told(write: Write) -> None:
     assert three.stand_ins == {
         "model.vision": "google/siglip-so400m-patch14-384 -> siglip-nano (small)",
         "model.language": "mistralai/Mistral-7B-v0.1 -> llama-nano, quality good",
-        "evaluation.benchmarks.vqav2.benchmark": "HuggingFaceM4/VQAv2 -> offline_vqa",
+        "evaluation.benchmarks.vqav2.benchmark": "lmms-lab/VQAv2 -> offline_vqa",
         "data.mixture": "laion/laion-coco -> offline (composed pictures)",
     }
     assert three.scaled == {
