@@ -29,12 +29,12 @@ from torch.utils.data import DataLoader
 from vlm_ablate.config.expand import load_experiment
 from vlm_ablate.config.spec import RunSpec
 from vlm_ablate.config.stages import Stage
-from vlm_ablate.data.batch import Batch
 from vlm_ablate.data.dataset import build_mixture
 from vlm_ablate.data.module import VLMDataModule
 from vlm_ablate.events import silent
 from vlm_ablate.home import Home
 from vlm_ablate.models.adapters import apply_training
+from vlm_ablate.models.batch import Batch
 from vlm_ablate.models.vlm import VLM, build_vlm
 from vlm_ablate.registry import load_plugins
 from vlm_ablate.tracking.logger import RunTracker

@@ -8,7 +8,7 @@ import torch
 
 from vlm_ablate.config.data import ImageConfig
 from vlm_ablate.config.model import ModelConfig
-from vlm_ablate.data.batch import IGNORE, Batch
+from vlm_ablate.models.batch import IGNORE, Batch
 from vlm_ablate.models.vlm import VLM, build_vlm
 
 PERCEIVER = dict(name="perceiver", latents=3, depth=1, heads=2, head_dim=8, kv_heads=1)

@@ -17,10 +17,10 @@ from vlm_ablate.config.data import DataConfig, ImageConfig
 from vlm_ablate.config.experiment import RunConfig
 from vlm_ablate.config.model import ModelConfig
 from vlm_ablate.config.stages import Stage
-from vlm_ablate.data.batch import IGNORE, Batch
 from vlm_ablate.errors import ModelError
 from vlm_ablate.models.accounting import SampleShape, plan_model, short_count, visual_tokens_of
 from vlm_ablate.models.adapters import apply_training
+from vlm_ablate.models.batch import IGNORE, Batch
 from vlm_ablate.models.vlm import build_vlm
 
 SIGLIP = {"name": "hf", "id": "google/siglip-so400m-patch14-384"}

@@ -16,10 +16,10 @@ from transformers import (
 from tests.models.conftest import TEXT, save_lm
 from tests.models.support import IMAGE, a_batch, a_vlm, open_gates
 from vlm_ablate.config.stages import Stage
-from vlm_ablate.data.batch import Batch
 from vlm_ablate.errors import ModelError
 from vlm_ablate.models.adapters import apply_training
 from vlm_ablate.models.architectures.cross_attention import visible_views
+from vlm_ablate.models.batch import Batch
 from vlm_ablate.models.vlm import VLM, build_vlm
 
 AR, CROSS = "autoregressive", "cross_attention"

@@ -25,9 +25,9 @@ from tests.models.conftest import TEXT, VISION, write_tokenizer
 from tests.models.support import IMAGE, a_vlm
 from vlm_ablate.config.data import ImageConfig
 from vlm_ablate.config.stages import Stage
-from vlm_ablate.data.batch import IGNORE, Batch
 from vlm_ablate.errors import ModelError
 from vlm_ablate.models.adapters import apply_training
+from vlm_ablate.models.batch import IGNORE, Batch
 from vlm_ablate.models.checkpoints.exporting import export_checkpoint, to_transformers
 from vlm_ablate.models.checkpoints.names import to_theirs
 from vlm_ablate.models.vlm import VLM

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from vlm_ablate.config.stages import Stage
-from vlm_ablate.data.batch import IGNORE, Batch
+from vlm_ablate.models.batch import IGNORE, Batch
 
 PATCH = 8
 PLACEHOLDER = 1

@@ -8,9 +8,9 @@ from typing import Literal
 import numpy as np
 import torch
 
-from vlm_ablate.data.batch import IGNORE, Batch
 from vlm_ablate.data.encode import EncodedSample
 from vlm_ablate.data.normalise import Normaliser
+from vlm_ablate.models.batch import IGNORE, Batch
 
 
 class Collator:

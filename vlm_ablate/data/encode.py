@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vlm_ablate.config.data import DataConfig
-from vlm_ablate.data.batch import IGNORE
 from vlm_ablate.data.images import Size, load_views, tile_grid, views_of_size
 from vlm_ablate.data.prompts import Prompt, prompt_format
 from vlm_ablate.data.sample import Sample, UnusableSample
 from vlm_ablate.errors import DataError
+from vlm_ablate.models.batch import IGNORE
 from vlm_ablate.models.tokens import FAKE, GLOBAL_IMAGE, IMAGE, position_tokens, row_column
 
 if TYPE_CHECKING:

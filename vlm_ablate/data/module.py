@@ -11,12 +11,12 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vlm_ablate.config.data import DataConfig
 from vlm_ablate.config.stages import Stage
-from vlm_ablate.data.batch import Batch
 from vlm_ablate.data.collate import Collator
 from vlm_ablate.data.dataset import Batches, Failure, MixtureDataset, Skips
 from vlm_ablate.data.encode import Encoder
 from vlm_ablate.data.mixture import Mixture
 from vlm_ablate.errors import DataError
+from vlm_ablate.models.batch import Batch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

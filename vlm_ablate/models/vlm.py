@@ -13,9 +13,9 @@ from torch.nn.functional import cross_entropy
 from vlm_ablate.config.components import architectures, connectors, language_models, vision_encoders
 from vlm_ablate.config.data import ImageConfig
 from vlm_ablate.config.model import ModelConfig
-from vlm_ablate.data.batch import IGNORE, Batch
 from vlm_ablate.errors import ModelError
 from vlm_ablate.models.architectures.base import Architecture, Visual
+from vlm_ablate.models.batch import IGNORE, Batch
 from vlm_ablate.models.connectors.base import Connector
 from vlm_ablate.models.generation import greedy
 from vlm_ablate.models.hub import quietly

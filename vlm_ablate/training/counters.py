@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
-from vlm_ablate.data.batch import Batch
+from vlm_ablate.models.batch import Batch
 
 BatchFlops = Callable[[Batch], float]
 """Training FLOPs (forward and backward) of a batch."""

@@ -12,8 +12,8 @@ from lightning.pytorch.loops.utilities import _block_parallel_sync_behavior
 from torch import Tensor, nn
 
 from vlm_ablate.config.stages import Stage
-from vlm_ablate.data.batch import Batch
 from vlm_ablate.errors import ModelError
+from vlm_ablate.models.batch import Batch
 from vlm_ablate.training.optim import build_optimizer, build_scheduler, scale_and_clip
 
 

@@ -1,4 +1,4 @@
-"""What a collator hands to a model: padded token ids and the image views that belong to them."""
+"""What a model reads: padded token ids and the image views that belong to them."""
 
 from __future__ import annotations
 
