@@ -4,27 +4,19 @@ from __future__ import annotations
 
 import time
 import traceback
-from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from vlm_ablate import artifacts
-from vlm_ablate.artifacts import Answered
-from vlm_ablate.config.components import benchmarks
 from vlm_ablate.config.spec import RunSpec
 from vlm_ablate.config.stages import Stage, language_in_bf16
 from vlm_ablate.data.dataset import Skips, build_mixture
 from vlm_ablate.data.module import VLMDataModule, data_fingerprint
 from vlm_ablate.errors import AssetMissing, Diverged, StorageError, TrackingError, VlmAblateError
-from vlm_ablate.evaluation.benchmarks.base import Benchmark
-from vlm_ablate.evaluation.evaluate import evaluate
-from vlm_ablate.evaluation.predictions import read_predictions
 from vlm_ablate.evaluation.record import ScoreRecord
 from vlm_ablate.events import (
-    EvaluationProgress,
     Notice,
     Reporter,
     RunFinished,
@@ -39,6 +31,7 @@ from vlm_ablate.models.adapters import apply_training
 from vlm_ablate.models.trained_state import save_trained
 from vlm_ablate.models.vlm import VLM, build_vlm
 from vlm_ablate.registry import load_plugins
+from vlm_ablate.scoring import Scoring
 from vlm_ablate.tracking import schema
 from vlm_ablate.tracking.logger import RunTracker
 from vlm_ablate.tracking.reuse import find_reusable
@@ -90,21 +83,6 @@ def _recorded(spec: RunSpec, uri: str, reporter: Reporter) -> RunOutcome | None:
     return RunOutcome.from_record(record) if record else None
 
 
-@dataclass
-class _Throttle:
-    """Lets an event through when `interval` seconds have passed."""
-
-    interval: float = 0.2
-    _last: float = 0.0
-
-    def __call__(self) -> bool:
-        now = time.monotonic()
-        if now - self._last < self.interval:
-            return False
-        self._last = now
-        return True
-
-
 class _Run:
     """The state of one execution."""
 
@@ -115,19 +93,15 @@ class _Run:
         self.folder = home.run(spec.hash)
         self.steps = sum(stage.steps for stage in self.config.stages.values())
         self.started = time.monotonic()
-        self.scores: list[ScoreRecord] = []
-        self.ceilings: dict[str, float] = {}
-        self.answered: list[Answered] = []
-        self._benchmarks: dict[str, Benchmark] = {}
         self._skips: list[Skips] = []
+        self._sizes: dict[str, float] = {}
         self.tracker = RunTracker.start(spec, home=home, tracking_uri=tracking_uri, notice=self._notice)
 
     def complete(self) -> RunOutcome:
         """Everything, ending in an outcome."""
         with self.tracker:
             try:
-                self._work()
-                return self._end("finished")
+                return self._end("finished", scores=self._work())
             except Interrupted as stop:
                 raise KeyboardInterrupt(str(stop)) from None
             except AssetMissing as error:
@@ -140,13 +114,12 @@ class _Run:
                 self._keep_traceback()
                 return self._end("failed", f"{type(error).__name__}: {error}")
 
-    def _work(self) -> None:
+    def _work(self) -> list[ScoreRecord]:
         configure_threads()
         config = self.config
         artifacts.write_config(self.spec, self.folder.artifacts / schema.CONFIG_FILE)
         self.tracker.log_artifact(self.folder.artifacts / schema.CONFIG_FILE)
-        for column in config.evaluation.benchmarks:
-            self._benchmark(column)  # a missing asset shows now, not after training
+        scoring = Scoring(self.spec, self.folder, self.reporter)  # a missing asset shows now, not after training
         mixture = build_mixture(config.data, self.spec.seeds.data)
         self._record_origins(mixture)
         flops = self._record_plan()  # parts that do not fit show now, before weights are read
@@ -158,7 +131,7 @@ class _Run:
             seed=self.spec.seeds.init,
             language_dtype=torch.bfloat16 if half else torch.float32,
         ).to(device)
-        plan = self._plan(vlm, mixture, flops)
+        plan = self._plan(vlm, mixture, flops, scoring)
         done = steps_done(plan)
         self.reporter(
             RunStarted(self.spec.hash, self.spec.run_name, self.spec.arm, self.spec.seed, self.steps, resumed_step=done)
@@ -166,10 +139,11 @@ class _Run:
         seen = train_stages(plan)
         vlm.to(training_device())
         save_trained(vlm, self.folder.artifacts / schema.WEIGHTS_DIR / WEIGHTS_FILE)
-        self._score(vlm)
-        self._record_results(seen)
+        scoring.score(vlm)
+        self._record_results(scoring, seen)
+        return scoring.scores
 
-    def _plan(self, vlm: VLM, mixture: Any, flops: dict[str, BatchFlops]) -> Plan:
+    def _plan(self, vlm: VLM, mixture: Any, flops: dict[str, BatchFlops], scoring: Scoring) -> Plan:
         def placeholders(height: int, width: int) -> int:
             return vlm.architecture.text_tokens(vlm.visual_tokens(height, width))
 
@@ -187,6 +161,9 @@ class _Run:
             self._skips.append(module.skips)
             return module
 
+        def measure(step: int, seen: Seen) -> None:
+            self.tracker.log_metrics(scoring.curve_point(vlm, step) | _seen_metrics(seen), step)
+
         curve = self.config.evaluation.curve
         return Plan(
             vlm=vlm,
@@ -202,81 +179,7 @@ class _Run:
             interruption=self.interruption,
             flops=flops,
             curve_steps=curve_steps(self.steps, curve.points) if curve else (),
-            measure=(lambda step, seen: self._measure(vlm, step, seen)) if curve else None,
-        )
-
-    # --- evaluation ---------------------------------------------------------------------------------------------------
-
-    def _benchmark(self, column: str) -> Benchmark:
-        if column not in self._benchmarks:
-            self._benchmarks[column] = benchmarks.build(self.config.evaluation.benchmarks[column].benchmark)
-        return self._benchmarks[column]
-
-    def _score(self, vlm: VLM) -> None:
-        """All benchmarks, with images and (if asked for) without, or with words in their place.
-
-        What was answered before a kill is kept.
-        """
-        evaluation = self.config.evaluation
-        for blind in (False, True) if evaluation.blind else (False,):
-            for column, entry in evaluation.benchmarks.items():
-                out = self.folder.predictions / f"{column}{'.blind' if blind else ''}.jsonl"
-                record = self._evaluate(vlm, column, entry, out, blind=blind, state=self.spec.hash)
-                self.scores.append(record)
-                shown = islice(self._benchmark(column).items(entry.split), artifacts.EXAMPLES_PER_BENCHMARK)
-                items = {} if blind else {item.id: item for item in shown}
-                self.answered.append(Answered(column, blind, read_predictions(out), items))
-        for column, entry in evaluation.benchmarks.items() if evaluation.ceiling else ():
-            out = self.folder.predictions / f"{column}.described.jsonl"
-            record = self._evaluate(vlm, column, entry, out, described=True, state=self.spec.hash)
-            self.ceilings[schema.ceiling_metric(column)] = record.score
-
-    def _measure(self, vlm: VLM, step: int, seen: Seen) -> None:
-        """One point of the curve, on the tune split."""
-        evaluation = self.config.evaluation
-        columns = evaluation.curve.benchmarks or list(evaluation.benchmarks)
-        values: dict[str, float] = {}
-        for column in columns:
-            entry = evaluation.benchmarks[column].model_copy(update={"split": "tune", "limit": evaluation.curve.limit})
-            out = self.folder.predictions / "curve" / f"{column}.{step}.jsonl"
-            record = self._evaluate(vlm, column, entry, out, blind=False, state=f"{self.spec.hash}@{step}", quiet=True)
-            values[f"curve/{column}"] = record.score
-        values["curve/mean"] = sum(values.values()) / len(values)
-        self.tracker.log_metrics(values | _seen_metrics(seen), step)
-
-    def _evaluate(
-        self,
-        vlm: VLM,
-        column: str,
-        entry: Any,
-        out: Path,
-        *,
-        state: str,
-        blind: bool = False,
-        described: bool = False,
-        quiet: bool = False,
-    ) -> ScoreRecord:
-        due = _Throttle()
-        shown = f"{column} in words" if described else column
-
-        def progress(done: int, total: int) -> None:
-            if not quiet and (due() or done == total):
-                self.reporter(EvaluationProgress(self.spec.hash, shown, done, total, blind))
-
-        last_stage = list(self.config.stages.values())[-1]
-        return evaluate(
-            vlm,
-            column,
-            entry,
-            self.config.evaluation,
-            self.config.data,
-            blind=blind,
-            described=described,
-            out=out,
-            progress=progress,
-            state=state,
-            precision=last_stage.precision,
-            benchmark=self._benchmark(column),
+            measure=measure if curve else None,
         )
 
     # --- recording ----------------------------------------------------------------------------------------------------
@@ -289,6 +192,7 @@ class _Run:
             schema.TRAIN_TOKENS_PER_S: metrics.tokens_per_s,
         }
         self.tracker.log_metrics(values | _seen_metrics(metrics.seen), metrics.step)
+        self._record_sizes()
 
     def _record_origins(self, mixture: Any) -> None:
         fingerprint = data_fingerprint(mixture)
@@ -310,13 +214,12 @@ class _Run:
             return {}
         artifacts.write_plan(plan, self.folder.artifacts / schema.PLAN_FILE)
         self.tracker.log_artifact(self.folder.artifacts / schema.PLAN_FILE)
-        values = {
-            schema.PARAMS_TOTAL: plan.last.total_parameters,
-            schema.PARAMS_TRAINABLE: plan.last.trainable_parameters,
-            schema.VISUAL_TOKENS: plan.visual_tokens_per_image,
-            schema.FLOPS_PER_SAMPLE: plan.last.flops,
+        self._sizes = {
+            schema.PARAMS_TOTAL: float(plan.last.total_parameters),
+            schema.PARAMS_TRAINABLE: float(plan.last.trainable_parameters),
+            schema.VISUAL_TOKENS: float(plan.visual_tokens_per_image),
+            schema.FLOPS_PER_SAMPLE: float(plan.last.flops),
         }
-        self.tracker.log_metrics({name: float(value) for name, value in values.items()}, 0)
         views = plan.sample.images * plan.views_per_image
         return {
             name: flops_by_rates(
@@ -326,18 +229,25 @@ class _Run:
             for name, stage in plan.stages.items()
         }
 
-    def _record_results(self, seen: Seen) -> None:
+    def _record_sizes(self) -> None:
+        """Once, after the first training metrics: the UI compares runs by the metric that was recorded first."""
+        self.tracker.log_metrics(self._sizes, 0)
+        self._sizes = {}
+
+    def _record_results(self, scoring: Scoring, seen: Seen) -> None:
         folder, tracker = self.folder.artifacts, self.tracker
+        self._record_sizes()
         tracker.log_metrics(_seen_metrics(seen) | {schema.WALL_SECONDS: time.monotonic() - self.started}, self.steps)
         self._record_skips()
-        tracker.log_scores(self.scores, self.steps)
-        tracker.log_metrics(self.ceilings, self.steps)
+        tracker.log_scores(scoring.scores, self.steps)
+        tracker.log_metrics(scoring.ceilings, self.steps)
         table = folder / schema.PREDICTIONS_DIR / "predictions.csv"
         table.parent.mkdir(exist_ok=True)
-        artifacts.write_predictions(self.answered, table)
+        artifacts.write_predictions(scoring.answered, table)
         tracker.log_artifact(table, schema.PREDICTIONS_DIR)
         examples = folder / schema.EXAMPLES_FILE
-        artifacts.write_examples(self.answered, examples, f"{self.spec.label or self.spec.arm} · seed {self.spec.seed}")
+        title = f"{self.spec.label or self.spec.arm} · seed {self.spec.seed}"
+        artifacts.write_examples(scoring.answered, examples, title)
         if examples.exists():
             tracker.log_artifact(examples)
         tracker.log_artifact(folder / schema.WEIGHTS_DIR / WEIGHTS_FILE, schema.WEIGHTS_DIR)
@@ -360,15 +270,15 @@ class _Run:
     def _notice(self, message: str) -> None:
         self.reporter(Notice(self.spec.hash, message, "warning"))
 
-    def _end(self, status: Status, message: str = "") -> RunOutcome:
+    def _end(self, status: Status, message: str = "", scores: Sequence[ScoreRecord] = ()) -> RunOutcome:
+        self._record_sizes()
         self.tracker.finish(status, message)
-        scored = status == "finished"
         outcome = RunOutcome(
             run=self.spec.hash,
             name=self.spec.run_name,
             status=status,
-            scores={r.column: r.score for r in self.scores if not r.blind} if scored else {},
-            blind={r.column: r.score for r in self.scores if r.blind} if scored else {},
+            scores={r.column: r.score for r in scores if not r.blind},
+            blind={r.column: r.score for r in scores if r.blind},
             message=message,
             tracking_run=self.tracker.run_id,
             seconds=time.monotonic() - self.started,
