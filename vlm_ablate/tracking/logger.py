@@ -144,8 +144,12 @@ def spec_tags(spec: RunSpec) -> dict[str, str]:
 
 
 def spec_params(spec: RunSpec) -> dict[str, str]:
-    """Arm, seed and scale, then the flattened config: what the UI's columns and its compare view show."""
+    """Arm, the paper's row, seed and scale, then the flattened config: the UI's columns and its compare view.
+
+    That view opens with the first three params in the order of the alphabet that differ: so the row is `arm.*`.
+    """
     first = {schema.PARAM_ARM: spec.arm, schema.PARAM_SEED: str(spec.seed), schema.PARAM_SCALE: spec.scale}
+    first |= schema.flatten({schema.PARAM_ARM: spec.cell or {}})
     return first | schema.flatten(spec.config.model_dump(mode="json"))
 
 

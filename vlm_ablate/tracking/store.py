@@ -127,22 +127,28 @@ def open_experiment(client: MlflowClient, tracking_uri: str, name: str, tags: Ma
     return found_id
 
 
-def describe_experiment(experiment: Experiment, *, link: str | None = None) -> dict[str, str]:
+def describe_experiment(experiment: Experiment) -> dict[str, str]:
     """Tags of an experiment file's MLflow experiment: paper, table, question, and the description that the UI shows."""
+    from vlm_ablate import papers
+
     key = experiment.paper.key if experiment.paper else ""
     paper, _, table = key.partition("_")
-    lines = [experiment.title, "", experiment.question, ""]
+    lines, link = [experiment.title, "", experiment.question, ""], ""
     if key:
-        lines.append(f"Regenerates table `{table}` of {paper}." + (f" [{link}]({link})" if link else ""))
+        source = papers.table(key)
+        link = f"https://arxiv.org/abs/{source.arxiv}"
+        lines.append(f"Regenerates {source.number} of [{source.title}]({link}): {source.caption}.")
     lines += [
         "",
-        "One run per arm and seed; `score/*` is what each benchmark gives (0-100), `score_blind/*` the same model with "
-        "every image withheld, `seen/*` what the run had seen at a step. The run named `table` carries the table.",
+        "One run per arm and seed. `score/*`: what each benchmark gives (0-100); `score_blind/*`: the same model with "
+        "every image withheld; `ceiling/*`: the same language model told in words what the image shows; `curve/*`: "
+        "scores on the tune split during training; `seen/*`: images, tokens and FLOPs up to a step. The run named "
+        "`table` carries the table.",
         "",
         *(f"- `{name}`: {arm.label or name}" for name, arm in experiment.arms.items()),
     ]
     tags = {schema.DESCRIPTION: "\n".join(lines), schema.QUESTION: experiment.question, schema.PAPER: paper}
-    return {k: v for k, v in {**tags, schema.TABLE: table, schema.LINK: link or ""}.items() if v}
+    return {k: v for k, v in {**tags, schema.TABLE: table, schema.LINK: link}.items() if v}
 
 
 def artifact_location(tracking_uri: str, experiment: str) -> str | None:
