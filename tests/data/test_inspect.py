@@ -32,7 +32,7 @@ def test_shown_runs_cover_the_sequence(tokenizer: PreTrainedTokenizerFast, split
             assert shown.id.startswith("bad") and "not an image" in shown.problem and not shown.runs
             continue
         assert shown.tokens == len(seen.encoder.layout(sample).input_ids)
-        answer = next(run.text for run in shown.runs if run.kind == "learned")
+        answer = next(run.text for run in shown.runs if run.kind == "supervised")
         assert answer.strip().startswith(sample.id.split(":")[1])
         assert "<image>×4" in "".join(run.text for run in shown.runs if run.kind == "image")
         assert all("<image>" not in run.text for run in shown.runs if run.kind != "image")
@@ -49,7 +49,7 @@ def test_stats_count_by_source(tokenizer: PreTrainedTokenizerFast) -> None:
     assert stats["bad"].dropped == {"undecodable image": broken} and stats["bad"].images == 64 - broken
     good = [s for s in shown if s.source == "good"]
     assert stats["good"].tokens == sum(shown.tokens for shown in good)
-    assert stats["good"].learned_tokens == sum(shown.learned for shown in good)
+    assert stats["good"].supervised_tokens == sum(shown.supervised for shown in good)
 
 
 def test_stats_tell_truncation(tokenizer: PreTrainedTokenizerFast) -> None:

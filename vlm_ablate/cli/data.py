@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vlm_ablate.cli import docmatix
 from vlm_ablate.cli.console import ScaleOption, SetOption
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from vlm_ablate.data.inspect import Shown, SourceStats
 
 app = typer.Typer(help="Data sources and the material on this machine.", no_args_is_help=True)
+
+app.command("build-docmatix")(docmatix.build_docmatix)
 
 FileArgument = Annotated[Path, typer.Argument(help="Experiment file.")]
 StageOption = Annotated[str | None, typer.Option("--stage", help="Begin where this stage begins; default: the first.")]
@@ -41,7 +44,7 @@ def show(
     scale: ScaleOption = "laptop",
     sets: SetOption = None,
 ) -> None:
-    """Print and draw the first samples of a stage: colours for text, image and learned tokens."""
+    """Print and draw the first samples of a stage: colours for text, image and supervised tokens."""
     from vlm_ablate.cli.console import out
 
     spec = _spec(file, scale, sets, arm, seed)
@@ -66,7 +69,7 @@ def stats(
     scale: ScaleOption = "laptop",
     sets: SetOption = None,
 ) -> None:
-    """Images, tokens, learned tokens and shares by source; truncated and dropped samples, and why."""
+    """Images, tokens, supervised tokens and shares by source; truncated and dropped samples, and why."""
     from vlm_ablate.cli.console import err, out
 
     spec = _spec(file, scale, sets, arm, seed)
@@ -97,7 +100,7 @@ def _coloured(sample: Shown) -> Text:
     text = Text(headline(sample) + "\n", style="bold red" if sample.problem else "bold")
     if sample.problem:
         return text.append(sample.problem + "\n", style="red")
-    styles = {"text": "default", "image": "magenta", "learned": "bold green"}
+    styles = {"text": "default", "image": "magenta", "supervised": "bold green"}
     for run in sample.runs:
         text.append(run.text, style=styles[run.kind])
     return text.append("\n")
@@ -107,7 +110,7 @@ def _table(found: dict[str, SourceStats], config: RunConfig) -> Table:
     from rich.table import Table
 
     table = Table("source", title=f"sequences of at most {config.data.sequence_length} tokens")
-    columns = ("samples", "share", "images", "views", "tokens", "share of tokens", "visual", "learned", "truncated",
+    columns = ("samples", "share", "images", "views", "tokens", "share of tokens", "visual", "supervised", "truncated",
                "images cut", "dropped")
     for column in columns:
         table.add_column(column, justify="right")
@@ -115,7 +118,7 @@ def _table(found: dict[str, SourceStats], config: RunConfig) -> Table:
     for name, s in found.items():
         table.add_row(
             name, f"{s.samples:,}", f"{s.samples / samples:.1%}", f"{s.images:,}", f"{s.views:,}", f"{s.tokens:,}",
-            f"{s.tokens / tokens:.1%}", f"{s.visual_tokens:,}", f"{s.learned_tokens:,}", f"{s.truncated:,}",
+            f"{s.tokens / tokens:.1%}", f"{s.visual_tokens:,}", f"{s.supervised_tokens:,}", f"{s.truncated:,}",
             f"{s.images_cut:,}", f"{s.dropped.total():,}",
         )
     return table

@@ -1,4 +1,4 @@
-"""Draws samples as a picture: the views, and the tokens in colours for text, image and learned."""
+"""Draws samples as a picture: the views, and the tokens in colours for text, image and supervised."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from vlm_ablate.data.inspect import Kind, Shown
 from vlm_ablate.errors import StorageError
 
-COLOURS: dict[Kind, tuple[int, int, int]] = {"text": (40, 40, 40), "image": (140, 70, 180), "learned": (0, 125, 60)}
+COLOURS: dict[Kind, tuple[int, int, int]] = {"text": (40, 40, 40), "image": (140, 70, 180), "supervised": (0, 125, 60)}
 _PROBLEM = (190, 30, 30)
 _WIDTH, _MARGIN, _THUMBNAIL, _LINE = 1100, 16, 128, 19
 
@@ -74,7 +74,8 @@ def _panel(sample: Shown, font: ImageFont.FreeTypeFont) -> Image.Image:
 
 def headline(sample: Shown) -> str:
     """Id, source and counts of a sample in one line."""
-    counts = f"{sample.images} images in {len(sample.views)} views, {sample.tokens} tokens, {sample.learned} learned"
+    counts = f"{sample.images} images in {len(sample.views)} views, {sample.tokens} tokens, "
+    counts += f"{sample.supervised} supervised"
     if sample.problem:
         counts = "SKIPPED"
     return f"{sample.id}  ({sample.source})  {counts}{', truncated' if sample.truncated else ''}"
@@ -93,7 +94,7 @@ def _words(sample: Shown) -> list[tuple[str, tuple[int, int, int]]]:
         return [(word + " ", _PROBLEM) for word in sample.problem.split()]
     pieces = []
     for run in sample.runs:
-        text = run.text.replace("\n", " ↵\n ") if run.kind == "learned" else run.text.replace("\n", "\n ")
+        text = run.text.replace("\n", " ↵\n ") if run.kind == "supervised" else run.text.replace("\n", "\n ")
         for i, line in enumerate(text.split("\n ")):
             if i:
                 pieces.append(("\n", COLOURS[run.kind]))

@@ -1,4 +1,4 @@
-"""What the model will see: samples as runs of text, image and learned tokens; and counts over many of them."""
+"""What the model will see: samples as runs of text, image and supervised tokens; and counts over many of them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from vlm_ablate.errors import AssetMissing, DataError, UnknownNameError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Kind = Literal["text", "image", "learned"]
+Kind = Literal["text", "image", "supervised"]
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ class Shown:
         return sum(run.tokens for run in self.runs)
 
     @property
-    def learned(self) -> int:
+    def supervised(self) -> int:
         """Tokens with loss."""
-        return sum(run.tokens for run in self.runs if run.kind == "learned")
+        return sum(run.tokens for run in self.runs if run.kind == "supervised")
 
 
 @dataclass
@@ -68,7 +68,7 @@ class SourceStats:
     views: int = 0
     tokens: int = 0
     visual_tokens: int = 0
-    learned_tokens: int = 0
+    supervised_tokens: int = 0
     truncated: int = 0
     images_cut: int = 0
     """Images lost to truncation."""
@@ -81,7 +81,7 @@ class SourceStats:
         self.views += len(layout.view_sizes)
         self.tokens += len(layout.input_ids)
         self.visual_tokens += int((layout.input_ids == image_id).sum())
-        self.learned_tokens += int((layout.labels[1:] != IGNORE).sum())
+        self.supervised_tokens += int((layout.labels[1:] != IGNORE).sum())
         self.truncated += layout.truncated
         self.images_cut += len(sample.images) - layout.images
 
@@ -140,7 +140,7 @@ class Inspector:
 
         def kind(pair: tuple[int, int]) -> Kind:
             token, label = pair
-            return "learned" if label != IGNORE else "image" if token in special else "text"
+            return "supervised" if label != IGNORE else "image" if token in special else "text"
 
         runs = []
         for name, pairs in groupby(zip(ids.tolist(), labels.tolist(), strict=True), kind):
