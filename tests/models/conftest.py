@@ -14,6 +14,8 @@ from transformers import (
     Dinov2Config,
     Dinov2Model,
     LlamaConfig,
+    MllamaConfig,
+    MllamaForConditionalGeneration,
     PreTrainedTokenizerFast,
     SiglipVisionConfig,
     SiglipVisionModel,
@@ -91,4 +93,25 @@ def dinov2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = {k: v for k, v in VISION.items() if k != "intermediate_size"}
     torch.manual_seed(3)
     Dinov2Model(Dinov2Config(**config)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def mllama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole Mllama, without a tokeniser."""
+    folder = tmp_path_factory.mktemp("mllama")
+    vision = dict(
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_global_layers=1,
+        attention_heads=2,
+        patch_size=8,
+        image_size=32,
+        intermediate_layers_indices=[0],
+        vision_output_dim=32,
+    )
+    torch.manual_seed(4)
+    text = dict(TEXT, vocab_size=30, cross_attention_layers=[1])
+    MllamaForConditionalGeneration(MllamaConfig(vision_config=vision, text_config=text)).save_pretrained(folder)
     return folder

@@ -28,7 +28,7 @@ SIDE = {"efficientnet-lite0": 64, "ppocr-v4": 64}
 
 
 def vision_config(name: str, folder) -> dict:
-    kind, checkpoint = HUB.get(name, (name, "siglip"))
+    kind, checkpoint = HUB.get(name, (name, "mllama" if name == "mllama" else "siglip"))
     entry = vision_encoders[kind]
     config = {"name": kind}
     if "id" in entry.config.model_fields:

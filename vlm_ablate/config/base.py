@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, GetJsonSchemaHandler, SerializeAsAny
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler, SerializeAsAny
 
 from vlm_ablate.errors import UnknownNameError
 from vlm_ablate.registry import Registry
@@ -15,6 +15,14 @@ class Strict(BaseModel):
     """A model that refuses unknown keys and is frozen once validated."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True)
+
+
+def added(default: Any, **options: Any) -> Any:
+    """A field that joined its model after runs had been recorded: at its default it is not written out.
+
+    So a run keeps its hash, and is not done again, when a part learns to do more than it did.
+    """
+    return Field(default, exclude_if=lambda value: value == default, **options)
 
 
 class ComponentConfig(Strict):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
@@ -194,14 +194,25 @@ def _check_index(folder: Path, files: list[Path]) -> None:
 
 def read_tensors(folder: Path, prefix: str = "") -> dict[str, Tensor]:
     """The tensors whose name starts with `prefix`, by the rest of the name. Other tensors are not read from disk."""
+    names = tensor_names(folder)
+    wanted = {name: file for name, file in names.items() if name.startswith(prefix)}
+    return {name.removeprefix(prefix): tensor for name, tensor in _read(wanted).items()}
+
+
+def read_named(folder: Path, names: Iterable[str]) -> dict[str, Tensor]:
+    """These tensors of a checkpoint. Others are not read from disk."""
+    files = tensor_names(folder)
+    return _read({name: files[name] for name in names})
+
+
+def _read(files: dict[str, Path]) -> dict[str, Tensor]:
     wanted: dict[Path, list[str]] = {}
-    for name, file in tensor_names(folder).items():
-        if name.startswith(prefix):
-            wanted.setdefault(file, []).append(name)
+    for name, file in files.items():
+        wanted.setdefault(file, []).append(name)
     tensors: dict[str, Tensor] = {}
     for file, names in wanted.items():
         with opened_tensors(file) as opened:
-            tensors.update({name.removeprefix(prefix): opened.get_tensor(name) for name in names})
+            tensors.update({name: opened.get_tensor(name) for name in names})
     return tensors
 
 

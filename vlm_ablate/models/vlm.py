@@ -115,11 +115,14 @@ class VLM(nn.Module):
         visual = None
         if batch.pixel_values is not None and len(batch.pixel_values):
             visual = self.encode_images(batch.pixel_values, batch.pixel_mask)
+        prompt = (batch.labels != IGNORE).cumsum(1) == 0
         targets = batch.labels[:, 1:]
         positions = nn.functional.pad(targets != IGNORE, (0, 1))
         targets = targets[targets != IGNORE]
         with self.language.scoring(positions):
-            logits = self._decode(batch.input_ids, batch.attention_mask, visual, batch.view_sample, batch.view_image)[0]
+            logits = self._decode(
+                batch.input_ids, batch.attention_mask, visual, batch.view_sample, batch.view_image, prompt
+            )[0]
         loss = cross_entropy(logits.float() if logits.dtype != torch.float64 else logits, targets, reduction="sum")
         if torch.is_grad_enabled() and (visual is None or not len(targets)):
             loss = loss + self._zero()
@@ -132,6 +135,7 @@ class VLM(nn.Module):
         visual: Tensor | None,
         view_sample: Tensor,
         view_image: Tensor | None = None,
+        prompt: Tensor | None = None,
     ) -> Tensor:
         """Logits at every position, (batch, sequence, vocabulary).
 
@@ -141,8 +145,10 @@ class VLM(nn.Module):
             visual: (views, visual_tokens, width) from `encode_images`, or None.
             view_sample: (views,) row of the batch of each view.
             view_image: (views,) image of each view; None: each view is an image.
+            prompt: (batch, sequence) bool, True before the first position that is to be predicted; None: everywhere.
+                It matters where prompts attend in another way than what follows them.
         """
-        return self._decode(input_ids, attention_mask, visual, view_sample, view_image)
+        return self._decode(input_ids, attention_mask, visual, view_sample, view_image, prompt)
 
     @torch.no_grad()
     def generate(
@@ -191,11 +197,12 @@ class VLM(nn.Module):
         visual: Tensor | None,
         view_sample: Tensor,
         view_image: Tensor | None,
+        prompt: Tensor | None = None,
     ) -> Tensor:
         is_image, seen = self._seen(input_ids, visual, view_sample, view_image)
         embeds = self.architecture.embed(self._embed_text(input_ids, attention_mask), is_image, seen)
         positions = (attention_mask.long().cumsum(1) - 1).clamp(min=0)
-        with self.architecture.seeing(is_image, seen):
+        with self.architecture.seeing(is_image, seen, prompt):
             return self.language.model(
                 inputs_embeds=embeds, attention_mask=attention_mask.bool(), position_ids=positions, use_cache=False
             ).logits

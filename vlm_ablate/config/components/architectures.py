@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from vlm_ablate.config.base import ComponentConfig
+from vlm_ablate.config.base import ComponentConfig, added
 from vlm_ablate.registry import Registry
 
 architectures: Registry = Registry("architecture")
@@ -18,6 +18,8 @@ class AutoregressiveConfig(ComponentConfig):
     """Fully autoregressive: visual tokens take their places in the text sequence."""
 
     name: Literal["autoregressive"] = "autoregressive"
+    prompt: Literal["causal", "bidirectional"] = added("causal")
+    """Attention among the positions before the first supervised token: "bidirectional" is PaliGemma's prefix."""
 
 
 class CrossAttentionConfig(ComponentConfig):
@@ -32,6 +34,12 @@ class CrossAttentionConfig(ComponentConfig):
     """RMSNorm on queries and keys per head."""
     attend: Literal["last", "all"] = "last"
     """A text token sees the last image before it, or all images before it."""
+    before: tuple[Annotated[int, Field(ge=0)], ...] | None = added(None, min_length=1)
+    """Decoder layers, counted from 0 without the blocks, before which a block stands, instead of `every` (Mllama)."""
+    visual_width: Literal["vision", "language"] = added("vision")
+    """Width of the visual tokens: the vision encoder's (Idefics1), or the language model's (Mllama)."""
+    unseeing: Literal["mlp", "skip"] = added("mlp")
+    """At positions that see no image a block runs its MLP alone (Idefics1), or not at all (Mllama)."""
 
 
 architectures.declare("autoregressive", AutoregressiveConfig, f"{_PKG}.autoregressive:Autoregressive")

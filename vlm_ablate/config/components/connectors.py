@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from vlm_ablate.config.base import ComponentConfig
+from vlm_ablate.config.base import ComponentConfig, added
 from vlm_ablate.registry import Registry
 
 connectors: Registry = Registry("connector")
@@ -64,11 +64,15 @@ class PerceiverConfig(ComponentConfig):
     projection: Literal["gated_mlp", "mlp", "linear", "none"] = "gated_mlp"
     """Modality projection from the vision width, before the resampler (Idefics2: gated_mlp)."""
     qk_norm: bool = False
-    """RMSNorm on queries and keys per head (Idefics1)."""
+    """Norm on queries and keys per head (Idefics1)."""
     latents_init: Literal["normal", "ones"] = "normal"
     """"ones" is what transformers' Idefics2 starts from; "normal" (std 0.02) trains better from scratch."""
     norm_eps: float = Field(1e-6, gt=0)
-    """Epsilon of every RMSNorm inside (Idefics2: 1e-6)."""
+    """Epsilon of every norm inside (Idefics2: 1e-6; Idefics1: 1e-5)."""
+    norm: Literal["rms", "layer"] = added("rms")
+    """RMSNorm (Idefics2) or LayerNorm (Flamingo, Idefics1)."""
+    mlp: Literal["gated", "relu"] = added("gated")
+    """The latents' MLP: SiLU-gated (Idefics2) or two linear layers with a ReLU (Idefics1), without biases."""
 
 
 class PixelShuffleConfig(ComponentConfig):

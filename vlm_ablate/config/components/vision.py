@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from vlm_ablate.config.base import ComponentConfig
+from vlm_ablate.config.base import ComponentConfig, added
 from vlm_ablate.registry import Registry
 
 vision_encoders: Registry = Registry("vision encoder")
@@ -26,6 +26,18 @@ class HubVisionConfig(ComponentConfig):
     """Which hidden state feeds the connector: -1 is the last (after the final norm), -2 the one before, ..."""
     trust_remote_code: bool = False
     """Run code from the hub. Off unless you write it."""
+    class_token: Literal["drop", "keep"] = added("drop")
+    """What becomes of tokens that are no patch. Kept (Idefics1), they come first and the features are one row."""
+
+
+class MllamaVisionConfig(ComponentConfig):
+    """The two-stage encoder of an Mllama checkpoint, one tile an image: patches and class token in one row."""
+
+    name: Literal["mllama"] = "mllama"
+    id: str
+    """Hub id or local folder of the whole checkpoint."""
+    revision: str | None = None
+    """Commit, tag or branch on the hub."""
 
 
 class SiglipNativeConfig(ComponentConfig):
@@ -72,6 +84,7 @@ class PaddleOcrConfig(ComponentConfig):
 
 
 vision_encoders.declare("hf", HubVisionConfig, f"{_PKG}.hub:HubVisionEncoder")
+vision_encoders.declare("mllama", MllamaVisionConfig, f"{_PKG}.mllama:MllamaVisionEncoder")
 vision_encoders.declare("siglip-native", SiglipNativeConfig, f"{_PKG}.siglip:SiglipNativeEncoder")
 vision_encoders.declare("siglip-nano", SiglipNanoConfig, f"{_PKG}.siglip:SiglipNanoEncoder")
 vision_encoders.declare("efficientnet-lite0", EfficientNetLiteConfig, f"{_PKG}.efficientnet:EfficientNetLiteEncoder")

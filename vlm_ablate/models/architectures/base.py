@@ -65,8 +65,14 @@ class Architecture(nn.Module):
         raise NotImplementedError
 
     @contextmanager
-    def seeing(self, is_image: Tensor, visual: Visual | None) -> Iterator[None]:
-        """Within the block the language model's layers see the images."""
+    def seeing(self, is_image: Tensor, visual: Visual | None, prompt: Tensor | None = None) -> Iterator[None]:
+        """Within the block the language model's layers see the images.
+
+        Args:
+            is_image: (batch, sequence) bool, True at placeholders.
+            visual: None for a batch without images.
+            prompt: (batch, sequence) bool, True before the first position that is to be predicted; None: everywhere.
+        """
         yield
 
     @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -39,38 +40,43 @@ class Sight:
 class CrossAttention(Architecture):
     """Gated blocks, layers // every of them but at least one, before decoder layers 0, every, 2*every, ...
 
-    So transformers' Idefics counts them: no block stands before a last group of fewer than `every` layers. The text
+    So transformers' Idefics counts them: no block stands before a last group of fewer than `every` layers.
+    With `before` they stand where it says (Mllama: a cross-attention layer is a block before the next layer). The text
     holds one placeholder a view. Blocks are installed as forward pre-hooks, so that the language model's modules and
     state dict stay as they are, and adapters, caches and checkpointing work as without them.
     """
 
     def __init__(self, config: CrossAttentionConfig, *, language: LanguageModel, vision_width: int) -> None:
         super().__init__(config, language=language, vision_width=vision_width)
-        count = max(1, len(language.layers) // config.every)
+        layers = len(language.layers)
+        self.places = config.before or range(0, config.every * max(1, layers // config.every), config.every)
+        if max(self.places) >= layers or len(set(self.places)) < len(self.places):
+            raise ModelError(f"blocks before decoder layers {list(self.places)}: there are layers 0 to {layers - 1}")
+        width = self.connector_width(language, vision_width)
         self.blocks = nn.ModuleList(
-            GatedBlock(language.model.config, vision_width, gate=config.gate, qk_norm=config.qk_norm)
-            for _ in range(count)
+            GatedBlock(
+                language.model.config, width, gate=config.gate, qk_norm=config.qk_norm, unseeing=config.unseeing
+            )
+            for _ in self.places
         )
         self._sight: Sight | None = None
 
     def connector_width(self, language: LanguageModel, vision_width: int) -> int:
-        return vision_width
+        return vision_width if self.config.visual_width == "vision" else language.hidden
 
     def text_tokens(self, visual_tokens: int) -> int:
         return 1
 
     def install(self, language: LanguageModel) -> None:
-        layers = list(language.layers)[:: self.config.every]
-        for index, layer in enumerate(layers[: len(self.blocks)]):
-            layer.register_forward_pre_hook(self._hook(index), with_kwargs=True)
+        for index, place in enumerate(self.places):
+            # A bound method, not a closure: the hooks of a copied model belong to the copy.
+            hook = partial(self._before_layer, index)
+            language.layers[place].register_forward_pre_hook(hook, with_kwargs=True)
 
-    def _hook(self, index: int) -> Any:
-        def before_layer(_: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-            if args:
-                return (self._attend_at(index, args[0]), *args[1:]), kwargs
-            return args, {**kwargs, "hidden_states": self._attend_at(index, kwargs["hidden_states"])}
-
-        return before_layer
+    def _before_layer(self, index: int, _: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        if args:
+            return (self._attend_at(index, args[0]), *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": self._attend_at(index, kwargs["hidden_states"])}
 
     def _attend_at(self, index: int, hidden: Tensor) -> Tensor:
         block, sight = self.blocks[index], self._sight
@@ -88,7 +94,7 @@ class CrossAttention(Architecture):
         return embeds
 
     @contextmanager
-    def seeing(self, is_image: Tensor, visual: Visual | None) -> Iterator[None]:
+    def seeing(self, is_image: Tensor, visual: Visual | None, prompt: Tensor | None = None) -> Iterator[None]:
         with self._set(self._look(is_image, visual)):
             yield
 

@@ -15,13 +15,20 @@ class GatedBlock(nn.Module):
     """x + tanh(a) * attention(norm(x), images), then x + tanh(b) * mlp(norm(x)); a and b start at zero.
 
     Heads, grouped key/value heads and MLP width are the language model's. Positions that see no image skip the
-    attention; the MLP runs everywhere, as in Idefics1.
+    attention; the MLP runs everywhere, as in Idefics1, or (`unseeing: skip`) only where an image is seen, as in Mllama.
     """
 
     def __init__(
-        self, config: PretrainedConfig, vision_width: int, *, gate: Literal["scalar", "vector"], qk_norm: bool
+        self,
+        config: PretrainedConfig,
+        vision_width: int,
+        *,
+        gate: Literal["scalar", "vector"],
+        qk_norm: bool,
+        unseeing: Literal["mlp", "skip"] = "mlp",
     ) -> None:
         super().__init__()
+        self.unseeing = unseeing
         hidden, eps = config.hidden_size, getattr(config, "rms_norm_eps", 1e-6)
         self.heads = config.num_attention_heads
         self.kv_heads = getattr(config, "num_key_value_heads", None) or self.heads
@@ -69,12 +76,16 @@ class GatedBlock(nn.Module):
             visible: (batch, sequence, keys) bool.
             keys_values: what `keys_values(states)` gave earlier.
         """
+        before = hidden
         if states is not None and visible is not None:
             attended = self._attend(self.input_layernorm(hidden), *(keys_values or self.keys_values(states)), visible)
             hidden = hidden + torch.tanh(self.alpha_cross_attn) * attended
         states = self.post_attention_layernorm(hidden)
         states = self.down_proj(self.activation(self.gate_proj(states)) * self.up_proj(states))
-        return hidden + torch.tanh(self.alpha_dense) * states
+        hidden = hidden + torch.tanh(self.alpha_dense) * states
+        if self.unseeing == "mlp":
+            return hidden
+        return before if visible is None else torch.where(visible.any(-1, keepdim=True), hidden, before)
 
     def _attend(self, hidden: Tensor, keys: Tensor, values: Tensor, visible: Tensor) -> Tensor:
         batch, length, _ = hidden.shape

@@ -47,7 +47,7 @@ class Resampler(nn.Module):
         else:
             nn.init.normal_(self.latents, std=INIT_STD)
         self.layers = nn.ModuleList([ResamplerLayer(config, hidden) for _ in range(config.depth)])
-        self.norm = _rms_norm(hidden, config.norm_eps)
+        self.norm = _norm(config, hidden)
 
     def forward(self, context: Tensor, mask: Tensor | None) -> Tensor:
         """context (views, patches, hidden), mask (views, patches) -> (views, latents, hidden)."""
@@ -63,15 +63,19 @@ class Resampler(nn.Module):
 
 
 class ResamplerLayer(nn.Module):
-    """Attention of the latents to [context, latents], then a gated MLP on the latents; both pre-norm and residual."""
+    """Attention of the latents to [context, latents], then an MLP on the latents; both pre-norm and residual."""
 
     def __init__(self, config: PerceiverConfig, hidden: int) -> None:
         super().__init__()
-        self.input_latents_norm = _rms_norm(hidden, config.norm_eps)
-        self.input_context_norm = _rms_norm(hidden, config.norm_eps)
+        self.input_latents_norm = _norm(config, hidden)
+        self.input_context_norm = _norm(config, hidden)
         self.self_attn = ResamplerAttention(config, hidden)
-        self.post_attention_layernorm = _rms_norm(hidden, config.norm_eps)
-        self.mlp = gated_mlp(hidden, int(config.mlp_ratio * hidden), hidden)
+        self.post_attention_layernorm = _norm(config, hidden)
+        intermediate = int(config.mlp_ratio * hidden)
+        if config.mlp == "gated":
+            self.mlp = gated_mlp(hidden, intermediate, hidden)
+        else:
+            self.mlp = Mlp(hidden, intermediate, hidden, activation="relu", bias=False)
 
     def forward(self, latents: Tensor, context: Tensor, attend: Tensor | None) -> Tensor:
         attended = self.self_attn(self.input_latents_norm(latents), self.input_context_norm(context), attend)
@@ -95,8 +99,8 @@ class ResamplerAttention(nn.Module):
         self.k_proj = nn.Linear(hidden, config.kv_heads * config.head_dim, bias=False)
         self.v_proj = nn.Linear(hidden, config.kv_heads * config.head_dim, bias=False)
         self.o_proj = nn.Linear(config.heads * config.head_dim, hidden, bias=False)
-        self.q_norm = _rms_norm(config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
-        self.k_norm = _rms_norm(config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
+        self.q_norm = _norm(config, config.head_dim) if config.qk_norm else nn.Identity()
+        self.k_norm = _norm(config, config.head_dim) if config.qk_norm else nn.Identity()
 
     def forward(self, latents: Tensor, context: Tensor, attend: Tensor | None) -> Tensor:
         views, queries, _ = latents.shape
@@ -126,7 +130,7 @@ def _projection(kind: str, vision_width: int, hidden: int, intermediate: int) ->
     return nn.Identity()
 
 
-def _rms_norm(width: int, eps: float) -> nn.Module:
+def _norm(config: PerceiverConfig, width: int) -> nn.Module:
     from transformers.models.idefics2.modeling_idefics2 import Idefics2RMSNorm
 
-    return Idefics2RMSNorm(width, eps=eps)
+    return (Idefics2RMSNorm if config.norm == "rms" else nn.LayerNorm)(width, eps=config.norm_eps)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding, linear
+from torch.nn.functional import embedding, linear, pad
 
 from vlm_ablate.models.language.base import LanguageModel, trained_dtype
 
@@ -41,7 +41,10 @@ class ExtendedEmbedding(nn.Embedding):
 
 
 class ExtendedHead(nn.Linear):
-    """An output head with the logits of new tokens in their places; rows may be shared with the embedding."""
+    """An output head with the logits of new tokens in their places; rows may be shared with the embedding.
+
+    Ids between the base table and `start`, which the embedding alone knows (Mllama's), are never predicted.
+    """
 
     def __init__(self, base: nn.Linear, new_rows: nn.Parameter, start: int) -> None:
         nn.Module.__init__(self)
@@ -52,6 +55,8 @@ class ExtendedHead(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         old, new = linear(input, self.weight, self.bias), linear(input, self.trainable_tokens)
+        if self.start > old.shape[-1]:
+            old = pad(old, (0, self.start - old.shape[-1]), value=float("-inf"))
         return torch.cat([old[..., : self.start], new, old[..., self.start + len(self.trainable_tokens) :]], dim=-1)
 
 

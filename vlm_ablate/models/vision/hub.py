@@ -8,12 +8,14 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 
 from vlm_ablate.config.components.vision import HubVisionConfig
 from vlm_ablate.errors import ModelError
 from vlm_ablate.models.hub import config_folder, read_config
 from vlm_ablate.models.vision.base import SIGLIP_MEAN, SIGLIP_STD, VisionEncoder, VisionFeatures
+from vlm_ablate.models.vision.inside import read_inner_tower, tower_config
 from vlm_ablate.models.vision.patches import patch_mask
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -24,8 +26,9 @@ _FINAL_NORMS = ("post_layernorm", "layernorm", "norm", "layer_norm")
 class HubVisionEncoder(VisionEncoder):
     """Vision transformers of transformers (SigLIP, CLIP, DINOv2, ViT, ...), by hub id or local folder.
 
-    Of a dual model the vision tower is taken. Class and register tokens are dropped. Layers that the chosen hidden
-    state does not need are cut off, with the pooling head, so that every remaining parameter has a gradient.
+    Of a dual model (CLIP) or a vision-language one (LLaVA, PaliGemma, Idefics) the vision tower is taken. Class and
+    register tokens are dropped unless they are asked for. Layers that the chosen hidden state does not need are cut
+    off, with the pooling head, so that every remaining parameter has a gradient.
     """
 
     def __init__(
@@ -38,41 +41,51 @@ class HubVisionEncoder(VisionEncoder):
     ) -> None:
         super().__init__(config, device=device, image_size=image_size, load_weights=load_weights)
         trust = config.trust_remote_code
-        self.model_config = read_config(config.id, config.revision, planning=not load_weights, trust_remote_code=trust)
-        if load_weights:
-            folder = config_folder(config.id, config.revision, planning=False)
-            model = AutoModel.from_pretrained(
-                folder, trust_remote_code=trust, local_files_only=True, dtype=torch.float32
-            )
-            self.mean, self.std = normalisation(folder, self.model_config)
-        else:
+        full = read_config(config.id, config.revision, planning=not load_weights, trust_remote_code=trust)
+        inner = tower_config(full)
+        if not load_weights:
             with torch.device("meta"):
-                model = AutoModel.from_config(self.model_config, trust_remote_code=trust, dtype=torch.float32)
+                model = AutoModel.from_config(inner or full, trust_remote_code=trust, dtype=torch.float32)
+        else:
+            folder = config_folder(config.id, config.revision, planning=False)
+            model = (
+                AutoModel.from_pretrained(folder, trust_remote_code=trust, local_files_only=True, dtype=torch.float32)
+                if inner is None
+                else read_inner_tower(folder, inner)
+            )
+            self.mean, self.std = normalisation(folder, inner or full)
         self.backbone = vision_tower(model)
+        whole = {name for name, _ in self.backbone.named_parameters()}
         vision_config = self.backbone.config
         self.width = vision_config.hidden_size
         self.patch_size = vision_config.patch_size
         self.trained_size = vision_config.image_size
         self._interpolates = "interpolate_pos_encoding" in inspect.signature(self.backbone.forward).parameters
         cut(self.backbone, config.layer)
+        self.cut_away = frozenset(whole - {name for name, _ in self.backbone.named_parameters()})
         self.unused = tuple(n for n, _ in self.backbone.named_parameters() if n.endswith("mask_token"))
         if load_weights:
             self.to(device)
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        return height // self.patch_size, width // self.patch_size
+        rows, columns = height // self.patch_size, width // self.patch_size
+        return (rows, columns) if self.config.class_token == "drop" else (1, rows * columns + 1)
 
     def forward(self, pixel_values: Tensor, pixel_mask: Tensor | None) -> VisionFeatures:
         height, width = pixel_values.shape[-2:]
-        rows, columns = self.grid(height, width)
+        patches = (height // self.patch_size) * (width // self.patch_size)
         side = self.trained_size
         resized = self._interpolates and (height, width) != ((side, side) if isinstance(side, int) else tuple(side))
         extra = {"interpolate_pos_encoding": True} if resized else {}
         states = self.backbone(pixel_values=pixel_values, **extra).last_hidden_state
-        prefix = states.shape[1] - rows * columns
-        if prefix < 0:
+        prefix = states.shape[1] - patches
+        rows, columns = self.grid(height, width)
+        if prefix < 0 or (self.config.class_token == "keep" and prefix != 1):
             raise ModelError(f"{self.config.id} gave {states.shape[1]} tokens for a grid of {rows} x {columns} patches")
         mask = None if pixel_mask is None else patch_mask(pixel_mask, self.patch_size, "full").flatten(1)
+        if self.config.class_token == "keep":
+            mask = None if mask is None else pad(mask, (1, 0), value=True)
+            return VisionFeatures(states, mask, (rows, columns))
         return VisionFeatures(states[:, prefix:], mask, (rows, columns))
 
 
