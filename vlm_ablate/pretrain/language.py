@@ -19,14 +19,16 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, get_cosine_schedule_with_warmup
 
 from vlm_ablate.data.offline import facts, pictures
+from vlm_ablate.data.offline.assets import AssetRecord
 from vlm_ablate.pretrain.corpus import Slot, documents, exercises, glimpses, wordnet_record
+from vlm_ablate.pretrain.phases import phase
 from vlm_ablate.pretrain.recipe import STANDINS, write_recipe
 from vlm_ablate.pretrain.tokenizer import train_tokenizer
 
@@ -52,16 +54,28 @@ class LanguageRecipe:
     weight_decay: float = 0.1
     answering_steps: int = 900
     answering_learning_rate: float = 2e-3
-    looking_steps: int = 450
+    looking_steps: int = 1000
     looking_learning_rate: float = 1.5e-3
     slot_noise: float = 0.3
-    """Standard deviation of the noise on a slot, over that of the embeddings."""
+    """Standard deviation of the isotropic noise on a slot, over that of the embeddings."""
+    slot_confusion: float = 0.7
+    """The same, at most, of the noise that is distributed as the embeddings themselves: what a poor encoder says."""
     seed: int = 0
+
+    @property
+    def total_steps(self) -> int:
+        """Of all phases."""
+        return self.steps + self.answering_steps + self.looking_steps
+
+    def until(self, phase: str) -> dict[str, Any]:
+        """The fields that decide the weights after `phase`."""
+        later = {"language": ("answering", "looking", "slot"), "answering": ("looking", "slot"), "looking": ()}[phase]
+        return {key: value for key, value in asdict(self).items() if not key.startswith(later or ("-",))}
 
 
 RECIPES: dict[Quality, LanguageRecipe] = {
     "good": LanguageRecipe(),
-    "poor": LanguageRecipe(steps=150, warmup_steps=20, answering_steps=90, looking_steps=45),
+    "poor": LanguageRecipe(steps=150, warmup_steps=20, answering_steps=90, looking_steps=100),
 }
 
 _ANSWERS = re.compile(r"(?:Answer|Caption):(.*?\n\n)", re.DOTALL)
@@ -86,32 +100,39 @@ def pretrain_language(
     torch.manual_seed(recipe.seed)
     model = LlamaForCausalLM(_config(recipe, tokenizer))
     started = time.perf_counter()
-    total = recipe.steps + recipe.answering_steps + recipe.looking_steps
-    language = documents(random.Random(f"train/{recipe.seed}"), wordnet)
-    loss = _train(
-        model, _batches(recipe, tokenizer, language, everything=True), recipe, recipe.steps, recipe.learning_rate,
-        lambda step, loss: on_step(step, total, loss),
-    )
-    model.get_input_embeddings().requires_grad_(False)
-    answering = exercises(random.Random(f"answering/{recipe.seed}"))
-    answer_loss = _train(
-        model, _batches(recipe, tokenizer, answering, everything=False), recipe, recipe.answering_steps,
-        recipe.answering_learning_rate, lambda step, loss: on_step(recipe.steps + step, total, loss),
-    )
-    looking = looking_batches(recipe, tokenizer, model.get_input_embeddings().weight.detach())
-    looking_loss = _train(
-        model, looking, recipe, recipe.looking_steps, recipe.looking_learning_rate,
-        lambda step, loss: on_step(total - recipe.looking_steps + step, total, loss),
-    )
+    sources = [wordnet_record(wordnet), *facts.licence_records(), *pictures.licence_records()]
+    measured = _phases(model, tokenizer, recipe, documents(random.Random(f"train/{recipe.seed}"), wordnet), sources,
+                       on_step)
     model.half().save_pretrained(out)
     tokenizer.save_pretrained(out)
-    sources = [wordnet_record(wordnet), *facts.licence_records(), *pictures.licence_records()]
-    measured = {"language_loss": round(loss, 4), "answer_loss": round(answer_loss, 4),
-                "looking_loss": round(looking_loss, 4), "seconds": round(time.perf_counter() - started),
-                "tokens": total * recipe.batch_size * recipe.sequence_length,
-                "parameters": sum(p.numel() for p in model.parameters())}
+    measured |= {"seconds": round(time.perf_counter() - started),
+                 "tokens": recipe.total_steps * recipe.batch_size * recipe.sequence_length,
+                 "parameters": sum(p.numel() for p in model.parameters())}
     write_recipe(out, {"quality": quality, **asdict(recipe)}, sources, measured)
     return out
+
+
+def _phases(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, recipe: LanguageRecipe, language: Iterator[str],
+    sources: list[AssetRecord], on_step: Callable[[int, int, float], None],
+) -> dict[str, float]:
+    """The three phases in turn; returns the smoothed loss at the end of each."""
+
+    def run(name: str, batches: Iterator[tuple[Tensor, Tensor]], steps: int, rate: float, done: int) -> dict:
+        settings = {"recipe": recipe.until(name), "sources": [s.to_dict() for s in sources]}
+        report = lambda step, loss: on_step(done + step, recipe.total_steps, loss)  # noqa: E731
+        return phase(model, f"llama-nano-{name}", settings, lambda: {
+            f"{name}_loss": round(_train(model, batches, recipe, steps, rate, report), 4)
+        })
+
+    packed = _batches(recipe, tokenizer, language, everything=True)
+    measured = run("language", packed, recipe.steps, recipe.learning_rate, 0)
+    model.get_input_embeddings().requires_grad_(False)
+    packed = _batches(recipe, tokenizer, exercises(random.Random(f"answering/{recipe.seed}")), everything=False)
+    measured |= run("answering", packed, recipe.answering_steps, recipe.answering_learning_rate, recipe.steps)
+    looking = looking_batches(recipe, tokenizer, model.get_input_embeddings().weight.detach())
+    done = recipe.steps + recipe.answering_steps
+    return measured | run("looking", looking, recipe.looking_steps, recipe.looking_learning_rate, done)
 
 
 def _config(recipe: LanguageRecipe, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
@@ -191,17 +212,23 @@ def _train(
 class Slots:
     """Turns slots into vectors in the space of the language model's embeddings, which no longer change."""
 
-    def __init__(self, table: Tensor, tokenizer: PreTrainedTokenizerFast, noise: float, seed: int) -> None:
+    def __init__(self, table: Tensor, tokenizer: PreTrainedTokenizerFast, recipe: LanguageRecipe) -> None:
         self.table, self.tokenizer = table, tokenizer
-        self.noise = noise * table.std().item()
-        self.generator = torch.Generator().manual_seed(seed)
+        self.noise, self.confusion = recipe.slot_noise * table.std().item(), recipe.slot_confusion
+        self.spread = torch.linalg.cholesky(torch.cov(table.T) + 1e-6 * torch.eye(table.shape[1]))
+        self.generator = torch.Generator().manual_seed(recipe.seed)
         self._known: dict[str, Tensor] = {}
 
     def vectors(self, slots: list[Slot]) -> Tensor:
-        """(slots, width): the sum of the mean embeddings of each slot's texts, scaled by 0.7 to 1.3, with noise."""
+        """(slots, width): the sum of the mean embeddings of each slot's texts, scaled by 0.7 to 1.3, with noise.
+
+        A picture is seen more or less clearly: one draw decides how far its slots are confused with other words.
+        """
         rows = torch.stack([sum(self._mean(text) for text in slot) for slot in slots])
         scale = 0.7 + 0.6 * torch.rand(len(rows), 1, generator=self.generator)
-        return rows * scale + self.noise * torch.randn(rows.shape, generator=self.generator)
+        confusion = self.confusion * torch.rand(1, generator=self.generator)
+        normal = lambda: torch.randn(rows.shape, generator=self.generator)  # noqa: E731
+        return rows * scale + self.noise * normal() + confusion * (normal() @ self.spread.T)
 
     def _mean(self, text: str) -> Tensor:
         if text not in self._known:
@@ -214,7 +241,7 @@ def looking_batches(
     recipe: LanguageRecipe, tokenizer: PreTrainedTokenizerFast, table: Tensor
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Endless (embeddings (batch, sequence + 1, width), labels): half glimpses, half exercises in words."""
-    rng, slots = random.Random(f"looking/{recipe.seed}"), Slots(table, tokenizer, recipe.slot_noise, recipe.seed)
+    rng, slots = random.Random(f"looking/{recipe.seed}"), Slots(table, tokenizer, recipe)
     words = exercises(random.Random(f"looking words/{recipe.seed}"))
     need = recipe.batch_size * (recipe.sequence_length + 1)
     embeddings, labels, length = [], [], 0
