@@ -49,7 +49,7 @@ def _loading(made: Exported) -> str:
             "from vlm_ablate.models.checkpoints import load_checkpoint\n\n"
             f'vlm = load_checkpoint("{name}")\n'
             "```\n\n"
-            f'or `vlm-ablate generate {name} --image photo.png "What is this?"`. `language/` (and `vision/`, where it is '
+            f'or `vlm-ablate generate {name} --image photo.png "What is this?"`. `language/` (and `vision/`, if it is '
             "there) are checkpoints of transformers by themselves."
         )
     adapters = (
