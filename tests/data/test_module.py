@@ -11,7 +11,9 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from tests.data import records
 from tests.data.conftest import Drawn, data_config
+from vlm_ablate.config.components import sources as registry
 from vlm_ablate.config.data import DataConfig, ImageConfig
 from vlm_ablate.config.stages import Stage
 from vlm_ablate.data.collate import Collator
@@ -113,26 +115,58 @@ class Recorder(pl.LightningModule):
             self.optimizers().step()
 
 
-def trained(tokenizer: PreTrainedTokenizerFast, workers: int, steps: int, **fit: object) -> tuple[pl.Trainer, Recorder]:
+def trained(
+    tokenizer: PreTrainedTokenizerFast, workers: int, steps: int, mixture: Mixture = MIXTURE, **fit: object
+) -> tuple[pl.Trainer, Recorder]:
     config = data_config(image=ImageConfig(size=16), workers=workers)
     recorder = Recorder()
     trainer = pl.Trainer(
         max_steps=steps, max_epochs=-1, accelerator="cpu", logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False,
     )
-    trainer.fit(recorder, datamodule=module(tokenizer, config, micro_batch_size=2, start=4), **fit)
+    trainer.fit(recorder, datamodule=module(tokenizer, config, mixture, micro_batch_size=2, start=4), **fit)
     return trainer, recorder
 
 
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Forty pairs in each format that can be streamed, in two files each (JSON lines stand beside their pictures)."""
+    rows = [{"image": records.png(colour, 12 + i % 3), "text": f"{colour} {i}", "n": i}
+            for i, colour in enumerate(["red", "green", "blue", "white"] * 10)]  # fmt: skip
+    folders = {kind: tmp_path_factory.mktemp(kind) for kind in ("parquet", "jsonl", "webdataset")}
+    for kind, folder in folders.items():
+        for part in ("",) if kind == "jsonl" else ("0", "1"):
+            records.write(rows[20:] if part == "1" else rows[: 20 if part else None], kind, folder / part)
+    return folders
+
+
+def streams(folders: dict[str, Path], kind: str) -> Mixture:
+    """A stream beside a map-style source, opened anew as after a kill."""
+    import datasets.config
+
+    datasets.config.HF_DATASETS_CACHE = folders[kind] / "cache"
+    config = registry["pairs"].config.model_validate(
+        {"name": "pairs", "id": str(folders[kind]), "streaming": True, "rows": 40}
+    )
+    return Mixture({"stream": registry.build(config), "a": Drawn("a", 9)}, {"stream": 3.0, "a": 1.0}, 1)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("kind", ["map", "parquet", "jsonl", "webdataset"])
 def test_resume_shows_exactly_what_would_have_come(
-    tokenizer: PreTrainedTokenizerFast, tmp_path: Path, workers: int
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path, folders: dict[str, Path], kind: str, workers: int
 ) -> None:
-    whole = trained(tokenizer, 0, 7)[1].shown
-    trainer, before = trained(tokenizer, workers, 3)
+    def mixture() -> Mixture:
+        return MIXTURE if kind == "map" else streams(folders, kind)
+
+    whole = trained(tokenizer, 0, 15, mixture())[1].shown
+    trainer, before = trained(tokenizer, workers, 3, mixture())
     trainer.save_checkpoint(tmp_path / "last.ckpt")
-    after = trained(tokenizer, workers, 7, ckpt_path=tmp_path / "last.ckpt", weights_only=True)[1]
+    after = trained(tokenizer, workers, 15, mixture(), ckpt_path=tmp_path / "last.ckpt", weights_only=True)[1]
     assert before.shown + after.shown == whole and len(before.shown) == 6
+    if kind != "map":
+        epoch = [name for batch in whole for name in batch if not name.startswith("a:")][:38]
+        assert len(set(epoch)) == 38 and epoch != sorted(epoch), "a shuffled pass, nothing twice"
 
 
 def test_a_checkpoint_over_other_data_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -237,7 +237,24 @@ class _Stream(Protocol):
 def _stream(data: Any, config: RecordsConfig, fingerprint: str, licence: str) -> StreamRows:
     splits = data.info.splits or {}
     known = splits[config.split].num_examples if config.split in splits else None
-    return StreamRows(data.decode(False), config, fingerprint, licence, known)
+    return StreamRows(_WholeStream(data.decode(False)), config, fingerprint, licence, known)
+
+
+class _WholeStream:
+    """All rows of an `IterableDataset`, in a loader process too: iterated itself, it deals its shards out to them."""
+
+    def __init__(self, data: Any) -> None:
+        self._data = data
+
+    def skip(self, rows: int) -> _WholeStream:
+        return _WholeStream(self._data.skip(rows))
+
+    def __iter__(self) -> Iterator[Row]:
+        import fsspec.asyn
+
+        fsspec.asyn.reset_lock()  # or hub files hang in a forked process
+        for batch in self._data.iter(batch_size=1):
+            yield {column: values[0] for column, values in batch.items()}
 
 
 class StreamRows:
