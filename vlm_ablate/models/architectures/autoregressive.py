@@ -44,9 +44,9 @@ class Autoregressive(Architecture):
             self._prompt = before
 
     def _before_decoder(self, decoder: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        embeds, prompt = kwargs["inputs_embeds"], self._prompt
-        if prompt is None or embeds.shape[1] != prompt.shape[1]:  # tokens after the prompt see all before them
-            return args, kwargs
+        embeds, prompt = kwargs.get("inputs_embeds"), self._prompt
+        if prompt is None or embeds is None or embeds.shape[1] != prompt.shape[1]:
+            return args, kwargs  # generated tokens: they see all before them
         mask = create_masks_for_generate(
             decoder.config,
             inputs_embeds=embeds,

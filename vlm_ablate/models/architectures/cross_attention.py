@@ -50,7 +50,7 @@ class CrossAttention(Architecture):
         super().__init__(config, language=language, vision_width=vision_width)
         layers = len(language.layers)
         self.places = config.before or range(0, config.every * max(1, layers // config.every), config.every)
-        if max(self.places) >= layers or len(set(self.places)) < len(self.places):
+        if max(self.places) >= layers:
             raise ModelError(f"blocks before decoder layers {list(self.places)}: there are layers 0 to {layers - 1}")
         width = self.connector_width(language, vision_width)
         self.blocks = nn.ModuleList(
