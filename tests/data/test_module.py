@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import chain
 from pathlib import Path
 
@@ -166,7 +167,8 @@ def test_resume_shows_exactly_what_would_have_come(
     assert before.shown + after.shown == whole and len(before.shown) == 6
     if kind != "map":
         epoch = [name for batch in whole for name in batch if not name.startswith("a:")][:38]
-        assert len(set(epoch)) == 38 and epoch != sorted(epoch), "a shuffled pass, nothing twice"
+        names = 2 if kind == "webdataset" else 1  # both shards number their rows from 0
+        assert max(Counter(epoch).values()) == names and epoch != sorted(epoch), "a shuffled pass, nothing twice"
 
 
 def test_a_checkpoint_over_other_data_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
