@@ -112,7 +112,8 @@ def _check_one_configuration(arm: str, records: Sequence[RunRecord]) -> None:
 
 
 def _configuration(record: RunRecord) -> dict[str, str]:
-    return {k: v for k, v in record.params.items() if k != schema.PARAM_SEED and not k.startswith("seeds.")}
+    row = f"{schema.PARAM_ARM}."  # what the paper calls the arm, no part of its configuration
+    return {k: v for k, v in record.params.items() if k != schema.PARAM_SEED and not k.startswith(("seeds.", row))}
 
 
 def scores_of(record: RunRecord) -> list[ScoreRecord]:
