@@ -255,14 +255,16 @@ def blanks(layout: Layout, where: str, rng: random.Random) -> list[Pair]:
     """The number that is left out of a sentence."""
     pairs = []
     for sentence in layout.sentences:
-        if "…" in sentence:
+        if "…" in sentence or len(sentence) > 220 or re.search(r"[.:] [a-z]", sentence):
             continue
         numbers = [m for m in _NUMBER.finditer(sentence) if not re.search(r"[(\[§]$", sentence[: m.start()].rstrip())]
         reference = re.search(r"\b(?:section|chapter|appendix|page|table|figure|p|version|release)\b", sentence, re.I)
         if len(numbers) != 1 or reference or len(_NUMBER.findall(sentence)) != 1:
             continue
         m = numbers[0]
-        # "listed in 4.9," names a section; "installation.1" is a footnote's mark.
+        # "listed in 4.9," names a section; "priority. 4 If" has a footnote's mark.
+        if sentence[: m.start()].rstrip().endswith((".", "!", "?")):
+            continue
         if re.match(r"[.,;:)]", sentence[m.end() :]) and re.search(
             r"(?:\bin|\bsee|\bof|\bfrom|[.,:;])$", sentence[: m.start()].rstrip()
         ):

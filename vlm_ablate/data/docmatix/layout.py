@@ -12,13 +12,17 @@ from vlm_ablate.data.docmatix.pdf import Line, PageText
 
 _EDGE = 0.09
 """Share of a page's height at its top and bottom where running heads and page numbers stand."""
-_NUMBERED = re.compile(r"^((?:\d{1,2}\.)*\d{1,2}\.?|[A-Z]\.\d+(?:\.\d+)*\.?|Appendix [A-Z][.:]?)\s+(?=\S*[^\W\d_])")
+_NUMBERED = re.compile(r"^((?:\d{1,2}\.)*\d{1,2}\.?|[A-Z]\.\d+(?:\.\d+)*\.?|Appendix [A-Z][.:]?)\s+(?=.*[^\W\d_])")
 _CONTENTS = re.compile(r"^(?P<title>.*?\w.*?)\s*(?:\.\s?){4,}\s*(?P<page>\d{1,4}|[ivxlc]{1,7})$")
 _CONTENTS_BARE = re.compile(r"^(?P<title>(?:\d+(?:\.\d+)*\.?\s+)?[^\W\d_].{2,}?)\s(?P<page>\d{1,4}|[ivxlc]{1,7})$")
 _CAPTION = re.compile(r"^(?P<what>Figure|Fig\.|Table)\s+(?P<number>[A-Z]?\d+(?:[.-]\d+)*)\s*[:.–—-]?\s+(?P<text>\S.*)$")
 _BULLET = re.compile(r"^[•◦▪●∙·‣–*-]\s+\S")
 _ITEM = re.compile(r"^(\d{1,2})[.)]\s+\S")
-_CHAPTER = re.compile(r"^(chapter|appendix|part)(\s+\w+)?$|^[A-Z]+(-[A-Z]+)?$", re.IGNORECASE)
+_CHAPTER = re.compile(
+    r"^(?:(?:chapter|appendix|part)(?:\s+\w+)?|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|"
+    r"(?:thir|four|fif|six|seven|eigh|nine)teen|twenty(?:-\w+)?|[ivxlc]+|\d+)$", re.IGNORECASE,
+)
+"""A chapter's number on a line of its own."""
 
 
 @dataclass(frozen=True)
@@ -168,12 +172,13 @@ class Layout:
             number = _NUMBERED.match(text)
             found.append(Heading(text, number[1].rstrip(".:") if number else "", line.size, i, stop))
             i = stop
-        return [h for h in found if len(h.text) <= 120]
+        return [h for h in found if len(h.text) <= 240]
 
     def _is_heading(self, index: int) -> bool:
         line = self.lines[index]
-        letters = sum(c.isalpha() for c in line.text)
-        if line.mono or letters < 3 or letters < 0.5 * len(line.text.replace(" ", "")) or len(line.text) > 110:
+        name = _NUMBERED.sub("", line.text)
+        letters = sum(c.isalpha() for c in name)
+        if line.mono or letters < 3 or letters < 0.5 * len(name.replace(" ", "")) or len(line.text) > 110:
             return False
         if _CAPTION.match(line.text) or line.text[-1] in ",;:" or _CHAPTER.match(line.text):
             return False
@@ -181,12 +186,26 @@ class Layout:
             return False
         if line.size >= 1.15 * self.face.body_size:
             return True
-        # Bold text of the body's size is a heading only if numbered: terms, table heads and notes are bold as well.
-        return line.bold and line.size >= self.face.body_size and bool(_NUMBERED.match(line.text))
+        if not line.bold or line.size < self.face.body_size:
+            return False
+        # Terms, table heads and notes are bold as well, but seldom stand alone at the margin.
+        return bool(_NUMBERED.match(line.text)) or (len(line.text) <= 60 and self._stands_alone(index))
+
+    def _stands_alone(self, index: int) -> bool:
+        line = self.lines[index]
+        above = self.lines[index - 1] if index else None
+        below = self.lines[index + 1] if index + 1 < len(self.lines) else None
+        if below is None or not 1.3 * line.size < line.bottom - below.bottom < 5 * line.size or below.bold:
+            return False
+        margin = min((other.left for other in self.lines if self._is_body(other)), default=line.left)
+        if line.right - line.left > 0.75 * line.size * len(line.text):
+            return False  # wide gaps: the head of a table
+        free = above is None or not 0 <= above.bottom - line.bottom < 1.7 * line.size
+        return free and line.left < margin + 1.5 * line.size and not line.text.endswith(".")
 
     @staticmethod
     def _continues(above: Line, line: Line) -> bool:
-        same = line.size == above.size and line.bold == above.bold and not line.mono
+        same = line.size == above.size and line.bold == above.bold
         near = 0 < above.bottom - line.bottom < 1.6 * line.size
         return same and near and not _NUMBERED.match(line.text) and not _CHAPTER.match(line.text)
 

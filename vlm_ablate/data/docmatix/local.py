@@ -52,8 +52,8 @@ class LocalQuestioner(PromptedQuestioner):
         room = length - self.settings.max_new_tokens
         if room < 64:
             raise ModelError(
-                f"{self.settings.model} takes {length} tokens; --max-new-tokens {self.settings.max_new_tokens} leaves too "
-                "few of them for the pages", hint=f"--max-new-tokens {length // 4}",
+                f"{self.settings.model} takes {length} tokens; answers of {self.settings.max_new_tokens} leave too few "
+                "for the pages", hint=f"--max-new-tokens {length // 4}",
             )
         return room
 
