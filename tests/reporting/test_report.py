@@ -229,3 +229,21 @@ def test_a_stand_in_of_some_arms_names_them(experiment: Experiment, runs: list[R
     other = [run("ca", s, tags={"vlm.stand_ins": '{"model.vision": "EVA-CLIP-5B -> ppocr-v4"}'}) for s in range(3)]
     notes = report(experiment, [*without(runs, "ca"), *other]).notes
     assert ("Stand-in", "vision: EVA-CLIP-5B -> ppocr-v4 (in Cross-attention, frozen)") in notes
+
+
+def test_the_data_are_compared_between_the_arms_of_a_seed(experiment: Experiment, run: Run) -> None:
+    def note(prints: dict[tuple[str, int], str]) -> str:
+        found = [run(arm, seed, tags={"vlm.data_fingerprint": text}) for (arm, seed), text in prints.items()]
+        return dict(report(experiment, found).notes)["Training data"]
+
+    alike = {("ca", 0): "aa", ("ar_lora", 0): "aa", ("ca", 1): "bb", ("ar_lora", 1): "bb"}
+    assert note(alike).endswith("saw the same data in the same order (fingerprints: seed 0: aa; seed 1: bb).")
+    assert note(alike | {("ca", 1): "cc"}).startswith("the arms of seed 1 did not see the same data")
+
+
+def test_what_holds_for_several_arms_is_said_once(experiment: Experiment, run: Run) -> None:
+    some = [run(arm, 0) for arm in ("ca", "ca_lora")] + [run("ar_lora", seed) for seed in range(3)]
+    notes = report(experiment, some).notes
+    assert ("Cross-attention, frozen; Cross-attention, LoRA", "1 seed scored, 2 not run.") in notes
+    every = report(experiment, [run(arm, 0) for arm in experiment.arms]).notes
+    assert ("All arms", "1 seed scored, 2 not run.") in every

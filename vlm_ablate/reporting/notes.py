@@ -28,7 +28,20 @@ def footnotes(selection: Selection, rows: Sequence[ArmRow], planned: Sequence[in
     notes += _data(selection)
     if selection.left_out:
         notes.append(("Left out", f"{_count(selection.left_out, 'run')} of an earlier version of this experiment."))
-    return tuple(notes)
+    return tuple(_merged(notes, [row.label for row in rows]))
+
+
+DETAILS = frozenset({"Scaled", "Benchmarks", "Demonstrations", "Training data", "Material"})
+"""Subjects for those who check a number, not for those who read the table the first time."""
+
+
+def _merged(notes: Iterable[Note], labels: Sequence[str]) -> Iterable[Note]:
+    """Equal texts once, with all their subjects: `arm; arm: what holds for both`."""
+    subjects: dict[str, dict[str, None]] = {}
+    for subject, text in notes:
+        subjects.setdefault(text, {})[subject] = None
+    for text, about in subjects.items():
+        yield ("All arms" if len(labels) > 1 and set(about) == set(labels) else "; ".join(about)), text
 
 
 def _stand_ins(rows: Sequence[ArmRow]) -> Iterable[Note]:
@@ -129,14 +142,18 @@ def _arms(rows: Sequence[ArmRow]) -> Iterable[Note]:
 
 def _data(selection: Selection) -> Iterable[Note]:
     records = selection.records()
-    fingerprints = list(dict.fromkeys(f for r in records if (f := r.tags.get(schema.DATA_FINGERPRINT))))
-    if fingerprints:
-        yield (
-            "Training data",
-            ", ".join(f[:12] for f in fingerprints)
-            + " (fingerprint"
-            + ("s; the arms did not all see the same data)." if len(fingerprints) > 1 else ")."),
-        )
+    seen: dict[int, dict[str, None]] = {}
+    for record in records:
+        if found := record.tags.get(schema.DATA_FINGERPRINT):
+            seen.setdefault(record.seed, {})[found[:12]] = None
+    if seen:
+        # The order of samples belongs to the fingerprint, and a seed fixes it: so each seed has its own.
+        by_seed = "; ".join(f"seed {seed}: {' and '.join(found)}" for seed, found in sorted(seen.items()))
+        unlike = [str(seed) for seed, found in sorted(seen.items()) if len(found) > 1]
+        verdict = f"the arms of seed {', '.join(unlike)} did not see the same data" if unlike else (
+            "all arms of a seed saw the same data in the same order"
+        )  # fmt: skip
+        yield "Training data", f"{verdict} (fingerprints: {by_seed})."
     licences = {text for r in records for text in _licences(schema.read_json_tag(r.tags, schema.LICENCES, []))}
     if licences:
         yield "Material", ", ".join(sorted(licences)) + "."

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from vlm_ablate.reporting.frame import Report
 from vlm_ablate.reporting.layout import Cell, Grid, Layout, lay_out, without
+from vlm_ablate.reporting.notes import DETAILS
 
 if TYPE_CHECKING:
     from rich.console import Console, Group
@@ -52,7 +53,10 @@ def renderable(layout: Layout, table: Grid) -> Group:
     if layout.claims:
         parts.append(Padding(grid(layout.claims), (1, 0, 0, 0)))
     for subject, text in layout.notes:
-        parts.append(Text.assemble((f"{subject}: ", "bold dim"), (text, "dim")))
+        if subject not in DETAILS:
+            parts.append(Text.assemble((f"{subject}: ", "bold dim"), (text, "dim")))
+    if left := [subject.lower() for subject, _ in layout.notes if subject in DETAILS]:
+        parts.append(Text(f"Left out here: {', '.join(left)} (see --format markdown).", style="dim"))
     return Group(*parts)
 
 
