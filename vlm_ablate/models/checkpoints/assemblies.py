@@ -1,4 +1,4 @@
-"""The assembly that a released checkpoint of another family is: its parts, as the model section of a YAML."""
+"""The assembly that a released checkpoint is: its parts, as the model section of a YAML."""
 
 from __future__ import annotations
 
@@ -82,7 +82,35 @@ def _mllama(config: PretrainedConfig, id: str) -> Parts:
     }
 
 
+def _idefics2(config: PretrainedConfig, id: str) -> Parts:
+    perceiver = config.perceiver_config
+    return {
+        "vision": {"name": "siglip-native", "id": id, "patches": "full"},
+        "connector": {
+            "name": "perceiver",
+            "latents": perceiver.resampler_n_latents,
+            "depth": perceiver.resampler_depth,
+            "heads": perceiver.resampler_n_heads,
+            "head_dim": perceiver.resampler_head_dim,
+            "kv_heads": perceiver.num_key_value_heads,
+            "norm_eps": perceiver.rms_norm_eps,
+        },
+        "architecture": {"name": "autoregressive"},
+    }
+
+
+def _idefics3(config: PretrainedConfig, id: str) -> Parts:
+    return {
+        "vision": {"name": "siglip-native", "id": id, "patches": "any"},
+        "connector": {"name": "pixel_shuffle", "factor": config.scale_factor},
+        "architecture": {"name": "autoregressive"},
+    }
+
+
 ASSEMBLIES: dict[str, Callable[[PretrainedConfig, str], Parts]] = {
+    "idefics2": _idefics2,
+    "idefics3": _idefics3,
+    "smolvlm": _idefics3,
     "llava": _llava,
     "paligemma": _paligemma,
     "idefics": _idefics,
