@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlm_ablate.config.spec import RunSpec
-from vlm_ablate.errors import StorageError, TrackingError, UnknownNameError, VlmAblateError
+from vlm_ablate.errors import ModelError, StorageError, TrackingError, UnknownNameError, VlmAblateError
 from vlm_ablate.home import Home, RunFolder
 from vlm_ablate.tracking import schema
 
@@ -77,9 +77,24 @@ def load_run(found: FinishedRun, *, device: torch.device | str = "cpu") -> VLM:
     from vlm_ablate.models.vlm import build_vlm
 
     config = found.spec.config
+    if config.model.init_from:
+        _check_origin(found, config.model.init_from)
     vlm = build_vlm(config.model, config.data.image, seed=found.spec.seeds.init)
     load_trained(vlm, found.weights)
     return vlm.to(device).eval().requires_grad_(False)
+
+
+def _check_origin(found: FinishedRun, id: str) -> None:
+    """What the run kept is its difference from where it started; from elsewhere it would be another model."""
+    from vlm_ablate.models.checkpoints.released import started_from
+
+    then = schema.read_json_tag(found.record.tags, schema.INIT_FROM) if found.record else None
+    if then and then != (now := started_from(id)):
+        raise ModelError(
+            f"{found.spec.run_name!r} started from other weights than those that are in {id!r} now"
+            f" (sha256 {then['sha256']} then, {now['sha256']} now)",
+            hint="put the checkpoint back that it started from",
+        )
 
 
 def _folder(name: str, home: Home) -> RunFolder:

@@ -28,6 +28,7 @@ from vlm_ablate.events import (
 from vlm_ablate.finished import WEIGHTS_FILE
 from vlm_ablate.home import Home, write_atomically
 from vlm_ablate.models.adapters import apply_training
+from vlm_ablate.models.checkpoints.released import started_from
 from vlm_ablate.models.trained_state import save_trained
 from vlm_ablate.models.vlm import VLM, build_vlm
 from vlm_ablate.registry import load_plugins
@@ -123,6 +124,8 @@ class _Run:
         mixture = build_mixture(config.data, self.spec.seeds.data)
         self._record_origins(mixture)
         flops = self._record_plan()  # parts that do not fit show now, before weights are read
+        if config.model.init_from:
+            self.tracker.set_tags({schema.INIT_FROM: started_from(config.model.init_from)})
         device = training_device()
         half = device.type == "cuda" and language_in_bf16(config.stages.values())
         vlm = build_vlm(

@@ -9,7 +9,21 @@ import typer
 from typer.core import TyperGroup
 
 from vlm_ablate import __version__
-from vlm_ablate.cli import data, export, generate, list_, plan, pretrain, run, schema, score, table, ui, validate
+from vlm_ablate.cli import (
+    data,
+    export,
+    generate,
+    list_,
+    parity,
+    plan,
+    pretrain,
+    run,
+    schema,
+    score,
+    table,
+    ui,
+    validate,
+)
 from vlm_ablate.errors import VlmAblateError
 from vlm_ablate.hub_access import set_hub_access
 
@@ -72,5 +86,6 @@ app.command("schema")(schema.schema)
 app.command("score")(score.score)
 app.command("export")(export.export)
 app.command("generate")(generate.generate)
+app.command("parity")(parity.parity)
 app.add_typer(data.app, name="data")
 app.add_typer(pretrain.app, name="pretrain")

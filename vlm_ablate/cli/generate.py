@@ -56,8 +56,8 @@ def open_model(name: str, home: str | None, tracking_uri: str | None, template: 
     from vlm_ablate.config.data import DataConfig
     from vlm_ablate.errors import AssetMissing, UnknownNameError
     from vlm_ablate.finished import find_run, load_run
-    from vlm_ablate.models.checkpoints.own import is_own_checkpoint, load_checkpoint, read_description
-    from vlm_ablate.models.hub import resolve
+    from vlm_ablate.models.checkpoints.own import load_checkpoint, read_description
+    from vlm_ablate.models.hub import is_own_checkpoint, resolve
 
     quiet()
     folder = Path(name).expanduser()

@@ -76,6 +76,15 @@ def _snapshot(id: str, revision: str | None) -> Path:
         ) from error
 
 
+OWN_DESCRIPTION = "vlm_ablate.json"
+"""The file that makes a folder a checkpoint of this package; see `checkpoints/own.py`."""
+
+
+def is_own_checkpoint(folder: Path) -> bool:
+    """Whether `checkpoints.load_checkpoint` is what reads this folder."""
+    return (folder / OWN_DESCRIPTION).is_file()
+
+
 def bundled_config(id: str) -> Path | None:
     """Folder of the configuration that the package carries for a well-known hub id, for planning without weights."""
     folder = Path(str(files("vlm_ablate") / "assets" / "configs" / id.replace("/", "--")))

@@ -67,6 +67,8 @@ def _family(vlm: VLM) -> tuple[type[PreTrainedModel] | None, str]:
     connector = config.connector
     if config.architecture.name != "autoregressive":
         return None, f"no class takes any language model with the {config.architecture.name!r} architecture"
+    if config.architecture.prompt != "causal":
+        return None, "Idefics2 and Idefics3 attend causally everywhere (model.architecture.prompt: causal)"
     if (tower := _tower_problem(vlm)) is not None:
         return None, tower
     if _scales_logits(text):

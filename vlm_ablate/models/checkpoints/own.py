@@ -28,13 +28,12 @@ from vlm_ablate.errors import AssetMissing, ModelError
 from vlm_ablate.home import storage_errors
 from vlm_ablate.models.adapters import merge_adapters
 from vlm_ablate.models.checkpoints.exporting import plain_tensors
-from vlm_ablate.models.hub import opened_tensors, quietly, resolve
+from vlm_ablate.models.hub import OWN_DESCRIPTION, opened_tensors, quietly, resolve
 from vlm_ablate.models.trained_state import adapter_metadata, restore_adapters
 from vlm_ablate.models.vision.siglip import NativeSiglip
 from vlm_ablate.models.vlm import VLM, build_vlm
 from vlm_ablate.registry import load_plugins
 
-DESCRIPTION = "vlm_ablate.json"
 TENSORS = "assembly.safetensors"
 FORMAT = 1
 _LANGUAGE, _VISION = "language.model.", "vision.backbone."
@@ -52,11 +51,6 @@ class Description:
     plugins: tuple[str, ...] = ()
     run: Mapping[str, Any] | None = None
     """`RunSpec.to_dict()` of the run it came from."""
-
-
-def is_own_checkpoint(folder: Path) -> bool:
-    """Whether `load_checkpoint` is what reads this folder."""
-    return (folder / DESCRIPTION).is_file()
 
 
 def save_checkpoint(
@@ -91,7 +85,7 @@ def save_checkpoint(
         "run": run,
     }
     with storage_errors("write", folder):
-        (folder / DESCRIPTION).write_text(json.dumps(body, indent=1, ensure_ascii=False) + "\n")
+        (folder / OWN_DESCRIPTION).write_text(json.dumps(body, indent=1, ensure_ascii=False) + "\n")
         own = {n: t.detach().cpu().contiguous() for n, t in tensors.items()}
         save_file(own, folder / TENSORS, metadata={"format": "pt", **adapter_metadata(vlm)})
 
@@ -104,7 +98,7 @@ def read_description(folder: Path) -> Description:
         ModelError: it is of a later format, or damaged.
     """
     try:
-        body = json.loads((folder / DESCRIPTION).read_text())
+        body = json.loads((folder / OWN_DESCRIPTION).read_text())
         if body["format"] != FORMAT:
             raise ModelError(f"{folder} is a checkpoint of format {body['format']}; this version reads {FORMAT}")
         load_plugins(body["plugins"])
@@ -112,9 +106,9 @@ def read_description(folder: Path) -> Description:
         image = ImageConfig.model_validate(body["image"])
         return Description(model, image, body["prompt"], tuple(body["plugins"]), body["run"])
     except FileNotFoundError as error:
-        raise AssetMissing(f"{folder} is no checkpoint of this package: it has no {DESCRIPTION}") from error
+        raise AssetMissing(f"{folder} is no checkpoint of this package: it has no {OWN_DESCRIPTION}") from error
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"{folder / DESCRIPTION} cannot be read: {error}") from error
+        raise ModelError(f"{folder / OWN_DESCRIPTION} cannot be read: {error}") from error
 
 
 def load_checkpoint(folder: str | Path, *, device: torch.device | str = "cpu") -> VLM:
@@ -140,7 +134,7 @@ def load_checkpoint(folder: str | Path, *, device: torch.device | str = "cpu") -
     shapes = [n for n, t in tensors.items() if n in own and own[n].shape != t.shape]
     if missing or surplus or shapes:
         raise ModelError(
-            f"{folder / TENSORS} does not fit {DESCRIPTION}: missing {missing[:3]}, surplus {surplus[:3]},"
+            f"{folder / TENSORS} does not fit {OWN_DESCRIPTION}: missing {missing[:3]}, surplus {surplus[:3]},"
             f" of another shape {shapes[:3]}"
         )
     with torch.no_grad():
@@ -149,10 +143,16 @@ def load_checkpoint(folder: str | Path, *, device: torch.device | str = "cpu") -
     return vlm.to(device).eval().requires_grad_(False)
 
 
-def own_tensors(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a checkpoint under this package's names, adapters folded in, to start another model from."""
-    vlm = load_checkpoint(folder)
+def merged_tensors(vlm: VLM) -> dict[str, Tensor]:
+    """All tensors under this package's names, adapters folded in, to start another model from. Changes `vlm`."""
     merge_adapters(vlm)
+    return plain_tensors(vlm)
+
+
+def planned_tensors(folder: Path) -> dict[str, Tensor]:
+    """As `merged_tensors` of the folder's model, on the meta device: nothing but configurations is read."""
+    description = read_description(folder)
+    vlm = build_vlm(_located(description.model, folder), description.image, load_weights=False)
     return plain_tensors(vlm)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from vlm_ablate.config.data import MAX_TILES, ImageConfig
 from vlm_ablate.config.model import ModelConfig
 from vlm_ablate.models.checkpoints.assemblies import parts_of
-from vlm_ablate.models.hub import read_config, tensor_files
+from vlm_ablate.models.hub import OWN_DESCRIPTION, is_own_checkpoint, read_config, resolve, tensor_files
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -55,14 +55,23 @@ def _image_processor(folder: Path) -> dict[str, Any]:
     return {}
 
 
+def started_from(id: str) -> dict[str, Any]:
+    """What a run records of the checkpoint that its model starts from.
+
+    Raises:
+        AssetMissing: it is not on this machine.
+    """
+    return {"id": id, **fingerprint(resolve(id))}
+
+
 def fingerprint(folder: Path) -> dict[str, Any]:
-    """What a run records of a checkpoint that it starts from: its kind, and a hash of configuration and tensor files.
+    """The kind of a checkpoint, and a hash of its configuration and tensor files.
 
     Of each file the header (names, types, shapes), the size and 64 samples of its content are hashed: other weights
     show, and a checkpoint of any size takes less than a second.
     """
     digest = hashlib.sha256()
-    files = [file for file in (folder / "config.json", folder / "vlm_ablate.json") if file.is_file()]
+    files = [file for file in (folder / "config.json", folder / OWN_DESCRIPTION) if file.is_file()]
     for file in files:
         digest.update(file.read_bytes())
     for file in sorted(folder.rglob("*.safetensors")) or tensor_files(folder):
@@ -74,5 +83,5 @@ def fingerprint(folder: Path) -> dict[str, Any]:
             for sample in range(64):
                 opened.seek(sample * size // 64)
                 digest.update(opened.read(4096))
-    kind = "vlm_ablate" if (folder / "vlm_ablate.json").is_file() else read_config(str(folder), planning=True).model_type
+    kind = "vlm_ablate" if is_own_checkpoint(folder) else read_config(str(folder), planning=True).model_type
     return {"type": kind, "sha256": digest.hexdigest()[:16]}
