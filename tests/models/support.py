@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from vlm_ablate.config.data import ImageConfig
 from vlm_ablate.config.model import ModelConfig
@@ -64,3 +65,28 @@ def a_batch(vlm: VLM, texts: list[str] | None = None, *, left: bool = False, see
     rows = torch.arange(len(texts)).repeat_interleave(torch.tensor(views))
     ids = [f"sample-{i}" for i in range(len(texts))]
     return Batch(encoded.input_ids, encoded.attention_mask.bool(), labels, pixels, None, rows, ids, sum(views))
+
+
+LIMIT = {torch.float32: 1e-5, torch.float64: 1e-10}
+"""Largest difference over the largest element that counts as equal."""
+
+
+def assert_equal(found: Tensor, expected: Tensor, *, at_least: float = 0.0, limit: float = 1.0, name: str = "") -> None:
+    """The largest difference is within `limit` times LIMIT of the largest expected element, or of `at_least`."""
+    scale = max(expected.abs().max().item(), at_least)
+    error = (found - expected).abs().max().item() / scale if scale else float(found.any())
+    assert error <= limit * LIMIT[expected.dtype], f"{name}: {error:.1e} of {scale:.1e}"
+
+
+def assert_equal_gradients(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """Every gradient, relative to its largest element or to a tenth of the largest of all.
+
+    (Biases of keys have none but rounding errors.) A single number in float32 is given ten times as much: it is a sum
+    over all positions whose terms cancel.
+    """
+    assert found.keys() == expected.keys()
+    largest = max(gradient.abs().max().item() for gradient in expected.values())
+    for name, gradient in expected.items():
+        limit = 10 if gradient.numel() == 1 and gradient.dtype == torch.float32 else 1
+        assert found[name].shape == gradient.shape, name
+        assert_equal(found[name], gradient, at_least=largest / 10, limit=limit, name=name)

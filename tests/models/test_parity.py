@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from tests.models.conftest import TEXT, VISION, write_tokenizer
-from tests.models.support import IMAGE, a_vlm
+from tests.models.support import IMAGE, a_vlm, assert_equal, assert_equal_gradients
 from vlm_ablate.config.data import ImageConfig
 from vlm_ablate.config.stages import Stage
 from vlm_ablate.errors import ModelError
@@ -33,7 +33,6 @@ from vlm_ablate.models.checkpoints.names import to_theirs
 from vlm_ablate.models.vlm import VLM
 
 TOKENS = ["<fake_token_around_image>", IMAGE, "<end_of_utterance>"]
-TOLERANCE = {torch.float32: dict(rtol=1e-5, atol=1e-5), torch.float64: dict(rtol=1e-10, atol=1e-10)}
 SIDE = 32
 
 
@@ -169,26 +168,19 @@ def test_logits_loss_and_gradients(pair, dtype, native, left) -> None:
     # rotary angles are float32 in transformers: only equal positions can give equal float64 logits
     positions = (batch.attention_mask.long().cumsum(1) - 1).clamp(min=0)
     expected = reference(**reference_inputs(batch, dtype), labels=batch.labels, position_ids=positions)
-    real, tolerance = batch.attention_mask, TOLERANCE[dtype]
-    torch.testing.assert_close(our_logits(ours, batch)[real], expected.logits[real], **tolerance)
+    real = batch.attention_mask
+    assert_equal(our_logits(ours, batch)[real], expected.logits[real])
 
     output = ours(batch)
     # transformers takes its loss in float32 whatever the logits are; the loss of its logits has their precision
     theirs = cross_entropy(expected.logits[:, :-1].flatten(0, 1), batch.labels[:, 1:].flatten())
-    torch.testing.assert_close(expected.loss.to(dtype), theirs, **TOLERANCE[torch.float32])
-    torch.testing.assert_close(output.loss_sum / output.supervised_tokens, theirs, **tolerance)
+    assert_equal(expected.loss, theirs.float())
+    assert_equal(output.loss_sum / output.supervised_tokens, theirs)
     for model, loss in ((reference, theirs), (ours, output.loss_sum / output.supervised_tokens)):
         model.zero_grad()
         loss.backward()
-    gradients = {name: p.grad for name, p in reference.named_parameters()}
-    compared = 0
-    for name, parameter in ours.named_parameters():
-        theirs = gradients[to_theirs(name)]
-        torch.testing.assert_close(
-            parameter.grad, theirs, rtol=tolerance["rtol"] * 10, atol=tolerance["atol"], msg=name
-        )
-        compared += 1
-    assert compared == len(gradients)
+    gradients = {to_theirs(name): p.grad for name, p in ours.named_parameters()}
+    assert_equal_gradients(gradients, {name: p.grad for name, p in reference.named_parameters()})
 
 
 def test_greedy_generation(pair) -> None:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from tests.models import kin
 from tests.models.kin import Kin, reference_inputs
-from tests.models.support import IMAGE, a_batch
+from tests.models.support import IMAGE, a_batch, assert_equal, assert_equal_gradients
 from vlm_ablate.config.data import ImageConfig
 from vlm_ablate.config.model import ModelConfig
 from vlm_ablate.errors import ModelError
@@ -22,8 +22,6 @@ from vlm_ablate.models.checkpoints.assemblies import parts_of
 from vlm_ablate.models.checkpoints.names import EMBEDDING, FAMILIES
 from vlm_ablate.models.generation import end_ids
 from vlm_ablate.models.vlm import VLM, build_vlm
-
-TOLERANCE = {torch.float32: dict(rtol=1e-5, atol=1e-5), torch.float64: dict(rtol=1e-10, atol=1e-10)}
 
 CASES = {
     "llava": Kin("llava"),
@@ -118,40 +116,43 @@ def our_gradients(vlm: VLM, theirs: int | None) -> dict[str, Tensor]:
     return gradients
 
 
+def their_gradients(case: Kin, reference: PreTrainedModel, vlm: VLM) -> dict[str, Tensor]:
+    """Gradients by our names. What has no place in our assembly must have none there either."""
+    gradients = {name: p.grad for name, p in reference.named_parameters()}
+    placed, homeless = FAMILIES[case.family](reference.config).group(gradients)
+    own = dict(vlm.named_parameters())
+    unread = homeless + [name for ours, theirs in placed.items() if ours not in own for name in theirs]
+    assert all(gradients[name] is None for name in unread)
+    return {
+        ours: torch.cat([gradients[name] for name in theirs]).reshape(own[ours].shape)
+        for ours, theirs in placed.items()
+        if ours in own
+    }
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 @pytest.mark.parametrize("left", [False, True], ids=["right", "left"])
 def test_logits_loss_and_gradients(pair, dtype, left) -> None:
     case, *models = pair
     reference, vlm = in_precision(case, models, dtype)
-    batch, tolerance = batch_for(case, vlm, left=left), TOLERANCE[dtype]
+    batch = batch_for(case, vlm, left=left)
     real, positions = batch.attention_mask, (batch.attention_mask.long().cumsum(1) - 1).clamp(min=0)
     expected = reference(**reference_inputs(case, reference, batch, vlm), position_ids=positions).logits
     found = our_logits(vlm, batch)
     rows = expected.shape[-1]
     assert found.shape[-1] == rows or case.family == "mllama"
-    torch.testing.assert_close(found[real][:, :rows], expected[real], **tolerance)
+    assert_equal(found[real][:, :rows], expected[real])
 
     losses = next_token_loss(found[..., :rows], batch.labels), next_token_loss(expected, batch.labels)
-    torch.testing.assert_close(*losses, **tolerance)
+    assert_equal(*losses)
     if found.shape[-1] == rows:
         output = vlm(batch)
-        torch.testing.assert_close(output.loss_sum / output.supervised_tokens, losses[1], **tolerance)
+        assert_equal(output.loss_sum / output.supervised_tokens, losses[1])
     for model, loss in zip((vlm, reference), losses, strict=True):
         model.zero_grad()
         loss.backward()
-    theirs = dict(reference.named_parameters())
-    placed, homeless = FAMILIES[case.family](reference.config).group(theirs)
-    assert not homeless
-    image = getattr(reference.config, "image_token_id", None) if case.family == "mllama" else None
-    compared = set()
-    for name, gradient in our_gradients(vlm, image).items():
-        parts = [theirs[part].grad for part in placed[name]]
-        together = torch.cat(parts) if len(parts) > 1 else parts[0]
-        torch.testing.assert_close(
-            gradient, together.reshape(gradient.shape), rtol=tolerance["rtol"] * 10, atol=tolerance["atol"], msg=name
-        )
-        compared.update(placed[name])
-    assert all(theirs[name].grad is None for name in set(theirs) - compared), "what is left out is read by nobody"
+    image = reference.config.image_token_id if case.family == "mllama" else None
+    assert_equal_gradients(our_gradients(vlm, image), their_gradients(case, reference, vlm))
 
 
 def test_greedy_generation(pair) -> None:
@@ -185,7 +186,7 @@ def test_text_alone(pair) -> None:
     with torch.no_grad():
         expected = reference(**reference_inputs(case, reference, batch, vlm), position_ids=positions).logits
         found = our_logits(vlm, batch)[..., : expected.shape[-1]]
-    torch.testing.assert_close(found[batch.attention_mask], expected[batch.attention_mask], **TOLERANCE[torch.float32])
+    assert_equal(found[batch.attention_mask], expected[batch.attention_mask])
 
 
 def test_paligemma_without_its_prompt_rule_is_another_model(tmp_path) -> None:
@@ -201,7 +202,7 @@ def test_paligemma_without_its_prompt_rule_is_another_model(tmp_path) -> None:
         found = our_logits(vlm, batch)[real]
         assert not torch.allclose(found, reference(**inputs).logits[real], atol=1e-2)
         inputs["token_type_ids"] = torch.ones_like(batch.input_ids)
-        torch.testing.assert_close(found, reference(**inputs).logits[real], **TOLERANCE[torch.float32])
+        assert_equal(found, reference(**inputs).logits[real])
 
 
 def test_positions_before_the_first_image_see_it_in_transformers_mllama_only(tmp_path) -> None:
@@ -228,7 +229,7 @@ def test_consecutive_images_of_mllama_are_seen_together(tmp_path) -> None:
     with torch.no_grad():
         expected = reference(**reference_inputs(case, reference, batch, vlm)).logits
         found = our_logits(vlm, batch)[..., : expected.shape[-1]]
-    torch.testing.assert_close(found, expected, **TOLERANCE[torch.float32])
+    assert_equal(found, expected)
 
 
 def test_a_tokeniser_without_our_tokens_gets_them_beside_the_checkpoints(tmp_path) -> None:
@@ -243,7 +244,7 @@ def test_a_tokeniser_without_our_tokens_gets_them_beside_the_checkpoints(tmp_pat
         expected = reference(**reference_inputs(case, reference, batch, vlm), position_ids=positions).logits
         found = our_logits(vlm, batch)
     assert found.shape[-1] == known + 2
-    torch.testing.assert_close(found[real][:, :known], expected[real][:, :known], **TOLERANCE[torch.float32])
+    assert_equal(found[real][:, :known], expected[real][:, :known])
 
 
 @pytest.mark.parametrize(
