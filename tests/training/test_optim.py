@@ -1,5 +1,7 @@
 """Parameter groups, schedule, and the one-pass scaling and clipping of gradients."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import nn
@@ -66,3 +68,68 @@ def test_scale_and_clip_equals_scaling_then_torch_clipping():
     torch.testing.assert_close(norm, reference)
     for a, b in zip(mine.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad)
+
+
+def test_muon_takes_the_matrices_and_adamw_the_rest():
+    groups = parameter_groups(model := Parts(), stage(optimizer="muon", weight_decay=0.1))
+    names = {id(p): n for n, p in model.named_parameters()}
+    by_muon = {names[id(p)] for g in groups if g["muon"] for p in g["params"]}
+    assert by_muon == {"language.gate_proj.weight", "connector.weight"}
+
+
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
+    generator = torch.Generator().manual_seed(len(optimizer.state))
+    for _ in range(steps):
+        x = torch.randn(8, 6, generator=generator)
+        model(x).pow(2).mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def small_model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 4), nn.LayerNorm(4), nn.Linear(4, 3))
+
+
+def test_muon_and_adamw_step_as_they_do_apart():
+    together, apart = small_model(), small_model()
+    s = stage(optimizer="muon", learning_rate=0.01, matrix_learning_rate=0.03, weight_decay=0.1, betas=(0.9, 0.98))
+    train(together, build_optimizer(together, s), 3)
+    matrices = [p for p in apart.parameters() if p.ndim == 2]
+    rest = [p for p in apart.parameters() if p.ndim != 2]
+    parts = [
+        torch.optim.Muon(matrices, lr=0.03, weight_decay=0.1, adjust_lr_fn="original"),
+        torch.optim.AdamW(rest, lr=0.01, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
+    ]
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(3):
+        x = torch.randn(8, 6, generator=generator)
+        apart(x).pow(2).mean().backward()
+        for part in parts:
+            part.step()
+            part.zero_grad()
+    for mine, theirs in zip(together.parameters(), apart.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_muon_goes_on_from_its_state():
+    s = stage(optimizer="muon", learning_rate=0.01)
+    straight, resumed = small_model(), small_model()
+    optimizer = build_optimizer(straight, s)
+    train(straight, optimizer, 2)
+    resumed.load_state_dict(straight.state_dict())
+    again = build_optimizer(resumed, s)
+    again.load_state_dict(deepcopy(optimizer.state_dict()))
+    train(straight, optimizer, 2)
+    train(resumed, again, 2)
+    for mine, theirs in zip(straight.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_a_schedule_moves_both_parts():
+    s = stage(optimizer="muon", learning_rate=1.0, matrix_learning_rate=2.0, warmup_steps=4)
+    optimizer = build_optimizer(model := small_model(), s)
+    scheduler = build_scheduler(optimizer, s)
+    train(model, optimizer, 1)
+    scheduler.step()
+    assert {g["lr"] for part in optimizer._parts for g in part.param_groups} == {0.5, 1.0}

@@ -41,6 +41,10 @@ class Stage(Strict):
     """Sequences per optimiser step, over all devices."""
     micro_batch_size: int | None = Field(None, gt=0)
     """Sequences per forward pass; None: the whole batch. The gradient does not depend on it."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """"muon" orthogonalises the steps of matrices (torch.optim.Muon) and leaves the rest to AdamW."""
+    matrix_learning_rate: float = Field(0.02, gt=0)
+    """Learning rate of the matrices that Muon trains: the spectral norm of a step."""
     learning_rate: float = Field(1e-4, gt=0)
     backbone_learning_rate: float | None = Field(None, gt=0)
     """Learning rate of backbone parameters and adapters; None: the same."""

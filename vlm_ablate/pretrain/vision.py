@@ -12,6 +12,7 @@ benchmark picture, question or answer does: pictures are composed from a stream 
 
 from __future__ import annotations
 
+import hashlib
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -31,7 +32,10 @@ from vlm_ablate.data.offline import facts, pictures, reading, scenes, tables
 from vlm_ablate.data.offline.canvas import COLOURS, Canvas, grid_square, spaced_word
 from vlm_ablate.data.offline.facts import ascii_fold
 from vlm_ablate.data.offline.item import Region
+from vlm_ablate.pretrain.phases import phase
 from vlm_ablate.pretrain.recipe import STANDINS, write_recipe
+from vlm_ablate.training.muon import MuonAdamW
+from vlm_ablate.training.optim import is_decayed
 
 _IGNORE = -100
 
@@ -50,14 +54,16 @@ class VisionRecipe:
     sizes: tuple[tuple[int, int], ...] = ((64, 64),) * 8 + ((96, 96), (48, 80), (80, 48))
     """(height, width) of the pictures of a batch, drawn uniformly from this list."""
     batch_size: int = 64
-    steps: int = 2000
-    alignment_steps: int = 1300
+    steps: int = 1200
+    alignment_steps: int = 2000
     kinds: tuple[str, ...] = ("scene", "mixed", "flag", "sign", "number", "chart", "table")
     contrast_shares: tuple[int, ...] = (38, 20, 18, 16, 3, 2, 3)
     """Shares of the kinds of pictures in the first phase, in percent."""
     alignment_shares: tuple[int, ...] = (20, 14, 46, 14, 2, 2, 2)
     """In the second; flags are many and alike, and take longer."""
-    learning_rate: float = 2e-3
+    learning_rate: float = 1e-3
+    matrix_learning_rate: float = 0.01
+    """Of the matrices, which Muon trains."""
     warmup_steps: int = 100
     weight_decay: float = 0.05
     temperature: float = 0.07
@@ -229,9 +235,10 @@ class PatchAlignment(nn.Module):
         centre, whiten = _whitening(banks["names"])
         self.register_buffer("whiten", whiten)
         self.register_buffer("names", banks["names"] - centre)
+        self.register_buffer("metric", _whitening(banks["names"], 0.5)[1])
 
     def forward(self, pixels: Tensor, regions: Regions) -> tuple[Tensor, Tensor]:
-        """Loss (squared error of the embeddings over their variance, contrast, place, ground) and names right."""
+        """Loss (squared error of half-whitened names over their variance, contrast, place, ground) and names right."""
         patches = encode(self.encoder, pixels)
         region, patch = (regions.weights >= 0.5 * regions.weights.amax(1, keepdim=True)).nonzero(as_tuple=True)
         seen = patches[regions.image[region], patch]
@@ -239,7 +246,8 @@ class PatchAlignment(nn.Module):
         name = regions.name[region]
         known = name != _IGNORE
         guess, weight = self.embed(seen[known]), share[known] / share[known].sum()
-        error = ((guess - self.names[name[known]]) ** 2).sum(1) / self.names.var(0).sum()
+        far = (guess - self.names[name[known]]) @ self.metric
+        error = (far**2).sum(1) / (self.names @ self.metric).var(0).sum()
         logits = F.normalize(guess @ self.whiten, dim=-1) @ F.normalize(self.names @ self.whiten, dim=-1).T
         contrast = F.cross_entropy(logits / self.temperature, name[known], reduction="none")
         total = (weight * (error + 0.5 * contrast)).sum()
@@ -270,14 +278,15 @@ def _embed(texts: list[str], table: Tensor, tokenizer) -> Tensor:
     return torch.stack([table[torch.tensor(i)].mean(0) for i in ids])
 
 
-def _whitening(rows: Tensor) -> tuple[Tensor, Tensor]:
+def _whitening(rows: Tensor, degree: float = 1.0) -> tuple[Tensor, Tensor]:
     """Mean (width,) and matrix (width, width) that give rows (n, width) zero mean and unit covariance.
 
-    Whitened names are far apart from the first step, and stay a linear image of what the language model reads.
+    Whitened names are far apart from the first step, and stay a linear image of what the language model reads. A lower
+    `degree` leaves wide directions wider: the covariance becomes its own power 1 - degree.
     """
     centred = rows - rows.mean(0)
     values, vectors = torch.linalg.eigh(centred.T @ centred / len(rows))
-    return rows.mean(0), vectors / (values.clamp(min=0) + 0.01 * values.mean()).sqrt()
+    return rows.mean(0), vectors / (values.clamp(min=0) + 0.01 * values.mean()) ** (degree / 2)
 
 
 def vision_config(recipe: VisionRecipe) -> Idefics2VisionConfig:
@@ -306,29 +315,39 @@ def pretrain_vision(
     torch.manual_seed(recipe.seed)
     banks, started = text_banks(language), time.perf_counter()
     total = recipe.steps + recipe.alignment_steps
+    sources = [*pictures.licence_records(), *tables.licence_records(), *facts.licence_records()]
+    settings = asdict(recipe) | {"sources": [s.to_dict() for s in sources], "language": _digest(banks)}
     contrast = RegionContrast(recipe, banks)
-    loss, accuracy = _train(
+    early = {key: value for key, value in settings.items() if not key.startswith("alignment")}
+    encoder = contrast.encoder
+    measured = phase(encoder, "siglip-nano-contrast", early, lambda: _measured("contrast", "region", _train(
         contrast, _batches(recipe, "contrast", recipe.contrast_shares), recipe, recipe.steps,
         lambda step, *values: on_step(step, total, *values),
-    )
-    aligned, hits = _train(
-        PatchAlignment(contrast.encoder, recipe, banks),
+    )))
+    measured |= phase(encoder, "siglip-nano-alignment", settings, lambda: _measured("alignment", "patch", _train(
+        PatchAlignment(encoder, recipe, banks),
         _batches(recipe, "alignment", recipe.alignment_shares), recipe, recipe.alignment_steps,
         lambda step, *values: on_step(recipe.steps + step, total, *values),
-    )
-    contrast.encoder.half().save_pretrained(out)
-    sources = [*pictures.licence_records(), *tables.licence_records(), *facts.licence_records()]
-    measured = {"contrast_loss": round(loss, 4), "region_accuracy": round(accuracy, 4),
-                "alignment_loss": round(aligned, 4), "patch_accuracy": round(hits, 4),
-                "seconds": round(time.perf_counter() - started), "pictures": total * recipe.batch_size,
-                "parameters": sum(p.numel() for p in contrast.encoder.parameters())}
-    write_recipe(out, asdict(recipe), sources, measured)
+    )))
+    encoder.half().save_pretrained(out)
+    measured |= {"seconds": round(time.perf_counter() - started), "pictures": total * recipe.batch_size,
+                 "parameters": sum(p.numel() for p in encoder.parameters())}
+    write_recipe(out, asdict(recipe) | {"language": settings["language"]}, sources, measured)
     return out
 
 
-def _batches(recipe: VisionRecipe, phase: str, shares: tuple[int, ...]) -> Iterator[tuple[Tensor, Regions]]:
+def _digest(banks: dict[str, Tensor]) -> str:
+    """What the encoder learns of the language model."""
+    return hashlib.sha256(b"".join(rows.numpy().tobytes() for rows in banks.values())).hexdigest()[:16]
+
+
+def _measured(name: str, unit: str, end: tuple[float, float]) -> dict[str, float]:
+    return {f"{name}_loss": round(end[0], 4), f"{unit}_accuracy": round(end[1], 4)}
+
+
+def _batches(recipe: VisionRecipe, name: str, shares: tuple[int, ...]) -> Iterator[tuple[Tensor, Regions]]:
     """Batches of a phase, composed in a process of their own."""
-    made = PretrainPictures(recipe, phase, shares)
+    made = PretrainPictures(recipe, name, shares)
     return iter(DataLoader(made, batch_size=None, num_workers=1, prefetch_factor=4))
 
 
@@ -337,11 +356,15 @@ def _train(
     on_step: Callable[[int, float, float], None],
 ) -> tuple[float, float]:
     """Train for `steps`; returns the smoothed loss and accuracy."""
+    embeddings = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+    parts: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for name, parameter in model.named_parameters():
+        parts[parameter.ndim == 2 and is_decayed(name, parameter, embeddings)].append(parameter)
     groups = [
-        {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": parts[True], "muon": True, "lr": recipe.matrix_learning_rate, "weight_decay": recipe.weight_decay},
+        {"params": parts[False], "muon": False, "lr": recipe.learning_rate, "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98), fused=True)
+    optimizer = MuonAdamW(groups, betas=(0.9, 0.98), fused=True)
     schedule = get_cosine_schedule_with_warmup(optimizer, min(recipe.warmup_steps, steps // 5), steps)
     loss_mean = accuracy_mean = 0.0
     for step in range(1, steps + 1):

@@ -1,4 +1,4 @@
-"""Parameter groups, AdamW and the learning-rate schedule of a stage."""
+"""Parameter groups, optimiser and learning-rate schedule of a stage."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from vlm_ablate.config.stages import Stage
 from vlm_ablate.errors import ModelError
+from vlm_ablate.training.muon import MuonAdamW
 
 BACKBONES = ("vision", "language")
 """Attributes of the VLM that hold a backbone; everything else is new."""
@@ -38,35 +39,41 @@ def is_backbone(name: str) -> bool:
 
 
 def parameter_groups(model: nn.Module, stage: Stage) -> list[dict]:
-    """Up to four AdamW groups: (backbone or new) x (decayed or not), each with its `lr`, `weight_decay` and `name`.
+    """Groups by backbone or new, decayed or not, Muon or AdamW; each has `lr`, `weight_decay`, `muon` and `name`.
+
+    Muon takes the decayed matrices when the stage asks for it; embeddings, vectors and kernels always go to AdamW.
 
     Raises:
         ModelError: nothing is trainable.
     """
     embeddings = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
-    buckets: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    buckets: dict[tuple[bool, bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            key = (is_backbone(name), is_decayed(name, parameter, embeddings))
-            buckets.setdefault(key, []).append(parameter)
+            decayed = is_decayed(name, parameter, embeddings)
+            muon = stage.optimizer == "muon" and decayed and parameter.ndim == 2
+            buckets.setdefault((is_backbone(name), decayed, muon), []).append(parameter)
     if not buckets:
         raise ModelError("this stage trains nothing: both backbones and the connector are frozen")
     rates = {True: stage.backbone_learning_rate or stage.learning_rate, False: stage.learning_rate}
     return [
         {
             "params": params,
-            "lr": rates[backbone],
+            "lr": rates[backbone] * (stage.matrix_learning_rate / stage.learning_rate if muon else 1.0),
             "weight_decay": stage.weight_decay if decayed else 0.0,
-            "name": f"{'backbone' if backbone else 'new'}{'' if decayed else '_undecayed'}",
+            "muon": muon,
+            "name": f"{'backbone' if backbone else 'new'}{'' if decayed else '_undecayed'}{'_muon' if muon else ''}",
         }
-        for (backbone, decayed), params in sorted(buckets.items(), reverse=True)
+        for (backbone, decayed, muon), params in sorted(buckets.items(), reverse=True)
     ]
 
 
-def build_optimizer(model: nn.Module, stage: Stage) -> AdamW:
-    """AdamW over the trainable parameters; fused where the device has a kernel for it."""
+def build_optimizer(model: nn.Module, stage: Stage) -> Optimizer:
+    """The stage's optimiser over the trainable parameters; AdamW fused where the device has a kernel for it."""
     groups = parameter_groups(model, stage)
     fused = all(_fusable(p) for g in groups for p in g["params"])
+    if stage.optimizer == "muon":
+        return MuonAdamW(groups, betas=stage.betas, fused=fused)
     return AdamW(groups, betas=stage.betas, fused=fused)
 
 
@@ -93,7 +100,7 @@ def schedule(stage: Stage) -> Callable[[int], float]:
     return factor
 
 
-def build_scheduler(optimizer: AdamW, stage: Stage) -> LambdaLR:
+def build_scheduler(optimizer: Optimizer, stage: Stage) -> LambdaLR:
     """The stage's schedule on every group of the optimiser."""
     return LambdaLR(optimizer, schedule(stage))
 
