@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -171,11 +172,38 @@ def test_killed_evaluation_continues(checkpoints: Path, data_config: DataConfig,
     assert out.read_bytes() == whole.read_bytes()
 
 
+@pytest.mark.parametrize("selection", ["random", "nearest"])
+@pytest.mark.parametrize("shots", [0, 4, 8])
+def test_shots_are_interleaved_with_their_images(
+    vlm: VLM, data_config: DataConfig, tmp_path: Path, monkeypatch, shots: int, selection: str
+) -> None:
+    rows = []
+    generate = vlm.generate
+    monkeypatch.setattr(vlm, "generate", lambda ids, *a, **k: rows.extend(ids.tolist()) or generate(ids, *a, **k))
+    cfg = config(demonstrations=Demonstrations(selection=selection), batch_size=2)
+    out = tmp_path / "p.jsonl"
+    record = evaluate(vlm, "s", entry(limit=3, shots=shots), cfg, data_config, blind=False, out=out)
+    assert (record.shots, len(rows)) == (shots, 3)
+    assert all(len(set(p.shots)) == shots for p in read_predictions(out))
+    per_view = vlm.architecture.text_tokens(vlm.visual_tokens(16, 16))
+    for ids in rows:
+        blocks = [len(list(run)) for is_image, run in groupby(ids, lambda i: i == vlm.image_token_id) if is_image]
+        assert blocks == [per_view] * (shots + 1), "a block a picture, with text between them"
+
+
 def test_nearest_demonstrations_resemble_the_query(vlm: VLM, data_config: DataConfig, tmp_path: Path) -> None:
+    from vlm_ablate.config.components import benchmarks
+    from vlm_ablate.evaluation.features import pooled_features
+
     cfg = config(demonstrations=Demonstrations(selection="nearest"))
     record = evaluate(vlm, "s", entry(split="train"), cfg, data_config, blind=False, out=tmp_path / "p.jsonl")
     assert record.demonstrations == "nearest:hf"
-    assert all(p.id not in p.shots for p in read_predictions(tmp_path / "p.jsonl")), "never its own picture"
+    train = benchmarks.build(entry().benchmark).items("train")
+    features = pooled_features(vlm.vision, [item.images[0] for item in train], data_config.image)
+    likeness = features @ features.T
+    likeness.fill_diagonal_(-1)  # never its own picture
+    nearest = {item.id: train[int(row.argmax())].id for item, row in zip(train, likeness, strict=True)}
+    assert {p.id: p.shots[-1] for p in read_predictions(tmp_path / "p.jsonl")} == nearest, "the nearest stands last"
 
 
 def test_too_few_demonstrations_is_a_data_error(vlm: VLM, data_config: DataConfig, tmp_path: Path) -> None:
