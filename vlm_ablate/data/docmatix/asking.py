@@ -29,7 +29,7 @@ _MAIL = re.compile(r"\b[\w.+-]+@[\w-]+(?:\.[\w-]+)+\b")
 _FIELD = re.compile(r"^(?P<key>[A-Z][A-Za-z-]+(?: [A-Za-z-]+){0,3}):\s+(?P<value>\S.{1,80})$")
 _NUMBER = re.compile(r"(?<![\w.,/:<>=$\\-])\d+(?:[.,]\d+)*(?:\s?%)?(?![\w/:-]|[.,]\d)")
 _DEFINED = re.compile(
-    r"^(?P<term>(?:(?:The|An?) )?[\w/+-]+(?:\.\w+)*(?: (?!is |are |if |when |of )[\w/+-]+(?:\.\w+)*){0,3}?)"
+    r"^(?P<term>(?:(?:The|An?) )?[\w/+-]+(?:\.\w+)*(?: (?!is |are |if |when )[\w/+-]+(?:\.\w+)*){0,3}?)"
     r" (?P<verb>is|are|means|refers to|stands for) (?P<rest>(?:an? |the |one of ).{15,200})[.]$"
 )
 _SHORT = re.compile(r"\((?P<short>[A-Z]{2,6})\)")

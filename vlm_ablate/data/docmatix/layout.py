@@ -76,7 +76,7 @@ def face_of(pages: Sequence[PageText]) -> Face:
             sizes[line.size] += len(line.text)
         at_edge = [line for line in page.lines if at_page_edge(line, page)]
         edges.update({_digitless(line.text) for line in at_edge})
-        offsets.update({int(n) - page.number for line in at_edge for n in _edge_numbers(line.text)})
+        offsets.update({int(n) - page.number for line in at_edge for n in sorted(_edge_numbers(line.text))})
     offset, times = offsets.most_common(1)[0] if offsets else (0, 0)
     running = frozenset(text for text, count in edges.items() if count >= 3 or (count > 1 and len(pages) < 8))
     return Face(
