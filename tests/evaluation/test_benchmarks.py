@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from vlm_ablate.config.components import benchmarks
-from vlm_ablate.errors import AssetMissing, DataError
+from vlm_ablate.errors import AssetMissing, DataError, UnknownNameError
 from vlm_ablate.evaluation.benchmarks.base import Benchmark
 from vlm_ablate.evaluation.metrics import metrics
 from vlm_ablate.evaluation.prompts import build_prompt, get_template
@@ -239,6 +239,25 @@ def test_reading_texts_touches_no_image(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(type(benchmark), "_image", lambda *a: pytest.fail("an image was read"))
     benchmark.split_hash("report")
     benchmark.checked_items("report")
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "last"),
+    [
+        ("textvqa", "Answer the following question about the image using as few words as possible.", "-Do not apply"),
+        ("docvqa", "Give a short and terse answer to the following question.", "without additional explanation."),
+    ],
+)
+def test_gemini_style_prompts_are_named_and_versioned(name: str, first: str, last: str, tmp_path: Path) -> None:
+    write(tmp_path, name, "validation")
+    benchmark = build(name, tmp_path, template=f"{name}_gemini")
+    assert get_template(benchmark.template).id == f"{name}_gemini/1"
+    item = benchmark.items("report")[0]
+    for form in ("plain", "chat"):
+        _image, text = build_prompt(item, [], get_template(benchmark.template), form).segments
+        assert text.text.startswith(first) and last in text.text and item.question in text.text
+    with pytest.raises(UnknownNameError, match=f"did you mean '{name}_gemini'"):
+        build(name, tmp_path, template=f"{name}_gemeni")
 
 
 def test_metrics_of_benchmarks_exist() -> None:

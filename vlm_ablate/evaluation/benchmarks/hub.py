@@ -21,6 +21,7 @@ from vlm_ablate.data.sample import ImageRef
 from vlm_ablate.data.sources.rows import first_reason, found_nothing
 from vlm_ablate.errors import AssetMissing, DataError
 from vlm_ablate.evaluation.benchmarks.base import Benchmark, BenchmarkItem, Split
+from vlm_ablate.evaluation.prompts import get_template
 from vlm_ablate.hub_access import DOWNLOAD_HINT, offline_unless_allowed
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class HubBenchmark(Benchmark):
 
     def __init__(self, config: HubBenchmarkConfig) -> None:
         super().__init__(config)
-        self.template = config.template or self.template
+        self.template = get_template(config.template or self.template).name
         self._tables = lru_cache(maxsize=None)(self._table)
 
     @abstractmethod
