@@ -77,6 +77,12 @@ def test_muon_takes_the_matrices_and_adamw_the_rest():
     assert by_muon == {"language.gate_proj.weight", "connector.weight"}
 
 
+def test_muon_leaves_low_rank_adapters_to_adamw():
+    model = nn.Module()
+    model.language = nn.ModuleDict({"lora_A": nn.Linear(3, 2, bias=False), "q_proj": nn.Linear(3, 3, bias=False)})
+    assert [len(g["params"]) for g in parameter_groups(model, stage(optimizer="muon")) if g["muon"]] == [1]
+
+
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
     generator = torch.Generator().manual_seed(len(optimizer.state))
     for _ in range(steps):

@@ -41,7 +41,8 @@ def is_backbone(name: str) -> bool:
 def parameter_groups(model: nn.Module, stage: Stage) -> list[dict]:
     """Groups by backbone or new, decayed or not, Muon or AdamW; each has `lr`, `weight_decay`, `muon` and `name`.
 
-    Muon takes the decayed matrices when the stage asks for it; embeddings, vectors and kernels always go to AdamW.
+    Muon takes the decayed matrices when the stage asks for it. Embeddings, vectors and kernels always go to AdamW, and
+    so do low-rank adapters: orthogonal steps of both factors at once make updates far larger than the weights.
 
     Raises:
         ModelError: nothing is trainable.
@@ -51,7 +52,7 @@ def parameter_groups(model: nn.Module, stage: Stage) -> list[dict]:
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             decayed = is_decayed(name, parameter, embeddings)
-            muon = stage.optimizer == "muon" and decayed and parameter.ndim == 2
+            muon = stage.optimizer == "muon" and decayed and parameter.ndim == 2 and "lora_" not in name
             buckets.setdefault((is_backbone(name), decayed, muon), []).append(parameter)
     if not buckets:
         raise ModelError("this stage trains nothing: both backbones and the connector are frozen")
