@@ -35,6 +35,7 @@ from vlm_ablate.registry import load_plugins
 from vlm_ablate.scoring import Scoring
 from vlm_ablate.tracking import schema
 from vlm_ablate.tracking.logger import RunTracker
+from vlm_ablate.tracking.records import RunRecord
 from vlm_ablate.tracking.reuse import find_reusable
 from vlm_ablate.training.callbacks import StepMetrics
 from vlm_ablate.training.counters import BatchFlops, Seen, flops_by_rates
@@ -81,7 +82,21 @@ def _recorded(spec: RunSpec, uri: str, reporter: Reporter) -> RunOutcome | None:
     except TrackingError as error:
         reporter(Notice(spec.hash, error.message, "warning"))
         return None
+    if record and spec.config.model.init_from:
+        _check_start(record, spec, reporter)
     return RunOutcome.from_record(record) if record else None
+
+
+def _check_start(record: RunRecord, spec: RunSpec, reporter: Reporter) -> None:
+    """Say so when the checkpoint that the run started from is not the one that is at its place now."""
+    then = schema.read_json_tag(record.tags, schema.INIT_FROM)
+    try:
+        changed = then is not None and then != started_from(spec.config.model.init_from)
+    except VlmAblateError:  # it was there when the run was trained, and need not be now
+        return
+    if changed:
+        message = f"{spec.run_name} was trained from other weights than those in {spec.config.model.init_from!r} now"
+        reporter(Notice(spec.hash, message, "warning"))
 
 
 class _Run:

@@ -32,7 +32,8 @@ def call(*arguments: str) -> Result:
 def test_help_names_every_command() -> None:
     result = call("--help")
     assert result.exit_code == 0
-    for command in ("list", "validate", "plan", "run", "table", "ui", "schema", "data", "pretrain", "score"):
+    for command in ("list", "validate", "plan", "run", "table", "ui", "schema", "data", "pretrain", "score",
+                    "export", "generate", "parity"):  # fmt: skip
         assert re.search(rf"\b{command}\b", result.stdout)
 
 

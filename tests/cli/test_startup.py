@@ -24,7 +24,10 @@ def imported(*arguments: str) -> set[str]:
     return set(run.stdout.rpartition("MODULES")[2].split())
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("list",), ("validate", T03), ("run", "--help"), ("schema",)])
+HELP = [("--help",), *((command, "--help") for command in ("run", "export", "generate", "parity"))]
+
+
+@pytest.mark.parametrize("arguments", [*HELP, ("list",), ("validate", T03), ("schema",)])
 def test_nothing_heavy_is_imported(arguments: tuple[str, ...]) -> None:
     modules = imported(*arguments)
     assert "vlm_ablate" in modules

@@ -20,6 +20,7 @@ class ModelConfig(Strict):
     architecture: component(architectures)  # type: ignore[valid-type]
     """How visual tokens meet the language model."""
     init_from: str | None = None
-    """Start from a released checkpoint (local folder or hub id) of the same assembly."""
+    """Start from a checkpoint of the same assembly: local folder or hub id of a released one (Idefics2, Idefics3,
+    SmolVLM, LLaVA, PaliGemma, Idefics, Mllama), or a folder that `vlm-ablate export` wrote. Checked by `plan`."""
     extra_tokens: list[str] = Field(default_factory=list)
     """Tokens added to the language model's vocabulary beside the image tokens."""
