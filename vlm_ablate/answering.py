@@ -95,7 +95,7 @@ def with_vlm(vlm: VLM, data: DataConfig, *, template: str = "vqa") -> Answerer:
     return answer
 
 
-def with_transformers(folder: Path) -> Answerer:
+def with_transformers(folder: Path, device: torch.device | str = "cpu") -> Answerer:
     """Answers of a checkpoint that transformers loads, prompted with its own chat template.
 
     Raises:
@@ -109,7 +109,7 @@ def with_transformers(folder: Path) -> Answerer:
     try:
         with quietly():
             processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
-            model = AutoModelForImageTextToText.from_pretrained(folder, local_files_only=True).eval()
+            model = AutoModelForImageTextToText.from_pretrained(folder, local_files_only=True).eval().to(device)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         raise ModelError(f"transformers cannot load {folder}: {error}") from error
 
@@ -124,7 +124,7 @@ def with_transformers(folder: Path) -> Answerer:
         prompt = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
         bos = processor.tokenizer.bos_token
         special = {} if not (bos and prompt.startswith(bos)) else {"add_special_tokens": False}
-        inputs = processor(images=pictures or None, text=prompt, return_tensors="pt", **special)
+        inputs = processor(images=pictures or None, text=prompt, return_tensors="pt", **special).to(device)
         inputs.pop("token_type_ids", None)
         with torch.no_grad():
             ids = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)

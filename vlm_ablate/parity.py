@@ -21,7 +21,7 @@ from vlm_ablate.errors import ModelError
 from vlm_ablate.models.batch import IGNORE, Batch
 from vlm_ablate.models.checkpoints.released import assembly_of
 from vlm_ablate.models.checkpoints.theirs import inputs_for
-from vlm_ablate.models.hub import quietly, read_config, resolve, tensor_names
+from vlm_ablate.models.hub import is_own_checkpoint, quietly, read_config, resolve, tensor_names
 from vlm_ablate.models.tokens import FAKE, GLOBAL_IMAGE, IMAGE
 from vlm_ablate.models.vlm import VLM, build_vlm
 
@@ -192,6 +192,8 @@ def load_parity(
         ModelError: it is damaged, or of a family that is no assembly of ours.
     """
     folder = resolve(id)
+    if is_own_checkpoint(folder):
+        raise ModelError(f"{folder} is a checkpoint of this package: transformers has no class to compare it with")
     on("reading the configuration")
     config = read_config(str(folder), planning=False)
     tensor_names(folder)  # damaged files are named before anything is built

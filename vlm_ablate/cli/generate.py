@@ -50,6 +50,8 @@ def open_model(name: str, home: str | None, tracking_uri: str | None, template: 
     Raises:
         UnknownNameError: neither a run nor a checkpoint of that name.
     """
+    import torch
+
     from vlm_ablate.answering import with_transformers, with_vlm
     from vlm_ablate.cli.export import quiet
     from vlm_ablate.cli.home import open_home
@@ -60,11 +62,12 @@ def open_model(name: str, home: str | None, tracking_uri: str | None, template: 
     from vlm_ablate.models.hub import is_own_checkpoint, resolve
 
     quiet()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     folder = Path(name).expanduser()
     if not (folder.is_dir() and not (folder / "artifacts").is_dir()):
         try:
             found = find_run(name, open_home(home), tracking_uri)
-            return with_vlm(load_run(found), found.spec.config.data, template=template)
+            return with_vlm(load_run(found, device=device), found.spec.config.data, template=template)
         except UnknownNameError as unknown:
             try:
                 folder = resolve(name)
@@ -76,5 +79,5 @@ def open_model(name: str, home: str | None, tracking_uri: str | None, template: 
     if is_own_checkpoint(folder):
         kept = read_description(folder)
         data = DataConfig.model_construct(image=kept.image, prompt=kept.prompt)
-        return with_vlm(load_checkpoint(folder), data, template=template)
-    return with_transformers(folder)
+        return with_vlm(load_checkpoint(folder, device=device), data, template=template)
+    return with_transformers(folder, device)

@@ -4,7 +4,7 @@
 vlm_ablate.json        the assembly, the image preparation, the prompt format, the run it came from
 assembly.safetensors   connector, architecture, adapters, and encoders that are no transformers model
 language/              the language model and its tokeniser: a plain transformers checkpoint
-vision/                the vision tower, where it is a transformers model: likewise
+vision/                the vision tower, where it is a model of transformers: likewise
 ```
 
 The folder is whole by itself: nothing else is needed to load it, except the packages that some encoders come from.
@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModel, PreTrainedModel
+from transformers import AutoModel
 
 from vlm_ablate.config.data import ImageConfig
 from vlm_ablate.config.model import ModelConfig
@@ -30,6 +30,7 @@ from vlm_ablate.models.adapters import merge_adapters
 from vlm_ablate.models.checkpoints.exporting import plain_tensors
 from vlm_ablate.models.hub import OWN_DESCRIPTION, opened_tensors, quietly, resolve
 from vlm_ablate.models.trained_state import adapter_metadata, restore_adapters
+from vlm_ablate.models.vision.hub import HubVisionEncoder
 from vlm_ablate.models.vision.siglip import NativeSiglip
 from vlm_ablate.models.vlm import VLM, build_vlm
 from vlm_ablate.registry import load_plugins
@@ -73,7 +74,7 @@ def save_checkpoint(
         merge_adapters(vlm)
     tensors = plain_tensors(vlm)
     parts = {"language": _save_language(vlm, folder / "language", tensors)}
-    if isinstance(vlm.vision.backbone, PreTrainedModel):
+    if isinstance(vlm.vision, NativeSiglip | HubVisionEncoder):
         parts["vision"] = _save_vision(vlm, folder / "vision", tensors)
     tensors |= {name: tensor for name, tensor in vlm.state_dict().items() if "lora_" in name}
     body = {
@@ -196,11 +197,10 @@ def _save_vision(vlm: VLM, folder: Path, tensors: dict[str, Tensor]) -> dict[str
     if isinstance(vlm.vision, NativeSiglip):
         described = {"name": "siglip-native", "id": "vision", "patches": vlm.vision.patches}
     else:
-        trust = {"trust_remote_code": part.trust_remote_code}
         with torch.device("meta"):
-            whole = AutoModel.from_config(config, **trust).state_dict()
+            whole = AutoModel.from_config(config, trust_remote_code=part.trust_remote_code).state_dict()
         own |= {name: torch.zeros(t.shape) for name, t in whole.items() if name not in own}
-        described = {"name": "hf", "id": "vision", "layer": part.layer, **trust}
+        described = {**part.model_dump(mode="json"), "id": "vision", "revision": None}
     _write_part(folder, config, own)
     pixels = {"image_mean": list(vlm.vision.mean), "image_std": list(vlm.vision.std)}
     with storage_errors("write", folder):
