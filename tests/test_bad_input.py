@@ -7,6 +7,11 @@ Here what is wrong goes through the command line, into worker processes and the 
 - LoRA pattern that matches nothing: models/test_adapters.py, models/test_accounting.py, cli/test_plan.py
 - missing or corrupt image: data/test_decode.py, data/test_module.py (replaced and counted, or too many)
 - empty data set: data/test_mixture.py, evaluation/test_benchmarks.py
+- columns that are missing, empty strings, image addresses, damaged shards: data/test_sources.py
+- mixture weight of zero or below: data/test_mixture.py, data/test_sources.py
+- text with another number of image tokens than images: data/test_encode.py
+- benchmark without references, without a column or a split: evaluation/test_benchmarks.py
+- answers that cannot be scored: evaluation/test_score_file.py; scores that are unlike: reporting/test_report.py
 - tracking server: tracking/test_store.py (down at the start), tracking/test_delivery.py (gone while a run goes)
 - full disk, read-only folder: test_run.py, test_home.py, tracking/test_store.py, evaluation/test_evaluate.py
 - interruption, kill: test_run.py, launch/test_local.py, training/test_stages.py, evaluation/test_evaluate.py
