@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image as PilImage
 
+from tests.data.docmatix.dying import build_or_die
 from tests.data.docmatix.pdfs import manual, write_pdf
 from vlm_ablate.data.docmatix import pool
 from vlm_ablate.data.docmatix.build import build
@@ -78,7 +78,7 @@ def test_datasets_reads_it_as_docmatix(pdfs: Path) -> None:
     assert isinstance(data[0]["images"][0], PilImage.Image) and data[0]["texts"][0]["user"]
 
 
-def test_the_result_does_not_depend_on_processes_or_shards_but_on_the_seed(pdfs: Path) -> None:
+def test_the_result_does_not_depend_on_processes_or_shards(pdfs: Path) -> None:
     build(settings(pdfs))
     build(settings(pdfs, out=pdfs.parent / "two", jobs=2))
     assert hashes(pdfs.parent / "out") == hashes(pdfs.parent / "two")
@@ -86,8 +86,6 @@ def test_the_result_does_not_depend_on_processes_or_shards_but_on_the_seed(pdfs:
     files = sorted(f.name for f in (pdfs.parent / "sharded" / "data").iterdir())
     assert files == [f"train-0000{i}-of-00003.parquet" for i in range(3)]
     assert rows_of(pdfs.parent / "sharded") == rows_of(pdfs.parent / "out")
-    build(settings(pdfs, out=pdfs.parent / "seeded", seed=1))
-    assert rows_of(pdfs.parent / "seeded") != rows_of(pdfs.parent / "out")
 
 
 def test_limits(pdfs: Path) -> None:
@@ -124,15 +122,14 @@ def test_killed_builds_continue(tmp_path: Path) -> None:
                "--jobs", "2", "--dpi", "250"]
     process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
     parts = tmp_path / "out" / ".work" / "parts"
-    for _ in range(1200):
-        if list(parts.glob("*.json")):
-            break
+    deadline = time.monotonic() + 150
+    while not list(parts.glob("*.json")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     process.kill()
     process.wait()
     done = {f: f.stat().st_mtime_ns for f in parts.glob("*.json")}
     assert 1 <= len(done) < 6 and not (tmp_path / "out" / "counts.json").exists()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while _group_alive(process.pid) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not _group_alive(process.pid), "worker processes outlived the build"
@@ -159,17 +156,11 @@ def test_a_pdf_that_kills_its_process_is_found_and_skipped(pdfs: Path, monkeypat
     for place in (state.parts, state.answers):
         place.mkdir(parents=True)
     found = find_pdfs(pdfs).pdfs
-    monkeypatch.setattr(pool, "_build", _build_or_die)
+    monkeypatch.setattr(pool, "_build", build_or_die)
     counts = {c.name: c.status for c in pool.build_parts(found, chosen, state)}
     assert counts.pop("beta.pdf.gz") == pool.CRASHED
     assert set(counts) == {p.name for p in found} - {"beta.pdf.gz"}
     assert counts["alpha.pdf"] == counts["below/gamma.pdf"] == "read"
-
-
-def _build_or_die(pdf):
-    if pdf.name == "beta.pdf.gz":
-        os.kill(os.getpid(), signal.SIGKILL)
-    return pool.build_part(pdf, pool._settings, pool._state, pool._questioner)
 
 
 def test_rows_with_the_same_text_are_written_once(tmp_path: Path) -> None:
