@@ -25,14 +25,6 @@ from transformers import (
     PreTrainedModel,
     SiglipVisionConfig,
 )
-from transformers.models.idefics.processing_idefics import (
-    image_attention_mask_for_packed_input_ids,
-    incremental_to_binary_attention_mask,
-)
-from transformers.models.mllama.processing_mllama import (
-    convert_sparse_cross_attention_mask_to_dense,
-    get_cross_attention_token_mask,
-)
 
 from tests.models.conftest import TEXT, VISION, write_tokenizer
 from tests.models.support import IMAGE
@@ -40,6 +32,7 @@ from vlm_ablate.config.data import ImageConfig
 from vlm_ablate.config.model import ModelConfig
 from vlm_ablate.models.batch import IGNORE, Batch
 from vlm_ablate.models.checkpoints.assemblies import parts_of
+from vlm_ablate.models.checkpoints.theirs import inputs_for
 from vlm_ablate.models.vlm import VLM, build_vlm
 
 OURS = ["<fake_token_around_image>", IMAGE, "<end_of_utterance>"]
@@ -178,72 +171,9 @@ def exact_norms(model: nn.Module) -> None:
                 setattr(module, name, ExactNorm(child))
 
 
-def reference_inputs(case: Kin, reference: PreTrainedModel, batch: Batch, vlm: VLM) -> dict[str, Tensor]:
-    """The batch as transformers' class wants it, in the class's precision."""
-    pixels = None if batch.pixel_values is None else batch.pixel_values.to(reference.dtype)
-    inputs = dict(input_ids=batch.input_ids, attention_mask=batch.attention_mask.long())
-    return inputs | _INPUTS[case.family](reference, batch, vlm, pixels)
-
-
-def _llava_inputs(reference: PreTrainedModel, batch: Batch, vlm: VLM, pixels: Tensor | None) -> dict[str, Tensor]:
-    return {} if pixels is None else dict(pixel_values=pixels)
-
-
-def _paligemma_inputs(reference: PreTrainedModel, batch: Batch, vlm: VLM, pixels: Tensor | None) -> dict[str, Tensor]:
-    suffix = (batch.labels != IGNORE).cumsum(1) > 0
-    return dict(token_type_ids=suffix.long(), **({} if pixels is None else dict(pixel_values=pixels)))
-
-
-def slots(batch: Batch, pixels: Tensor | None, side: int) -> tuple[Tensor, list[tuple[int, int]]]:
-    """(batch, most images of a sample, 3, side, side) with zeros for missing images; and where each image went."""
-    counts = torch.bincount(batch.view_sample, minlength=len(batch.input_ids))
-    filled = torch.zeros(len(counts), max(1, int(counts.max())), 3, side, side, dtype=torch.get_default_dtype())
-    places, seen = [], [0] * len(counts)
-    for row in batch.view_sample.tolist():
-        places.append((row, seen[row]))
-        seen[row] += 1
-    if pixels is not None:
-        filled = filled.to(pixels.dtype)
-        for place, view in zip(places, pixels, strict=True):
-            filled[place] = view
-    return filled, places
-
-
-def _idefics_inputs(reference: PreTrainedModel, batch: Batch, vlm: VLM, pixels: Tensor | None) -> dict[str, Tensor]:
-    filled, _ = slots(batch, pixels, vlm.side)
-    incremental, _ = image_attention_mask_for_packed_input_ids(batch.input_ids, vlm.tokenizer, "pt")
-    mask = incremental_to_binary_attention_mask(incremental, "pt", num_classes=filled.shape[1])
-    return dict(pixel_values=filled.to(reference.dtype), image_attention_mask=mask)
-
-
-def _mllama_inputs(reference: PreTrainedModel, batch: Batch, vlm: VLM, pixels: Tensor | None) -> dict[str, Tensor]:
-    theirs = reference.config.image_token_index
-    ids = batch.input_ids.masked_fill(batch.input_ids == vlm.image_token_id, theirs)
-    if pixels is None:
-        return dict(input_ids=ids)
-    filled, places = slots(batch, pixels, vlm.side)
-    tiles, (rows, images) = reference.config.vision_config.max_num_tiles, filled.shape[:2]
-    tiled = torch.zeros(rows, images, tiles, *filled.shape[2:], dtype=filled.dtype)
-    tiled[:, :, 0] = filled
-    ratio, real = torch.zeros(rows, images, dtype=torch.long), torch.zeros(rows, images, tiles, dtype=torch.long)
-    real[..., 0] = 1  # as transformers' image processor leaves it for missing images
-    for place in places:
-        ratio[place] = 1
-    sparse = [get_cross_attention_token_mask(row, theirs) for row in ids.tolist()]
-    counts = [[1] * len(row) for row in sparse]
-    mask = convert_sparse_cross_attention_mask_to_dense(sparse, counts, tiles, ids.shape[1])
-    return dict(
-        input_ids=ids,
-        pixel_values=tiled,
-        aspect_ratio_ids=ratio,
-        aspect_ratio_mask=real,
-        cross_attention_mask=torch.tensor(mask),
-    )
-
-
-_INPUTS = {
-    "llava": _llava_inputs,
-    "paligemma": _paligemma_inputs,
-    "idefics": _idefics_inputs,
-    "mllama": _mllama_inputs,
-}
+def reference_inputs(reference: PreTrainedModel, batch: Batch, vlm: VLM) -> dict[str, Tensor]:
+    """The batch as transformers' class wants it; PaliGemma's suffix begins at the first label."""
+    inputs = inputs_for(reference, vlm, batch)
+    if "token_type_ids" in inputs:
+        inputs["token_type_ids"] = ((batch.labels != IGNORE).cumsum(1) > 0).long()
+    return inputs

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -45,6 +45,9 @@ class Case:
     kv_heads: int = 2
     tied: bool = False
     patch: int = 8
+    vision: dict = field(default_factory=dict)
+    text: dict = field(default_factory=dict)
+    tokens: tuple[str, ...] = tuple(TOKENS)
 
 
 CASES = {
@@ -60,15 +63,17 @@ CASES = {
 
 def save_reference(case: Case, folder: Path) -> None:
     """A random checkpoint made by transformers alone."""
-    vocabulary = write_tokenizer(folder, TOKENS)
+    vocabulary = write_tokenizer(folder, list(case.tokens))
     text = TEXT | dict(vocab_size=vocabulary, num_key_value_heads=case.kv_heads, tie_word_embeddings=case.tied)
-    vision = VISION | dict(patch_size=case.patch)
-    common = dict(vision_config=vision, image_token_id=vocabulary - 2, tie_word_embeddings=case.tied)
+    text |= case.text
+    vision = VISION | dict(patch_size=case.patch) | case.vision
+    image = vocabulary - len(case.tokens) + case.tokens.index(IMAGE)
+    common = dict(vision_config=vision, image_token_id=image, tie_word_embeddings=case.tied)
     torch.manual_seed(0)
     if case.family == "idefics2":
         c = case.connector
         perceiver = dict(
-            hidden_size=TEXT["hidden_size"],
+            hidden_size=text["hidden_size"],
             resampler_n_latents=c["latents"],
             resampler_depth=c["depth"],
             resampler_n_heads=c["heads"],

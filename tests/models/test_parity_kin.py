@@ -136,8 +136,8 @@ def test_logits_loss_and_gradients(pair, dtype, left) -> None:
     case, *models = pair
     reference, vlm = in_precision(case, models, dtype)
     batch = batch_for(case, vlm, left=left)
-    real, positions = batch.attention_mask, (batch.attention_mask.long().cumsum(1) - 1).clamp(min=0)
-    expected = reference(**reference_inputs(case, reference, batch, vlm), position_ids=positions).logits
+    real = batch.attention_mask
+    expected = reference(**reference_inputs(reference, batch, vlm)).logits
     found = our_logits(vlm, batch)
     rows = expected.shape[-1]
     assert found.shape[-1] == rows or case.family == "mllama"
@@ -163,8 +163,10 @@ def test_greedy_generation(pair) -> None:
     head = vlm.language.model.get_output_embeddings()
     if hasattr(head, "trainable_tokens"):  # tokens that only we have are never the likeliest
         head.trainable_tokens.data[:] = head.weight[3]
+    inputs = reference_inputs(reference, batch, vlm)
+    inputs.pop("position_ids")  # generate counts them itself
     ids = reference.generate(
-        **reference_inputs(case, reference, batch, vlm),
+        **inputs,
         max_new_tokens=12,
         do_sample=False,
         eos_token_id=end_ids(vlm.language),
@@ -182,9 +184,8 @@ def test_text_alone(pair) -> None:
     case, *models = pair
     reference, vlm = in_precision(case, models, torch.float32)
     batch = batch_for(case, vlm, left=True, texts=["the dog says no", "what is it ? the cat answer"])
-    positions = (batch.attention_mask.long().cumsum(1) - 1).clamp(min=0)
     with torch.no_grad():
-        expected = reference(**reference_inputs(case, reference, batch, vlm), position_ids=positions).logits
+        expected = reference(**reference_inputs(reference, batch, vlm)).logits
         found = our_logits(vlm, batch)[..., : expected.shape[-1]]
     assert_equal(found[batch.attention_mask], expected[batch.attention_mask])
 
@@ -196,8 +197,8 @@ def test_paligemma_without_its_prompt_rule_is_another_model(tmp_path) -> None:
     parts = parts_of(reference.config, str(tmp_path)) | dict(architecture="autoregressive")
     vlm = build_vlm(ModelConfig.model_validate(parts), ImageConfig(size=case.side)).eval()
     batch = batch_for(case, vlm, left=False)
-    real, positions = batch.attention_mask, (batch.attention_mask.long().cumsum(1) - 1).clamp(min=0)
-    inputs = reference_inputs(case, reference, batch, vlm) | dict(position_ids=positions)
+    real = batch.attention_mask
+    inputs = reference_inputs(reference, batch, vlm)
     with torch.no_grad():
         found = our_logits(vlm, batch)[real]
         assert not torch.allclose(found, reference(**inputs).logits[real], atol=1e-2)
@@ -213,7 +214,7 @@ def test_positions_before_the_first_image_see_it_in_transformers_mllama_only(tmp
     batch = batch_for(case, vlm, left=False, texts=[f"the dog {IMAGE} says what is it ?"])
     other = replace(batch, pixel_values=batch.pixel_values + 1)
     with torch.no_grad():
-        theirs = [reference(**reference_inputs(case, reference, b, vlm)).logits[:, :2] for b in (batch, other)]
+        theirs = [reference(**reference_inputs(reference, b, vlm)).logits[:, :2] for b in (batch, other)]
         found = [our_logits(vlm, b)[:, :2] for b in (batch, other)]
     assert not torch.allclose(*theirs, atol=1e-2)
     torch.testing.assert_close(*found, rtol=0, atol=0)
@@ -227,7 +228,7 @@ def test_consecutive_images_of_mllama_are_seen_together(tmp_path) -> None:
     batch = batch_for(case, vlm, left=False, texts=[f"{IMAGE} {IMAGE} what is it ? {IMAGE} the cat"])
     batch = replace(batch, view_image=torch.tensor([0, 0, 1]))
     with torch.no_grad():
-        expected = reference(**reference_inputs(case, reference, batch, vlm)).logits
+        expected = reference(**reference_inputs(reference, batch, vlm)).logits
         found = our_logits(vlm, batch)[..., : expected.shape[-1]]
     assert_equal(found, expected)
 
@@ -239,9 +240,8 @@ def test_a_tokeniser_without_our_tokens_gets_them_beside_the_checkpoints(tmp_pat
     vlm = kin.ours(case, tmp_path, reference)
     batch = batch_for(case, vlm, left=True)
     real, known = batch.attention_mask, vlm.image_token_id + 1
-    positions = (real.long().cumsum(1) - 1).clamp(min=0)
     with torch.no_grad():
-        expected = reference(**reference_inputs(case, reference, batch, vlm), position_ids=positions).logits
+        expected = reference(**reference_inputs(reference, batch, vlm)).logits
         found = our_logits(vlm, batch)
     assert found.shape[-1] == known + 2
     assert_equal(found[real][:, :known], expected[real][:, :known])
