@@ -211,6 +211,7 @@ def _save_vision(vlm: VLM, folder: Path, tensors: dict[str, Tensor]) -> dict[str
 def _write_part(folder: Path, config: Any, tensors: dict[str, Tensor]) -> None:
     from safetensors.torch import save_file
 
+    config.dtype = next(t.dtype for t in tensors.values() if t.is_floating_point())
     with storage_errors("write", folder), quietly():
         folder.mkdir(exist_ok=True)
         config.save_pretrained(folder)
