@@ -12,6 +12,7 @@ from vlm_ablate.models.accounting.measure import Measurement, SampleShape, measu
 from vlm_ablate.models.accounting.memory import BF16, FP32, MemoryPlan, plan_memory
 from vlm_ablate.models.accounting.parameters import parameters_by_part
 from vlm_ablate.models.adapters import apply_training
+from vlm_ablate.models.checkpoints.importing import check_checkpoint
 from vlm_ablate.models.vlm import VLM, build_vlm
 
 H100_BF16 = 989e12
@@ -130,6 +131,8 @@ class Planner:
         key = f"{config.model.model_dump_json()} {config.data.image.model_dump_json()}"
         if key not in self._models:
             vlm = _build(config).requires_grad_(False)
+            if config.model.init_from:
+                check_checkpoint(vlm, config.model.init_from)
             self._models[key] = parameters_by_part(vlm), measure(vlm, self.sample, backward=False)
         return self._models[key]
 
