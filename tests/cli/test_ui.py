@@ -1,12 +1,20 @@
-"""The UI command's choice of port and its waiting."""
+"""The UI command: its choice of port, its waiting, what it prints, and its end."""
 
 from __future__ import annotations
 
+import os
+import re
 import socket
 import subprocess
 import sys
 
-from vlm_ablate.cli.ui import HOST, free_port, wait_until_open
+import pytest
+from typer.testing import CliRunner
+
+from vlm_ablate.cli.app import app
+from vlm_ablate.cli.ui import HOST, LOG_FILE, free_port, wait_until_open
+from vlm_ablate.home import Home
+from vlm_ablate.tracking.summary import record_table
 
 
 def test_next_free_port_is_taken() -> None:
@@ -29,3 +37,41 @@ def test_waiting_ends_when_the_port_opens_or_the_server_dies() -> None:
         server.kill()
         server.wait()
     wait_until_open(server, port)
+
+
+@pytest.fixture
+def with_experiment(home: Home) -> Home:
+    record_table(home.tracking_uri, "demo/t01", [])
+    return home
+
+
+def server(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    """A small server in the place of MLflow's, which takes many seconds to start."""
+
+    def command(uri: str, port: int) -> tuple[list[str], dict[str, str]]:
+        return [sys.executable, *(argument.format(port=port) for argument in arguments)], dict(os.environ)
+
+    monkeypatch.setattr("vlm_ablate.tracking.store.ui_command", command)
+
+
+def test_address_and_pages_are_printed_when_the_server_answers(
+    with_experiment: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "import socket, time; s = socket.create_server(('127.0.0.1', {port})); s.accept(); time.sleep(5)"
+    server(monkeypatch, "-c", code)
+    result = CliRunner().invoke(app, ["ui", "--home", str(with_experiment.root), "--port", "18600"])
+    assert result.exit_code == 0, result.output
+    address = re.search(rf"http://{HOST}:\d+", result.stdout).group()
+    lines = [line.split() for line in result.stdout.splitlines() if line]
+    assert lines[0][:3] == ["MLflow", "UI:", address] and lines[1] == ["demo/t01"]
+    assert lines[2] == ["runs", f"{address}/#/experiments/1/runs?workflowType=machine_learning"]
+    assert lines[3][0] == "charts"
+
+
+def test_a_server_that_ends_is_one_error_that_names_its_log(
+    with_experiment: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server(monkeypatch, "-c", "print('starting'); raise SystemExit('database is locked')")
+    result = CliRunner().invoke(app, ["ui", "--home", str(with_experiment.root), "--port", "18700"])
+    assert result.exit_code != 0 and "error: the MLflow server ended with code 1: database is locked" in result.stderr
+    assert (with_experiment.root / LOG_FILE).read_text().splitlines() == ["starting", "database is locked"]

@@ -14,21 +14,35 @@ if TYPE_CHECKING:
 PIPED_WIDTH = 160
 """Columns of what is written to a file or a pipe."""
 
-ScaleOption = Annotated[str, typer.Option("--scale", "-s", help="Scale: a name (`list scales`) or a file.")]
-ArmsOption = Annotated[str | None, typer.Option("--arms", help="Only these arms, separated by commas.")]
-SeedsOption = Annotated[str | None, typer.Option("--seeds", help="Seeds instead of the file's, e.g. 0,1,2 or 0-4.")]
+ScaleOption = Annotated[
+    str, typer.Option("--scale", "-s", metavar="NAME", help="Scale: a name (`list scales`) or a file.")
+]
+ArmsOption = Annotated[
+    str | None, typer.Option("--arms", metavar="NAME,...", help="Only these arms, separated by commas.")
+]
+SeedsOption = Annotated[
+    str | None, typer.Option("--seeds", metavar="N,...", help="Seeds instead of the file's, e.g. 0,1,2 or 0-4.")
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", help="Set a field in every arm, e.g. --set 'stages.*.steps=50'. Repeatable; values are YAML."
+        "--set",
+        metavar="FIELD=VALUE",
+        help="Set a field in every arm, e.g. --set 'stages.*.steps=50'. Repeatable; values are YAML.",
     ),
 ]
 HomeOption = Annotated[
-    str | None, typer.Option("--home", help="Folder of runs and records. Default: $VLM_ABLATE_HOME, or outputs.")
+    str | None,
+    typer.Option("--home", metavar="FOLDER", help="Folder of runs and records. Default: $VLM_ABLATE_HOME, or outputs."),
 ]
 TrackingOption = Annotated[
     str | None,
-    typer.Option("--tracking-uri", envvar="MLFLOW_TRACKING_URI", help="Tracking store. Default: SQLite under --home."),
+    typer.Option(
+        "--tracking-uri",
+        metavar="URI",
+        envvar="MLFLOW_TRACKING_URI",
+        help="Tracking store. Default: SQLite under --home.",
+    ),
 ]
 HubOption = Annotated[bool, typer.Option("--allow-hub", help="Let models and data sets be downloaded from the hub.")]
 
@@ -50,20 +64,24 @@ def err() -> Console:
 
 def print_error(error: VlmAblateError) -> None:
     """One message on stderr: problems of files grouped by file and line, or the message and its hint."""
+    from rich.padding import Padding
     from rich.text import Text
 
     console = err()
+    # On a terminal wrapped between words; in a file a message is a line.
+    whole = not console.is_terminal
     if isinstance(error, ConfigError):
         count = len(error.problems)
         console.print(Text(f"{count} problem{'s' if count > 1 else ''} found", style="bold red"))
         for problem in error.problems:
-            console.print(Text.assemble((problem.file, "cyan"), soft(problem.path), no_wrap=False), soft_wrap=True)
+            console.print(Text.assemble((problem.file, "cyan"), soft(problem.path)), soft_wrap=True)
             near = f"  did you mean {problem.nearest!r}?" if problem.nearest else ""
-            console.print(Text.assemble("    ", problem.message, (near, "green")), soft_wrap=True)
+            message = Text.assemble(problem.message, (near, "green"))
+            console.print(Padding(message, (0, 0, 0, 4)) if not whole else Text("    ") + message, soft_wrap=whole)
         return
-    console.print(Text.assemble(("error: ", "bold red"), error.message), soft_wrap=True)
+    console.print(Text.assemble(("error: ", "bold red"), error.message), soft_wrap=whole)
     if error.hint:
-        console.print(Text.assemble(("hint: ", "green"), error.hint), soft_wrap=True)
+        console.print(Text.assemble(("hint: ", "green"), error.hint), soft_wrap=whole)
 
 
 def soft(path: str) -> tuple[str, str]:
@@ -77,7 +95,6 @@ def warn(messages: list[str]) -> None:
 
     console = err()
     for message in messages:
-        # On a terminal wrapped between words; in a file a message is a line.
         console.print(Text.assemble(("warning: ", "bold yellow"), message), soft_wrap=not console.is_terminal)
 
 

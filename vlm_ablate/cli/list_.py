@@ -12,6 +12,7 @@ from vlm_ablate.errors import UnknownNameError
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
+    from rich.console import Console
 
     from vlm_ablate.registry import Registry
 
@@ -30,9 +31,6 @@ def list_parts(
     plugin: Annotated[list[str] | None, typer.Option("--plugin", help="Module whose parts to include.")] = None,
 ) -> None:
     """What exists, one line each, with its parameters."""
-    from rich.table import Table
-    from rich.text import Text
-
     from vlm_ablate.cli.console import out
     from vlm_ablate.registry import load_plugins
 
@@ -41,14 +39,30 @@ def list_parts(
     load_plugins(plugin or [], file="--plugin")
     console = out()
     for name in [kind] if kind else KINDS:
-        table = Table(title=name, title_justify="left", title_style="bold", box=None, pad_edge=False, show_header=False)
-        table.add_column(style="cyan", no_wrap=True)
-        table.add_column(ratio=3)
-        table.add_column(style="dim", ratio=3)
-        for row in KINDS[name]():
-            table.add_row(*map(Text, row))
+        _print(console, name, list(KINDS[name]()))
+
+
+def _print(console: Console, kind: str, rows: list[Row]) -> None:
+    """One line each; where a terminal is too narrow for that, the parameters stand below what they belong to."""
+    from rich.table import Table
+    from rich.text import Text
+
+    console.print(Text(kind, style="bold"))
+    name, summary = (max((len(row[i]) for row in rows), default=0) for i in (0, 1))
+    fits = not console.is_terminal or all(name + summary + len(row[2]) + 6 <= console.width for row in rows)
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="cyan", no_wrap=True)
+    for part, what, parameters in rows:
+        if fits:
+            line = Text.assemble((part.ljust(name), "cyan"), "  ", what.ljust(summary), "  ", (parameters, "dim"))
+            line.rstrip()
+            console.print(line, soft_wrap=True)
+        else:
+            below = ("\n" if parameters else "") + parameters
+            table.add_row(part, Text.assemble(what, (below, "dim")))
+    if not fits:
         console.print(table)
-        console.print()
+    console.print()
 
 
 def _parts(choose: Callable[[], Registry]) -> Callable[[], Iterable[Row]]:
@@ -70,6 +84,8 @@ def parameters(config: type[BaseModel]) -> str:
 
 
 def _plain(value: object) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_plain(v)}" for key, v in value.items()) + "}"
     return str(value).lower() if isinstance(value, bool) else "none" if value is None else str(value)
 
 
@@ -107,9 +123,9 @@ def _experiments() -> Iterable[Row]:
 
 
 def _scales() -> Iterable[Row]:
-    from vlm_ablate.config.scales import read_scale, scale_files
+    from vlm_ablate.config.scales import PAPER, read_scale, scale_files
 
-    for name, file in scale_files(Path("experiments")).items():
+    for name, file in sorted(scale_files(Path("experiments")).items(), key=lambda item: (item[0] == PAPER, item[0])):
         scale = read_scale(file).scale
         stand_ins = [str(s.use.get("name")) for table in (scale.vision, scale.language) for s in table.values()]
         yield name, scale.summary, ", ".join(dict.fromkeys(stand_ins))

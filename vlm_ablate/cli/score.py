@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 
-def score(metric: str, file: Path) -> None:
+def score(
+    metric: Annotated[str, typer.Argument(help="A metric of `vlm-ablate list metrics`, e.g. anls.")],
+    file: Annotated[
+        Path, typer.Argument(help='One answer a line: {"prediction": "42", "references": ["42", "forty-two"]}.')
+    ],
+) -> None:
     """Score the answers in a JSONL file of `prediction` and `references`; prints mean, count and unparsed."""
-    from rich.console import Console
-
+    from vlm_ablate.cli.console import out
     from vlm_ablate.evaluation.metrics import metrics
     from vlm_ablate.evaluation.scoring import score_file
 
     scorer = metrics[metric]
     result = score_file(scorer, file)
-    Console().print(
+    out().print(
         f"[bold]{result.mean:.2f}[/]  {scorer.name} (version {scorer.version})  "
-        f"items {result.count}  unparsed {result.unparsed}",
-        highlight=False,
+        f"items {result.count}  unparsed {result.unparsed}"
     )

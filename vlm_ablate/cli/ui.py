@@ -10,8 +10,13 @@ from vlm_ablate.cli.console import HomeOption
 
 if TYPE_CHECKING:
     import subprocess
+    from collections.abc import Sequence
+
+    from vlm_ablate.tracking.ui import Pages
 
 HOST = "127.0.0.1"
+LOG_FILE = "mlflow_ui.log"
+"""Under the home folder: what the server says."""
 
 
 def ui(
@@ -21,10 +26,12 @@ def ui(
     """Open the records in the MLflow UI on 127.0.0.1 and print the address; Ctrl-C stops it."""
     import subprocess
 
-    from vlm_ablate.cli.console import err, out
+    from vlm_ablate.cli.console import err
     from vlm_ablate.cli.home import open_home
     from vlm_ablate.errors import TrackingError
+    from vlm_ablate.home import storage_errors
     from vlm_ablate.tracking.store import ui_command
+    from vlm_ablate.tracking.ui import ui_pages
 
     place = open_home(home)
     if not place.database.is_file():
@@ -33,20 +40,40 @@ def ui(
             hint="run an experiment first, or name its folder with --home",
         )
     free = free_port(port)
+    address = f"http://{HOST}:{free}"
+    pages = ui_pages(place.tracking_uri, address)
     command, environment = ui_command(place.tracking_uri, free)
-    server = subprocess.Popen(command, env=environment)
+    log = place.root / LOG_FILE
+    with storage_errors("write", log), open(log, "wb") as output:
+        server = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
     try:
         with err().status("starting the MLflow server (about 15 s)"):
             wait_until_open(server, free)
-        out().print(f"MLflow UI: [bold]http://{HOST}:{free}[/]  (Ctrl-C stops it)")
+        if server.poll() is None:
+            _print_pages(pages, address)
         code = server.wait()
     except KeyboardInterrupt:
         server.terminate()
         server.wait()
         raise typer.Exit(0) from None
     if code:
-        err().print(f"[bold red]error:[/] the MLflow server ended with code {code}")
-    raise typer.Exit(code)
+        last = log.read_text(errors="replace").strip().rpartition("\n")[2]
+        raise TrackingError(f"the MLflow server ended with code {code}: {last}", hint=f"its messages are in {log}")
+
+
+def _print_pages(pages: Sequence[Pages], address: str) -> None:
+    """The server's address, and where each experiment's runs, charts and comparison are: its front page shows none."""
+    from rich.text import Text
+
+    from vlm_ablate.cli.console import out
+
+    console = out()
+    console.print(f"MLflow UI: [bold]{address}[/]  (Ctrl-C stops it)")
+    for page in pages:
+        console.print(Text(f"\n{page.experiment}", style="bold"))
+        for name, link in (("runs", page.runs), ("charts", page.charts), ("compare", page.compare)):
+            if link is not None:
+                console.print(f"  {name:<8} {link}", soft_wrap=True)
 
 
 def wait_until_open(server: subprocess.Popen[bytes], port: int) -> None:
