@@ -12,6 +12,8 @@ Here what is wrong goes through the command line, into worker processes and the 
 - text with another number of image tokens than images: data/test_encode.py
 - benchmark without references, without a column or a split: evaluation/test_benchmarks.py
 - answers that cannot be scored: evaluation/test_score_file.py; scores that are unlike: reporting/test_report.py
+- PDFs that are damaged, locked or without text, folders without any: data/docmatix/test_build.py
+- endpoint that cannot be reached, refuses the key, lacks the model or dies: data/docmatix/test_endpoint.py
 - checkpoints that are damaged, do not fit or are not here: cli/test_parity.py, test_init_from.py, models/test_export.py
 - runs that cannot be exported, folders that cannot be written to: cli/test_export.py
 - tracking server: tracking/test_store.py (down at the start), tracking/test_delivery.py (gone while a run goes)
