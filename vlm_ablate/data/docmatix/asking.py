@@ -299,7 +299,8 @@ def counts(layout: Layout, where: str, rng: random.Random) -> list[Pair]:
     if 2 <= len(numbered) == len(layout.headings) <= 12:
         question = f"How many numbered section headings are there {where}?"
         pairs.append(Pair(question, str(len(numbered)), "count", tuple(numbered)))
-    if 2 <= len(layout.bullets) <= 15:
+    # Points with marks of two kinds may be points and sub-points: a reader could count either.
+    if 2 <= len(layout.bullets) <= 15 and len({b[0] for b in layout.bullets}) == 1:
         question = rng.choice([f"How many bullet points are there {where}?", f"How many bulleted items begin {where}?"])
         pairs.append(Pair(question, str(len(layout.bullets)), "count", tuple(layout.bullets)))
     return pairs

@@ -16,7 +16,7 @@ _NUMBERED = re.compile(r"^((?:\d{1,2}\.)*\d{1,2}\.?|[A-Z]\.\d+(?:\.\d+)*\.?|Appe
 _CONTENTS = re.compile(r"^(?P<title>.*?\w.*?)\s*(?:\.\s?){4,}\s*(?P<page>\d{1,4}|[ivxlc]{1,7})$")
 _CONTENTS_BARE = re.compile(r"^(?P<title>(?:\d+(?:\.\d+)*\.?\s+)?[^\W\d_].{2,}?)\s(?P<page>\d{1,4}|[ivxlc]{1,7})$")
 _CAPTION = re.compile(r"^(?P<what>Figure|Fig\.|Table)\s+(?P<number>[A-Z]?\d+(?:[.-]\d+)*)\s*[:.–—-]?\s+(?P<text>\S.*)$")
-_BULLET = re.compile(r"^[•◦▪●∙·‣–*-]\s+\S")
+_BULLET = re.compile(r"^[•◦▪●∙·‣–∗*-]\s+\S")
 _ITEM = re.compile(r"^(\d{1,2})[.)]\s+\S")
 _CHAPTER = re.compile(
     r"^(?:(?:chapter|appendix|part)(?:\s+\w+)?|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|"
