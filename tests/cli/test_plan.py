@@ -69,6 +69,42 @@ def test_laptop_scale_tells_what_stands_in_and_fits_a_terminal_of_100_columns(mo
     assert "GPU-hours" not in out, "a run of seconds is not for a GPU"
 
 
+def plan_idefics3(*arguments: str) -> tuple[int, str, str]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        result = CliRunner().invoke(app, ["plan", "experiments/idefics3/idefics3_8b.yaml", *arguments])
+    return result.exit_code, " ".join(result.stdout.split()), " ".join(result.stderr.split())
+
+
+def test_stages_image_size_sharding_and_modules_are_shown() -> None:
+    options = ("--image", "60x40", "--micro-batch", "2", "--precision", "bf16", "--checkpointing", "--shards", "4")
+    code, out, err = plan_idefics3(*options, "--modules")
+    assert code == 0, err
+    assert "An image of 60 x 40 px -> 2 x 2 tiles and the whole, each 32 x 32 px." in out
+    assert "Micro-batch: 2 x 512 tokens, bf16, with checkpointing; zero3 over 4 devices." in out
+    for stage in ("pretrain_1", "pretrain_2", "pretrain_3", "sft"):
+        assert out.count(f"idefics3_8b {stage} ") == 4, "costs, parameters, FLOPs, memory"
+    assert "gathered" in out
+    assert "self_attn.q_proj (" in out and ".layers.0-" in out, "module paths, layers together"
+
+
+def test_a_size_that_is_none_is_refused() -> None:
+    code, _, err = plan_idefics3("--image", "1456")
+    assert code == 2 and "write WIDTHxHEIGHT" in err
+
+
+def test_gpu_hours_and_what_does_not_fit_follow_the_gpu() -> None:
+    arm = ("--scale", "paper", "--arms", "ar_perceiver_frozen")
+    hours = {}
+    for gpu in ("a100", "h100"):
+        code, out, err = plan(*arm, "--gpu", gpu, "--mfu", "0.5")
+        assert code == 0, err
+        hours[gpu] = float(rows(out, "Costs")["ar_perceiver_frozen"][-1].replace(",", ""))
+    assert hours["a100"] / hours["h100"] == pytest.approx(989 / 312, rel=0.03)
+    assert "GPU-hours on H100 SXM at 50% of 989 T bf16 FLOPs/s" in " ".join(out.split())
+    assert "more than the 74.5 GiB" in " ".join(plan(*arm, "--micro-batch", "256")[2].split())
+
+
 def test_equal_models_and_stages_are_planned_once(monkeypatch: pytest.MonkeyPatch) -> None:
     from vlm_ablate.models.accounting import Planner, plan
     from vlm_ablate.models.vlm import build_vlm

@@ -6,21 +6,31 @@ import weakref
 
 import pytest
 import torch
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import LlamaConfig, SiglipVisionConfig, SiglipVisionModel
+from transformers import (
+    AutoConfig,
+    Idefics2ForConditionalGeneration,
+    LlamaConfig,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
 
 from tests.models.conftest import save_lm
 from vlm_ablate.config.data import DataConfig, ImageConfig
 from vlm_ablate.config.experiment import RunConfig
 from vlm_ablate.config.model import ModelConfig
-from vlm_ablate.config.stages import Stage
+from vlm_ablate.config.stages import Stage, language_in_bf16
 from vlm_ablate.errors import ModelError
-from vlm_ablate.models.accounting import SampleShape, plan_model, short_count, visual_tokens_of
+from vlm_ablate.models.accounting import SampleShape, Sharding, plan_model, short_count, visual_tokens_of
+from vlm_ablate.models.accounting.measure import layers_of
 from vlm_ablate.models.adapters import apply_training
 from vlm_ablate.models.batch import IGNORE, Batch
+from vlm_ablate.models.hub import bundled_config
 from vlm_ablate.models.vlm import build_vlm
 
 SIGLIP = {"name": "hf", "id": "google/siglip-so400m-patch14-384"}
@@ -104,6 +114,38 @@ def test_parts_of_idefics3_differ_from_the_released_model_by_its_token_rows_only
     assert visual_tokens_of(config, 1820, 910) == (4 * 2 + 1) * 169
 
 
+def test_the_released_idefics3_is_counted_to_the_last_parameter():
+    released = "HuggingFaceM4/Idefics3-8B-Llama3"
+    model = {
+        "vision": {"name": "siglip-native", "id": released},
+        "language": {"name": "hf", "id": released},
+        "connector": {"name": "pixel_shuffle"},
+        "architecture": "autoregressive",
+        "init_from": released,
+    }
+    plan = plan_model(run_config(model, {"split": "tiles", "size": 364}), sample=SampleShape(text_tokens=8))
+    assert plan.parameters["embeddings"] == 2 * 128_259 * 4096
+    assert plan.total_parameters == 8_462_086_384
+
+
+def test_idefics2_on_a_70b_language_model_is_what_transformers_builds():
+    language = "meta-llama/Meta-Llama-3-70B-Instruct"
+    model = {
+        "vision": {"name": "siglip-native", "id": "HuggingFaceM4/idefics2-8b"},
+        "language": {"name": "hf", "id": language},
+        "connector": PERCEIVER,
+        "architecture": "autoregressive",
+    }
+    image = {"resize": "native", "size": 980, "shortest": 378}
+    plan = plan_model(run_config(model, image), sample=SampleShape(text_tokens=8))
+    theirs = AutoConfig.from_pretrained(bundled_config("HuggingFaceM4/idefics2-8b"))
+    theirs.text_config = AutoConfig.from_pretrained(bundled_config(language), vocab_size=128_256 + 3)
+    theirs.perceiver_config.hidden_size = 8192
+    with torch.device("meta"):
+        total = sum(p.numel() for p in Idefics2ForConditionalGeneration(theirs).parameters())
+    assert plan.total_parameters == total == 73_783_386_352
+
+
 TINY_TEXT = dict(
     hidden_size=128, intermediate_size=320, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2
 )  # fmt: skip
@@ -154,7 +196,8 @@ def planned_and_real(tiny, assembly, **stage):
     connector, architecture = ASSEMBLIES[assembly]
     model = {**tiny, "connector": connector, "architecture": architecture}
     config = run_config(model, {"size": 64}, sequence_length=1, **stage)
-    vlm = build_vlm(config.model, config.data.image)
+    half = language_in_bf16(config.stages.values())
+    vlm = build_vlm(config.model, config.data.image, language_dtype=torch.bfloat16 if half else torch.float32)
     apply_training(vlm, config.stages["train"])
     return plan_model(config, sample=SampleShape(text_tokens=TEXT)), vlm.train()
 
@@ -165,6 +208,7 @@ STAGES = {
     "dora_language": {"language": "dora", "lora": {"r": 8}},
     "full": {"vision": "full", "language": "full"},
 }
+DORA = {"vision": "dora", "language": "dora", "lora": {"r": 8}}
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -233,6 +277,18 @@ class LiveBytes(TorchDispatchMode):
         return out
 
 
+def two_steps(vlm, plan, size, *, bf16=False):
+    """Train; the first step makes the moments."""
+    optimizer = torch.optim.AdamW([p for p in vlm.parameters() if p.requires_grad])
+    for _ in range(2):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = vlm(batch_of(vlm, plan, size)).loss_sum
+        loss.backward()
+        del loss
+        optimizer.step()
+        optimizer.zero_grad()
+
+
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("stage", ["frozen", "lora", "full"])
 @pytest.mark.parametrize("assembly", ["linear", "perceiver", "cross_attention"])
@@ -240,12 +296,78 @@ def test_peak_memory_is_that_of_a_real_step(tiny, assembly, stage, checkpointing
     size = 16
     options = {**STAGES[stage], "batch_size": size, "gradient_checkpointing": checkpointing}
     plan, vlm = planned_and_real(tiny, assembly, **options)
-    optimizer = torch.optim.AdamW([p for p in vlm.parameters() if p.requires_grad])
     with LiveBytes(vlm) as live:
-        for _ in range(2):  # the first step makes the moments
-            vlm(batch_of(vlm, plan, size)).loss_sum.backward()
-            optimizer.step()
-            optimizer.zero_grad()
+        two_steps(vlm, plan, size)
+    print(f"planned / measured = {plan.last.memory.peak / live.peak:.3f}")
+    assert plan.last.memory.peak == pytest.approx(live.peak, rel=0.15), plan.last.memory
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize(
+    ("assembly", "stage"),
+    [("linear", "lora"), ("linear", "full"), ("linear", "dora"), ("cross_attention", "lora"), ("perceiver", "frozen")],
+)
+def test_peak_memory_in_bf16_is_that_of_a_real_step(tiny, assembly, stage, checkpointing):
+    size = 16
+    options = {**({**STAGES, "dora": DORA}[stage]), "batch_size": size, "gradient_checkpointing": checkpointing}
+    plan, vlm = planned_and_real(tiny, assembly, precision="bf16", **options)
+    with LiveBytes(vlm) as live:
+        two_steps(vlm, plan, size, bf16=True)
+    print(f"planned / measured = {plan.last.memory.peak / live.peak:.3f}")
+    assert plan.last.memory.peak == pytest.approx(live.peak, rel=0.15), plan.last.memory
+
+
+class ResizedBytes(TorchDispatchMode):
+    """As `LiveBytes`, but looks at the storages again and again, since FSDP resizes them to nothing."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.known, self.peak = {}, 0
+        for tensor in (*model.parameters(), *model.buffers()):
+            self.see(tensor)
+
+    def see(self, tensor):
+        storage = getattr(tensor, "_local_tensor", tensor).untyped_storage()
+        if storage._cdata not in self.known:
+            self.known[storage._cdata] = weakref.ref(storage)
+            weakref.finalize(storage, self.known.pop, storage._cdata)
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, torch.Tensor):
+                self.see(leaf)
+        self.peak = max(self.peak, sum(s.nbytes() for ref in list(self.known.values()) if (s := ref()) is not None))
+        return out
+
+
+@pytest.fixture
+def four_devices():
+    """A mesh of four devices of which this process plays one; the others answer nothing, in no time."""
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=4)
+    yield init_device_mesh("cpu", (4,))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.filterwarnings("ignore:FSDP2-wrapped module:UserWarning")
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("stage", ["frozen", "full"])
+def test_peak_memory_under_fsdp_is_that_of_a_real_step(tiny, four_devices, stage, checkpointing):
+    size = 4
+    options = {**STAGES[stage], "batch_size": size, "gradient_checkpointing": checkpointing}
+    _, vlm = planned_and_real(tiny, "linear", **options)
+    config = run_config(
+        {**tiny, "connector": {"name": "linear"}, "architecture": "autoregressive"},
+        {"size": 64}, sequence_length=1, **{**options, "micro_batch_size": size, "batch_size": 4 * size},
+    )  # fmt: skip
+    plan = plan_model(config, sample=SampleShape(text_tokens=TEXT), shards=4)
+    for layer in (layer for layers in layers_of(vlm).values() for layer in layers):
+        fully_shard(layer, mesh=four_devices)
+    fully_shard(vlm, mesh=four_devices)
+    with ResizedBytes(vlm) as live:
+        two_steps(vlm, plan, size)
     print(f"planned / measured = {plan.last.memory.peak / live.peak:.3f}")
     assert plan.last.memory.peak == pytest.approx(live.peak, rel=0.15), plan.last.memory
 
@@ -271,12 +393,19 @@ def test_a_language_model_that_no_stage_trains_is_held_in_bf16(tiny):
     assert half.memory.copies < mixed.memory.copies
 
 
-def test_shards_split_weights_but_not_activations(tiny):
+@pytest.mark.parametrize(
+    ("sharding", "shared"),
+    [("zero1", {"moments"}), ("zero2", {"moments", "gradients"}), ("zero3", {"moments", "gradients", "weights"})],
+)
+def test_shards_share_what_is_asked_but_not_activations(tiny, sharding, shared):
     model = {**tiny, "connector": {"name": "linear"}, "architecture": "autoregressive"}
     config = run_config(model, {"size": 64}, language="full")
-    one, four = (plan_model(config, shards=n).last.memory for n in (1, 4))
-    assert four.weights == -(-one.weights // 4) and four.moments == -(-one.moments // 4)
+    one, four = (plan_model(config, shards=n, sharding=Sharding(sharding)).last.memory for n in (1, 4))
+    for part in ("weights", "moments", "gradients"):
+        whole = getattr(one, part)
+        assert getattr(four, part) == (-(-whole // 4) if part in shared else whole)
     assert four.activations == one.activations
+    assert (four.gathered > 0) is (sharding == "zero3") and one.gathered == 0
 
 
 def test_gpu_hours_follow_from_operations(tiny):

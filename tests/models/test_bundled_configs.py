@@ -20,6 +20,7 @@ EXPECTED = {
     "mistralai/Mistral-7B-v0.1": ("MistralForCausalLM", None, 7_241_732_096),
     "huggyllama/llama-7b": ("LlamaForCausalLM", None, 6_738_415_616),
     "meta-llama/Llama-3.1-8B-Instruct": ("LlamaForCausalLM", None, 8_030_261_248),
+    "meta-llama/Meta-Llama-3-70B-Instruct": ("LlamaForCausalLM", None, 70_553_706_496),
     "HuggingFaceTB/SmolLM2-135M-Instruct": ("LlamaForCausalLM", None, 134_515_008),
     "HuggingFaceM4/idefics2-8b": ("Idefics2ForConditionalGeneration", None, 8_402_768_112),
     "HuggingFaceM4/Idefics3-8B-Llama3": ("Idefics3ForConditionalGeneration", None, 8_462_086_384),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -17,43 +17,82 @@ if TYPE_CHECKING:
     from vlm_ablate.models.accounting import ModelPlan
 
 
+Gpu = Literal["a100", "h100", "h200", "b200", "l40s", "rtx4090"]
+
+
 def plan(
     file: Annotated[Path, typer.Argument(help="Experiment file.")],
     scale: ScaleOption = "laptop",
     arms: ArmsOption = None,
     sets: SetOption = None,
-    shards: Annotated[int, typer.Option(min=1, help="Devices that share weights, gradients and moments.")] = 1,
-    mfu: Annotated[float, typer.Option(min=0.01, max=1, help="Share of an H100's peak for the GPU-hours.")] = 0.4,
+    image: Annotated[str | None, typer.Option(metavar="WxH", help="Image size in pixels, e.g. 1456x1092.")] = None,
+    images: Annotated[int, typer.Option(min=1, help="Images of the sample that FLOPs are counted for.")] = 1,
+    text_tokens: Annotated[int, typer.Option(min=1, help="Its tokens beside the image placeholders.")] = 128,
+    micro_batch: Annotated[int | None, typer.Option(min=1, help="Sequences per forward pass of a device.")] = None,
+    precision: Annotated[Literal["fp32", "bf16"] | None, typer.Option(help="Instead of the file's.")] = None,
+    checkpointing: Annotated[
+        bool | None, typer.Option("--checkpointing/--no-checkpointing", help="Gradient checkpointing of the layers.")
+    ] = None,
+    shards: Annotated[int, typer.Option(min=1, help="Devices of a group that shares what --sharding says.")] = 1,
+    sharding: Annotated[
+        Literal["zero1", "zero2", "zero3"],
+        typer.Option(help="Shared: moments (zero1), and gradients (zero2), and weights (zero3: FSDP)."),
+    ] = "zero3",
+    gpu: Annotated[Gpu, typer.Option(help="GPU of the GPU-hours.")] = "h100",
+    mfu: Annotated[float, typer.Option(min=0.01, max=1, help="Share of its peak that is put to use.")] = 0.4,
+    modules: Annotated[bool, typer.Option("--modules", help="List the modules that carry adapters.")] = False,
 ) -> None:
     """Arms as a diff of the base, warnings, and each arm's parameters, tokens, FLOPs, memory and bytes. No weights."""
     from vlm_ablate.cli.console import comma_list, err, out, warn
     from vlm_ablate.config.expand import load_experiment
 
-    loaded = load_experiment(file, scale=scale, sets=sets or [])
+    stages = {"micro_batch_size": micro_batch, "precision": precision, "gradient_checkpointing": checkpointing}
+    asked = [f"stages.*.{field}={value}" for field, value in stages.items() if value is not None]
+    width, height = _sides(image)
+    loaded = load_experiment(file, scale=scale, sets=[*(sets or []), *asked])
     chosen = loaded.select(comma_list(arms))
     with err().status("planning on the meta device"):
-        plans, errors = plan_arms(chosen, shards)
+        from vlm_ablate.models.accounting import GPUS, SampleShape, Sharding
+
+        device = GPUS[gpu]
+        sample = SampleShape(images=images, text_tokens=text_tokens, width=width, height=height)
+        plans, errors = plan_arms(chosen, sample=sample, shards=shards, sharding=Sharding(sharding))
     from vlm_ablate.cli import plan_view as view
 
     console = out()
     console.print(*view.header(loaded), sep="\n")
     console.print(*view.diffs(loaded, chosen), sep="\n")
     if plans:
-        console.print(*view.tables(loaded, chosen, plans, mfu), sep="\n")
+        shown = view.Shown(device, mfu, shards, sharding, modules)
+        console.print(*view.tables(loaded, chosen, plans, shown), sep="\n")
     console.print(*view.notes(loaded, chosen, plans), sep="\n")
-    warn([*loaded.warnings, *view.plan_warnings(plans)])
+    warn([*loaded.warnings, *view.plan_warnings(plans), *view.memory_warnings(plans, device)])
     if errors:
         failed = VlmAblateError("\n".join(f"{arm}: {error.message}" for arm, error in errors.items()))
         failed.hint = next((e.hint for e in errors.values() if e.hint), None)
         raise failed
 
 
-def plan_arms(arms: Sequence[ResolvedArm], shards: int = 1) -> tuple[dict[str, ModelPlan], dict[str, VlmAblateError]]:
-    """Plans by arm, and what is wrong with the arms that cannot be planned."""
+def _sides(text: str | None) -> tuple[int | None, int | None]:
+    """`"1456x1092"` -> (1456, 1092)."""
+    if text is None:
+        return None, None
+    width, _, height = text.lower().partition("x")
+    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
+        error = VlmAblateError(f"--image {text}: not a size in pixels", hint="write WIDTHxHEIGHT, e.g. 1456x1092")
+        error.exit_code = 2
+        raise error
+    return int(width), int(height)
+
+
+def plan_arms(
+    arms: Sequence[ResolvedArm], **options: object
+) -> tuple[dict[str, ModelPlan], dict[str, VlmAblateError]]:
+    """Plans by arm, and what is wrong with the arms that cannot be planned; `options` are the planner's."""
     _quiet()
     from vlm_ablate.models.accounting import Planner
 
-    planner = Planner(shards=shards)
+    planner = Planner(**options)
     plans: dict[str, ModelPlan] = {}
     errors: dict[str, VlmAblateError] = {}
     for arm in arms:

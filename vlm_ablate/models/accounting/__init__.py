@@ -1,14 +1,18 @@
 """What a run costs, known before any weight is read: parameters, tokens, FLOPs, memory, bytes, GPU-hours."""
 
+from vlm_ablate.models.accounting.gpus import GPUS, Gpu
 from vlm_ablate.models.accounting.measure import SampleShape
-from vlm_ablate.models.accounting.memory import MemoryPlan
+from vlm_ablate.models.accounting.memory import MemoryPlan, Sharding
 from vlm_ablate.models.accounting.plan import ModelPlan, Planner, StagePlan, plan_model, short_count, visual_tokens_of
 
 __all__ = [
+    "GPUS",
+    "Gpu",
     "MemoryPlan",
     "ModelPlan",
     "Planner",
     "SampleShape",
+    "Sharding",
     "StagePlan",
     "plan_model",
     "short_count",

@@ -54,7 +54,12 @@ class Measurement:
 
 
 def measure(
-    vlm: VLM, sample: SampleShape, *, backward: bool = True, half: frozenset[int] = frozenset()
+    vlm: VLM,
+    sample: SampleShape,
+    *,
+    backward: bool = True,
+    autocast: bool = False,
+    half: frozenset[int] = frozenset(),
 ) -> Measurement:
     """Run one sample through a model on the meta device. Watching hooks stay in the model: measure it once.
 
@@ -62,21 +67,19 @@ def measure(
         vlm: the model, set up for a stage.
         sample: shape of the sample.
         backward: whether to run the backward pass, too.
+        autocast: to bf16, as mixed precision does on a GPU.
         half: ids of parameters that are in bf16 already, so that autocast makes no copy.
     """
-    from transformers.modeling_layers import GradientCheckpointingLayer
-
     views, size = views_of(vlm.image, *sides(vlm.image, sample))
     tokens = vlm.visual_tokens(*size)
     text_tokens = vlm.architecture.text_tokens(tokens)
     sequence = sample.text_tokens + sample.images * views * text_tokens
     cost = Measurement(views, tokens, text_tokens, sequence, sample.text_tokens)
     cost.meter.half = half
-    for part, model in (("vision", vlm.vision.backbone), ("language", vlm.language.model)):
-        cost.meter.watch(part, [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)])
-    cost.meter.watch("cross_attention", blocks_of(vlm))
-    pixels = torch.empty(sample.images * views, 3, *size, device="meta", dtype=next(vlm.language.parameters()).dtype)
-    with cost.meter.running(vlm), torch.set_grad_enabled(backward):
+    for part, layers in layers_of(vlm).items():
+        cost.meter.watch(part, layers)
+    pixels = torch.empty(sample.images * views, 3, *size, device="meta")
+    with cost.meter.running(vlm, autocast=autocast), torch.set_grad_enabled(backward):
         _pass(vlm, cost, pixels, backward=backward)
     return cost
 
@@ -186,6 +189,15 @@ def _loose_weights(vlm: VLM, cost: Measurement, loss: Tensor, states: Tensor) ->
     beside = weights(vlm.architecture) - sum(map(weights, blocks_of(vlm)))
     in_language = weights(head) + beside if loss.requires_grad else 0
     return in_language + (weights(vlm.connector) if states.requires_grad else 0)
+
+
+def layers_of(vlm: VLM) -> dict[str, list[nn.Module]]:
+    """Part -> its layers, which can be checkpointed and sharded one by one."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    backbones = {"vision": vlm.vision.backbone, "language": vlm.language.model}
+    layers = {p: [m for m in b.modules() if isinstance(m, GradientCheckpointingLayer)] for p, b in backbones.items()}
+    return {**layers, "cross_attention": blocks_of(vlm)}
 
 
 def blocks_of(vlm: VLM) -> list[nn.Module]:

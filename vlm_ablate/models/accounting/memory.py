@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from math import ceil
 
 from vlm_ablate.config.stages import Stage
@@ -11,23 +12,46 @@ from vlm_ablate.models.accounting.measure import IN_LANGUAGE, Measurement
 FP32, BF16 = 4, 2
 
 
+class Sharding(StrEnum):
+    """What the devices of a group hold a share of instead of the whole (ZeRO, arXiv:1910.02054)."""
+
+    zero1 = "zero1"
+    """AdamW's moments."""
+    zero2 = "zero2"
+    """Moments and gradients."""
+    zero3 = "zero3"
+    """Moments, gradients and weights: FSDP."""
+
+
+@dataclass(frozen=True)
+class Units:
+    """Parameters by what FSDP gathers at a time: each layer, and all that is outside the layers."""
+
+    outside: int
+    largest: int
+    """Of one layer."""
+    trained: int
+    """Largest number that require gradients in one layer."""
+
+
+
 @dataclass(frozen=True)
 class MemoryPlan:
     """Bytes on one device at the peak of a training step.
 
-    step = activations + transient + copies; peak = weights + moments + max(gradients, step), or, when a step of the
-    optimiser has several micro-batches, weights + moments + gradients + step.
+    step = activations + transient + copies + gathered; peak = weights + moments + max(gradients, step), or, when a
+    step of the optimiser has several micro-batches, weights + moments + gradients + step.
 
     The backward pass starts with everything kept and no gradient yet, and ends with all gradients and nothing kept;
     but the gradients of a first micro-batch are there all the time.
     """
 
     weights: int
-    """Parameters and buffers, in fp32 or (a language model that no stage trains in full) in bf16, over the shards."""
+    """Parameters and buffers, in fp32 or (a language model that no stage trains in full) in bf16; a share of them."""
     moments: int
-    """AdamW's two fp32 moments of every trained parameter, over the shards."""
+    """AdamW's two fp32 moments of every trained parameter; a share of them."""
     gradients: int
-    """fp32 gradients of every trained parameter, over the shards."""
+    """fp32 gradients of every trained parameter; a share of them."""
     activations: int
     """Tensors that autograd keeps for one micro-batch; of checkpointed layers their inputs."""
     transient: int
@@ -35,20 +59,32 @@ class MemoryPlan:
     widest layer (half of what it keeps), if checkpointed its recomputed tensors and a quarter as much. Both shares
     were fitted to measured steps of tiny models, where plans are 8 % low to 9 % high."""
     copies: int
-    """bf16 copies of weights, which autocast makes and autograd keeps."""
+    """Copies of weights that autograd keeps: autocast's in bf16 (not under FSDP, which gathers in bf16), DoRA's."""
+    gathered: int
+    """Whole weights under FSDP, in what is computed in: all outside the layers, the running and the next layer, and the
+    gradients of a layer."""
     accumulates: bool
-    """Whether a step has several micro-batches."""
+    """Whether a step has several micro-batches on a device."""
 
     @property
     def peak(self) -> int:
         """Bytes at the peak."""
-        step = self.activations + self.transient + self.copies
+        step = self.activations + self.transient + self.copies + self.gathered
         moving = step + self.gradients if self.accumulates else max(step, self.gradients)
         return self.weights + self.moments + moving
 
 
 def plan_memory(
-    stage: Stage, cost: Measurement, *, fixed_bytes: int, trained: int, sequence: int, vocabulary: int, shards: int
+    stage: Stage,
+    cost: Measurement,
+    *,
+    fixed_bytes: int,
+    trained: int,
+    units: Units,
+    sequence: int,
+    vocabulary: int,
+    shards: int,
+    sharding: Sharding,
 ) -> MemoryPlan:
     """For micro-batches of sequences of full length, each with the sample's images.
 
@@ -59,9 +95,11 @@ def plan_memory(
         cost: of one sample, without checkpointing.
         fixed_bytes: parameters and buffers.
         trained: parameters that require gradients.
+        units: parameters by what is gathered at a time.
         sequence: tokens of a full sequence.
         vocabulary: width of the logits.
-        shards: devices over which weights, gradients and moments are split.
+        shards: devices of a group.
+        sharding: what they hold a share of.
     """
     micro = stage.micro_batch_size or stage.batch_size
     length = max(sequence, cost.sequence)
@@ -71,14 +109,17 @@ def plan_memory(
     widest = max((c.saved * grow.get(p, 1.0) for p, costs in cost.meter.layers.items() for c in costs), default=0.0)
     widest *= 1.25 if stage.gradient_checkpointing else 0.5
     logits = supervised * vocabulary * (2 * FP32 + (BF16 if stage.precision == "bf16" else FP32))
+    gathers = shards > 1 and sharding is Sharding.zero3
+    width = BF16 if stage.precision == "bf16" else FP32
     return MemoryPlan(
-        weights=ceil(fixed_bytes / shards),
+        weights=ceil(fixed_bytes / (shards if gathers else 1)),
         moments=ceil(2 * FP32 * trained / shards),
-        gradients=ceil(FP32 * trained / shards),
+        gradients=ceil(FP32 * trained / (1 if sharding is Sharding.zero1 else shards)),
         activations=int(kept * micro),
         transient=int(max(logits, widest) * micro),
-        copies=_copies(stage, cost) if stage.precision == "bf16" else 0,
-        accumulates=micro < stage.batch_size,
+        copies=_dense(stage, cost) + (_copies(stage, cost) if stage.precision == "bf16" and not gathers else 0),
+        gathered=width * (units.outside + 2 * units.largest + units.trained) if gathers else 0,
+        accumulates=micro * shards < stage.batch_size,
     )
 
 
@@ -89,6 +130,11 @@ def _kept(stage: Stage, cost: Measurement, part: str) -> float:
     if not (stage.gradient_checkpointing and layers and cost.saved[part]):
         return cost.saved[part]
     return cost.saved[part] + sum(layer.inputs - layer.saved for layer in layers)
+
+
+def _dense(stage: Stage, cost: Measurement) -> int:
+    each = [layer.dense for layers in cost.meter.layers.values() for layer in layers]
+    return max(each, default=0) if stage.gradient_checkpointing else sum(each)
 
 
 def _copies(stage: Stage, cost: Measurement) -> int:

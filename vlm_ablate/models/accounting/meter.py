@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakValueDictionary, finalize
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
+
+from vlm_ablate.models.accounting.autocast import Autocast
 
 
 @dataclass
@@ -35,6 +38,8 @@ class LayerCost:
     """Bytes of its input, which checkpointing keeps instead."""
     weights: int = 0
     """Parameters of its matrix products that are not in bf16 already."""
+    dense: int = 0
+    """Bytes of kept tensors of the shape of a weight (DoRA in another precision than its base): one for any batch."""
     again: float = 0.0
     """Operations of a recomputation under checkpointing, which stops at the last tensor that is kept."""
     several: bool = False
@@ -51,13 +56,16 @@ class Meter:
     uncounted: float = 0.0
     """Operations that torch does not see: attention, repeated layers, ONNX graphs."""
     saved: int = 0
+    dense: int = 0
+    """Bytes of kept tensors that have the shape of a weight, not in `saved`."""
     layers: dict[str, list[LayerCost]] = field(default_factory=dict)
     half: frozenset[int] = frozenset()
     """Ids of parameters that are in bf16 already."""
     _at_last_save: float = 0.0
     _counter: FlopCounterMode | None = None
-    _storages: dict[int, Tensor] = field(default_factory=dict)
+    _kept: WeakValueDictionary[int, _Kept] = field(default_factory=WeakValueDictionary)
     _weights: set[int] = field(default_factory=set)
+    _weight_shapes: set[torch.Size] = field(default_factory=set)
 
     @property
     def flops(self) -> float:
@@ -65,14 +73,18 @@ class Meter:
         return (self._counter.get_total_flops() if self._counter else 0) + self.uncounted
 
     @contextmanager
-    def running(self, model: nn.Module) -> Iterator[Meter]:
-        """Count everything that happens inside the block, which must stay on the meta device."""
+    def running(self, model: nn.Module, *, autocast: bool = False) -> Iterator[Meter]:
+        """Count everything that happens inside the block, which must stay on the meta device; in bf16 by `autocast`."""
         self._weights = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
+        matrices = [p.shape for p in model.parameters() if p.ndim == 2]
+        self._weight_shapes = {*matrices, *(torch.Size(reversed(shape)) for shape in matrices)}
         with ExitStack() as stack:
             self._counter = stack.enter_context(FlopCounterMode(display=False))
             stack.enter_context(AssumeNoPadding())
             stack.enter_context(FusedAttention(self))
-            stack.enter_context(saved_tensors_hooks(self._keep, lambda t: t))
+            if autocast:
+                stack.enter_context(Autocast(lambda copy: self._weights.add(copy.untyped_storage()._cdata)))
+            stack.enter_context(saved_tensors_hooks(self._keep, lambda kept: kept.tensor))
             yield self
 
     def watch(self, part: str, layers: list[nn.Module]) -> None:
@@ -101,10 +113,11 @@ class Meter:
         return run
 
     def _first(self, cost: LayerCost, forward: Callable, hidden: Tensor, args: tuple, kwargs: dict) -> Any:
-        flops, saved = self.flops, self.saved
+        flops, saved, dense = self.flops, self.saved, self.dense
         hidden = _Mark.apply(hidden, lambda: self._first_is_through(cost))
         out = forward(hidden, *args[1:], **kwargs) if args else forward(**{**kwargs, "hidden_states": hidden})
         cost.flops, cost.saved, cost.several = self.flops - flops, self.saved - saved, isinstance(out, tuple)
+        cost.dense = self.dense - dense
         cost.again = max(self._at_last_save - flops, 0.0)
 
         def start() -> None:
@@ -122,13 +135,29 @@ class Meter:
         """Parameters of its matrix products and convolutions that autocast copies to bf16."""
         return sum(p.numel() for p in module.parameters() if p.ndim > 1 and id(p) not in self.half)
 
-    def _keep(self, tensor: Tensor) -> Tensor:
+    def _keep(self, tensor: Tensor) -> _Kept:
         self._at_last_save = self.flops
         storage = tensor.untyped_storage()
-        if storage._cdata not in self._weights and storage._cdata not in self._storages:
-            self._storages[storage._cdata] = tensor  # alive, so that its address is not given out again
-            self.saved += storage.nbytes()
-        return tensor
+        if storage._cdata in self._weights:
+            return _Kept(tensor)
+        first = self._kept.get(storage._cdata)
+        if first is None:
+            first = self._kept[storage._cdata] = _Kept(tensor)
+            total = "dense" if tensor.shape in self._weight_shapes else "saved"
+            self._add(total, storage.nbytes())
+            finalize(first, self._add, total, -storage.nbytes())  # its graph is gone, or its backward pass through
+        return _Kept(tensor, first)
+
+    def _add(self, total: str, size: int) -> None:
+        setattr(self, total, getattr(self, total) + size)
+
+
+@dataclass(eq=False)
+class _Kept:
+    """A tensor in autograd's graph; through `first` all that share a storage hold on to it."""
+
+    tensor: Tensor
+    first: _Kept | None = None
 
 
 def _shapes(module: nn.Module) -> tuple:

@@ -8,15 +8,13 @@ import torch
 
 from vlm_ablate.config.experiment import RunConfig
 from vlm_ablate.config.stages import Stage, language_in_bf16
-from vlm_ablate.models.accounting.measure import Measurement, SampleShape, measure, views_of
-from vlm_ablate.models.accounting.memory import BF16, FP32, MemoryPlan, plan_memory
+from vlm_ablate.models.accounting.gpus import GPUS
+from vlm_ablate.models.accounting.measure import Measurement, SampleShape, layers_of, measure, views_of
+from vlm_ablate.models.accounting.memory import BF16, FP32, MemoryPlan, Sharding, Units, plan_memory
 from vlm_ablate.models.accounting.parameters import parameters_by_part
 from vlm_ablate.models.adapters import apply_training
 from vlm_ablate.models.checkpoints.importing import check_checkpoint
 from vlm_ablate.models.vlm import VLM, build_vlm
-
-H100_BF16 = 989e12
-"""Dense bf16 operations a second of an H100 SXM (NVIDIA's data sheet)."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ class StagePlan:
         """Operations per sample in training."""
         return sum(self.training_flops.values())
 
-    def gpu_hours(self, *, mfu: float = 0.4, peak: float = H100_BF16) -> float:
+    def gpu_hours(self, *, mfu: float = 0.4, peak: float = GPUS["h100"].flops) -> float:
         """Device-hours of the stage when `mfu` of a device's `peak` operations a second are useful ones.
 
         All samples are taken to be as long as the plan's sample. Recomputation counts as work.
@@ -100,11 +98,14 @@ class Planner:
 
     Args:
         sample: what operations are counted for; None: one image of the data section's size and 128 text tokens.
-        shards: devices over which weights, gradients and moments are split (FSDP).
+        shards: devices of a group that shares what `sharding` says.
+        sharding: moments (ZeRO-1), gradients (ZeRO-2), weights (ZeRO-3, FSDP).
     """
 
-    def __init__(self, *, sample: SampleShape | None = None, shards: int = 1) -> None:
-        self.sample, self.shards = sample or SampleShape(), shards
+    def __init__(
+        self, *, sample: SampleShape | None = None, shards: int = 1, sharding: Sharding = Sharding.zero3
+    ) -> None:
+        self.sample, self.shards, self.sharding = sample or SampleShape(), shards, sharding
         self._models: dict[str, tuple[dict[str, int], Measurement]] = {}
         self._stages: dict[str, StagePlan] = {}
 
@@ -141,13 +142,53 @@ class Planner:
         beside = (config.data.sequence_length, language_in_bf16(config.stages.values()))
         key = " ".join([*(part.model_dump_json() for part in parts), *map(str, beside)])
         if key not in self._stages:
-            self._stages[key] = _plan_stage(name, stage, config, self.sample, self.shards)
+            self._stages[key] = self._plan_stage(name, stage, config)
         return replace(self._stages[key], name=name)
 
+    def _plan_stage(self, name: str, stage: Stage, config: RunConfig) -> StagePlan:
+        vlm = _build(config)
+        report = apply_training(vlm, _uncheckpointed(stage))
+        total, trainable = parameters_by_part(vlm), parameters_by_part(vlm, trainable=True)
+        half = _held_in_bf16(vlm, config)
+        buffers = sum(b.numel() * b.element_size() for b in vlm.buffers())
+        new = ("connector.", "architecture.")
+        kept = sum(p.numel() for n, p in vlm.named_parameters() if p.requires_grad or n.startswith(new))
+        for parameter in vlm.parameters():
+            if id(parameter) in half:
+                parameter.data = parameter.data.to(torch.bfloat16)
+        cost = measure(vlm.train(), self.sample, autocast=stage.precision == "bf16", half=frozenset(half))
+        trained = sum(trainable.values())
+        return StagePlan(
+            name=name,
+            total=total,
+            trainable=trainable,
+            matched=report.matched,
+            training_flops=_training_flops(stage, cost),
+            memory=plan_memory(
+                stage,
+                cost,
+                fixed_bytes=FP32 * sum(total.values()) - (FP32 - BF16) * sum(half.values()) + buffers,
+                trained=trained,
+                units=_units(vlm),
+                sequence=config.data.sequence_length,
+                vocabulary=vlm.language.vocabulary,
+                shards=self.shards,
+                sharding=self.sharding,
+            ),
+            checkpoint_bytes=FP32 * (kept + 2 * trained),
+            samples=stage.steps * stage.batch_size,
+        )
 
-def plan_model(config: RunConfig, *, sample: SampleShape | None = None, shards: int = 1) -> ModelPlan:
+
+def plan_model(
+    config: RunConfig,
+    *,
+    sample: SampleShape | None = None,
+    shards: int = 1,
+    sharding: Sharding = Sharding.zero3,
+) -> ModelPlan:
     """Plan one run; see `Planner`."""
-    return Planner(sample=sample, shards=shards).plan(config)
+    return Planner(sample=sample, shards=shards, sharding=sharding).plan(config)
 
 
 def visual_tokens_of(config: RunConfig, width: int, height: int) -> int:
@@ -171,44 +212,19 @@ def _build(config: RunConfig) -> VLM:
     return build_vlm(model, config.data.image, load_weights=False)
 
 
-def _plan_stage(name: str, stage: Stage, config: RunConfig, sample: SampleShape, shards: int) -> StagePlan:
-    vlm = _build(config)
-    report = apply_training(vlm, _uncheckpointed(stage))
-    total, trainable = parameters_by_part(vlm), parameters_by_part(vlm, trainable=True)
-    half = _held_in_bf16(vlm, config)
-    buffers = sum(b.numel() * b.element_size() for b in vlm.buffers())
-    new = ("connector.", "architecture.")
-    kept = sum(p.numel() for n, p in vlm.named_parameters() if p.requires_grad or n.startswith(new))
-    if stage.precision == "bf16":
-        for parameter in vlm.parameters():  # what autocast computes in; buffers (rotary tables) stay in fp32
-            parameter.data = parameter.data.to(torch.bfloat16)
-    cost = measure(vlm.train(), sample, half=frozenset(half))
-    trained = sum(trainable.values())
-    return StagePlan(
-        name=name,
-        total=total,
-        trainable=trainable,
-        matched=report.matched,
-        training_flops=_training_flops(stage, cost),
-        memory=plan_memory(
-            stage,
-            cost,
-            fixed_bytes=FP32 * sum(total.values()) - (FP32 - BF16) * sum(half.values()) + buffers,
-            trained=trained,
-            sequence=config.data.sequence_length,
-            vocabulary=vlm.language.vocabulary,
-            shards=shards,
-        ),
-        checkpoint_bytes=FP32 * (kept + 2 * trained),
-        samples=stage.steps * stage.batch_size,
-    )
-
-
 def _held_in_bf16(vlm: VLM, config: RunConfig) -> dict[int, int]:
     """Id -> size of the parameters that a GPU holds in bf16: the language model's own, if no stage trains them."""
     if not language_in_bf16(config.stages.values()):
         return {}
     return {id(p): p.numel() for p in vlm.language.parameters() if not p.requires_grad}
+
+
+def _units(vlm: VLM) -> Units:
+    layers = [layer for part in layers_of(vlm).values() for layer in part]
+    sizes = [sum(p.numel() for p in layer.parameters()) for layer in layers]
+    trained = [sum(p.numel() for p in layer.parameters() if p.requires_grad) for layer in layers]
+    outside = sum(p.numel() for p in vlm.parameters()) - sum(sizes)
+    return Units(outside, max(sizes, default=0), max(trained, default=0))
 
 
 def _uncheckpointed(stage: Stage) -> Stage:

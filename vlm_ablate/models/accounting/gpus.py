@@ -1,0 +1,27 @@
+"""Data-sheet figures of GPUs, for GPU-hours and for what fits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One kind of device."""
+
+    title: str
+    flops: float
+    """Dense bf16 operations a second."""
+    memory: float
+    """Bytes."""
+
+
+GPUS = {
+    "a100": Gpu("A100 80 GB", 312e12, 80e9),
+    "h100": Gpu("H100 SXM", 989e12, 80e9),
+    "h200": Gpu("H200", 989e12, 141e9),
+    "b200": Gpu("B200", 2250e12, 180e9),
+    "l40s": Gpu("L40S", 362e12, 48e9),
+    "rtx4090": Gpu("RTX 4090", 165e12, 24e9),
+}
+"""Name -> NVIDIA's data sheet (without sparsity; RTX 4090: with fp32 accumulation)."""
