@@ -22,7 +22,7 @@ from vlm_ablate.models.accounting import plan_model
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-COMMANDS = [line.partition("  #")[0] for line in re.findall(r"^vlm-ablate .*$", README, re.MULTILINE)]
+COMMANDS = [line.partition("  #")[0].strip() for line in re.findall(r"^vlm-ablate .*$", README, re.MULTILINE)]
 
 
 def block(language: str, containing: str) -> str:
@@ -47,10 +47,10 @@ def test_there_are_commands() -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_printed_command_has_the_arguments_and_options_it_is_given(command: str) -> None:
     group, rest = typer.main.get_command(app), shlex.split(command)[1:]
-    with group.make_context("vlm-ablate", []) as context:
-        while hasattr(group, "commands"):
-            name, group, rest = group.resolve_command(context, rest)
-        group.make_context(name, list(rest), parent=context)
+    context = group.make_context("vlm-ablate", list(rest))
+    while hasattr(group, "commands"):
+        name, group, rest = group.resolve_command(context, rest)
+        context = group.make_context(name, list(rest), parent=context)
     for part in rest:
         if part.startswith("experiments/") and "*" not in part:
             assert (ROOT / part).is_file(), part

@@ -81,7 +81,8 @@ def print_error(error: VlmAblateError) -> None:
         return
     console.print(Text.assemble(("error: ", "bold red"), error.message), soft_wrap=whole)
     if error.hint:
-        console.print(Text.assemble(("hint: ", "green"), error.hint), soft_wrap=whole)
+        # A hint may be a command to copy, which a line break would split.
+        console.print(Text.assemble(("hint: ", "green"), error.hint), soft_wrap=True)
 
 
 def soft(path: str) -> tuple[str, str]:

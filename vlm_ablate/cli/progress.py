@@ -46,7 +46,7 @@ class RunDisplay:
     def __enter__(self) -> RunDisplay:
         if self._progress:
             self._progress.start()
-            self._total = self._progress.add_task("[bold]all runs", total=len(self._names), info="")
+            self._total = self._progress.add_task("[bold]all runs", total=len(self._names), info="starting")
         return self
 
     def __exit__(
@@ -79,6 +79,8 @@ class RunDisplay:
     def _started(self, event: RunStarted) -> None:
         resumed = f", continuing from step {event.resumed_step}" if event.resumed_step else ""
         if self._progress:
+            if self._total is not None:
+                self._progress.update(self._total, info="")
             old = self._tasks.pop(event.run, None)
             if old is not None:
                 self._progress.remove_task(old)
