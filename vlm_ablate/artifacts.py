@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from vlm_ablate.evaluation.benchmarks.base import BenchmarkItem
     from vlm_ablate.evaluation.predictions import Prediction
 
-EXAMPLES_PER_BENCHMARK = 6
+EXAMPLES_PER_BENCHMARK = 5
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class Answered:
     predictions: Sequence[Prediction]
     items: Mapping[str, BenchmarkItem]
     """By id; may hold only the first few."""
+    benchmark: str = ""
+    """What stands in the column, where that is not the column's own."""
 
 
 def write_config(spec: RunSpec, path: Path) -> None:
@@ -69,13 +71,13 @@ def write_examples(answered: Sequence[Answered], path: Path, title: str) -> None
     rows = [part for part in answered if not part.blind and part.items]
     if not rows:
         return
-    figure = Figure(figsize=(2.3 * EXAMPLES_PER_BENCHMARK, 3.3 * len(rows) + 0.5), dpi=90, layout="constrained")
+    figure = Figure(figsize=(2.3 * EXAMPLES_PER_BENCHMARK, 3.5 * len(rows) + 0.5), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(title, fontsize=13)
     axes = figure.subplots(len(rows), EXAMPLES_PER_BENCHMARK, squeeze=False)
     for row, part in zip(axes, rows, strict=True):
         shown = [p for p in part.predictions if p.id in part.items][:EXAMPLES_PER_BENCHMARK]
-        row[0].set_ylabel(part.column, fontsize=10)
+        row[0].set_ylabel(_row_name(part), fontsize=11)
         for i, cell in enumerate(row):
             cell.set_xticks([])
             cell.set_yticks([])
@@ -87,18 +89,23 @@ def write_examples(answered: Sequence[Answered], path: Path, title: str) -> None
         figure.savefig(path)
 
 
+def _row_name(part: Answered) -> str:
+    own = not part.benchmark or part.benchmark == part.column
+    return part.column if own else f"{part.column}\n{part.benchmark.replace('_', ' ')}"
+
+
 def _draw(cell: Any, item: BenchmarkItem, prediction: Prediction) -> None:
     if item.images:
         picture = item.images[0].load()
         cell.imshow(picture, interpolation="nearest" if max(picture.size) < 200 else None)
-    question = "\n".join(textwrap.wrap(_plain(prediction.question), 34)[:3])
-    cell.set_title(question, fontsize=7, loc="left")
+    question = "\n".join(textwrap.wrap(_plain(prediction.question), 27)[:3])
+    cell.set_title(question, fontsize=9, loc="left")
     reference = textwrap.shorten(_plain(prediction.references[0]), 60)
     answer = textwrap.shorten(_plain(prediction.prediction), 60) or "(nothing)"
     score = prediction.score or 0.0
     colour = "#1a7f37" if score >= 0.99 else "#b42318" if score < 0.01 else "#57606a"
-    lines = textwrap.wrap(f"is: {reference}", 36) + textwrap.wrap(f"says: {answer}", 36)
-    cell.set_xlabel("\n".join(lines), fontsize=7, loc="left", color=colour)
+    lines = textwrap.wrap(f"is: {reference}", 28) + textwrap.wrap(f"says: {answer}", 28)
+    cell.set_xlabel("\n".join(lines), fontsize=9, loc="left", color=colour)
 
 
 def _plain(text: str) -> str:

@@ -65,7 +65,7 @@ class Scoring:
                 shown = islice(self._benchmarks[column].items(entry.split), EXAMPLES_PER_BENCHMARK)
                 items = {} if blind else {item.id: item for item in shown}
                 answers = read_predictions(self._folder.predictions / name)
-                self.answered.append(Answered(column, blind, answers, items))
+                self.answered.append(Answered(column, blind, answers, items, entry.benchmark.name))
         for column, entry in self._evaluation.benchmarks.items() if self._evaluation.ceiling else ():
             record = self._evaluate(vlm, column, entry, f"{column}.described.jsonl", described=True)
             self.ceilings[schema.ceiling_metric(column)] = record.score
