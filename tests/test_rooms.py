@@ -30,7 +30,7 @@ FLOORS = [
     ["launch"],
     ["sweeps"],
     ["reporting"],
-    ["answering", "exports", "model_card"],
+    ["answering", "exports", "model_card", "parity"],
     ["cli"],
     ["__main__"],
 ]
