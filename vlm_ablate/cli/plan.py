@@ -57,14 +57,15 @@ def plan(
         device = GPUS[gpu]
         sample = SampleShape(images=images, text_tokens=text_tokens, width=width, height=height)
         plans, errors = plan_arms(chosen, sample=sample, shards=shards, sharding=Sharding(sharding))
+    from vlm_ablate.cli import plan_tables
     from vlm_ablate.cli import plan_view as view
 
     console = out()
     console.print(*view.header(loaded), sep="\n")
     console.print(*view.diffs(loaded, chosen), sep="\n")
     if plans:
-        shown = view.Shown(device, mfu, shards, sharding, modules)
-        console.print(*view.tables(loaded, chosen, plans, shown), sep="\n")
+        shown = plan_tables.Shown(device, mfu, shards, sharding, modules)
+        console.print(*plan_tables.tables(loaded, chosen, plans, shown), sep="\n")
     console.print(*view.notes(loaded, chosen, plans), sep="\n")
     warn([*loaded.warnings, *view.plan_warnings(plans), *view.memory_warnings(plans, device)])
     if errors:

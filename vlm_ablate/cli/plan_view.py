@@ -1,41 +1,22 @@
-"""How a plan is shown: header, diffs, tables, notes and warnings, as Rich renderables."""
+"""How a plan is shown around its tables: header, diffs, notes and warnings, as Rich renderables."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich import box
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from vlm_ablate.cli.plan_tables import Plans, paper_row, size, timed
 from vlm_ablate.config.diff import arm_diff, group_by_value, groups_text
 from vlm_ablate.config.scales import PAPER
 from vlm_ablate.models.accounting import short_count
-from vlm_ablate.papers import find_row
 
 if TYPE_CHECKING:
     from vlm_ablate.config.expand import LoadedExperiment, ResolvedArm
-    from vlm_ablate.models.accounting import Gpu, ModelPlan, StagePlan
-
-Plans = Mapping[str, "ModelPlan"]
-
-
-@dataclass(frozen=True)
-class Shown:
-    """What the tables are shown for."""
-
-    gpu: Gpu
-    mfu: float
-    """Share of the GPU's peak that is put to use."""
-    shards: int = 1
-    sharding: str = "zero3"
-    modules: bool = False
-    """Whether to list the modules that carry adapters."""
-
+    from vlm_ablate.models.accounting import Gpu, ModelPlan
 
 _UNITS = {"K": 1e3, "M": 1e6, "B": 1e9}
 
@@ -92,192 +73,6 @@ def diffs(loaded: LoadedExperiment, arms: Sequence[ResolvedArm]) -> Iterable[Tex
     yield Text()
 
 
-def tables(
-    loaded: LoadedExperiment, arms: Sequence[ResolvedArm], plans: Plans, shown: Shown
-) -> Iterable[Any]:
-    """Size and costs of each arm, all by part, and the modules that carry adapters."""
-    planned = [arm for arm in arms if arm.name in plans]
-    yield _sizes(loaded, planned, plans)
-    yield Text(_views(planned, plans), style="dim")
-    yield Text()
-    yield _costs(planned, plans, shown)
-    yield Text(_sample(plans, shown), style="dim")
-    yield Text()
-    yield _by_part(planned, plans)
-    yield _flops(planned, plans)
-    yield _memory(planned, plans)
-    yield Text(_held(planned, plans, shown), style="dim")
-    yield Text()
-    yield from _matched(planned, plans, shown)
-
-
-def _views(arms: Sequence[ResolvedArm], plans: Plans) -> str:
-    """What an image becomes, arms that agree together."""
-    from vlm_ablate.data.images import tile_grid, views_of_size
-    from vlm_ablate.models.accounting.measure import sides
-
-    found: dict[str, str] = {}
-    for arm in arms:
-        config = arm.config.data.image
-        width, height = sides(config, plans[arm.name].sample)
-        sizes = views_of_size(width, height, config)
-        rows, columns = tile_grid(width, height, config)
-        tiles = f"{rows} x {columns} tiles and the whole, each " if rows else ""
-        crops = "4 crops and the whole, the largest " if config.split == "crops" else ""
-        found[arm.name] = f"{width} x {height} px -> {tiles}{crops}{max(w for _, w in sizes)} x {max(sizes)[0]} px"
-    groups = group_by_value(found)
-    return "An image of " + (groups_text(groups) if len(groups) > 1 else next(iter(found.values()))) + "."
-
-
-def _sample(plans: Plans, shown: Shown) -> str:
-    sample = next(iter(plans.values())).sample
-    images = f"{sample.images} image{'s' * (sample.images > 1)}"
-    text = f"FLOPs of a sample with {images} and {sample.text_tokens} text tokens; memory of a device, with AdamW"
-    if not _timed(plans):
-        return text + "."
-    peak = f"{shown.gpu.flops / 1e12:.0f} T bf16 FLOPs/s"
-    return f"{text}; GPU-hours on {shown.gpu.title} at {shown.mfu:.0%} of {peak}."
-
-
-def _grid(title: str, *columns: str) -> Table:
-    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left", title_style="bold")
-    grid.add_column("arm", style="cyan", no_wrap=True)
-    for column in columns:
-        grid.add_column(column, justify="right")
-    return grid
-
-
-def _sizes(loaded: LoadedExperiment, arms: Sequence[ResolvedArm], plans: Plans) -> Table:
-    columns = ("total\nparameters", "trainable\nparameters", "visual tokens\nan image", "text-stream\ntokens an image")
-    grid = _grid("Size [dim not bold](the paper's number in brackets)[/]", *columns)
-    for arm in arms:
-        plan, row = plans[arm.name], paper_row(loaded, arm) or {}
-        grid.add_row(
-            arm.name,
-            _beside(short_count(plan.total_parameters), row.get("total_params")),
-            _beside(short_count(plan.last.trainable_parameters), row.get("trainable_params")),
-            str(plan.visual_tokens_per_image),
-            str(plan.text_tokens_per_image),
-        )
-    return grid
-
-
-def _costs(arms: Sequence[ResolvedArm], plans: Plans, shown: Shown) -> Table:
-    timed = _timed(plans)
-    columns = ("forward\nFLOPs", "training\nFLOPs", "peak\nmemory", "bytes of a\ncheckpoint")
-    grid = _grid("Costs", *columns, *(("GPU-hours\na run",) if timed else ()))
-    for name, plan, stage in _rows(arms, plans):
-        cells = (flops(plan.flops), flops(stage.flops), size(stage.memory.peak), size(stage.checkpoint_bytes))
-        hours = stage.gpu_hours(mfu=shown.mfu, peak=shown.gpu.flops)
-        spent = f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"
-        grid.add_row(name, *cells, *((spent,) if timed else ()))
-    return grid
-
-
-def _rows(arms: Sequence[ResolvedArm], plans: Plans) -> Iterable[tuple[str, ModelPlan, StagePlan]]:
-    """(name, plan, stage) of each stage of each arm; stages are named where there are several."""
-    staged = any(len(plans[arm.name].stages) > 1 for arm in arms)
-    for arm in arms:
-        for stage in plans[arm.name].stages.values():
-            yield (f"{arm.name} {stage.name}" if staged else arm.name), plans[arm.name], stage
-
-
-def _flops(arms: Sequence[ResolvedArm], plans: Plans) -> Table:
-    first = next(iter(plans.values()))
-    parts = [p for p in first.forward_flops if any(plans[arm.name].forward_flops[p] for arm in arms)]
-    title = "FLOPs of a sample by part [dim not bold](forward / training)[/]"
-    grid = _grid(title, *(p.replace("_", "\n") for p in parts))
-    for name, plan, stage in _rows(arms, plans):
-        pairs = ((plan.forward_flops[p], stage.training_flops[p]) for p in parts)
-        grid.add_row(name, *(f"{flops(a)} / {flops(b)}" if a else "-" for a, b in pairs))
-    return grid
-
-
-_HOLDS: dict[str, Callable[[Any], int]] = {
-    "weights": lambda m: m.weights,
-    "gradients": lambda m: m.gradients,
-    "AdamW": lambda m: m.moments,
-    "kept\nactivations": lambda m: m.activations,
-    "transient": lambda m: m.transient,
-    "copies of\nweights": lambda m: m.copies,
-    "gathered": lambda m: m.gathered,
-}
-
-
-def _memory(arms: Sequence[ResolvedArm], plans: Plans) -> Table:
-    rows = list(_rows(arms, plans))
-    holds = {title: of for title, of in _HOLDS.items() if any(of(stage.memory) for *_, stage in rows)}
-    grid = _grid("Memory of a device by what it holds", *holds, "peak")
-    for name, _, stage in rows:
-        grid.add_row(name, *(size(of(stage.memory)) for of in holds.values()), size(stage.memory.peak))
-    return grid
-
-
-def _held(arms: Sequence[ResolvedArm], plans: Plans, shown: Shown) -> str:
-    """What the memory depends on, arms and stages that agree together."""
-    found: dict[str, str] = {}
-    for arm in arms:
-        for name, stage in arm.config.stages.items():
-            micro = stage.micro_batch_size or stage.batch_size
-            found[f"{arm.name} {name}"] = (
-                f"{micro} x {max(arm.config.data.sequence_length, plans[arm.name].sequence)} tokens, {stage.precision}"
-                f", {'with' if stage.gradient_checkpointing else 'no'} checkpointing"
-            )
-    groups = group_by_value(found)
-    held = groups_text(groups) if len(groups) > 1 else next(iter(found.values()))
-    shared = f"{shown.sharding} over {shown.shards} devices" if shown.shards > 1 else "not sharded"
-    return f"Micro-batch: {held}; {shared}. Gradients and activations do not peak together without accumulation."
-
-
-def _timed(plans: Plans) -> bool:
-    """Whether runs are long enough for a GPU's hours to mean anything."""
-    return any(stage.gpu_hours() >= 0.01 for plan in plans.values() for stage in plan.stages.values())
-
-
-def _by_part(arms: Sequence[ResolvedArm], plans: Plans) -> Table:
-    parts = [p for p in plans[arms[0].name].last.total if any(plans[a.name].last.total[p] for a in arms)]
-    title = "Parameters by part [dim not bold](* trained; in brackets how many are, where not all)[/]"
-    staged = any(len(plans[arm.name].stages) > 1 for arm in arms)
-    grid = _grid(title, *(p.replace("_", "\n") for p in parts), *(("trainable",) if staged else ()))
-    for name, _, stage in _rows(arms, plans):
-        sums = (short_count(stage.trainable_parameters),) if staged else ()
-        grid.add_row(name, *(_part(stage.total[p], stage.trainable[p]) for p in parts), *sums)
-    return grid
-
-
-def _matched(arms: Sequence[ResolvedArm], plans: Plans, shown: Shown) -> Iterable[Text]:
-    """Modules that carry adapters: how many, and the last part of their paths, or the paths."""
-    found: dict[str, list[str]] = {}
-    for arm in arms:
-        for stage in plans[arm.name].stages.values():
-            for backbone, modules in stage.matched.items():
-                if modules:
-                    kinds = ", ".join(dict.fromkeys(m.rpartition(".")[2] for m in modules))
-                    paths = "".join(f"\n    {path}" for path in _patterns(modules)) if shown.modules else ""
-                    found.setdefault(f"{backbone}: {len(modules)} modules ({kinds}){paths}", []).append(arm.name)
-    for text, names in found.items():
-        first, *paths = text.split("\n")
-        yield Text.assemble(("adapters on ", "bold"), first, (f"  in {', '.join(dict.fromkeys(names))}", "dim"))
-        yield from map(Text, paths)
-    yield Text()
-
-
-def _patterns(modules: Iterable[str]) -> list[str]:
-    """`model.layers.0-31.self_attn.q_proj (32)`: paths that differ only in the number of the layer, together."""
-    layers: dict[str, list[int]] = {}
-    for module in modules:
-        number = re.search(r"(?<=\.)\d+(?=\.)", module)
-        pattern = module[: number.start()] + "*" + module[number.end() :] if number else module
-        layers.setdefault(pattern, []).extend([int(number[0])] if number else [])
-    return [f"{path.replace('*', _span(n), 1)} ({len(n)})" if n else path for path, n in layers.items()]
-
-
-def _span(numbers: Sequence[int]) -> str:
-    """`0-31`, or one by one where some are missing."""
-    whole = len(numbers) == max(numbers) - min(numbers) + 1
-    return f"{min(numbers)}-{max(numbers)}" if whole else ",".join(map(str, numbers))
-
-
 def notes(loaded: LoadedExperiment, arms: Sequence[ResolvedArm], plans: Plans) -> Iterable[Any]:
     """Where a parameter count is not the paper's, and the arms' notes, which say why; once for arms that share it."""
     written: dict[tuple[str, ...], list[str]] = {}
@@ -319,7 +114,7 @@ def plan_warnings(plans: Plans) -> list[str]:
 
 def memory_warnings(plans: Plans, gpu: Gpu) -> list[str]:
     """Stages of long runs that do not fit a GPU of that kind."""
-    if not _timed(plans):
+    if not timed(plans):
         return []
     tight = {
         f"{name} {stage.name}": size(stage.memory.peak)
@@ -333,12 +128,6 @@ def memory_warnings(plans: Plans, gpu: Gpu) -> list[str]:
     return [f"more than the {size(gpu.memory)} of {gpu.title}: {where}; see --shards, --micro-batch, --checkpointing"]
 
 
-def paper_row(loaded: LoadedExperiment, arm: ResolvedArm) -> dict[str, Any] | None:
-    """The paper's row that the arm stands for."""
-    paper = loaded.experiment.paper
-    return find_row(paper.key, arm.cell) if paper and arm.cell else None
-
-
 def parse_count(text: str) -> float:
     """`"740M"` -> 740e6."""
     return float(text[:-1]) * _UNITS[text[-1]]
@@ -350,32 +139,6 @@ def rounding(text: str) -> float:
     decimals = len(digits.partition(".")[2])
     trailing = 0 if decimals else min(len(digits) - len(digits.rstrip("0")), max(len(digits) - 2, 0))
     return 0.5 * 10.0 ** (trailing - decimals) * _UNITS[text[-1]]
-
-
-def flops(value: float) -> str:
-    """`1.23e12` -> `1.2 T`."""
-    for unit, factor in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6)):
-        if value >= factor:
-            return f"{value / factor:.3g} {unit}"
-    return f"{value:.0f}"
-
-
-def size(value: float) -> str:
-    """Bytes as people read them."""
-    for unit, factor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if value >= factor:
-            return f"{value / factor:.3g} {unit}" if value < 1000 * factor else f"{value / factor:,.0f} {unit}"
-    return f"{value:.0f} B"
-
-
-def _part(total: int, trainable: int) -> str:
-    if trainable == total:
-        return f"{short_count(total)}*" if total else "-"
-    return short_count(total) + (f" ({short_count(trainable)})" if trainable else "")
-
-
-def _beside(ours: str, paper: str | None) -> str:
-    return f"{ours} [{paper}]".replace("[", "\\[") if paper else ours
 
 
 def _common(tables: Iterable[Mapping[str, str]]) -> list[tuple[str, str]]:
