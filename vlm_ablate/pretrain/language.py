@@ -15,7 +15,6 @@ from __future__ import annotations
 import itertools
 import random
 import re
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -99,14 +98,12 @@ def pretrain_language(
     tokenizer = train_tokenizer(itertools.islice(texts, recipe.tokenizer_documents), recipe.vocab_size)
     torch.manual_seed(recipe.seed)
     model = LlamaForCausalLM(_config(recipe, tokenizer))
-    started = time.perf_counter()
     sources = [wordnet_record(wordnet), *facts.licence_records(), *pictures.licence_records()]
     measured = _phases(model, tokenizer, recipe, documents(random.Random(f"train/{recipe.seed}"), wordnet), sources,
                        on_step)
     model.half().save_pretrained(out)
     tokenizer.save_pretrained(out)
-    measured |= {"seconds": round(time.perf_counter() - started),
-                 "tokens": recipe.total_steps * recipe.batch_size * recipe.sequence_length,
+    measured |= {"tokens": recipe.total_steps * recipe.batch_size * recipe.sequence_length,
                  "parameters": sum(p.numel() for p in model.parameters())}
     write_recipe(out, {"quality": quality, **asdict(recipe)}, sources, measured)
     return out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +22,7 @@ def phase(model: nn.Module, name: str, settings: dict[str, Any], train: Callable
         model: has the weights that the phase before left.
         name: of the phase, part of the file's name.
         settings: everything that decides the weights after this phase, those of earlier phases included.
-        train: trains and returns what it measured.
+        train: trains and returns what it measured; the seconds that it took are added.
 
     Raises:
         StorageError: the cache folder cannot be written.
@@ -32,7 +33,9 @@ def phase(model: nn.Module, name: str, settings: dict[str, Any], train: Callable
         load_model(model, path)
         with safe_open(path, "pt") as file:
             return json.loads(file.metadata()["measured"])
+    started = time.perf_counter()
     measured = train()
+    measured[f"{name.rsplit('-', 1)[-1]}_seconds"] = round(time.perf_counter() - started)
     with storage_errors("write", path):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")

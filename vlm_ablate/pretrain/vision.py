@@ -13,9 +13,9 @@ benchmark picture, question or answer does: pictures are composed from a stream 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import random
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -313,7 +313,7 @@ def pretrain_vision(
     out = out or STANDINS / "siglip-nano"
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
-    banks, started = text_banks(language), time.perf_counter()
+    banks = text_banks(language)
     total = recipe.steps + recipe.alignment_steps
     sources = [*pictures.licence_records(), *tables.licence_records(), *facts.licence_records()]
     settings = asdict(recipe) | {"sources": [s.to_dict() for s in sources], "language": _digest(banks)}
@@ -329,11 +329,25 @@ def pretrain_vision(
         _batches(recipe, "alignment", recipe.alignment_shares), recipe, recipe.alignment_steps,
         lambda step, *values: on_step(recipe.steps + step, total, *values),
     )))
+    standardise(encoder, itertools.islice(_batches(recipe, "standardisation", recipe.alignment_shares), 20))
     encoder.half().save_pretrained(out)
-    measured |= {"seconds": round(time.perf_counter() - started), "pictures": total * recipe.batch_size,
-                 "parameters": sum(p.numel() for p in encoder.parameters())}
+    measured |= {"pictures": total * recipe.batch_size, "parameters": sum(p.numel() for p in encoder.parameters())}
     write_recipe(out, asdict(recipe) | {"language": settings["language"]}, sources, measured)
     return out
+
+
+@torch.no_grad()
+def standardise(encoder: Idefics2VisionTransformer, batches: Iterable[tuple[Tensor, Regions]]) -> None:
+    """Fold into the last norm that features have mean 0, and root mean square 1 over all of them.
+
+    Readouts with a bias do not care; a norm without centring, as in resamplers, would see little but the mean.
+    """
+    features = torch.cat([encode(encoder, pixels).flatten(0, 1) for pixels, _ in batches])
+    mean = features.mean(0)
+    scale = (features - mean).pow(2).mean().rsqrt()
+    norm = encoder.post_layernorm
+    norm.bias.copy_((norm.bias - mean) * scale)
+    norm.weight.mul_(scale)
 
 
 def _digest(banks: dict[str, Tensor]) -> str:
