@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -122,7 +123,7 @@ def relabelled(scaled: Scaled, final: dict[str, Any]) -> Scaled:
         if before != after and path.split(".")[-1] != "mixture":
             name = identities(after)[0] if identities(after) else str(after)
             stand_ins[path] = f"{label.partition(' -> ')[0]} -> {name} (set by hand)"
-    values = {path: f"{v.partition(' -> ')[0]} -> {_at(final, path)}" for path, v in scaled.values.items()}
+    values = {path: f"{v.partition(' -> ')[0]} -> {_said(_at(final, path))}" for path, v in scaled.values.items()}
     return replace(scaled, stand_ins=stand_ins, values=values)
 
 
@@ -184,10 +185,15 @@ def _changed(before: dict[str, Any], after: dict[str, Any], parts: tuple[Path_, 
     """Dotted path -> "old -> new" of the plain values that differ, outside the exchanged parts."""
     old, new = flatten(before), flatten(after)
     return {
-        ".".join(path): f"{old[path]} -> {new[path]}"
+        ".".join(path): f"{_said(old[path])} -> {_said(new[path])}"
         for path in old
         if path in new and old[path] != new[path] and not any(path[: len(p)] == p for p in parts)
     }
+
+
+def _said(value: Any) -> str:
+    """A value in YAML's words."""
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
 
 
 def _split(path: Path_) -> Path_:
