@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
 from tests.tracking.conftest import Server
 from tests.tracking.specs import make_scores, make_spec
 from vlm_ablate.home import Home
-from vlm_ablate.tracking import delivery, schema
+from vlm_ablate.tracking import delivery, operations, schema
 from vlm_ablate.tracking.client_reader import ClientReader
 from vlm_ablate.tracking.logger import RunTracker, record_failure
 from vlm_ablate.tracking.records import read_history, read_records
@@ -174,3 +176,20 @@ def test_mlflow_knows_a_status_for_each_of_ours(home: Home, status: str) -> None
     RunTracker.start(make_spec(), home=home).finish(status)
     (run,) = ClientReader(home.tracking_uri)._search(["1"], "")
     assert run.info.status == schema.MLFLOW_STATUS[status] and run.info.end_time
+
+
+def test_runs_that_begin_together_share_their_data_set(home: Home) -> None:
+    """All find it missing and all insert it: the store lets one through, and the others must find it then."""
+    notices: list[str] = []
+    trackers = [RunTracker.start(make_spec(seed=k), home=home, notice=notices.append) for k in range(4)]
+    for round_ in range(6):
+        together = Barrier(len(trackers))
+
+        def apply(tracker: RunTracker, digest: str = f"digest-{round_}", together: Barrier = together) -> None:
+            together.wait()
+            tracker._delivery.writer.apply(operations.dataset("offline", digest, "pip"))
+
+        with ThreadPoolExecutor(len(trackers)) as pool:
+            list(pool.map(apply, trackers))
+    assert all(tracker.finish("finished") for tracker in trackers)
+    assert not notices

@@ -174,7 +174,13 @@ class RunWriter:
         from mlflow.entities import Dataset, DatasetInput
 
         entry = Dataset(operation["name"], operation["digest"], "local", operation["source"])
-        self.client.log_inputs(self.run_id, [DatasetInput(entry, [])])
+        try:
+            self.client.log_inputs(self.run_id, [DatasetInput(entry, [])])
+        except Exception as error:
+            # Runs that begin together all find the data set missing and all insert it; then it is there.
+            if "IntegrityError" not in str(error):
+                raise
+            self.client.log_inputs(self.run_id, [DatasetInput(entry, [])])
 
     def _status(self, operation: Operation) -> None:
         self.client.set_terminated(self.run_id, operation["status"], operation["end_ms"])
