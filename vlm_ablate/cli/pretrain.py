@@ -1,4 +1,4 @@
-"""`vlm-ablate pretrain language|vision`: make the shipped stand-ins again from their sources."""
+"""`vlm-ablate pretrain language|vision`: make the shipped stand-ins again from their sources; phases done are kept."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def language(
     steps: StepsOption = None,
     threads: ThreadsOption = 1,
 ) -> None:
-    """Pretrain the small Llama on dictionary glosses, country facts and described pictures (about 20 minutes)."""
+    """Pretrain the small Llama on dictionary glosses, country facts and described pictures (about 50 minutes)."""
     from dataclasses import replace
 
     import torch
@@ -56,7 +56,7 @@ def vision(
     steps: StepsOption = None,
     threads: ThreadsOption = 1,
 ) -> None:
-    """Pretrain the small SigLIP-type ViT on composed pictures and the names of what is in them (about 25 minutes)."""
+    """Pretrain the small SigLIP-type ViT on composed pictures and the names of what is in them (about 40 minutes)."""
     from dataclasses import replace
 
     import torch

@@ -93,7 +93,7 @@ def figure_seen(
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(11.0, 4.2))
-        figure.subplots_adjust(left=0.055, right=0.8, bottom=0.14, top=0.87, wspace=0.07)
+        figure.subplots_adjust(left=0.055, right=0.8, bottom=0.14, top=0.87, wspace=0.1)
         panels = figure.subplots(1, len(PANELS), sharey=True)
         for axes, (metric, name) in zip(panels, PANELS, strict=True):
             _panel(axes, report, found, metric)
