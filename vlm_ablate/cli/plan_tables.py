@@ -75,7 +75,7 @@ def _views(arms: Sequence[ResolvedArm], plans: Plans) -> str:
 def _sample(plans: Plans, shown: Shown) -> str:
     sample = next(iter(plans.values())).sample
     images = f"{sample.images} image{'s' * (sample.images > 1)}"
-    text = f"FLOPs of a sample with {images} and {sample.text_tokens} text tokens; memory of a device, with AdamW"
+    text = f"FLOPs of a sample with {images} and {sample.text_tokens} text tokens; memory of a device, with two moments of what is trained"
     if not timed(plans):
         return text + "."
     peak = f"{shown.gpu.flops / 1e12:.0f} T bf16 FLOPs/s"
