@@ -24,7 +24,7 @@ VISION = VisionRecipe(hidden=16, layers=1, heads=2, intermediate=16, batch_size=
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def own_home(offline_material: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Phases are kept in the cache of a home of its own."""
     monkeypatch.setenv("VLM_ABLATE_HOME", str(tmp_path / "home"))
     return tmp_path / "home"
