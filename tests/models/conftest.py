@@ -115,3 +115,20 @@ def mllama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = dict(TEXT, vocab_size=30, cross_attention_layers=[1])
     MllamaForConditionalGeneration(MllamaConfig(vision_config=vision, text_config=text)).save_pretrained(folder)
     return folder
+
+
+TINY_TEXT = dict(
+    hidden_size=128, intermediate_size=320, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2
+)  # fmt: skip
+TINY_VISION = dict(
+    hidden_size=64, intermediate_size=160, num_hidden_layers=3, num_attention_heads=4, image_size=64, patch_size=8
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """Folders of a vision tower and a language model, large enough for activations to count."""
+    folder = tmp_path_factory.mktemp("tiny")
+    SiglipVisionModel(SiglipVisionConfig(**TINY_VISION)).save_pretrained(folder / "vision")
+    save_lm(folder / "language", LlamaConfig(**TINY_TEXT, tie_word_embeddings=False), padded=1000)
+    return {part: {"name": "hf", "id": str(folder / part)} for part in ("vision", "language")}

@@ -75,7 +75,7 @@ def _views(arms: Sequence[ResolvedArm], plans: Plans) -> str:
 def _sample(plans: Plans, shown: Shown) -> str:
     sample = next(iter(plans.values())).sample
     images = f"{sample.images} image{'s' * (sample.images > 1)}"
-    text = f"FLOPs of a sample with {images} and {sample.text_tokens} text tokens; memory of a device, with two moments of what is trained"
+    text = f"FLOPs of a sample with {images} and {sample.text_tokens} text tokens; memory of a device, with two moments"
     if not timed(plans):
         return text + "."
     peak = f"{shown.gpu.flops / 1e12:.0f} T bf16 FLOPs/s"
@@ -139,7 +139,7 @@ def _flops(arms: Sequence[ResolvedArm], plans: Plans) -> Table:
 _HOLDS: dict[str, Callable[[Any], int]] = {
     "weights": lambda m: m.weights,
     "gradients": lambda m: m.gradients,
-    "AdamW": lambda m: m.moments,
+    "moments": lambda m: m.moments,
     "kept\nactivations": lambda m: m.activations,
     "transient": lambda m: m.transient,
     "copies of\nweights": lambda m: m.copies,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -68,19 +68,30 @@ def load_trainable_state_dict(
         ModelError: the state is of another configuration.
     """
     restore_adapters(vlm, metadata)
+    fill(vlm, tensors, trainable_state_dict(vlm), fault="the checkpoint is of another configuration")
+    vlm.touched |= {name.replace(".base_layer", "") for name in tensors}
+
+
+@torch.no_grad()
+def fill(vlm: VLM, tensors: Mapping[str, Tensor], needed: Iterable[str], *, fault: str) -> None:
+    """Copy `tensors` into the parameters and buffers of those names.
+
+    Args:
+        vlm: changed in place.
+        tensors: by this package's names.
+        needed: names that must be among them.
+        fault: how the error begins when they do not fit.
+
+    Raises:
+        ModelError: names are missing or surplus, or shapes differ; nothing was copied then.
+    """
     own = dict(vlm.named_parameters()) | dict(vlm.named_buffers())
-    surplus = sorted(set(tensors) - set(own))
-    missing = sorted(set(trainable_state_dict(vlm)) - set(tensors))
+    missing, surplus = sorted(set(needed) - set(tensors)), sorted(set(tensors) - set(own))
     shapes = [n for n, t in tensors.items() if n in own and own[n].shape != t.shape]
     if surplus or missing or shapes:
-        raise ModelError(
-            f"the checkpoint is of another configuration: surplus {surplus[:3]}, missing {missing[:3]},"
-            f" of another shape {shapes[:3]}"
-        )
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            own[name].copy_(tensor)
-    vlm.touched |= {name.replace(".base_layer", "") for name in tensors}
+        raise ModelError(f"{fault}: missing {missing[:3]}, surplus {surplus[:3]}, of another shape {shapes[:3]}")
+    for name, tensor in tensors.items():
+        own[name].copy_(tensor)
 
 
 def restore_adapters(vlm: VLM, metadata: Mapping[str, str] | None) -> None:

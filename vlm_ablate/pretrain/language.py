@@ -69,7 +69,7 @@ class LanguageRecipe:
     def until(self, phase: str) -> dict[str, Any]:
         """The fields that decide the weights after `phase`."""
         later = {"language": ("answering", "looking", "slot"), "answering": ("looking", "slot"), "looking": ()}[phase]
-        return {key: value for key, value in asdict(self).items() if not key.startswith(later or ("-",))}
+        return {key: value for key, value in asdict(self).items() if not key.startswith(later)}
 
 
 RECIPES: dict[Quality, LanguageRecipe] = {
@@ -117,10 +117,9 @@ def _phases(
 
     def run(name: str, batches: Iterator[tuple[Tensor, Tensor]], steps: int, rate: float, done: int) -> dict:
         settings = {"recipe": recipe.until(name), "sources": [s.to_dict() for s in sources]}
-        report = lambda step, loss: on_step(done + step, recipe.total_steps, loss)  # noqa: E731
-        return phase(model, f"llama-nano-{name}", settings, lambda: {
-            f"{name}_loss": round(_train(model, batches, recipe, steps, rate, report), 4)
-        })
+        return phase(model, f"llama-nano-{name}", settings, lambda: {f"{name}_loss": round(_train(
+            model, batches, recipe, steps, rate, lambda step, loss: on_step(done + step, recipe.total_steps, loss)
+        ), 4)})
 
     packed = _batches(recipe, tokenizer, language, everything=True)
     measured = run("language", packed, recipe.steps, recipe.learning_rate, 0)

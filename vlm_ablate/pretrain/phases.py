@@ -18,6 +18,8 @@ from vlm_ablate.home import Home, storage_errors
 def phase(model: nn.Module, name: str, settings: dict[str, Any], train: Callable[[], dict[str, float]]) -> dict:
     """Train `model` in place by calling `train`, or load what the same phase left when it was run before.
 
+    The code is no part of `settings`: whoever changes it removes the `pretrain` folder of the cache.
+
     Args:
         model: has the weights that the phase before left.
         name: of the phase, part of the file's name.

@@ -16,7 +16,7 @@ class Sharding(StrEnum):
     """What the devices of a group hold a share of instead of the whole (ZeRO, arXiv:1910.02054)."""
 
     zero1 = "zero1"
-    """AdamW's moments."""
+    """The optimiser's moments."""
     zero2 = "zero2"
     """Moments and gradients."""
     zero3 = "zero3"
@@ -49,7 +49,7 @@ class MemoryPlan:
     weights: int
     """Parameters and buffers, in fp32 or (a language model that no stage trains in full) in bf16; a share of them."""
     moments: int
-    """AdamW's two fp32 moments of every trained parameter; a share of them."""
+    """Two fp32 moments of every trained parameter, as AdamW keeps (Muon keeps one of a matrix); a share of them."""
     gradients: int
     """fp32 gradients of every trained parameter; a share of them."""
     activations: int

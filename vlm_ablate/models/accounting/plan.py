@@ -32,7 +32,7 @@ class StagePlan:
     """Part -> operations per sample, forward and backward, recomputation under checkpointing included."""
     memory: MemoryPlan
     checkpoint_bytes: int
-    """A resumable checkpoint: new and trained parameters in fp32 and AdamW's two moments."""
+    """A resumable checkpoint: new and trained parameters in fp32 and two moments (Muon keeps one of a matrix)."""
     samples: int
     """Steps times batch size."""
 

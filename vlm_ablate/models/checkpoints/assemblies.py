@@ -38,6 +38,17 @@ def _paligemma(config: PretrainedConfig, id: str) -> Parts:
     }
 
 
+def _resampler(perceiver: PretrainedConfig) -> dict[str, Any]:
+    """What the resamplers of both Idefics families are described by."""
+    return {
+        "name": "perceiver",
+        "latents": perceiver.resampler_n_latents,
+        "depth": perceiver.resampler_depth,
+        "heads": perceiver.resampler_n_heads,
+        "head_dim": perceiver.resampler_head_dim,
+    }
+
+
 def _idefics(config: PretrainedConfig, id: str) -> Parts:
     if not config.use_resampler:
         raise ModelError(f"{id!r} has no resampler: its blocks read the patches themselves, which no connector gives")
@@ -45,11 +56,7 @@ def _idefics(config: PretrainedConfig, id: str) -> Parts:
     return {
         "vision": {"name": "hf", "id": id, "class_token": "keep"},
         "connector": {
-            "name": "perceiver",
-            "latents": perceiver.resampler_n_latents,
-            "depth": perceiver.resampler_depth,
-            "heads": perceiver.resampler_n_heads,
-            "head_dim": perceiver.resampler_head_dim,
+            **_resampler(perceiver),
             "kv_heads": perceiver.resampler_n_heads,
             "qk_norm": perceiver.qk_layer_norms_perceiver,
             "projection": "none",
@@ -87,11 +94,7 @@ def _idefics2(config: PretrainedConfig, id: str) -> Parts:
     return {
         "vision": {"name": "siglip-native", "id": id, "patches": "full"},
         "connector": {
-            "name": "perceiver",
-            "latents": perceiver.resampler_n_latents,
-            "depth": perceiver.resampler_depth,
-            "heads": perceiver.resampler_n_heads,
-            "head_dim": perceiver.resampler_head_dim,
+            **_resampler(perceiver),
             "kv_heads": perceiver.num_key_value_heads,
             "norm_eps": perceiver.rms_norm_eps,
         },

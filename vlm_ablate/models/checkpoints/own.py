@@ -29,7 +29,7 @@ from vlm_ablate.home import storage_errors
 from vlm_ablate.models.adapters import merge_adapters
 from vlm_ablate.models.checkpoints.exporting import plain_tensors
 from vlm_ablate.models.hub import OWN_DESCRIPTION, opened_tensors, quietly, resolve
-from vlm_ablate.models.trained_state import adapter_metadata, restore_adapters
+from vlm_ablate.models.trained_state import adapter_metadata, fill, restore_adapters
 from vlm_ablate.models.vision.hub import HubVisionEncoder
 from vlm_ablate.models.vision.siglip import NativeSiglip
 from vlm_ablate.models.vlm import VLM, build_vlm
@@ -127,20 +127,10 @@ def load_checkpoint(folder: str | Path, *, device: torch.device | str = "cpu") -
     vlm = build_vlm(_located(description.model, folder), description.image)
     tensors, metadata = _read(folder)
     restore_adapters(vlm, metadata)
-    own = {**dict(vlm.named_parameters()), **dict(vlm.named_buffers())}
     parts = (_LANGUAGE, *((_VISION,) if (folder / "vision").is_dir() else ()))
     kept = vlm.state_dict().keys()
     needed = {n for n in kept if "lora_" in n or not n.startswith(parts)}
-    missing, surplus = sorted(needed - tensors.keys()), sorted(tensors.keys() - own.keys())
-    shapes = [n for n, t in tensors.items() if n in own and own[n].shape != t.shape]
-    if missing or surplus or shapes:
-        raise ModelError(
-            f"{folder / TENSORS} does not fit {OWN_DESCRIPTION}: missing {missing[:3]}, surplus {surplus[:3]},"
-            f" of another shape {shapes[:3]}"
-        )
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            own[name].copy_(tensor)
+    fill(vlm, tensors, needed, fault=f"{folder / TENSORS} does not fit {OWN_DESCRIPTION}")
     return vlm.to(device).eval().requires_grad_(False)
 
 

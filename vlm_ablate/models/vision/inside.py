@@ -17,7 +17,7 @@ from transformers import (
 from vlm_ablate.errors import ModelError
 from vlm_ablate.models.hub import read_tensors, tensor_names
 
-_CLIP_FIELDS = (
+TOWER_FIELDS = (
     "hidden_size",
     "intermediate_size",
     "num_hidden_layers",
@@ -29,8 +29,9 @@ _CLIP_FIELDS = (
     "layer_norm_eps",
     "attention_dropout",
     "initializer_range",
-    "initializer_factor",
 )
+"""What a CLIP or SigLIP tower is described by."""
+_CLIP_FIELDS = (*TOWER_FIELDS, "initializer_factor")
 
 
 def tower_config(full: PretrainedConfig) -> PretrainedConfig | None:

@@ -16,22 +16,10 @@ from vlm_ablate.errors import ModelError
 from vlm_ablate.models.hub import config_folder, read_config, read_tensors, stand_in, tensor_names
 from vlm_ablate.models.vision.base import VisionEncoder, VisionFeatures
 from vlm_ablate.models.vision.hub import normalisation
+from vlm_ablate.models.vision.inside import TOWER_FIELDS
 from vlm_ablate.models.vision.patches import patch_mask
 
 _POSITIONS = "embeddings.position_embedding.weight"
-_FIELDS = (
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_channels",
-    "image_size",
-    "patch_size",
-    "hidden_act",
-    "layer_norm_eps",
-    "attention_dropout",
-    "initializer_range",
-)
 
 
 class NativeSiglip(VisionEncoder):
@@ -128,7 +116,7 @@ def native_config(config: PretrainedConfig, image_size: int | None) -> Idefics2V
     kind = vision.model_type
     if not any(name in kind for name in ("siglip", "idefics2", "idefics3", "smolvlm")) or "siglip2" in kind:
         raise ModelError(f"siglip-native needs a SigLIP tower; this is {kind!r}")
-    values = {name: getattr(vision, name) for name in _FIELDS if hasattr(vision, name)}
+    values = {name: getattr(vision, name) for name in TOWER_FIELDS if hasattr(vision, name)}
     values["image_size"] = image_size or values["image_size"]
     return Idefics2VisionConfig(**values)
 
