@@ -167,6 +167,11 @@ class Home:
         return self.root / "runs"
 
     @property
+    def assets(self) -> Path:
+        """Pictures and documents that were fetched."""
+        return self.root / "assets"
+
+    @property
     def cache(self) -> Path:
         """What can be thrown away and made again."""
         return self.root / "cache"

@@ -1,0 +1,100 @@
+"""Which Debian packages are read, and where they lie once fetched."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+
+from vlm_ablate.data.offline.assets import AssetRecord
+from vlm_ablate.errors import AssetMissing
+from vlm_ablate.home import Home
+
+Collection = Literal["stamps", "clip_art", "maps", "documents"]
+COLLECTIONS: tuple[Collection, ...] = get_args(Collection)
+
+MANIFEST = "manifest.json"
+"""Beside a package's files; written last, so that a folder with one is whole."""
+
+
+@dataclass(frozen=True)
+class Package:
+    """One package: what was tried, under which terms, and what of it is kept."""
+
+    name: str
+    collection: Collection
+    version: str
+    pool: str
+    """Path below a mirror's root."""
+    bytes: int
+    sha256: str
+    licence: str
+    attribution: str
+    keep: tuple[str, ...]
+    """Patterns of the files to unpack; `**` stands for any folders."""
+
+    def folder(self, home: Home | None = None) -> Path:
+        """Where its files lie, below which they keep the paths that they have in the package."""
+        return (home or Home.default()).assets / "debian" / self.name
+
+    def manifest(self, home: Home | None = None) -> dict[str, Any] | None:
+        """What was fetched: version, SHA-256 of the .deb, number of files; None where it was not."""
+        try:
+            return json.loads((self.folder(home) / MANIFEST).read_text())
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+
+@cache
+def catalogue() -> dict[str, Package]:
+    """Name -> package, of all collections."""
+    found = {}
+    for collection, entry in yaml.safe_load((files("vlm_ablate") / "assets/debian.yaml").read_text()).items():
+        for name, fields in entry["packages"].items():
+            found[name] = Package(name, collection, **{**fields, "keep": tuple(fields["keep"])})
+    return found
+
+
+def packages(collection: Collection) -> list[Package]:
+    """The packages of a collection."""
+    return [package for package in catalogue().values() if package.collection == collection]
+
+
+def summary(collection: Collection) -> str:
+    """One line that says what a collection holds."""
+    return yaml.safe_load((files("vlm_ablate") / "assets/debian.yaml").read_text())[collection]["summary"]
+
+
+def folders(collection: Collection) -> list[Path]:
+    """The folders of a collection's fetched packages, in the catalogue's order.
+
+    Raises:
+        AssetMissing: one was not fetched; the message gives the command that fetches it.
+    """
+    missing = [p.name for p in packages(collection) if p.manifest() is None]
+    if missing:
+        raise AssetMissing(
+            f"{collection.replace('_', ' ')} are not on this machine: {', '.join(missing)} was not fetched",
+            hint=f"run `vlm-ablate data fetch {collection}`",
+        )
+    return [package.folder() for package in packages(collection)]
+
+
+def licence_records(collection: Collection) -> list[AssetRecord]:
+    """Provenance of a collection: version and SHA-256 are those of the fetched .deb files.
+
+    Raises:
+        AssetMissing: one was not fetched.
+    """
+    folders(collection)
+    records = []
+    for package in packages(collection):
+        manifest = package.manifest() or {}
+        records.append(AssetRecord(collection.replace("_", " "), package.name, manifest["version"], package.licence,
+                                   package.attribution, manifest["sha256"]))
+    return records
