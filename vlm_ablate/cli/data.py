@@ -9,6 +9,7 @@ import typer
 
 from vlm_ablate.cli import docmatix
 from vlm_ablate.cli.console import ScaleOption, SetOption
+from vlm_ablate.cli.fetch import fetch
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Data sources and the material on this machine.", no_args_is_help=True)
 
 app.command("build-docmatix")(docmatix.build_docmatix)
+app.command("fetch")(fetch)
 
 FileArgument = Annotated[Path, typer.Argument(help="Experiment file.")]
 StageOption = Annotated[str | None, typer.Option("--stage", help="Begin where this stage begins; default: the first.")]

@@ -16,6 +16,7 @@ from pathlib import Path
 from vlm_ablate.data.offline import reading as reading_task
 from vlm_ablate.data.offline.assets import AssetRecord, file_sha256
 from vlm_ablate.data.offline.canvas import COLOURS
+from vlm_ablate.data.offline.debian.catalogue import catalogue
 from vlm_ablate.data.offline.facts import Country, ascii_fold, countries
 from vlm_ablate.data.offline.knowledge import ask_country
 from vlm_ablate.data.offline.pictures import flags, things
@@ -62,7 +63,8 @@ def read_glosses(wordnet: Path) -> list[str]:
         path = wordnet / name
         if not path.exists():
             raise AssetMissing(
-                f"no WordNet data file {path}", hint="install WordNet 3.0 (Debian: wordnet-base) and pass its folder"
+                f"no WordNet data file {path}",
+                hint="run `vlm-ablate data fetch wordnet`, or pass the folder of WordNet 3.0",
             )
         for line in path.read_text(encoding="utf-8").splitlines():
             if line.startswith("  "):
@@ -76,15 +78,17 @@ def read_glosses(wordnet: Path) -> list[str]:
 
 
 def wordnet_folder() -> Path:
-    """The folder of an installed WordNet.
+    """The folder of an installed or fetched WordNet.
 
     Raises:
-        AssetMissing: none of the usual folders exists.
+        AssetMissing: there is none.
     """
-    for folder in WORDNET_FOLDERS:
-        if Path(folder, "data.noun").exists():
-            return Path(folder)
-    raise AssetMissing("WordNet is not installed", hint="install Debian's wordnet-base, or pass --wordnet FOLDER")
+    fetched = catalogue()["wordnet-base"].folder() / "usr/share/wordnet"
+    for folder in (*map(Path, WORDNET_FOLDERS), fetched):
+        if (folder / "data.noun").exists():
+            return folder
+    raise AssetMissing("WordNet is not on this machine",
+                       hint="run `vlm-ablate data fetch wordnet`, or pass --wordnet FOLDER")
 
 
 def wordnet_record(wordnet: Path) -> AssetRecord:

@@ -15,7 +15,7 @@ from vlm_ablate.data.offline.assets import AssetRecord
 from vlm_ablate.errors import AssetMissing
 from vlm_ablate.home import Home
 
-Collection = Literal["stamps", "clip_art", "maps", "documents"]
+Collection = Literal["stamps", "clip_art", "maps", "documents", "wordnet"]
 COLLECTIONS: tuple[Collection, ...] = get_args(Collection)
 
 MANIFEST = "manifest.json"
@@ -36,7 +36,7 @@ class Package:
     licence: str
     attribution: str
     keep: tuple[str, ...]
-    """Patterns of the files to unpack; `**` stands for any folders."""
+    """Patterns of the files to unpack; `*` stands for folders too."""
 
     def folder(self, home: Home | None = None) -> Path:
         """Where its files lie, below which they keep the paths that they have in the package."""

@@ -1,0 +1,92 @@
+"""`vlm-ablate data fetch`: the richer pictures, maps and documents of the workstation scale."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vlm_ablate.cli.console import HomeOption
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vlm_ablate.data.offline.debian.catalogue import Collection, Package
+    from vlm_ablate.data.offline.debian.fetch import Fetched
+    from vlm_ablate.home import Home
+
+MIB = 2**20
+
+
+def fetch(
+    collections: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="COLLECTION", help="stamps, clip_art, maps, documents, wordnet. Default: the first "
+                       "four, which the workstation scale uses."),
+    ] = None,
+    debs: Annotated[Path | None, typer.Option("--debs", help="Folder with .deb files that are there already.")] = None,
+    mirror: Annotated[
+        str | None, typer.Option("--mirror", metavar="URL", help="Debian mirror to ask instead of apt-get.")
+    ] = None,
+    show: Annotated[bool, typer.Option("--list", help="Show what there is and what is here; fetch nothing.")] = False,
+    home: HomeOption = None,
+) -> None:
+    """Fetch packages of Debian as data: photos with sentences, clip art, maps, real pages. Nothing is installed."""
+    from vlm_ablate.data.offline.debian.catalogue import COLLECTIONS, packages
+    from vlm_ablate.errors import UnknownNameError
+    from vlm_ablate.home import Home
+
+    place = Home(Path(home).absolute()) if home else Home.default()
+    for name in collections or ():
+        if name not in COLLECTIONS:
+            raise UnknownNameError("collection", name, COLLECTIONS)
+    if show:
+        _list([c for c in COLLECTIONS if not collections or c in collections], place)
+        return
+    wanted = [p for c in collections or [c for c in COLLECTIONS if c != "wordnet"] for p in packages(c)]
+    _fetch(wanted, place, debs, mirror)
+
+
+def _fetch(wanted: Sequence[Package], home: Home, debs: Path | None, mirror: str | None) -> None:
+    """All of them, with a bar over the bytes and a line for each."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from vlm_ablate.cli.console import err, out
+    from vlm_ablate.data.offline.debian.fetch import fetch
+
+    console = err()
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, TextColumn("{task.fields[info]}"), console=console, transient=True,
+                  disable=not console.is_terminal) as bar:
+        for package in wanted:
+            task = bar.add_task(package.name, total=package.bytes, info="")
+            found = fetch(package, home=home, debs=debs, mirror=mirror,
+                          progress=lambda what, done, task=task: bar.update(task, completed=done, info=what))
+            bar.remove_task(task)
+            out().print(_line(found, home), soft_wrap=True)
+
+
+def _line(found: Fetched, home: Home) -> str:
+    tried = "" if found.as_tried else f"  (tried with {found.package.version}; this one was not compared)"
+    what, package = "fetched" if found.fresh else "is here", found.package
+    where = package.folder(home)
+    return f"{what}  {package.name} {found.version}  {found.files:,} files  {package.licence}  {where}{tried}"
+
+
+def _list(collections: Sequence[Collection], home: Home) -> None:
+    from rich.table import Table
+
+    from vlm_ablate.cli.console import out
+    from vlm_ablate.data.offline.debian.catalogue import packages, summary
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("collection", "package", "MiB", "licence", "here", "what it holds"):
+        table.add_column(column, justify="right" if column == "MiB" else "left")
+    for collection in collections:
+        title, says = collection, summary(collection)
+        for package in packages(collection):
+            here = (package.manifest(home) or {}).get("version", "-")
+            table.add_row(title, package.name, f"{package.bytes / MIB:.1f}", package.licence, here, says)
+            title = says = ""
+    out().print(table)
