@@ -173,6 +173,14 @@ def test_unknown_scale(write: Write) -> None:
 def test_unknown_arm(write: Write) -> None:
     with pytest.raises(UnknownNameError, match=r"unknown arm 'two'.*\n.*known: one, three"):
         load_experiment(write(), scale="tiny").specs(arms=["two"])
+    with pytest.raises(UnknownNameError, match=r"unknown arm 'tree'\n.*did you mean 'three'\? known: one, three"):
+        load_experiment(write(), scale="tiny", sets=["model.connector.no_such_key=1"], arms=["one", "tree"])
+
+
+def test_arms_of_a_file_that_has_none(write: Write) -> None:
+    file = write(("arms:\n  one: {cell", "arms: none\nother:\n  one: {cell"))
+    with pytest.raises(ConfigError, match="arms: must be a mapping"):
+        load_experiment(file, scale="tiny", arms=["one"])
 
 
 @pytest.mark.parametrize(
@@ -195,8 +203,22 @@ def test_bad_setting_is_named(write: Write, setting: str, message: str) -> None:
 
 def test_setting_that_fits_some_arms_only_names_the_others(write: Write) -> None:
     file = write(("set: {model.connector.depth: 1}", "set: {model.connector: linear}"))
-    (found,) = problems(file, sets=("model.connector.latents=4",))
-    assert "unknown key" in found and ", in one" in found
+    with pytest.raises(ConfigError) as caught:
+        load_experiment(file, scale="tiny", sets=("model.connector.latents=4",))
+    (found,) = caught.value.problems
+    assert str(found).startswith("--set model.connector.latents=4: model.connector.latents: does not fit one: unknown")
+    assert caught.value.hint == "--arms restricts a setting to the arms that it fits: --arms three"
+
+
+def test_setting_that_fits_no_arm_names_none(write: Write) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_experiment(write(), scale="tiny", sets=("model.connector.latents=none",))
+    assert "does not fit" not in str(caught.value) and caught.value.hint is None
+
+
+def test_value_that_a_setting_makes_unfit_is_the_settings(write: Write) -> None:
+    (found,) = problems(write(), sets=("stages.pretrain.micro_batch_size=3",))
+    assert found.startswith("--set stages.pretrain.micro_batch_size=3: stages.pretrain: micro_batch_size 3 does not")
 
 
 @pytest.mark.parametrize(

@@ -78,8 +78,8 @@ def print_error(error: VlmAblateError) -> None:
             near = f"  did you mean {problem.nearest!r}?" if problem.nearest else ""
             message = Text.assemble(problem.message, (near, "green"))
             console.print(Padding(message, (0, 0, 0, 4)) if not whole else Text("    ") + message, soft_wrap=whole)
-        return
-    console.print(Text.assemble(("error: ", "bold red"), error.message), soft_wrap=whole)
+    else:
+        console.print(Text.assemble(("error: ", "bold red"), error.message), soft_wrap=whole)
     if error.hint:
         # A hint may be a command to copy, which a line break would split.
         console.print(Text.assemble(("hint: ", "green"), error.hint), soft_wrap=True)
