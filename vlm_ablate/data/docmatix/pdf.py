@@ -36,6 +36,21 @@ class UnreadablePdf(DataError):
 
 
 @dataclass(frozen=True)
+class Word:
+    """A word as printed, between blanks. Lengths as those of its line."""
+
+    text: str
+    left: float
+    bottom: float
+    right: float
+    top: float
+    bold: bool
+    mono: bool
+    whole: bool
+    """False: a half of a divided word, or a footnote's mark."""
+
+
+@dataclass(frozen=True)
 class Line:
     """A line of text on a page. Lengths are in points, the origin is the page's lower left corner."""
 
@@ -49,6 +64,8 @@ class Line:
     bold: bool
     mono: bool
     """A fixed-pitch face: usually code."""
+    words: tuple[Word, ...] = ()
+    """Where they were asked for (see `words.read_words`)."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +91,19 @@ def opened(data: bytes) -> Iterator[pypdfium2.PdfDocument]:
     Raises:
         UnreadablePdf: it is encrypted, damaged, or has no page.
     """
+    document = open_pdf(data)
+    try:
+        yield document
+    finally:
+        document.close()
+
+
+def open_pdf(data: bytes) -> pypdfium2.PdfDocument:
+    """As `opened`, for whoever keeps it open.
+
+    Raises:
+        UnreadablePdf: it is encrypted, damaged, or has no page.
+    """
     import pypdfium2
     import pypdfium2.raw as raw
 
@@ -82,12 +112,10 @@ def opened(data: bytes) -> Iterator[pypdfium2.PdfDocument]:
     except pypdfium2.PdfiumError as error:
         locked = getattr(error, "err_code", None) == raw.FPDF_ERR_PASSWORD
         raise UnreadablePdf("encrypted" if locked else "corrupt", str(error)) from error
-    try:
-        if not len(document):
-            raise UnreadablePdf("empty", "it has no page")
-        yield document
-    finally:
+    if not len(document):
         document.close()
+        raise UnreadablePdf("empty", "it has no page")
+    return document
 
 
 def draw_page(page: pypdfium2.PdfPage, dpi: int, image_format: str = "png") -> bytes:
