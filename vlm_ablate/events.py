@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,6 +33,15 @@ class RunStarted(Event):
     steps: int
     """Optimiser steps over all stages."""
     resumed_step: int = 0
+
+
+@dataclass(frozen=True)
+class Preparing(Event):
+    """Something that is made once and kept, before or between training and answering."""
+
+    what: str
+    done: int
+    total: int
 
 
 @dataclass(frozen=True)
@@ -100,6 +113,43 @@ Reporter = Callable[[Event], None]
 
 def silent(event: Event) -> None:
     """A reporter that drops everything."""
+
+
+# Material is made deep inside sources and benchmarks, on first use; whoever started the work hears of it here.
+_listener: ContextVar[Callable[[str, int, int], None] | None] = ContextVar("listener", default=None)
+
+
+@contextmanager
+def listening(listener: Callable[[str, int, int], None]) -> Iterator[None]:
+    """Within this block, and this thread, `listener(what, done, total)` hears what is being prepared."""
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
+
+def preparing(what: str, done: int, total: int) -> None:
+    """Tell whoever listens that `done` of `total` parts of `what` are made."""
+    listener = _listener.get()
+    if listener is not None:
+        listener(what, done, total)
+
+
+@dataclass
+class Throttle:
+    """True when `interval` seconds have passed since it was last true."""
+
+    interval: float = 0.2
+    _last: float = -math.inf
+
+    def __call__(self) -> bool:
+        """Whether it is time again."""
+        now = time.monotonic()
+        if now - self._last < self.interval:
+            return False
+        self._last = now
+        return True
 
 
 @dataclass(frozen=True)

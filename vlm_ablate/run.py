@@ -18,11 +18,14 @@ from vlm_ablate.errors import AssetMissing, Diverged, StorageError, TrackingErro
 from vlm_ablate.evaluation.record import ScoreRecord
 from vlm_ablate.events import (
     Notice,
+    Preparing,
     Reporter,
     RunFinished,
     RunOutcome,
     RunStarted,
     Status,
+    Throttle,
+    listening,
     silent,
 )
 from vlm_ablate.finished import WEIGHTS_FILE
@@ -111,11 +114,12 @@ class _Run:
         self.started = time.monotonic()
         self._skips: list[Skips] = []
         self._sizes: dict[str, float] = {}
+        self._due = Throttle()
         self.tracker = RunTracker.start(spec, home=home, tracking_uri=tracking_uri, notice=self._notice)
 
     def complete(self) -> RunOutcome:
         """Everything, ending in an outcome."""
-        with self.tracker:
+        with self.tracker, listening(self._preparing):
             try:
                 return self._end("finished", scores=self._work())
             except Interrupted as stop:
@@ -137,12 +141,14 @@ class _Run:
         self.tracker.log_artifact(self.folder.artifacts / schema.CONFIG_FILE)
         scoring = Scoring(self.spec, self.folder, self.reporter)  # a missing asset shows now, not after training
         mixture = build_mixture(config.data, self.spec.seeds.data)
-        self._record_origins(mixture)
+        self._record_origins(mixture, scoring)
         flops = self._record_plan()  # parts that do not fit show now, before weights are read
         if config.model.init_from:
             self.tracker.set_tags({schema.INIT_FROM: started_from(config.model.init_from)})
         device = training_device()
         half = device.type == "cuda" and language_in_bf16(config.stages.values())
+        for source in mixture.sources:
+            source.prepare()
         vlm = build_vlm(
             config.model,
             config.data.image,
@@ -200,6 +206,10 @@ class _Run:
             measure=measure if curve else None,
         )
 
+    def _preparing(self, what: str, done: int, total: int) -> None:
+        if self._due() or done == total:
+            self.reporter(Preparing(self.spec.hash, what, done, total))
+
     # --- recording ----------------------------------------------------------------------------------------------------
 
     def _track(self, metrics: StepMetrics) -> None:
@@ -212,9 +222,10 @@ class _Run:
         self.tracker.log_metrics(values | _seen_metrics(metrics.seen), metrics.step)
         self._record_sizes()
 
-    def _record_origins(self, mixture: Any) -> None:
+    def _record_origins(self, mixture: Any, scoring: Scoring) -> None:
         fingerprint = data_fingerprint(mixture)
-        licences = {str(r.to_dict()): r.to_dict() for source in mixture.sources for r in source.licences}
+        records = [r for source in mixture.sources for r in source.licences] + scoring.licences
+        licences = {str(r.to_dict()): r.to_dict() for r in records}
         self.tracker.set_tags({schema.DATA_FINGERPRINT: fingerprint, schema.LICENCES: list(licences.values())})
         for name, source in zip(mixture.names, mixture.sources, strict=True):
             self.tracker.log_dataset(name, source.fingerprint)

@@ -2,38 +2,22 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import islice
 
 from vlm_ablate.artifacts import EXAMPLES_PER_BENCHMARK, Answered
 from vlm_ablate.config.components import benchmarks
 from vlm_ablate.config.evaluation import BenchmarkEntry
 from vlm_ablate.config.spec import RunSpec
+from vlm_ablate.data.offline.assets import AssetRecord
 from vlm_ablate.evaluation.benchmarks.base import Benchmark
 from vlm_ablate.evaluation.evaluate import evaluate
 from vlm_ablate.evaluation.predictions import read_predictions
 from vlm_ablate.evaluation.record import ScoreRecord
-from vlm_ablate.events import EvaluationProgress, Reporter
+from vlm_ablate.events import EvaluationProgress, Reporter, Throttle
 from vlm_ablate.home import RunFolder
 from vlm_ablate.models.vlm import VLM
 from vlm_ablate.tracking import schema
-
-
-@dataclass
-class _Throttle:
-    """Lets an event through when `interval` seconds have passed."""
-
-    interval: float = 0.2
-    _last: float = 0.0
-
-    def __call__(self) -> bool:
-        now = time.monotonic()
-        if now - self._last < self.interval:
-            return False
-        self._last = now
-        return True
 
 
 class Scoring:
@@ -55,6 +39,11 @@ class Scoring:
         """Metric name -> score of the language model that is told what the images show."""
         self.answered: list[Answered] = []
         """The predictions behind `scores`."""
+
+    @property
+    def licences(self) -> list[AssetRecord]:
+        """Where the benchmarks' material comes from."""
+        return [record for benchmark in self._benchmarks.values() for record in benchmark.licences]
 
     def score(self, vlm: VLM) -> None:
         """All benchmarks, with images and (if asked for) without, or with words in their place."""
@@ -108,7 +97,7 @@ class Scoring:
         )
 
     def _progress(self, shown: str, blind: bool, *, quiet: bool) -> Callable[[int, int], None]:
-        due = _Throttle()
+        due = Throttle()
 
         def progress(done: int, total: int) -> None:
             if not quiet and (due() or done == total):

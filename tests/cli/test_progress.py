@@ -73,6 +73,15 @@ def test_diverged_and_failed_runs_say_why() -> None:
     assert f"failed    {second.run_name}  in 0 s  out of memory" in text
 
 
+def test_preparations_are_shown_before_the_run_has_started() -> None:
+    first, _ = specs()
+    told = [Preparing(first.hash, "drawing 900 pictures for maps (train)", done, 900) for done in (256, 512)]
+    shown = show(told, terminal=True)
+    assert "512/900" in shown and "drawing 900 pictures for maps (train)" in shown
+    lines = show(told, terminal=False).splitlines()
+    assert lines.count(f"preparing {first.run_name}: drawing 900 pictures for maps (train)") == 1
+
+
 def test_durations() -> None:
     assert [_duration(s) for s in (0.4, 59.4, 60, 3600, 86399)] == [
         "0 s",

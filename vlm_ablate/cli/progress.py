@@ -11,6 +11,7 @@ from vlm_ablate.events import (
     EvaluationProgress,
     Event,
     Notice,
+    Preparing,
     RunFinished,
     RunStarted,
     StageStarted,
@@ -40,6 +41,7 @@ class RunDisplay:
         self._progress = _bars(console) if self._live else None
         self._tasks: dict[str, TaskID] = {}
         self._stage: dict[str, str] = {}
+        self._prepared: set[str] = set()
         self._total: TaskID | None = None
         self.ended: dict[str, RunFinished] = {}
 
@@ -60,6 +62,8 @@ class RunDisplay:
         match event:
             case RunStarted():
                 self._started(event)
+            case Preparing():
+                self._preparing(event)
             case StageStarted():
                 self._stage[event.run] = f"{event.stage} " if event.stages > 1 else ""
             case StepDone():
@@ -89,6 +93,16 @@ class RunDisplay:
             )
         else:
             self._line(f"started   {event.name}  ({event.steps} steps{resumed})")
+
+    def _preparing(self, event: Preparing) -> None:
+        name = self._names.get(event.run, event.run)
+        if self._progress:
+            if event.run not in self._tasks:
+                self._tasks[event.run] = self._progress.add_task(name, total=event.total, info="")
+            self._update(event.run, event.done, event.total, event.what)
+        elif event.what not in self._prepared:
+            self._prepared.add(event.what)
+            self._line(f"preparing {name}: {event.what}")
 
     def _update(self, run: str, done: int, total: int, info: str) -> None:
         if self._progress and run in self._tasks:

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from vlm_ablate.config.base import ComponentConfig
 from vlm_ablate.config.components import source_configs as records
+from vlm_ablate.config.components.offline_tasks import Tasks
 from vlm_ablate.registry import Registry
 
 sources: Registry = Registry("data source")
@@ -16,12 +17,10 @@ _PKG = "vlm_ablate.data.sources"
 
 
 class OfflineConfig(ComponentConfig):
-    """Questions and captions on pictures composed from what pip packages carry; exact answers, no hub."""
+    """Questions and captions on pictures composed from what pip and Debian packages carry; exact answers, no hub."""
 
     name: Literal["offline"] = "offline"
-    tasks: dict[Literal["vqa", "knowledge", "reading", "captions", "pages"], float] = {
-        "vqa": 1.0, "knowledge": 1.0, "reading": 1.0, "captions": 1.0,
-    }
+    tasks: Tasks = {"vqa": 1.0, "knowledge": 1.0, "reading": 1.0, "captions": 1.0}
     """Task -> share of samples. All pictures of a sample belong to one task."""
     rows: int = Field(2400, gt=0)
     """Samples; a longer run goes round again."""

@@ -145,6 +145,12 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
     return (data.images * (255 / 16)).astype(np.uint8), data.target
 
 
+def digit_records() -> list[AssetRecord]:
+    """Provenance of the handwritten digits."""
+    return [AssetRecord("handwritten digits", "scikit-learn", "load_digits", "BSD-3-Clause",
+                        "UCI Optical Recognition of Handwritten Digits, as shipped by scikit-learn", "")]
+
+
 def _characters(stem: str) -> str:
     try:
         return "".join(chr(int(part, 16)) for part in stem.split("-"))

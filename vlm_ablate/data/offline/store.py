@@ -1,7 +1,8 @@
-"""Generated items kept on disk, so that arms, seeds and processes share one rendering.
+"""Composed items kept on disk, so that arms, seeds and processes share one rendering.
 
-A store is a folder of `images.npy` (items, height, width, 3) uint8, memory-mapped, and `items.jsonl`. It is made once
-under a lock and named by everything that decides its content.
+A store is a folder of `images.npy` (items, height, width, 3) uint8, memory-mapped, and `items.jsonl`. It is made once,
+under a lock and by as many processes as there are cores, and named by everything that decides its content. A killed
+maker leaves the pieces that it finished, and the next one goes on from there.
 """
 
 from __future__ import annotations
@@ -9,85 +10,194 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-from collections.abc import Callable
+import math
+import multiprocessing
+import os
+import shutil
+import signal
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 
-from vlm_ablate.data.offline import facts, knowledge, pages, pictures, reading, scenes, tables
-from vlm_ablate.data.offline.assets import AssetRecord
 from vlm_ablate.data.offline.item import Item
 from vlm_ablate.data.offline.pictures import Split
-from vlm_ablate.home import Home, storage_errors
+from vlm_ablate.data.offline.tasks import TASKS
+from vlm_ablate.errors import StorageError
+from vlm_ablate.events import preparing
+from vlm_ablate.home import ENVIRONMENT_VARIABLE, Home, atomic_file, storage_errors, write_atomically
 
-GENERATOR_VERSION = 2
-"""Raise when any task's items change, so that old stores are not taken for new ones."""
-
-TASKS: dict[str, Callable[[Split, int, int], Item]] = {
-    "vqa": scenes.vqa,
-    "knowledge": knowledge.knowledge,
-    "reading": reading.reading,
-    "captions": scenes.caption,
-    "pages": pages.pages,
-}
+PIECE = 256
+"""Items that one process makes at a time."""
+_IMAGES, _ROWS = "images.npy", "items.jsonl"
 
 
 @dataclass(frozen=True)
 class ItemStore:
     """Items of one task and split: `images[i]` belongs to `rows[i]` (id, question, answer, references, description)."""
 
-    images: np.ndarray
-    rows: list[dict]
-    fingerprint: str
+    images: Sequence[np.ndarray] | np.ndarray
+    rows: Sequence[dict]
 
 
-def licence_records() -> list[AssetRecord]:
-    """Provenance of everything that composed pictures are made of."""
-    digits = AssetRecord("handwritten digits", "scikit-learn", "load_digits", "BSD-3-Clause",
-                         "UCI Optical Recognition of Handwritten Digits, as shipped by scikit-learn", "")
-    return [*pictures.licence_records(), *facts.licence_records(), *tables.licence_records(), digits]
-
-
-@cache
-def material_fingerprint() -> str:
-    """Hash of the checksums of all material and of the generator's version."""
-    body = [record.to_dict() for record in licence_records()] + [GENERATOR_VERSION]
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
-
-
-@cache
-def item_store(task: str, split: Split, count: int, side: int) -> ItemStore:
-    """The first `count` items of a task and split at `side` pixels; generated on first use (2 ms an item).
+def store_folder(task: str, split: Split, count: int, side: int) -> Path:
+    """Where the first `count` items of a task and split are kept.
 
     Raises:
-        AssetMissing: a package of the `offline` extra is not installed.
-        StorageError: the cache folder cannot be written.
+        AssetMissing: the task's material is not on this machine.
     """
-    name = hashlib.sha256(f"{material_fingerprint()}/{task}/{split}/{count}/{side}".encode()).hexdigest()[:16]
-    root = Home.default().cache / "offline"
-    folder = root / f"{task}-{split}-{count}-{side}px-{name}"
+    made_of = f"{TASKS[task].fingerprint}/{task}/{split}/{count}/{side}"
+    name = hashlib.sha256(made_of.encode()).hexdigest()[:16]
+    return Home.default().cache / "offline" / f"{task}-{split}-{count}-{side}px-{name}"
+
+
+def item_store(task: str, split: Split, count: int, side: int) -> ItemStore:
+    """The first `count` items of a task and split at `side` pixels; made on first use (a few ms an item and core).
+
+    Raises:
+        AssetMissing: the task's material is not on this machine.
+        StorageError: the cache folder cannot be written, or the disk is too full.
+    """
+    folder = store_folder(task, split, count, side)
     with storage_errors("write", folder):
-        root.mkdir(parents=True, exist_ok=True)
-        with (root / f"{folder.name}.lock").open("w") as lock:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with (folder.parent / f"{folder.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if not (folder / "items.jsonl").exists():
-                _write(folder, task, split, count, side)
-    rows = [json.loads(line) for line in (folder / "items.jsonl").read_text().splitlines()]
-    return ItemStore(np.load(folder / "images.npy", mmap_mode="r"), rows, name)
+            if not (folder / _ROWS).exists():
+                _make(folder, task, split, count, side)
+    return _opened(folder)
 
 
-def _write(folder: Path, task: str, split: Split, count: int, side: int) -> None:
-    """Generate and write; the item list comes last, so that a killed writer leaves no complete-looking store."""
+def items(task: str, split: Split, count: int, side: int) -> ItemStore:
+    """The store if it is there, else items that are made as they are asked for: for a look at a few of many.
+
+    Raises:
+        AssetMissing: the task's material is not on this machine.
+    """
+    folder = store_folder(task, split, count, side)
+    if (folder / _ROWS).exists():
+        return _opened(folder)
+    made = _Made(task, split, count, side)
+    return ItemStore(_Part(made, "image"), _Part(made, "row"))
+
+
+@cache
+def _opened(folder: Path) -> ItemStore:
+    rows = [json.loads(line) for line in (folder / _ROWS).read_text().splitlines()]
+    return ItemStore(np.load(folder / _IMAGES, mmap_mode="r"), rows)
+
+
+class _Made:
+    """Items by number, the last ones kept."""
+
+    def __init__(self, task: str, split: Split, count: int, side: int) -> None:
+        self.task, self.split, self.count, self.side = task, split, count, side
+        self._kept: dict[int, Item] = {}
+
+    def __getitem__(self, index: int) -> Item:
+        if index not in self._kept:
+            if len(self._kept) >= 64:
+                del self._kept[next(iter(self._kept))]
+            self._kept[index] = TASKS[self.task](self.split, index, self.side)
+        return self._kept[index]
+
+
+class _Part(Sequence):
+    """The pictures, or the rows, of items that are made as they are asked for."""
+
+    def __init__(self, made: _Made, part: str) -> None:
+        self._made, self._part = made, part
+
+    def __len__(self) -> int:
+        return self._made.count
+
+    def __getitem__(self, index: int):  # type: ignore[override]
+        item = self._made[index]
+        return item.image if self._part == "image" else _row(item)
+
+
+def _row(item: Item) -> dict:
+    return {"id": item.id, "question": item.question, "answer": item.answer, "references": list(item.references),
+            "description": item.description}
+
+
+# --- making ---------------------------------------------------------------------------------------------------------
+
+
+def _make(folder: Path, task: str, split: Split, count: int, side: int) -> None:
+    """Make what is missing of a store; the list of items comes last and says that it is whole."""
     folder.mkdir(exist_ok=True)
-    items = [TASKS[task](split, i, side) for i in range(count)]
-    np.save(folder / "images.npy", np.stack([item.image for item in items]))
-    lines = [
-        json.dumps({"id": i.id, "question": i.question, "answer": i.answer, "references": i.references,
-                    "description": i.description})
-        for i in items
-    ]
-    partial = folder / "items.jsonl.partial"
-    partial.write_text("\n".join(lines) + "\n")
-    partial.rename(folder / "items.jsonl")
+    _allocate(folder / _IMAGES, (count, *TASKS[task](split, 0, side).image.shape))
+    pieces = [range(i, min(i + PIECE, count)) for i in range(0, count, PIECE)]
+    open_ = [piece for piece in pieces if not _piece_file(folder, piece).exists()]
+    done = count - sum(map(len, open_))
+    what = f"drawing {count:,} pictures for {task} ({split})"
+    for made in _pieces(folder, task, split, side, open_):
+        done += made
+        preparing(what, done, count)
+    text = "".join(_piece_file(folder, piece).read_text() for piece in pieces)
+    write_atomically(folder / _ROWS, text)
+    for piece in pieces:
+        _piece_file(folder, piece).unlink()
+
+
+def _pieces(folder: Path, task: str, split: Split, side: int, open_: Sequence[range]) -> Iterator[int]:
+    """Make pieces, in other processes if there are several; gives how many items each held as it is done."""
+    processes = min(len(open_), _cores())
+    if processes < 2:
+        yield from (_make_piece(folder, task, split, side, piece) for piece in open_)
+        return
+    # Forked, so that what was read of the material is shared.
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("fork"), _leave_signals_to_the_parent) as pool:
+        try:
+            running = [pool.submit(_make_piece, folder, task, split, side, piece) for piece in open_]
+            for future in as_completed(running):
+                yield future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _leave_signals_to_the_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _make_piece(folder: Path, task: str, split: Split, side: int, piece: range) -> int:
+    """Make the items of a piece; its rows are written when its pictures are."""
+    images = np.load(folder / _IMAGES, mmap_mode="r+")
+    rows: list[str] = []
+    for index in piece:
+        item = TASKS[task](split, index, side)
+        images[index] = item.image
+        rows.append(json.dumps(_row(item)) + "\n")
+    images.flush()
+    write_atomically(_piece_file(folder, piece), "".join(rows))
+    return len(piece)
+
+
+def _piece_file(folder: Path, piece: range) -> Path:
+    return folder / f"items.{piece.start:09d}-{piece.stop:09d}.jsonl"
+
+
+def _allocate(path: Path, shape: tuple[int, ...]) -> None:
+    """An array file of its full size. A disk that is too full must say so now, not kill who writes into the map."""
+    if path.exists() and np.load(path, mmap_mode="r").shape == shape:
+        return
+    size, free = math.prod(shape), shutil.disk_usage(path.parent).free
+    if size > free:
+        raise StorageError(f"{path} needs {size / 2**30:,.1f} GiB, {free / 2**30:,.1f} GiB are free",
+                           hint=f"free space, or name another folder with {ENVIRONMENT_VARIABLE}")
+    with atomic_file(path) as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        file.truncate(file.tell() + size)
+        if hasattr(os, "posix_fallocate"):  # a file of holes would not hold the room
+            file.flush()
+            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)

@@ -35,6 +35,14 @@ class Source(ABC):
             DataError: the row cannot be used; the message names it.
         """
 
+    def prepare(self) -> None:  # noqa: B027 - most sources have nothing to prepare
+        """Make and keep what rows need, so that reading them is fast; called once before training. May take minutes
+        and tells `events.preparing` how far it is. Rows are the same without it.
+
+        Raises:
+            StorageError: the cache cannot be written.
+        """
+
     @property
     @abstractmethod
     def fingerprint(self) -> str:

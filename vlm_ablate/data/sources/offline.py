@@ -8,18 +8,35 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from functools import cached_property
 
 from vlm_ablate.config.components.sources import OfflineConfig
-from vlm_ablate.data.offline.store import ItemStore, item_store, licence_records, material_fingerprint
+from vlm_ablate.data.offline.store import ItemStore, item_store, items
+from vlm_ablate.data.offline.tasks import TASKS, licence_records, share_out
 from vlm_ablate.data.sample import Image, ImageRef, Sample, Text
 from vlm_ablate.data.sources.base import AssetRecord, Source
 
 
 class Offline(Source):
-    """Rows are drawn from the train split only."""
+    """Rows are drawn from the train split only.
+
+    Raises:
+        AssetMissing: on construction, when the material of a task is not on this machine.
+    """
 
     config: OfflineConfig
+
+    def __init__(self, config: OfflineConfig) -> None:
+        super().__init__(config)
+        self._licences = licence_records(config.tasks)
+        rng = random.Random(f"offline/{config.rows}")
+        # Row -> (task, number of its first item): items are never used twice.
+        self._counts = dict.fromkeys(config.tasks, 0)
+        self._plan = []
+        for task in share_out(config.tasks, config.rows, rng):
+            self._plan.append((task, self._counts[task]))
+            self._counts[task] += config.pictures
+        self._stores: dict[str, ItemStore] = {}
+        self._described = [rng.random() < config.described for _ in self._plan]
 
     def __len__(self) -> int:
         return self.config.rows
@@ -33,36 +50,29 @@ class Offline(Source):
             segments += _described(store, i) if described else _shot(store, i)
         return Sample(f"offline/{task}/{first}", tuple(segments), f"offline/{task}")
 
+    def prepare(self) -> None:
+        for task, count in self._counts.items():
+            if count:
+                item_store(task, "train", count, self.config.side)
+        self._stores.clear()
+
+    def _store(self, task: str) -> ItemStore:
+        if task not in self._stores:
+            self._stores[task] = items(task, "train", self._counts[task], self.config.side)
+        return self._stores[task]
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_stores": {}}  # arrays that are mapped from disk would be copied
+
     @property
     def fingerprint(self) -> str:
-        body = json.dumps(self.config.model_dump(mode="json"), sort_keys=True) + material_fingerprint()
+        made_of = [TASKS[task].fingerprint for task, count in self._counts.items() if count]
+        body = json.dumps([self.config.model_dump(mode="json"), made_of], sort_keys=True)
         return hashlib.sha256(body.encode()).hexdigest()[:16]
 
     @property
     def licences(self) -> list[AssetRecord]:
-        return licence_records()
-
-    @cached_property
-    def _plan(self) -> list[tuple[str, int]]:
-        """Row -> (task, number of its first item): tasks in the proportions asked for, items never used twice."""
-        rng = random.Random(f"offline/{self.config.rows}")
-        names, weights = list(self.config.tasks), list(self.config.tasks.values())
-        used = dict.fromkeys(names, 0)
-        plan = []
-        for _ in range(self.config.rows):
-            task = rng.choices(names, weights)[0]
-            plan.append((task, used[task]))
-            used[task] += self.config.pictures
-        self._counts = used
-        self._described = [rng.random() < self.config.described for _ in plan]
-        return plan
-
-    def _store(self, task: str) -> ItemStore:
-        self._plan  # noqa: B018 - fills _counts
-        return item_store(task, "train", self._counts[task], self.config.side)
-
-    def __getstate__(self) -> dict:
-        return {"config": self.config}
+        return self._licences
 
 
 def _described(store: ItemStore, i: int) -> list[Image | Text]:

@@ -15,6 +15,7 @@ from vlm_ablate.evaluation.metrics import Metric, metrics
 
 if TYPE_CHECKING:
     from vlm_ablate.config.base import ComponentConfig
+    from vlm_ablate.data.offline.assets import AssetRecord
     from vlm_ablate.data.sample import ImageRef
 
 Split = Literal["train", "tune", "report"]
@@ -54,6 +55,11 @@ class Benchmark(ABC):
     def metric(self) -> Metric:
         """The scorer."""
         return metrics[self.metric_name]
+
+    @property
+    def licences(self) -> list[AssetRecord]:
+        """Where the material comes from and under what terms, where that is known."""
+        return []
 
     @abstractmethod
     def items(self, split: Split) -> Sequence[BenchmarkItem]:

@@ -2,59 +2,80 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 
 from vlm_ablate.config.components.benchmarks import OfflineConfig
+from vlm_ablate.data.offline.assets import AssetRecord
 from vlm_ablate.data.offline.store import item_store
+from vlm_ablate.data.offline.tasks import licence_records, share_out
 from vlm_ablate.data.sample import ImageRef
 from vlm_ablate.evaluation.benchmarks.base import Benchmark, BenchmarkItem, Split
 
 
 class _Offline(Benchmark):
-    """Items of one task; no picture, flag, digit or table of the report split occurs in another split."""
+    """Items of one or several tasks; no picture, flag, digit, table, map or document is in two splits.
+
+    Raises:
+        AssetMissing: on construction, when the material of a task is not on this machine.
+    """
 
     config: OfflineConfig
-    task: str
     max_new_tokens = 12
 
+    def __init__(self, config: OfflineConfig) -> None:
+        super().__init__(config)
+        self._licences = licence_records(config.tasks)
+
+    @property
+    def licences(self) -> list[AssetRecord]:
+        return self._licences
+
     def items(self, split: Split) -> Sequence[BenchmarkItem]:
-        store = item_store(self.task, split, self.config.items, self.config.side)
-        return [
-            BenchmarkItem(
-                row["id"], (ImageRef(store.images[i], row["id"]),), row["question"], tuple(row["references"]),
-                row["answer"], description=row["description"],
-            )
-            for i, row in enumerate(store.rows)
-        ]
+        config = self.config
+        order = share_out(config.tasks, config.items, random.Random(f"{config.name}/{split}/{config.items}"))
+        rows = {name: iter(_items(name, split, order.count(name), config.side)) for name in set(order)}
+        return [next(rows[name]) for name in order]
+
+
+def _items(task: str, split: Split, count: int, side: int) -> list[BenchmarkItem]:
+    store = item_store(task, split, count, side)
+    return [
+        BenchmarkItem(
+            row["id"], (ImageRef(store.images[i], row["id"]),), row["question"], tuple(row["references"]),
+            row["answer"], description=row["description"],
+        )
+        for i, row in enumerate(store.rows)
+    ]
 
 
 class OfflineVqa(_Offline):
     """Open-ended questions on scenes."""
 
-    task, metric_name = "vqa", "vqa_accuracy"
+    metric_name = "vqa_accuracy"
 
 
 class OfflineKnowledge(_Offline):
     """Questions about the country of a flag."""
 
-    task, metric_name = "knowledge", "vqa_accuracy"
+    metric_name = "vqa_accuracy"
 
 
 class OfflineReading(_Offline):
     """Signs, handwritten numbers, charts and tables."""
 
-    task, metric_name = "reading", "vqa_accuracy"
+    metric_name = "vqa_accuracy"
 
 
 class OfflineCaptions(_Offline):
     """Captions of scenes against five references."""
 
-    task, metric_name, template = "captions", "cider", "caption"
+    metric_name, template = "cider", "caption"
     max_new_tokens = 24
 
 
 class OfflinePages(_Offline):
     """Lines of fact sheets."""
 
-    task, metric_name = "pages", "anls"
+    metric_name = "anls"
     max_new_tokens = 16
