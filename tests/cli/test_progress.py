@@ -9,7 +9,16 @@ from rich.console import Console
 from vlm_ablate.cli.progress import RunDisplay, _duration
 from vlm_ablate.config.expand import load_experiment
 from vlm_ablate.config.spec import RunSpec
-from vlm_ablate.events import EvaluationProgress, Event, Notice, RunFinished, RunStarted, StageStarted, StepDone
+from vlm_ablate.events import (
+    EvaluationProgress,
+    Event,
+    Notice,
+    Preparing,
+    RunFinished,
+    RunStarted,
+    StageStarted,
+    StepDone,
+)
 
 
 def specs() -> list[RunSpec]:
