@@ -158,7 +158,7 @@ def main() -> None:
     options = parser.parse_args()
     load_plugins()
     threads = configure_threads()
-    spec = load_experiment(options.experiment, scale=options.scale, sets=options.sets).specs(arms=[options.arm])[0]
+    spec = load_experiment(options.experiment, scale=options.scale, sets=options.sets, arms=[options.arm]).specs()[0]
     stage = next(iter(spec.config.stages.values()))
     # Accumulation would only add the same forward passes to both.
     stage = stage.model_copy(update={"steps": options.steps, "warmup_steps": 0, "micro_batch_size": None})

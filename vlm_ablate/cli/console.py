@@ -18,7 +18,8 @@ ScaleOption = Annotated[
     str, typer.Option("--scale", "-s", metavar="NAME", help="Scale: a name (`list scales`) or a file.")
 ]
 ArmsOption = Annotated[
-    str | None, typer.Option("--arms", metavar="NAME,...", help="Only these arms, separated by commas.")
+    str | None,
+    typer.Option("--arms", metavar="NAME,...", help="Only these arms, separated by commas; --set reaches no other."),
 ]
 SeedsOption = Annotated[
     str | None, typer.Option("--seeds", metavar="N,...", help="Seeds instead of the file's, e.g. 0,1,2 or 0-4.")
@@ -28,7 +29,7 @@ SetOption = Annotated[
     typer.Option(
         "--set",
         metavar="FIELD=VALUE",
-        help="Set a field in every arm, e.g. --set 'stages.*.steps=50'. Repeatable; values are YAML.",
+        help="Set a field in every arm (with --arms in those), e.g. 'stages.*.steps=50'. Repeatable; values are YAML.",
     ),
 ]
 HomeOption = Annotated[
@@ -99,25 +100,46 @@ def warn(messages: list[str]) -> None:
         console.print(Text.assemble(("warning: ", "bold yellow"), message), soft_wrap=not console.is_terminal)
 
 
-def comma_list(text: str | None) -> list[str] | None:
-    """`"a, b"` -> `["a", "b"]`; None stays None (everything)."""
-    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
+def counted(number: int, noun: str) -> str:
+    """`1 arm`, `2 arms`."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def arm_list(text: str | None) -> list[str] | None:
+    """`"a, b"` -> `["a", "b"]`; None stays None (all arms).
+
+    Raises:
+        VlmAblateError: nothing is named.
+    """
+    return None if text is None else _parts("--arms", text, "names separated by commas")
+
+
+def _parts(option: str, text: str, example: str) -> list[str]:
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts:
+        raise _usage(f"{option} {text!r} names nothing", f"write {example}, or leave it out for all")
+    return parts
+
+
+def _usage(message: str, hint: str) -> VlmAblateError:
+    error = VlmAblateError(message, hint=hint)
+    error.exit_code = 2
+    return error
 
 
 def seed_list(text: str | None) -> list[int] | None:
     """`"0,1,5-7"` -> `[0, 1, 5, 6, 7]`; None stays None (the file's own).
 
     Raises:
-        VlmAblateError: not whole numbers.
+        VlmAblateError: not whole numbers, or none at all.
     """
     if text is None:
         return None
     seeds: list[int] = []
-    for part in comma_list(text) or ():
+    for part in _parts("--seeds", text, "0,1,2 or 0-4"):
         first, dash, last = part.partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
-            error = VlmAblateError(f"--seeds {text}: {part!r} is no seed", hint="write 0,1,2 or 0-4")
-            error.exit_code = 2
-            raise error
-        seeds += range(int(first), int(last if dash else first) + 1)
+        last = last if dash else first
+        if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
+            raise _usage(f"--seeds {text}: {part!r} is no seed", "write 0,1,2 or 0-4")
+        seeds += range(int(first), int(last) + 1)
     return seeds

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vlm_ablate.cli import docmatix
-from vlm_ablate.cli.console import ScaleOption, SetOption
+from vlm_ablate.cli.console import HubOption, ScaleOption, SetOption
 from vlm_ablate.cli.fetch import fetch
 
 if TYPE_CHECKING:
@@ -26,8 +26,16 @@ app.command("fetch")(fetch)
 
 FileArgument = Annotated[Path, typer.Argument(help="Experiment file.")]
 StageOption = Annotated[str | None, typer.Option("--stage", help="Begin where this stage begins; default: the first.")]
-ArmOption = Annotated[str | None, typer.Option("--arm", help="Arm whose data and model to use; default: the first.")]
-SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of the order; default: the file's first.")]
+ArmOption = Annotated[
+    str | None,
+    typer.Option(
+        "--arm", "--arms", metavar="NAME",
+        help="Arm whose data and model to use; --set reaches no other. Default: the first.",
+    ),
+]
+SeedOption = Annotated[
+    int | None, typer.Option("--seed", "--seeds", min=0, help="Seed of the order; default: the file's first.")
+]
 
 
 @app.callback()
@@ -45,10 +53,13 @@ def show(
     seed: SeedOption = None,
     scale: ScaleOption = "laptop",
     sets: SetOption = None,
+    allow_hub: HubOption = False,
 ) -> None:
     """Print and draw the first samples of a stage: colours for text, image and supervised tokens."""
     from vlm_ablate.cli.console import out
+    from vlm_ablate.hub_access import set_hub_access
 
+    set_hub_access(allow_hub)
     spec = _spec(file, scale, sets, arm, seed)
     from vlm_ablate.data.draw import draw as draw_samples
     from vlm_ablate.data.inspect import open_data, stage_start
@@ -70,10 +81,13 @@ def stats(
     seed: SeedOption = None,
     scale: ScaleOption = "laptop",
     sets: SetOption = None,
+    allow_hub: HubOption = False,
 ) -> None:
     """Images, tokens, supervised tokens and shares by source; truncated and dropped samples, and why."""
     from vlm_ablate.cli.console import err, out
+    from vlm_ablate.hub_access import set_hub_access
 
+    set_hub_access(allow_hub)
     spec = _spec(file, scale, sets, arm, seed)
     from vlm_ablate.data.inspect import open_data, stage_start
 
@@ -90,8 +104,8 @@ def stats(
 def _spec(file: Path, scale: str, sets: list[str] | None, arm: str | None, seed: int | None) -> RunSpec:
     from vlm_ablate.config.expand import load_experiment
 
-    loaded = load_experiment(file, scale=scale, sets=sets or [])
-    return loaded.specs(arms=[arm] if arm else None, seeds=None if seed is None else [seed])[0]
+    loaded = load_experiment(file, scale=scale, sets=sets or [], arms=[arm] if arm else None)
+    return loaded.specs(seeds=None if seed is None else [seed])[0]
 
 
 def _coloured(sample: Shown) -> Text:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from vlm_ablate.cli.console import ArmsOption, ScaleOption, SetOption
+from vlm_ablate.cli.console import ArmsOption, HubOption, ScaleOption, SeedsOption, SetOption
 from vlm_ablate.errors import VlmAblateError
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ def plan(
     file: Annotated[Path, typer.Argument(help="Experiment file.")],
     scale: ScaleOption = "laptop",
     arms: ArmsOption = None,
+    seeds: SeedsOption = None,
     sets: SetOption = None,
     image: Annotated[str | None, typer.Option(metavar="WxH", help="Image size in pixels, e.g. 1456x1092.")] = None,
     images: Annotated[int, typer.Option(min=1, help="Images of the sample that FLOPs are counted for.")] = 1,
@@ -41,16 +42,19 @@ def plan(
     gpu: Annotated[Gpu, typer.Option(help="GPU of the GPU-hours.")] = "h100",
     mfu: Annotated[float, typer.Option(min=0.01, max=1, help="Share of its peak that is put to use.")] = 0.4,
     modules: Annotated[bool, typer.Option("--modules", help="List the modules that carry adapters.")] = False,
+    allow_hub: HubOption = False,
 ) -> None:
     """Arms as a diff of the base, warnings, and each arm's parameters, tokens, FLOPs, memory and bytes. No weights."""
-    from vlm_ablate.cli.console import comma_list, err, out, warn
+    from vlm_ablate.cli.console import arm_list, err, out, seed_list, warn
     from vlm_ablate.config.expand import load_experiment
+    from vlm_ablate.hub_access import set_hub_access
 
+    set_hub_access(allow_hub)
     stages = {"micro_batch_size": micro_batch, "precision": precision, "gradient_checkpointing": checkpointing}
     asked = [f"stages.*.{field}={value}" for field, value in stages.items() if value is not None]
     width, height = _sides(image)
-    loaded = load_experiment(file, scale=scale, sets=[*(sets or []), *asked])
-    chosen = loaded.select(comma_list(arms))
+    loaded = load_experiment(file, scale=scale, sets=[*(sets or []), *asked], arms=arm_list(arms))
+    numbers, chosen = seed_list(seeds), loaded.select(None)
     with err().status("planning on the meta device"):
         from vlm_ablate.models.accounting import GPUS, SampleShape, Sharding
 
@@ -61,7 +65,7 @@ def plan(
     from vlm_ablate.cli import plan_view as view
 
     console = out()
-    console.print(*view.header(loaded), sep="\n")
+    console.print(*view.header(loaded, numbers), sep="\n")
     console.print(*view.diffs(loaded, chosen), sep="\n")
     if plans:
         shown = plan_tables.Shown(device, mfu, shards, sharding, modules)

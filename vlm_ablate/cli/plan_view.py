@@ -9,6 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from vlm_ablate.cli.console import counted
 from vlm_ablate.cli.plan_tables import Plans, paper_row, size, timed
 from vlm_ablate.config.diff import arm_diff, group_by_value, groups_text
 from vlm_ablate.config.scales import PAPER
@@ -21,16 +22,20 @@ if TYPE_CHECKING:
 _UNITS = {"K": 1e3, "M": 1e6, "B": 1e9}
 
 
-def header(loaded: LoadedExperiment) -> Iterable[Any]:
-    """What the experiment asks, at which scale, and what stands in for what the paper names."""
+def header(loaded: LoadedExperiment, seeds: Sequence[int] | None = None) -> Iterable[Any]:
+    """What the experiment asks, at which scale, how many runs it has, and what stands in for what the paper names."""
     experiment, scale = loaded.experiment, loaded.scale
     yield Text(f"{experiment.name}: {experiment.title}", style="bold")
     if experiment.question:
         yield Text(experiment.question)
-    runs = len(loaded.arms) * len(experiment.seeds)
-    seeds = ", ".join(map(str, experiment.seeds))
+    numbers = list(dict.fromkeys(experiment.seeds if seeds is None else seeds))
+    some = f"{len(loaded.arms)} of " if loaded.left_out else ""
+    arms = some + counted(len(loaded.arms) + len(loaded.left_out), "arm")
+    runs = counted(len(loaded.arms) * len(numbers), "run")
     yield Text(f"scale {scale.name}: {scale.summary}".rstrip(": "))
-    yield Text(f"{len(loaded.arms)} arms x seeds {seeds} = {runs} runs")
+    yield Text(f"{arms} x seed{'s' * (len(numbers) != 1)} {', '.join(map(str, numbers))} = {runs}")
+    if loaded.sets:
+        yield Text(f"set by hand: {'; '.join(loaded.sets)}")
     yield _changes(loaded)
     yield Text()
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from vlm_ablate.tracking.records import History, RunRecord
 
 
-def publish_table(loaded: LoadedExperiment, home: Home, tracking_uri: str, seeds: list[int]) -> list[Path]:
+def publish_table(loaded: LoadedExperiment, home: Home, tracking_uri: str) -> list[Path]:
     """Write the results into the home folder and put them on the summary run; returns the files.
 
     Raises:
@@ -25,7 +25,7 @@ def publish_table(loaded: LoadedExperiment, home: Home, tracking_uri: str, seeds
     from vlm_ablate.tracking.store import describe_experiment
     from vlm_ablate.tracking.summary import record_table, register_experiment
 
-    report = build_report(loaded, tracking_uri, seeds)
+    report = build_report(loaded, tracking_uri)
     records = read_records(tracking_uri, loaded.experiment.name)
     folder = home.root / "tables" / loaded.experiment.name / loaded.scale.name
     files = write_results(report, records, folder, histories(tracking_uri, records))

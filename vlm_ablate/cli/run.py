@@ -30,41 +30,44 @@ if TYPE_CHECKING:
 def run(
     file: Annotated[Path, typer.Argument(help="Experiment file.")],
     scale: ScaleOption = "laptop",
+    arms: ArmsOption = None,
+    seeds: SeedsOption = None,
+    sets: SetOption = None,
     jobs: Annotated[
         int | None, typer.Option("--jobs", "-j", min=1, help="Runs at a time. Default: one a GPU, or one a core.")
     ] = None,
     threads: Annotated[
         int, typer.Option("--threads", min=1, help="Threads of each run. Runs that share cores want one.")
     ] = 1,
-    arms: ArmsOption = None,
-    seeds: SeedsOption = None,
-    sets: SetOption = None,
     home: HomeOption = None,
     tracking_uri: TrackingOption = None,
     allow_hub: HubOption = False,
 ) -> None:
     """Run every arm with every seed. Finished runs are not repeated; an interrupted one continues."""
-    from vlm_ablate.cli.console import comma_list, out, seed_list, warn
+    from rich.text import Text
+
+    from vlm_ablate.cli.console import arm_list, counted, out, seed_list, warn
     from vlm_ablate.cli.home import open_home
     from vlm_ablate.config.expand import load_experiment
     from vlm_ablate.hub_access import set_hub_access
 
     set_hub_access(allow_hub)
-    loaded = load_experiment(file, scale=scale, sets=sets or [])
-    specs = loaded.specs(arms=comma_list(arms), seeds=seed_list(seeds))
+    loaded = load_experiment(file, scale=scale, sets=sets or [], arms=arm_list(arms))
+    specs = loaded.specs(seeds=seed_list(seeds))
     warn(loaded.warnings)
     place = open_home(home)
     uri = tracking_uri or place.tracking_uri
     console = out()
-    count = f"{len(specs)} run{'s' if len(specs) != 1 else ''}"
+    count = counted(len(specs), "run")
     console.print(f"[bold]{loaded.experiment.name}[/]  {count} at scale {loaded.scale.name!r}, home {place.root}")
     outcomes = launch(specs, place, uri, jobs, threads)
     if any(not outcome.reused for outcome in outcomes):
-        _publish(loaded, place, uri, sorted({spec.seed for spec in specs}))
+        _publish(loaded, scale, place, uri)
     counts = Counter(outcome.status for outcome in outcomes)
     console.print(", ".join(f"{count} {status}" for status, count in counts.items()))
     _report_failures(outcomes)
-    console.print(f"the table: [bold]{_command('table', file, scale, sets, home)}[/]", soft_wrap=True)
+    command = _table_command(file, scale, arms, sets or [], home, tracking_uri)
+    console.print("the table: ", Text(command, style="bold"), sep="", soft_wrap=True)
     if counts["failed"] or not (counts["finished"] or counts["diverged"]):
         raise typer.Exit(1)
 
@@ -94,14 +97,21 @@ def launch(
             raise
 
 
-def _publish(loaded: LoadedExperiment, home: Home, tracking_uri: str, seeds: list[int]) -> None:
-    """Put the table on the experiment's summary run. The runs are safe already, so a failure is only a warning."""
+def _publish(loaded: LoadedExperiment, scale: str, home: Home, tracking_uri: str) -> None:
+    """Put the table on the experiment's summary run, with all arms of the file, whichever were run now.
+
+    Some arms under settings of their own do not replace it. A failure is only a warning: the runs are safe already.
+    """
     from vlm_ablate.cli.console import warn
     from vlm_ablate.cli.publish import publish_table
+    from vlm_ablate.config.expand import load_experiment
     from vlm_ablate.errors import VlmAblateError
 
+    if loaded.left_out and loaded.sets:
+        return
     try:
-        publish_table(loaded, home, tracking_uri, seeds)
+        whole = load_experiment(loaded.file, scale=scale) if loaded.left_out else loaded
+        publish_table(whole, home, tracking_uri)
     except VlmAblateError as error:
         warn([f"the table was not put on the tracking store: {error.message}"])
 
@@ -119,12 +129,19 @@ def _report_failures(outcomes: Sequence[RunOutcome]) -> None:
             )
 
 
-def _command(name: str, file: Path, scale: str, sets: list[str] | None, home: str | None) -> str:
+def _table_command(
+    file: Path, scale: str, arms: str | None, sets: list[str], home: str | None, tracking_uri: str | None
+) -> str:
+    """The command that shows these runs: in the whole table, or under settings in one of the same arms."""
+    import os
     import shlex
 
-    parts = ["vlm-ablate", name, str(file), *(["--scale", scale] if scale != "laptop" else [])]
-    parts += [part for s in sets or () for part in ("--set", s)]
-    return shlex.join(parts + (["--home", home] if home else []))
+    parts = ["vlm-ablate", "table", str(file), *(["--scale", scale] if scale != "laptop" else [])]
+    parts += ["--arms", arms] if arms and sets else []
+    parts += [part for setting in sets for part in ("--set", setting)]
+    parts += ["--home", home] if home else []
+    given = tracking_uri if tracking_uri != os.environ.get("MLFLOW_TRACKING_URI") else None
+    return shlex.join([*parts, *(["--tracking-uri", given] if given else [])])
 
 
 def _this_command() -> str:

@@ -16,6 +16,18 @@ if TYPE_CHECKING:
 
 def table(
     file: Annotated[Path, typer.Argument(help="Experiment file.")],
+    scale: ScaleOption = "laptop",
+    arms: Annotated[
+        str | None,
+        typer.Option(
+            "--arms",
+            metavar="NAME,...",
+            help="Only these arms, separated by commas; the others' rows, with the paper's numbers, and claims are "
+            "left out, and --set reaches no other.",
+        ),
+    ] = None,
+    seeds: SeedsOption = None,
+    sets: SetOption = None,
     format: Annotated[
         str | None, typer.Option("--format", "-f", help="markdown, latex, csv, html or png. Default: for the terminal.")
     ] = None,
@@ -23,23 +35,25 @@ def table(
         Path | None,
         typer.Option("--out", "-o", help="File (its ending chooses the format), or a folder for everything."),
     ] = None,
-    scale: ScaleOption = "laptop",
-    seeds: SeedsOption = None,
-    sets: SetOption = None,
     records: Annotated[Path | None, typer.Option(help="Records file to read instead of the tracking store.")] = None,
     home: HomeOption = None,
     tracking_uri: TrackingOption = None,
 ) -> None:
-    """Print the table of an experiment, the paper's numbers beside ours, from tracked records only."""
-    from vlm_ablate.cli.console import seed_list
+    """Print the table of an experiment, the paper's numbers beside ours, from tracked records only.
+
+    The words of a `run` (--scale, --arms, --seeds, --set) give the table of what it ran.
+    """
+    from vlm_ablate.cli.console import arm_list, seed_list
     from vlm_ablate.config.expand import load_experiment
 
-    loaded = load_experiment(file, scale=scale, sets=sets or [])
+    folder = out is not None and (out.is_dir() or (not out.suffix and format is None))
+    kind = None if folder else _format(format, out)
+    loaded = load_experiment(file, scale=scale, sets=sets or [], arms=arm_list(arms))
     uri = _tracking_uri(home, tracking_uri)
     report = build_report(loaded, uri, seed_list(seeds), records)
-    if out is not None and (out.is_dir() or (not out.suffix and format is None)):
+    if folder:
         return _write_folder(loaded, report, uri, records, out)
-    _write(report, _format(format, out), out)
+    _write(report, kind, out)
 
 
 def build_report(
@@ -47,17 +61,34 @@ def build_report(
 ) -> Report:
     """The report of an experiment as it is written now; records of other configurations are set aside.
 
+    Args:
+        seeds: only these; None: the file's, and any others that were run.
+
     Raises:
         TrackingError: no store there, or a file that holds no records.
     """
     from vlm_ablate.reporting import report
     from vlm_ablate.tracking.records import load_records, read_records
 
-    name = loaded.experiment.name
-    found = load_records(records_file).records if records_file else read_records(tracking_uri, name)
-    numbers = seeds if seeds is not None else sorted({*loaded.experiment.seeds, *(r.seed for r in found)})
+    experiment = loaded.experiment
+    found = load_records(records_file).records if records_file else read_records(tracking_uri, experiment.name)
+    if seeds is not None:
+        experiment = experiment.model_copy(update={"seeds": seeds})
+        found = [record for record in found if record.seed in seeds]
+    numbers = sorted({*experiment.seeds, *(record.seed for record in found)})
     hashes = {spec.hash for spec in loaded.specs(seeds=numbers)}
-    return report(loaded.experiment, found, loaded.scale.name, hashes=hashes)
+    return report(experiment, found, loaded.scale.name, hashes=hashes, remarks=_remarks(loaded))
+
+
+def _remarks(loaded: LoadedExperiment) -> list[tuple[str, str]]:
+    """What the table shows other than the file says."""
+    remarks = []
+    if loaded.sets:
+        remarks.append(("Set by hand", f"{'; '.join(loaded.sets)}."))
+    if loaded.left_out:
+        labels = "; ".join(loaded.left_out.values())
+        remarks.append(("Arms left out", f"{labels}. Ranks and order are those among the arms shown."))
+    return remarks
 
 
 def _tracking_uri(home: str | None, tracking_uri: str | None) -> str:

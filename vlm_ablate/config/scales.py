@@ -123,7 +123,8 @@ def relabelled(scaled: Scaled, final: dict[str, Any]) -> Scaled:
         if before != after and path.split(".")[-1] != "mixture":
             name = identities(after)[0] if identities(after) else str(after)
             stand_ins[path] = f"{label.partition(' -> ')[0]} -> {name} (set by hand)"
-    values = {path: f"{v.partition(' -> ')[0]} -> {_said(_at(final, path))}" for path, v in scaled.values.items()}
+    sides = {path: (v.partition(" -> ")[0], _said(_at(final, path))) for path, v in scaled.values.items()}
+    values = {path: f"{paper} -> {ours}" for path, (paper, ours) in sides.items() if paper != ours}
     return replace(scaled, stand_ins=stand_ins, values=values)
 
 

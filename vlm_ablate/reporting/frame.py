@@ -127,6 +127,7 @@ def report(
     *,
     hashes: Collection[str] | None = None,
     ceiling: Mapping[str, float] | None = None,
+    remarks: Iterable[tuple[str, str]] = (),
 ) -> Report:
     """The report on an experiment from its records.
 
@@ -134,6 +135,7 @@ def report(
         scale: which scale's runs; may be None when there is only one.
         hashes: of the run specs the experiment expands to now; records of other configurations are set aside.
         ceiling: column -> score that nothing here can pass; used where the runs recorded none.
+        remarks: (subject, text) footnotes that the records cannot give.
 
     Raises:
         VlmAblateError: several scales and none named; unlike scores in one column; an unknown table or cell.
@@ -158,7 +160,7 @@ def report(
         ceiling=_ceiling(selection, ceiling or {}),
         order=_order(rows),
         claims=judge_claims(experiment.table.claims, rows),
-        notes=footnotes(selection, rows, experiment.seeds),
+        notes=(*footnotes(selection, rows, experiment.seeds), *remarks),
         planned_seeds=tuple(experiment.seeds),
         run_ids=frozenset(record.run_id for record in selection.records()),
         curve_columns=_curve_columns(experiment, selection.columns),

@@ -27,7 +27,7 @@ def footnotes(selection: Selection, rows: Sequence[ArmRow], planned: Sequence[in
     notes += _arms(rows)
     notes += _data(selection)
     if selection.left_out:
-        notes.append(("Left out", f"{_count(selection.left_out, 'run')} of an earlier version of this experiment."))
+        notes.append(("Left out", f"{_count(selection.left_out, 'run')} of this experiment with other values."))
     return tuple(_merged(notes, [row.label for row in rows]))
 
 
