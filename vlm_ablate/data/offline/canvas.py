@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from vlm_ablate.data.offline.item import Region
-from vlm_ablate.data.offline.pictures import Picture, raster
+from vlm_ablate.data.offline.pictures import Drawable
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (214, 69, 65), "blue": (66, 114, 215), "green": (76, 165, 88), "yellow": (240, 206, 80),
@@ -54,9 +54,9 @@ class Canvas:
         """Width and height in pixels."""
         return self.image.size
 
-    def paste(self, picture: Picture, left: int, top: int, side: int) -> None:
+    def paste(self, picture: Drawable, left: int, top: int, side: int) -> None:
         """Draw a picture into a square of `side` pixels."""
-        rgba = Image.fromarray(raster(picture.key, side))
+        rgba = Image.fromarray(picture.raster(side))
         self.image.paste(rgba, (left, top), rgba)
         self.regions.append(Region(picture.name, (left, top, left + side, top + side)))
 

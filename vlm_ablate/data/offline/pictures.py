@@ -10,7 +10,7 @@ import hashlib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -36,6 +36,17 @@ _NOT_THINGS = frozenset(
 )
 
 
+class Drawable(Protocol):
+    """A named picture that can be put on a canvas."""
+
+    @property
+    def name(self) -> str:
+        """What it shows."""
+
+    def raster(self, size: int) -> np.ndarray:
+        """The picture as uint8 RGBA of shape (size, size, 4)."""
+
+
 @dataclass(frozen=True)
 class Picture:
     """One named drawing."""
@@ -51,6 +62,10 @@ class Picture:
     def split(self) -> Split:
         """The split that this picture belongs to: 60 % train, 10 % tune, 30 % report."""
         return split_of(self.key)
+
+    def raster(self, size: int) -> np.ndarray:
+        """The drawing as uint8 RGBA of shape (size, size, 4)."""
+        return raster(self.key, size)
 
 
 def split_of(key: str) -> Split:

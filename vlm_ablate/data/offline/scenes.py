@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from vlm_ablate.data.offline.canvas import COLOURS, Canvas, grid_square
 from vlm_ablate.data.offline.item import Item, item_rng
-from vlm_ablate.data.offline.pictures import Picture, Split, things
+from vlm_ablate.data.offline.pictures import Drawable, Split, things
 
 PLACES = ("top left", "top right", "bottom left", "bottom right")
 NUMBERS = ("one", "two", "three", "four")
@@ -18,7 +18,7 @@ class Scene:
     """What a picture shows: a ground colour and things in places."""
 
     ground: str
-    placed: tuple[tuple[str, Picture], ...]
+    placed: tuple[tuple[str, Drawable], ...]
 
     def describe(self) -> str:
         """The scene in words, e.g. 'cat top left, drum bottom right, ground red'."""

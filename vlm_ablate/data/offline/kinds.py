@@ -1,0 +1,34 @@
+"""What kind of thing a name names: 'barn owl' is a bird, 'red apple' a fruit."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+
+import yaml
+
+
+@cache
+def kinds() -> dict[str, str]:
+    """Name -> kind, both in plain English; '' for names whose last word says something else ('speech balloon')."""
+    body = yaml.safe_load((files("vlm_ablate") / "assets/kinds.yaml").read_text())
+    return {name.strip(): kind for kind, names in body.items() for name in names.split(",")}
+
+
+def kind_of(name: str) -> str:
+    """The kind of a name or of the thing that its last words name ('green fedora' is a hat), '' where none is known."""
+    words = name.split()
+    for start in range(len(words)):
+        if (tail := " ".join(words[start:])) in kinds():
+            return kinds()[tail]
+    return ""
+
+
+def is_plural(name: str) -> bool:
+    """Whether a name of the vocabulary is one of several: 'cherries', 'scissors'; not 'glass' or 'bus'."""
+    return (name.endswith("s") and not name.endswith(("ss", "us", "is", "tennis", "bellbottoms"))) or name == "pants"
+
+
+def with_article(name: str) -> str:
+    """'an owl', 'a cat'."""
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
