@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from vlm_ablate.config.base import ComponentConfig
+from vlm_ablate.config.base import ComponentConfig, added
 from vlm_ablate.config.components.offline_tasks import Tasks
 from vlm_ablate.registry import Registry
 
@@ -144,35 +144,35 @@ class OfflineVqaConfig(OfflineConfig):
     """Open-ended questions on composed scenes, VQA accuracy. Mirrors VQAv2."""
 
     name: Literal["offline_vqa"] = "offline_vqa"
-    tasks: Tasks = {"vqa": 1.0}
+    tasks: Tasks = added({"vqa": 1.0})
 
 
 class OfflineKnowledgeConfig(OfflineConfig):
     """Questions that need a fact beside the picture (whose flag, then its capital). Mirrors OK-VQA."""
 
     name: Literal["offline_knowledge"] = "offline_knowledge"
-    tasks: Tasks = {"knowledge": 1.0}
+    tasks: Tasks = added({"knowledge": 1.0})
 
 
 class OfflineReadingConfig(OfflineConfig):
     """Questions on signs, charts and tables that must be read. Mirrors TextVQA."""
 
     name: Literal["offline_reading"] = "offline_reading"
-    tasks: Tasks = {"reading": 1.0}
+    tasks: Tasks = added({"reading": 1.0})
 
 
 class OfflineCaptionsConfig(OfflineConfig):
     """Captions of composed scenes, CIDEr. Mirrors COCO."""
 
     name: Literal["offline_captions"] = "offline_captions"
-    tasks: Tasks = {"captions": 1.0}
+    tasks: Tasks = added({"captions": 1.0})
 
 
 class OfflinePagesConfig(OfflineConfig):
     """Fact sheets with several lines of small print, ANLS. Mirrors DocVQA."""
 
     name: Literal["offline_pages"] = "offline_pages"
-    tasks: Tasks = {"pages": 1.0}
+    tasks: Tasks = added({"pages": 1.0})
 
 
 benchmarks.declare("vqav2", VqaV2Config, f"{_PKG}.vqav2:VqaV2")
