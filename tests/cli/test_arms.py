@@ -129,7 +129,7 @@ def test_what_was_run_is_tabled_by_the_same_words(file: Path, home: Home, monkey
     text = summary.read_text()
     assert text.startswith(call(*shlex.split(told)).stdout[:200])
     assert "| Linear |" in text and "| pooled | " in text and "Pooling helps" in text
-    assert "**Left out:** 1 run of this experiment with other values." in text
+    assert "**Left out:** 1 run in another configuration" in text
     assert {(r.arm, r.seed, r.status) for r in read_records(home.tracking_uri, "tests/arms")} == {
         ("pooled", 0, "finished"), ("straight", 0, "finished")
     }  # fmt: skip

@@ -116,6 +116,12 @@ def test_scale_is_applied_after_the_diff_and_told(write: Write) -> None:
     assert one.paper_config.model.vision.id == "google/siglip-so400m-patch14-384"
 
 
+def test_a_value_that_is_set_back_to_the_papers_is_not_scaled(write: Write) -> None:
+    sets = ["model.connector.latents=64", "stages.*.steps=7"]
+    three = load_experiment(write(), scale="tiny", sets=sets).arms["three"]
+    assert three.scaled == {"stages.pretrain.steps": "6000 -> 7", "stages.pretrain.batch_size": "16 -> 4"}
+
+
 def test_settings_win_over_the_scale(write: Write) -> None:
     loaded = load_experiment(write(), scale="tiny", sets=["stages.*.steps=7", "model.connector.latents=3", "seeds=[5]"])
     for arm in loaded.arms.values():

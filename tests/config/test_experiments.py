@@ -11,6 +11,7 @@ from vlm_ablate.config.expand import experiment_files, load_experiment
 from vlm_ablate.config.json_schema import file_schema
 from vlm_ablate.config.scales import read_scale, scale_files
 from vlm_ablate.papers import find_row
+from vlm_ablate.tracking.records import load_records
 
 ROOT = Path(__file__).parents[2] / "experiments"
 SCALES = scale_files(ROOT)
@@ -30,6 +31,16 @@ def test_experiment_is_valid_and_fair(file: Path, scale: str) -> None:
     assert loaded.experiment.name == str(file.relative_to(ROOT).with_suffix(""))
     hashes = [spec.hash for spec in loaded.specs(seeds=[0])]
     assert len(set(hashes)) == len(hashes), "a scale must not make two arms the same"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
+def test_results_that_are_shipped_are_of_the_experiment_as_it_is(file: Path) -> None:
+    folder = ROOT.parent / "results" / file.relative_to(ROOT).with_suffix("")
+    for records in folder.glob("*/records.json"):
+        loaded = load_experiment(file, scale=records.parent.name)
+        shown = load_records(records).records
+        hashes = {spec.hash for spec in loaded.specs(seeds=sorted({record.seed for record in shown}))}
+        assert {record.hash for record in shown} <= hashes, "a new field of a model is `config.base.added`"
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)

@@ -8,6 +8,7 @@ from statistics import fmean
 
 import pytest
 
+from vlm_ablate.config.expand import restricted
 from vlm_ablate.config.experiment import Arm, Claim, Experiment, TableConfig
 from vlm_ablate.errors import DataError, UnknownNameError, VlmAblateError
 from vlm_ablate.reporting import report
@@ -179,6 +180,19 @@ def test_records_of_another_configuration_are_left_out(experiment: Experiment, r
     found = report(experiment, [*runs, old], hashes={r.hash for r in runs})
     assert row_of(found, "ca").score().n == 3
     assert dict(found.notes)["Left out"].startswith("1 run ")
+
+
+def test_remarks_that_records_cannot_give_stand_last(experiment: Experiment, runs: list[RunRecord]) -> None:
+    found = report(experiment, runs, remarks=[("Set by hand", "a=1.")])
+    assert found.notes[-1] == ("Set by hand", "a=1.") and len(found.notes) > 1
+
+
+def test_some_arms_are_ranked_and_judged_among_themselves(experiment: Experiment, runs: list[RunRecord]) -> None:
+    found = report(restricted(experiment, ["ca", "ar_perceiver"]), runs)
+    assert [(row.arm, row.paper_rank, row.rank) for row in found.rows] == [("ar_perceiver", 2, 1), ("ca", 1, 2)]
+    assert [claim.text for claim in found.claims] == ["Cross-attention wins with frozen backbones"]
+    assert found.order.arms == 2 and not any(subject == "Left out" for subject, _ in found.notes)
+    assert found.run_ids == {r.run_id for r in runs if r.arm in ("ca", "ar_perceiver")}
 
 
 def test_of_reruns_the_latest_that_ended_counts(experiment: Experiment, runs: list[RunRecord], run: Run) -> None:

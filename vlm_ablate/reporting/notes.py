@@ -27,7 +27,8 @@ def footnotes(selection: Selection, rows: Sequence[ArmRow], planned: Sequence[in
     notes += _arms(rows)
     notes += _data(selection)
     if selection.left_out:
-        notes.append(("Left out", f"{_count(selection.left_out, 'run')} of this experiment with other values."))
+        runs = _count(selection.left_out, "run")
+        notes.append(("Left out", f"{runs} in another configuration (an earlier version of the file, or --set)."))
     return tuple(_merged(notes, [row.label for row in rows]))
 
 
