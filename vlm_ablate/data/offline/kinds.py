@@ -24,11 +24,17 @@ def kind_of(name: str) -> str:
     return ""
 
 
+_MASSES = frozenset("bacon bamboo bread broccoli candy coffee corn custard flatbread garlic lasagna lemonade "
+                    "lettuce milk popcorn sake salami soup spaghetti sushi toast beer".split())
+
+
 def is_plural(name: str) -> bool:
-    """Whether a name of the vocabulary is one of several: 'cherries', 'scissors'; not 'glass' or 'bus'."""
-    return (name.endswith("s") and not name.endswith(("ss", "us", "is", "tennis", "bellbottoms"))) or name == "pants"
+    """Whether a name is one of several: 'cherries', 'scissors'; not 'glass', 'bus' or 'rhinoceros'."""
+    return name.endswith("skis") or (name.endswith("s") and not name.endswith(("ss", "us", "is", "ceros")))
 
 
 def with_article(name: str) -> str:
-    """'an owl', 'a cat'."""
-    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+    """'an owl', 'a unicorn', 'any milk' of what is not counted."""
+    if name.split()[-1] in _MASSES:
+        return f"any {name}"
+    return f"{'an' if name[0] in 'aeiou' and not name.startswith(('uni', 'eu', 'ewe', 'uk ')) else 'a'} {name}"
