@@ -25,6 +25,11 @@ _CHAPTER = re.compile(
 """A chapter's number on a line of its own."""
 
 
+def _match_contents(text: str) -> re.Match[str] | None:
+    # The pattern is slow on long lines that do not match; counting leaders first is not.
+    return _CONTENTS.match(text) if text.count(".") >= 4 else None
+
+
 @dataclass(frozen=True)
 class Face:
     """What is common to the pages of a PDF."""
@@ -134,7 +139,7 @@ class Layout:
     @cached_property
     def contents(self) -> list[Entry]:
         """Entries of a table of contents that stand on one line each."""
-        found = [(i, m) for i, line in enumerate(self.lines) if (m := _CONTENTS.match(line.text))]
+        found = [(i, m) for i, line in enumerate(self.lines) if (m := _match_contents(line.text))]
         if len(found) < 4:
             return []
         matches = [m for _, m in found]
@@ -212,7 +217,7 @@ class Layout:
     @cached_property
     def captions(self) -> list[Caption]:
         """Captions of figures and tables that stand on one line."""
-        matches = [(line, _CAPTION.match(line.text)) for line in self.lines if not _CONTENTS.match(line.text)]
+        matches = [(line, _CAPTION.match(line.text)) for line in self.lines if not _match_contents(line.text)]
         return [
             Caption(f"{m['what']} {m['number']}", m["text"]) for line, m in matches
             if m and len(line.text) < 90 and m["text"][0].isupper() and not re.match(r"(?:The|This|In)\b", m["text"])
@@ -240,7 +245,7 @@ class Layout:
 
     def _is_body(self, line: Line) -> bool:
         marked = _BULLET.match(line.text) or _CAPTION.match(line.text) or _ITEM.match(line.text)
-        return not (line.mono or marked or _CONTENTS.match(line.text)) and abs(line.size - self.face.body_size) < 0.6
+        return not (line.mono or marked or _match_contents(line.text)) and abs(line.size - self.face.body_size) < 0.6
 
     @staticmethod
     def _flows(above: Line, line: Line) -> bool:

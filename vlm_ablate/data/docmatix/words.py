@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ _DIVIDED = (0x02, 0xFFFE, 0xFFFF)
 """What PDFium puts for the hyphen of a word that was divided at the end of a line."""
 _MARK = 0.8
 """Share of the font size; smaller digits after a word are the mark of a footnote."""
+_NEAR = 1.5
+"""Points between a drawn underscore and the letters beside it."""
 
 
 def read_words(page: pypdfium2.PdfPage, number: int) -> PageText:
@@ -27,25 +30,38 @@ def read_words(page: pypdfium2.PdfPage, number: int) -> PageText:
     width, height = page.get_size()
     textpage = page.get_textpage()
     try:
-        reader = _Reader(textpage, raw)
+        reader = _Reader(textpage, raw, _underscores(page, raw))
         lines = [line for start, stop in _runs(reader.characters) for line in reader.lines(start, stop)]
     finally:
         textpage.close()
     return PageText(number, width, height, tuple(lines))
 
 
+def _underscores(page: pypdfium2.PdfPage, raw: Any) -> list[tuple[float, float, float]]:
+    """Left, bottom and right of short flat lines: TeX draws underscores, so that they are no characters."""
+    found = []
+    for i in range(raw.FPDFPage_CountObjects(page)):
+        drawn = raw.FPDFPage_GetObject(page, i)
+        if raw.FPDFPageObj_GetType(drawn) == raw.FPDF_PAGEOBJ_PATH:
+            left, bottom, right, top = (ctypes.c_float() for _ in range(4))
+            raw.FPDFPageObj_GetBounds(drawn, left, bottom, right, top)
+            if 1 < right.value - left.value < 9 and top.value - bottom.value < 2:
+                found.append((left.value, bottom.value, right.value))
+    return found
+
+
 class _Reader:
     """The characters of one page, by PDFium's index."""
 
-    def __init__(self, textpage: Any, raw: Any) -> None:
-        self.textpage, self.raw = textpage, raw
+    def __init__(self, textpage: Any, raw: Any, underscores: list[tuple[float, float, float]]) -> None:
+        self.textpage, self.raw, self.underscores = textpage, raw, underscores
         self.characters = [raw.FPDFText_GetUnicode(textpage, i) for i in range(textpage.count_chars())]
 
     def lines(self, start: int, stop: int) -> Iterator[Line]:
         """The printed lines of a run without line ends."""
         begun = False
         for left, right, divided in self._printed(start, stop):
-            words = list(self._words(left, right, begun, divided))
+            words = self._joined(self._words(left, right, begun, divided))
             begun = divided
             if words:
                 yield self._line(words, left, right)
@@ -79,6 +95,21 @@ class _Reader:
                 text, min(b[0] for b in boxes), min(b[1] for b in boxes), max(b[2] for b in boxes),
                 max(b[3] for b in boxes), bold, mono, not (half or mark),
             )
+
+    def _joined(self, words: Iterator[Word]) -> list[Word]:
+        """Words, those with a drawn underscore between them made one."""
+        found: list[Word] = []
+        for word in words:
+            before = found[-1] if found and self.underscores else None
+            if before and any(
+                abs(left - before.right) < _NEAR and abs(word.left - right) < _NEAR
+                and before.bottom - 2 * _NEAR < bottom < before.top for left, bottom, right in self.underscores
+            ):
+                found.pop()
+                word = Word(f"{before.text}_{word.text}", before.left, min(before.bottom, word.bottom), word.right,
+                            max(before.top, word.top), before.bold, before.mono, before.whole and word.whole)
+            found.append(word)
+        return found
 
     def _parts(self, start: int, stop: int) -> Iterator[tuple[list[int], bool]]:
         """Indices of each word's characters, and whether they are a footnote's mark."""
