@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,15 @@ class Put:
     size: float = 8
     font: str = "F1"
     x: float = 30
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A flat line from a place to the right, as TeX draws an underscore."""
+
+    x: float
+    y: float
+    width: float
 
 
 def page(*lines: str, top: float = 340, head: str = "", foot: str = "") -> list[Put]:
@@ -42,7 +52,13 @@ def page(*lines: str, top: float = 340, head: str = "", foot: str = "") -> list[
     return put
 
 
-def pdf_bytes(pages: list[list[Put]], *, locked: bool = False) -> bytes:
+def _drawn(put: Put | Rule) -> str:
+    if isinstance(put, Rule):
+        return f"{put.x} {put.y} {put.width} 0.5 re f"
+    return f"BT /{put.font} {put.size} Tf {put.x} {put.y} Td ({_escaped(put.text)}) Tj ET"
+
+
+def pdf_bytes(pages: Sequence[Sequence[Put | Rule]], *, locked: bool = False) -> bytes:
     """A PDF of these pages; `locked`: it asks for a password."""
     objects: list[bytes] = []
 
@@ -56,9 +72,7 @@ def pdf_bytes(pages: list[list[Put]], *, locked: bool = False) -> bytes:
     tree = len(objects) + 2 * len(pages) + 1
     kids = []
     for puts in pages:
-        drawn = "\n".join(
-            f"BT /{p.font} {p.size} Tf {p.x} {p.y} Td ({_escaped(p.text)}) Tj ET" for p in puts
-        ).encode("cp1252")
+        drawn = "\n".join(map(_drawn, puts)).encode("cp1252")
         stream = add(b"<< /Length %d >>\nstream\n%s\nendstream" % (len(drawn), drawn))
         kids.append(add(f"<< /Type /Page /Parent {tree} 0 R /MediaBox [0 0 {WIDTH} {HEIGHT}] "
                         f"/Contents {stream} 0 R /Resources {resources} 0 R >>"))

@@ -22,6 +22,7 @@ def below_heading(window: Window, rng: random.Random) -> Pair | None:
         heading = heads.get(id(row[0].line))
         if heading and len(row) == len(below) == 1 and below[0].starts and worth(below[0].words[0]):
             found.append((plain(heading.text), below[0].words[0].core))
+    found = [(text, word) for text, word in found if '"' not in text and window.text.count(text) == 1]
     if not found:
         return None
     heading_text, word = rng.choice(found)
@@ -46,6 +47,8 @@ def heading_start(window: Window, rng: random.Random) -> Pair | None:
                                 f"What is the first word of the heading of section {number}?"]),
                     seen.words[1].core, "start of a heading")
     first = quoted(seen.words[1:4])
+    if not first or not all(w.readable for w in seen.words[1:4]):
+        return None
     return Pair(rng.choice([f'What is the number of the section whose title begins "{first}"?',
                             f'Which number stands before the heading "{first}"?' if seen.ends and len(seen.words) < 5
                             else f'Which number stands before the heading that begins "{first}"?']),
