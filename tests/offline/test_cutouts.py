@@ -12,7 +12,7 @@ import pytest
 from tests.offline.conftest import Place
 from tests.offline.drawn import CLIP_ART, filled, png, stamp, svg
 from vlm_ablate.data.offline.canvas import COLOURS
-from vlm_ablate.data.offline.cutouts import Cutout, ask, cutouts, cutouts_of, sample_scene
+from vlm_ablate.data.offline.cutouts import Cutout, ask, cutouts, cutouts_of, met_in_train, sample_scene
 from vlm_ablate.data.offline.kinds import is_plural, kind_of, kinds, with_article
 from vlm_ablate.data.offline.pictures import SPLITS, Picture, things
 from vlm_ablate.data.offline.scenes import NUMBERS, PLACES
@@ -31,6 +31,7 @@ def fetched(place: Place) -> None:
     stamps |= stamp("some/cherries.png", "Some cherries.", png(90))
     stamps |= stamp("some/dark.png", "A cello.", filled((20, 20, 20)))
     stamps |= stamp("some/fire.png", "Fire! Fire!", png(91))
+    stamps |= stamp("some/feathers.png", "A feathered hat.", png(92))
     place("tuxpaint-stamps-default", stamps)
     place("openclipart-svg", {
         f"{CLIP_ART}/some/{k}.svg": svg(300 + k, title, creator=str(k))
@@ -65,7 +66,7 @@ def test_answers_are_true_of_the_scene(split) -> None:
     forms: Counter[str] = Counter()
     for k in range(1500):
         rng = random.Random(k)
-        scene = sample_scene(rng, pool)
+        scene = sample_scene(rng, pool, pool)
         question, answer = ask(scene, rng, pool)
         placed: dict[str, Cutout] = dict(scene.placed)
         assert 1 <= len(placed) <= 4 and all(scene.ground in p.grounds for p in placed.values())
@@ -93,7 +94,7 @@ def test_some_scenes_show_the_same_thing_with_several_faces() -> None:
     pool = cutouts_of("train")
     seen = set()
     for k in range(600):
-        pictures = [p for _, p in sample_scene(random.Random(k), pool).placed]
+        pictures = [p for _, p in sample_scene(random.Random(k), pool, pool).placed]
         if len(pictures) > 1 and len({p.name for p in pictures}) == 1:
             seen.add(len({p.picture.key for p in pictures}) > 1)
     assert seen == {True, False}
@@ -106,7 +107,7 @@ def test_an_item_is_a_function_of_its_arguments(size: int) -> None:
         item, again = cutouts("report", index, size), cutouts("report", index, size)
         assert np.array_equal(item.image, again.image) and item.image.shape == (size, size, 3)
         assert (item.id, item.question, item.answer) == (f"cutouts/report/{index}", again.question, again.answer)
-        assert item.references == (item.answer,)
+        assert item.references[0] == item.answer
         for region in item.regions:
             assert region.text in item.description
             down, across = region.box[1] >= size // 2, region.box[0] >= size // 2
@@ -140,3 +141,22 @@ def test_the_real_cutouts() -> None:
     assert sum(1 for n in faces.values() if n > 1) > 150
     item = cutouts("report", 0, 128)
     assert item.image.shape == (128, 128, 3) and item.answer
+
+
+@pytest.mark.usefixtures("fetched")
+def test_the_plain_name_is_the_answer_and_the_whole_name_is_right_too() -> None:
+    split = next(s for s in SPLITS if any(p.picture.name == "feathered hat" for p in cutouts_of(s)))
+    hat = next(p for p in cutouts_of(split) if p.picture.name == "feathered hat")
+    assert (hat.name, hat.kind) == ("hat", "hat")
+    items = (cutouts(split, k, 64) for k in range(3000))
+    asked = next(i for i in items if "feathered hat" in i.references)
+    assert asked.answer == "hat" and asked.question.startswith("What is at the ")
+    assert asked.references == ("hat", "feathered hat")
+
+
+@pytest.mark.usefixtures("fetched")
+def test_most_reported_names_were_met_in_training() -> None:
+    known, met = {p.name for p in cutouts_of("train")}, met_in_train("report")
+    assert 0 < len(met) < len(cutouts_of("report"))
+    names = [p.name for k in range(300) for _, p in sample_scene(random.Random(k), cutouts_of("report"), met).placed]
+    assert 0.75 < sum(name in known for name in names) / len(names) < 1

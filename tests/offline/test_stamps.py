@@ -10,6 +10,7 @@ import pytest
 from tests.offline.conftest import Place
 from tests.offline.drawn import STAMPS, filled, png, stamp
 from vlm_ablate.data.offline.debian.drawing import look_at
+from vlm_ablate.data.offline.debian.siblings import groups
 from vlm_ablate.data.offline.debian.stamps import Stamp, name_of, sentence_of, stamps
 from vlm_ablate.data.offline.pictures import SPLITS
 from vlm_ablate.data.offline.stamps import stamps as stamps_task
@@ -45,7 +46,7 @@ def test_a_stamp_has_sentence_name_kind_and_style(place: Place) -> None:
     owl, glasses, igloo = (found()[k] for k in (
         "animals/birds/owl.png", "clothes/glasses1.png", "town/houses/cartoon/igloo.png"))
     assert (owl.sentence, owl.caption, owl.name, owl.kind, owl.cartoon) == ("An owl.", "an owl", "owl", "bird", False)
-    assert (glasses.name, glasses.kind) == ("glasses", "")
+    assert (glasses.name, glasses.kind) == ("glasses", "eyewear")
     assert (igloo.sentence, igloo.name, igloo.cartoon) == ('An igloo made of "ice", Brrr.', "", True)
 
 
@@ -101,13 +102,21 @@ def test_variants_of_one_picture_are_siblings(place: Place) -> None:
         **stamp("plants/oak.png", "An oak.", filled((200, 30, 30))),
         **stamp("plants/elm.png", "An elm.", filled((202, 31, 30))),                   # looks the same
     })
-    groups = Counter(s.group for s in stamps())
-    assert sorted(groups.values()) == [1] * 5 + [2] * 4
+    sizes = Counter(s.group for s in stamps())
+    assert sorted(sizes.values()) == [1] * 5 + [2] * 4
     by_key = found()
     for a, b in (("animals/mammals/cats/lion", "animals/mammals/cats/lion-2"), ("plants/oak", "plants/elm"),
                  ("animals/mammals/cats/tomcat", "seasonal/puss")):
         assert by_key[f"{a}.png"].group == by_key[f"{b}.png"].group
         assert by_key[f"{a}.png"].split == by_key[f"{b}.png"].split
+
+
+def test_thin_drawings_are_no_siblings_because_little_of_them_is_seen() -> None:
+    rng = np.random.default_rng(0)
+    thumbs = np.full((3, 192), 128, np.float32)
+    thumbs[0, rng.permutation(192)[:8]], thumbs[1, rng.permutation(192)[:8]] = 60, 60
+    thumbs[2] = thumbs[0] + 0.2
+    assert groups(["a", "b", "c"], [(), (), ()], thumbs) == ["a", "b", "a"]
 
 
 def test_every_stamp_is_in_one_split(place: Place) -> None:

@@ -14,9 +14,12 @@ from vlm_ablate.data.offline.debian import clip_art, stamps
 from vlm_ablate.data.offline.debian.catalogue import folders
 from vlm_ablate.data.offline.debian.drawing import Drawing
 from vlm_ablate.data.offline.item import Item, item_rng
-from vlm_ablate.data.offline.kinds import is_plural, kind_of, with_article
+from vlm_ablate.data.offline.kinds import is_plural, kind_of, plain_name, with_article
 from vlm_ablate.data.offline.pictures import Picture, Split, things
 from vlm_ablate.data.offline.scenes import NUMBERS, PLACES, Scene, draw_scene
+
+_MET = 0.75
+"""Share of the pictures of tune and report whose names have another picture in train: known names, new faces."""
 
 # Most living things have eyes and hands, so none can be said to be absent.
 _NEVER_ABSENT = frozenset({"body part"})
@@ -28,6 +31,7 @@ class Cutout:
 
     picture: Picture | Drawing
     name: str
+    """The plain one: 'hat' of a brown hat."""
     kind: str
     grounds: tuple[str, ...]
     """The colours on which it can be seen."""
@@ -50,40 +54,57 @@ def cutouts_of(split: Split) -> tuple[Cutout, ...]:
 def _of_split(stamp_folder: Path, clip_art_folder: Path, split: Split) -> tuple[Cutout, ...]:
     del stamp_folder, clip_art_folder                # only to tell homes apart
     files: tuple[Drawing, ...] = (*stamps.stamps(split), *clip_art.clip_art(split))
-    drawn = [Cutout(p, p.name, p.kind, p.look.grounds) for p in files if p.name and p.kind]
+    drawn = [Cutout(p, plain_name(p.name) or p.name, p.kind, p.look.grounds) for p in files if p.name and p.kind]
     emoji = [Cutout(p, p.name, kind, tuple(COLOURS)) for p in things(split) if (kind := kind_of(p.name))]
     return (*drawn, *emoji)
 
 
+def met_in_train(split: Split) -> tuple[Cutout, ...]:
+    """The pictures of a split whose names pictures of the train split have too; all where there are none."""
+    return _met(cutouts_of(split), cutouts_of("train"))
+
+
+@lru_cache(maxsize=12)
+def _met(pool: tuple[Cutout, ...], train: tuple[Cutout, ...]) -> tuple[Cutout, ...]:
+    names = {p.name for p in train}
+    return tuple(p for p in pool if p.name in names) or pool
+
+
 def cutouts(split: Split, index: int, size: int) -> Item:
     """A scene of one to four pictures and an open-ended question about it.
+
+    To what something is, the whole name of its picture ('brown hat') is a second reference.
 
     Raises:
         AssetMissing: stamps or clip art were not fetched, or a package of the `offline` extra is not installed.
     """
     rng = item_rng("cutouts", split, index)
     pool = cutouts_of(split)
-    scene = sample_scene(rng, pool)
+    scene = sample_scene(rng, pool, pool if split == "train" else met_in_train(split))
     canvas = draw_scene(scene, rng, size)
     question, answer = ask(scene, rng, pool)
+    full = [p.picture.name for place, p in _cutouts(scene) if question == f"What is at the {place}?"]
     told = [f"{p.name} ({p.kind}) {place}" for place, p in _cutouts(scene)]
     description = ", ".join([*told, f"ground {scene.ground}"])
-    return Item(f"cutouts/{split}/{index}", canvas.pixels(), question, answer, (answer,), description,
+    return Item(f"cutouts/{split}/{index}", canvas.pixels(), question, answer,
+                tuple(dict.fromkeys((answer, *full))), description,
                 tuple(canvas.regions))
 
 
-def sample_scene(rng: random.Random, pool: tuple[Cutout, ...]) -> Scene:
-    """One to four pictures, in one scene of four with one name only, on a ground on which all can be seen."""
+def sample_scene(rng: random.Random, pool: tuple[Cutout, ...], met: tuple[Cutout, ...]) -> Scene:
+    """One to four pictures, in one scene of four with one name only, on a ground on which all can be seen.
+
+    Most are of `met`, a part of the pool.
+    """
     count = rng.randint(1, 4)
     places = sorted(rng.sample(range(4), count))
-    first = rng.choice(pool)
-    chosen = [first]
-    alike = [p for p in pool if p.name == first.name] if count > 1 and rng.random() < 0.25 else list(pool)
-    grounds = list(first.grounds)
+    first = rng.choice(met if rng.random() < _MET else pool)
+    alike = [p for p in pool if p.name == first.name] if count > 1 and rng.random() < 0.25 else []
+    chosen, grounds = [first], first.grounds
     while len(chosen) < count:
-        other = rng.choice(alike)
-        shared = [ground for ground in grounds if ground in other.grounds]
-        if shared or len(alike) < len(pool):
+        other = rng.choice(alike or (met if rng.random() < _MET else pool))
+        shared = tuple(ground for ground in grounds if ground in other.grounds)
+        if shared or alike:
             chosen.append(other if shared else first)
             grounds = shared or grounds
     return Scene(rng.choice(grounds), tuple((PLACES[i], p) for i, p in zip(places, chosen, strict=True)))

@@ -1,4 +1,4 @@
-"""What kind of thing a name names: 'barn owl' is a bird, 'red apple' a fruit."""
+"""What kind of thing a name names: 'brown owl' is a bird, 'red apple' a fruit."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ def kinds() -> dict[str, str]:
     return {name.strip(): kind for kind, names in body.items() for name in names.split(",")}
 
 
+def plain_name(name: str) -> str:
+    """The part of a name that is in the vocabulary: 'brown owl' -> 'owl'; '' where none is."""
+    words = name.split()
+    tails = (" ".join(words[start:]) for start in range(len(words)))
+    return next((tail for tail in tails if tail in kinds()), "")
+
+
 def kind_of(name: str) -> str:
     """The kind of a name or of the thing that its last words name ('green fedora' is a hat), '' where none is known."""
-    words = name.split()
-    for start in range(len(words)):
-        if (tail := " ".join(words[start:])) in kinds():
-            return kinds()[tail]
-    return ""
+    return kinds().get(plain_name(name), "")
 
 
 _MASSES = frozenset("bacon bamboo bread broccoli candy coffee corn custard flatbread garlic lasagna lemonade "

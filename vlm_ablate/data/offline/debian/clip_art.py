@@ -22,6 +22,7 @@ from vlm_ablate.data.offline.debian.index import Row, indexed
 from vlm_ablate.data.offline.debian.siblings import groups
 from vlm_ablate.data.offline.kinds import kind_of
 from vlm_ablate.data.offline.pictures import Split
+from vlm_ablate.events import preparing
 
 _BELOW = "usr/share/openclipart/svg"
 _LEFT_OUT = ("computer/", "special/gradients/", "special/examples/", "unsorted/duplicates/")
@@ -111,7 +112,8 @@ def _read(folder: Path) -> list[tuple[Row, Look]]:
     shared = Counter(words.title for words in said.values())
     found: list[tuple[Row, Look]] = []
     seen: set[str] = set()
-    for key, words in said.items():
+    for done, (key, words) in enumerate(said.items()):
+        preparing("looking at clip art", done + 1, len(said))
         look = look_at(root / key) if shared[words.title] <= _SHARED else None
         if look and look.digest not in seen:
             seen.add(look.digest)

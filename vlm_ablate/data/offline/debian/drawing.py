@@ -7,14 +7,14 @@ import hashlib
 import io
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
 
-from vlm_ablate.data.offline.canvas import COLOURS
+from vlm_ablate.data.offline.canvas import COLOURS, font
 from vlm_ablate.data.offline.pictures import Split, split_of
 from vlm_ablate.errors import AssetMissing, DataError
 
@@ -132,8 +132,17 @@ def _page(path: Path, data: bytes, width: int) -> Image.Image:
             import resvg_py
         except ImportError as error:
             raise AssetMissing("the package 'resvg-py' is not installed", hint="run `make assets`") from error
-        data = bytes(resvg_py.svg_to_bytes(svg_string=data.decode("utf-8", "replace"), width=width, dpi=96))
+        data = resvg_py.svg_to_bytes(svg_string=data.decode("utf-8", "replace"), width=width, dpi=96,
+                                     skip_system_fonts=True, **(_fonts() if b"text" in data else {}))
     return Image.open(io.BytesIO(data)).convert("RGBA")
+
+
+@cache
+def _fonts() -> dict[str, Any]:
+    """The one face for all text, so that a drawing looks the same on every machine."""
+    families = ("font_family", "serif_family", "sans_serif_family", "cursive_family", "fantasy_family",
+                "monospace_family")
+    return {"font_files": [str(font("DejaVuSans", 12).path)], **dict.fromkeys(families, "DejaVu Sans")}
 
 
 def _grounds(ink: np.ndarray) -> tuple[str, ...]:

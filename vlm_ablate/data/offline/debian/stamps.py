@@ -20,6 +20,7 @@ from vlm_ablate.data.offline.debian.siblings import groups
 from vlm_ablate.data.offline.debian.words import LONGEST, as_caption, first_sentence, plain
 from vlm_ablate.data.offline.kinds import kind_of, kinds
 from vlm_ablate.data.offline.pictures import Split
+from vlm_ablate.events import preparing
 
 _BELOW = "usr/share/tuxpaint/stamps"
 
@@ -88,7 +89,9 @@ def _stamps(folder: Path) -> tuple[Stamp, ...]:
 def _read(folder: Path) -> list[tuple[Row, Look]]:
     """All pictures with a text beside them that can be drawn."""
     root, found = folder / _BELOW, []
-    for path in sorted(p for p in root.rglob("*") if p.suffix in (".png", ".svg")):
+    paths = sorted(p for p in root.rglob("*") if p.suffix in (".png", ".svg"))
+    for done, path in enumerate(paths):
+        preparing("looking at stamps", done + 1, len(paths))
         text = path.with_suffix(".txt")
         if not text.exists() or (path.suffix == ".svg" and path.with_suffix(".png").exists()):
             continue
