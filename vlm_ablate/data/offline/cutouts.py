@@ -23,6 +23,7 @@ _MET = 0.75
 
 # Most living things have eyes and hands, so none can be said to be absent.
 _NEVER_ABSENT = frozenset({"body part"})
+_WORN = frozenset({"hat", "piece of clothing", "shoe", "eyewear", "jewellery"})
 
 
 @dataclass(frozen=True)
@@ -142,9 +143,10 @@ def _cutouts(scene: Scene) -> list[tuple[str, Cutout]]:
 def _absent(rng: random.Random, names: list[str], kinds: list[str], pool: tuple[Cutout, ...]) -> str:
     """A name of another kind than all that is there, and without a word of theirs."""
     words = {word for text in (*names, *kinds) for word in text.split()}
+    barred = _NEVER_ABSENT.union(kinds, _WORN if "person" in kinds else ())
     while True:
         other = rng.choice(pool)
-        if other.kind not in _NEVER_ABSENT.union(kinds) and not words & {*other.name.split(), *other.kind.split()}:
+        if other.kind not in barred and not words & {*other.name.split(), *other.kind.split()}:
             return other.name
 
 
