@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from vlm_ablate.data.docmatix.layout import at_page_edge
 from vlm_ablate.data.docmatix.pair import Pair
 from vlm_ablate.data.docmatix.rules import ORDINALS
-from vlm_ablate.data.offline.windows import SeenLine, SeenWord, Window
+from vlm_ablate.data.offline.windows import SeenLine, SeenWord, Window, core
 
 Ask = Callable[[Window, random.Random], "Pair | None"]
 
@@ -35,10 +35,14 @@ def worth(word: SeenWord) -> bool:
     return word.readable and bool(_WORTH.match(word.core)) and word.core.lower() not in _COMMON
 
 
+def _shown(window: Window) -> list[str]:
+    """All words of which anything is to be seen; those that the window cuts count, too."""
+    return [core(text).lower() for _, text in window.touched]
+
+
 def _count(window: Window, words: Sequence[SeenWord]) -> int:
-    """How often the words follow each other in what is shown, across lines too."""
-    shown = [w.core.lower() for w in window.words]
-    wanted = [w.core.lower() for w in words]
+    """How often the words follow each other, across lines too."""
+    shown, wanted = _shown(window), [w.core.lower() for w in words]
     return sum(shown[i : i + len(wanted)] == wanted for i in range(len(shown) - len(wanted) + 1))
 
 
@@ -87,7 +91,7 @@ def gap(window: Window, rng: random.Random) -> Pair | None:
         return None
     left, right = quoted(words[:at]), quoted(words[at + 1 :])
     # Another word between the same words would fit as well.
-    shown = [w.core.lower() for w in window.words]
+    shown = _shown(window)
     edges = [[w.core.lower() for w in part] for part in (words[:at], words[at + 1 :])]
     fits = sum(shown[i : i + at] == edges[0] and shown[i + at + 1 : i + len(words)] == edges[1]
                for i in range(len(shown)))
@@ -100,13 +104,13 @@ def gap(window: Window, rng: random.Random) -> Pair | None:
 def beginning(window: Window, rng: random.Random) -> Pair | None:
     """The only word that begins with some letters."""
     words = [w for w in window.words if worth(w) and w.core.isalpha() and len(w.core) >= 5]
-    others = Counter(text.strip("\"'`()[]{},;:!?.*").lower() for _, text in window.touched)
+    others = Counter(_shown(window))
     for _ in range(_TRIES if words else 0):
-        core = rng.choice(words).core
-        letters = core[: rng.randint(2, min(4, len(core) - 2))]
+        word = rng.choice(words).core
+        letters = word[: rng.randint(2, min(4, len(word) - 2))]
         if sum(n for text, n in others.items() if text.startswith(letters.lower())) == 1:
             return Pair(rng.choice([f'Which word begins with "{letters}"?', f'Which word starts with "{letters}"?']),
-                        core, "beginning")
+                        word, "beginning")
     return None
 
 
@@ -115,7 +119,8 @@ def _counted(window: Window) -> list[tuple[str, SeenLine]]:
     named = []
     if not window.cut_above:
         for ordinal, row in zip(ORDINALS, window.rows, strict=False):
-            if len(row) > 1:
+            # A footnote's mark may stand so high that it seems a row of its own.
+            if len(row) > 1 or row[0].line.text.isdigit():
                 break
             named.append((f"{ordinal} line", row[0]))
     if not window.cut_below and window.rows and len(window.rows[-1]) == 1:

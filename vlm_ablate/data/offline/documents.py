@@ -98,8 +98,6 @@ def _fits(pair: Pair, window: Window) -> bool:
 def variants(answer: str, kind: str) -> tuple[str, ...]:
     """The answer and how else people would write it."""
     found = [answer]
-    if kind == "page number":
-        found.append(f"page {answer}")
     bare = answer.strip("\"'()[].,;:!? ")
     if "heading" in kind:
         head, _, title = answer.partition(" ")

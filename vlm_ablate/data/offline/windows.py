@@ -32,6 +32,11 @@ def plain(text: str) -> str:
     return ascii_fold(text.translate(_AS_TYPED))
 
 
+def core(text: str) -> str:
+    """A word in ASCII without quotes, brackets and punctuation around it."""
+    return text.strip("\"'`()[]{},;:!?.*")
+
+
 @dataclass(frozen=True)
 class SeenWord:
     """A word that a window shows whole."""
@@ -49,8 +54,8 @@ class SeenWord:
 
     @cached_property
     def core(self) -> str:
-        """The text without quotes, brackets and punctuation around it."""
-        return self.text.strip("\"'`()[]{},;:!?.*")
+        """The text without what surrounds it (see `core`)."""
+        return core(self.text)
 
 
 @dataclass(frozen=True)
@@ -224,9 +229,9 @@ class Window:
 
 
 def _beside(row: tuple[int, int], other: tuple[int, int]) -> bool:
-    """Whether most of the lower of two rows is at the other's height."""
+    """Whether a good part of the lower of two rows is at the other's height."""
     common = min(row[1], other[1]) - max(row[0], other[0])
-    return common > 0.5 * min(row[1] - row[0], other[1] - other[0])
+    return common > 0.35 * min(row[1] - row[0], other[1] - other[0])
 
 
 class Clipped(Layout):
