@@ -118,6 +118,12 @@ def test_variants_are_siblings_and_namesakes_of_other_makers_are_not(place: Plac
     assert len(set(group.values())) == 4
 
 
+def test_a_drawing_that_is_a_stamp_too_is_in_the_stamps_split(place: Place) -> None:
+    place(PACKAGE, files(recreation__knitting_01=svg(1, "Knitting"), food__pie=svg(3, "Pie")))
+    group = {key: p.group for key, p in found().items()}
+    assert group == {"recreation/knitting_01": "stamps/hobbies/knitting.svg", "food/pie": "clip_art/food/pie.svg"}
+
+
 def test_the_margins_of_the_page_are_cut(place: Place) -> None:
     place(PACKAGE, files(food__apple=svg(1, "Apple")))
     picture = clip_art()[0]

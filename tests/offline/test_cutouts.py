@@ -13,6 +13,8 @@ from tests.offline.conftest import Place
 from tests.offline.drawn import CLIP_ART, filled, png, stamp, svg
 from vlm_ablate.data.offline.canvas import COLOURS
 from vlm_ablate.data.offline.cutouts import Cutout, ask, cutouts, cutouts_of, met_in_train, sample_scene
+from vlm_ablate.data.offline.debian import clip_art, stamps
+from vlm_ablate.data.offline.debian.siblings import groups
 from vlm_ablate.data.offline.kinds import is_plural, kind_of, kinds, with_article
 from vlm_ablate.data.offline.pictures import SPLITS, Picture, things
 from vlm_ablate.data.offline.scenes import NUMBERS, PLACES
@@ -25,14 +27,14 @@ pytestmark = pytest.mark.usefixtures("offline_material")
 def fetched(place: Place) -> None:
     """Twenty stamps and twenty drawings with names, some of them of the same things, and a few without."""
     names = "owl penguin lion zebra apple pear banana violin trumpet hammer saw bus truck igloo frog bee crown".split()
-    stamps: dict[str, bytes] = {}
+    files: dict[str, bytes] = {}
     for k, name in enumerate(names):
-        stamps |= stamp(f"some/{name}.png", f"{with_article(name).capitalize()}.", png(k))
-    stamps |= stamp("some/cherries.png", "Some cherries.", png(90))
-    stamps |= stamp("some/dark.png", "A cello.", filled((20, 20, 20)))
-    stamps |= stamp("some/fire.png", "Fire! Fire!", png(91))
-    stamps |= stamp("some/feathers.png", "A feathered hat.", png(92))
-    place("tuxpaint-stamps-default", stamps)
+        files |= stamp(f"some/{name}.png", f"{with_article(name).capitalize()}.", png(k))
+    files |= stamp("some/cherries.png", "Some cherries.", png(90))
+    files |= stamp("some/dark.png", "A cello.", filled((20, 20, 20)))
+    files |= stamp("some/fire.png", "Fire! Fire!", png(91))
+    files |= stamp("some/feathers.png", "A feathered hat.", png(92))
+    place("tuxpaint-stamps-default", files)
     place("openclipart-svg", {
         f"{CLIP_ART}/some/{k}.svg": svg(300 + k, title, creator=str(k))
         for k, title in enumerate([*names, "Apple pie", "Two lions at home"])
@@ -160,3 +162,15 @@ def test_most_reported_names_were_met_in_training() -> None:
     assert 0 < len(met) < len(cutouts_of("report"))
     names = [p.name for k in range(300) for _, p in sample_scene(random.Random(k), cutouts_of("report"), met).placed]
     assert 0.75 < sum(name in known for name in names) / len(names) < 1
+
+
+def test_no_drawing_that_both_collections_have_is_in_two_splits() -> None:
+    try:
+        both = (*stamps.stamps(), *clip_art.clip_art())
+    except AssetMissing as missing:
+        pytest.skip(str(missing))
+    thumbs = np.stack([p.look.thumbnail() for p in both])
+    splits: dict[str, set[str]] = {}
+    for group, picture in zip(groups([p.group for p in both], [[p.group] for p in both], thumbs), both, strict=True):
+        splits.setdefault(group, set()).add(picture.split)
+    assert [group for group, found in splits.items() if len(found) > 1] == []

@@ -9,11 +9,13 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
+from importlib.resources import files
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
+import yaml
 
 from vlm_ablate.data.offline.debian.catalogue import folders
 from vlm_ablate.data.offline.debian.clip_titles import clean_description, clean_flag, clean_other_flag, clean_title
@@ -136,7 +138,15 @@ def _clip_art(folder: Path) -> tuple[ClipArt, ...]:
     rows = [row for row in rows if numbered[row["caption"]] <= _SHARED]
     first = groups([row["key"] for row in rows], [_marks(row) for row in rows],
                    np.stack([row["look"].thumbnail() for row in rows])) if rows else []
-    return tuple(_picture(folder / _BELOW, row, group) for row, group in zip(rows, first, strict=True))
+    stamp_of = {group: _twins()[row["key"]] for row, group in zip(rows, first, strict=True) if row["key"] in _twins()}
+    split_by = [f"stamps/{stamp_of[group]}" if group in stamp_of else f"clip_art/{group}" for group in first]
+    return tuple(_picture(folder / _BELOW, row, group) for row, group in zip(rows, split_by, strict=True))
+
+
+@cache
+def _twins() -> dict[str, str]:
+    """Clip art that is a stamp too -> the stamp's group. A table, so that splits are the same without the stamps."""
+    return yaml.safe_load((files("vlm_ablate") / "assets/clip_art_twins.yaml").read_text())
 
 
 def caption_of(row: Row) -> str:
@@ -160,7 +170,7 @@ def name_of(key: str, caption: str) -> str:
 
 def _picture(root: Path, row: Row, group: str) -> ClipArt:
     name = name_of(row["key"], row["caption"])
-    return ClipArt(key=row["key"], group=f"clip_art/{group}", path=root / row["key"], look=row["look"], name=name,
+    return ClipArt(key=row["key"], group=group, path=root / row["key"], look=row["look"], name=name,
                    kind=kind_of(name), title=row["caption"], keywords=tuple(row["keywords"]),
                    description=clean_description(row["description"], row["caption"]))
 
