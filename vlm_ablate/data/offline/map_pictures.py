@@ -23,6 +23,9 @@ _LABEL_FONTS = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSerif", "DejaVuSerif-Bol
 _LEAST_LETTERS = 8
 """Pixels of the smallest face that is written."""
 
+_LEAST_VISIBLE = 45
+"""Pixels of a coloured region that its label leaves free."""
+
 Box = tuple[int, int, int, int]
 
 
@@ -70,7 +73,8 @@ class View:
         if not len(y):
             return None
         box = (int(x.min()), int(y.min()), int(x.max()) + 1, int(y.max()) + 1)
-        return Patch(box, len(y), (float(x.mean()), float(y.mean())))
+        tips = (y[x == x.min()].mean(), x[y == y.min()].mean(), y[x == x.max()].mean(), x[y == y.max()].mean())
+        return Patch(box, len(y), (float(x.mean()), float(y.mean())), tuple(float(tip) for tip in tips))
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,8 @@ class Patch:
     area: int
     centroid: tuple[float, float]
     """x, y."""
+    tips: tuple[float, ...]
+    """y of the leftmost pixels, x of the topmost, y of the rightmost, x of the lowest."""
 
 
 def draw_map(view: View, colours: dict[int, str], rng: random.Random) -> Canvas:
@@ -158,10 +164,11 @@ class Label:
 
 
 def place_labels(view: View, texts: dict[int, str], rng: random.Random, coloured: set[int]) -> list[Label] | None:
-    """A place for the name of each region, on it or beside it; None where one cannot be placed.
+    """A place for the name of each region, on it or at one of its ends; None where one cannot be placed.
 
-    A board lies inside the picture, hides no part of another coloured region and at most 45 % of its own, touches no
-    other board, and touches its own region; beside a region, it touches no other coloured one within 3 pixels.
+    A board lies inside the picture, reaches into its own region and hides at most 45 % of it, hides no part of another
+    coloured region and touches no other board. One that does not stand on its region for the better part keeps away
+    from the other coloured ones.
     """
     placed: list[Label] = []
     name = rng.choice(_LABEL_FONTS)
@@ -183,14 +190,14 @@ def place_labels(view: View, texts: dict[int, str], rng: random.Random, coloured
 
 
 def _places(text: str, patch: Patch, face: ImageFont.FreeTypeFont) -> list[Label]:
-    """On the region's middle, then around its box."""
+    """On the region's middle, then at its ends, a pixel or two inside."""
     x0, y0, x1, y1 = face.getbbox(text)
     width, height = int(x1 - x0), int(y1 - y0)
     left, top, right, bottom = patch.box
-    (x, y), gap = patch.centroid, 3
+    x, y = patch.centroid
     middles = [
-        (x, y), (x, y - 0.7 * height), (x, y + 0.7 * height), (x, bottom + gap + height / 2),
-        (x, top - gap - height / 2), (right + gap + width / 2, y), (left - gap - width / 2, y),
+        (x, y), (x, y - 0.7 * height), (x, y + 0.7 * height), (patch.tips[3], bottom + height / 2 - 1),
+        (patch.tips[1], top - height / 2 + 1), (right + width / 2, patch.tips[2]), (left - width / 2, patch.tips[0]),
     ]
     corners = [(round(mx - width / 2), round(my - height / 2)) for mx, my in middles]
     return [Label(text, (a, b, a + width, b + height), face) for a, b in corners]
@@ -205,12 +212,15 @@ def _fits(label: Label, k: int, view: View, placed: list[Label], coloured: set[i
     under = view.seen[b:d, a:c]
     others = coloured - {k}
     hidden = np.count_nonzero(under == k)
-    if hidden > 0.45 * patch.area or any((under == other).any() for other in others):
+    if patch.area - hidden < max(0.55 * patch.area, _LEAST_VISIBLE, 0.004 * view.size**2):
         return False
-    around = view.seen[max(0, b - 3) : d + 3, max(0, a - 3) : c + 3]
+    if any((under == other).any() for other in others):
+        return False
     if hidden >= 0.5 * under.size:
         return True
-    return bool((around == k).any()) and not any((around == other).any() for other in others)
+    far = max(4, view.size // 16)
+    around = view.seen[max(0, b - far) : d + far, max(0, a - far) : c + far]
+    return hidden >= max(3, view.size // 32) and not any((around == other).any() for other in others)
 
 
 def write_labels(canvas: Canvas, labels: list[Label]) -> None:

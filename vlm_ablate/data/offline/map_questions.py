@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from PIL import ImageFont
 
+from vlm_ablate.data.offline.debian.map_names import NO_STATES
 from vlm_ablate.data.offline.debian.maps import capital_to_ask, country_names, drawn_maps, geometry
 from vlm_ablate.data.offline.item import Item, item_rng
 from vlm_ablate.data.offline.map_pictures import (
@@ -49,7 +50,6 @@ between the other's northern and southern ends."""
 _CLEARLY = 1.5
 """The largest region is this many times as large as the next; so is the next to the smallest."""
 _OPPOSITE = {"north": "south", "south": "north", "west": "east", "east": "west"}
-_NO_STATES = frozenset({"Puerto Rico"})
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,8 @@ def _capital(rng: random.Random, split: Split, size: int) -> Draft | None:
         labels = () if face else place_labels(view, {k: region.name}, rng, {k})
         if labels is None:
             continue
-        question = f"What is the capital of the coloured {'country' if countries else 'region'}?"
+        noun = "country" if countries and region.name not in NO_STATES else "region"
+        question = f"What is the capital of the coloured {noun}?"
         return Draft(view, {k: rng.choice(BRIGHT)}, question, capital_to_ask(region), "", tuple(labels),
                      (region.name, face) if face else None)
     return None
@@ -251,7 +252,7 @@ def _count(rng: random.Random, split: Split, size: int) -> Draft | None:
 
 def _country(rng: random.Random, split: Split, size: int) -> Draft | None:
     """A whole country with the names of one to three regions."""
-    states = country_names() - _NO_STATES
+    states = country_names() - NO_STATES
     pool = sorted({m.area for m in drawn_maps(split)} & states)
     for _ in range(TRIES if pool else 0):
         area = rng.choice(pool)

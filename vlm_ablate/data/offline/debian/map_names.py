@@ -29,9 +29,17 @@ _SAME = {
     "Democratic People's Republic of Korea": "North Korea", "Republic Of Ireland": "Ireland",
     "Republic of China": "Taiwan", "New-Zealand": "New Zealand", "Sri-Lanka": "Sri Lanka",
     "Great-Britain": "Great Britain", "Bosnia-Herzegovina": "Bosnia and Herzegovina",
-    "Democratic Republic of the Congo": "DR Congo", "U.S Virgin Islands": "US Virgin Islands",
-    "Trindad and Tobago": "Trinidad and Tobago",
+    "Democratic Republic of the Congo": "DR Congo",
 }
+
+# Towns that people call otherwise; the first name is the answer, others are taken, too.
+_TOWNS = {
+    "Abu Dhabi City": ("Abu Dhabi",), "Pyeongyang": ("Pyongyang",), "Koufu": ("Kofu",),
+    "Washington D.C.": ("Washington D.C.", "Washington"),
+}
+
+NO_STATES = frozenset({"Puerto Rico", "French Guiana"})
+"""Regions of maps of countries that are asked about as regions."""
 
 DRAWN_ELSEWHERE: dict[str, frozenset[str]] = {
     "Africa": frozenset({"Canary Islands", "Cape Verde", "Comoros", "Equatorial Guinea", "Madeira", "Mauritius",
@@ -48,7 +56,7 @@ DRAWN_ELSEWHERE: dict[str, frozenset[str]] = {
     "Ecuador": frozenset({"Galapagos"}), "Colombia": frozenset({"St Andrew and Providence"}),
     "Japan": frozenset({"Okinawa"}), "Ukraine": frozenset({"Donets'ka oblast'"}),
 }
-"""Area -> regions that the map shows in a box or as one, away from where they are or with a line to it; not asked about."""
+"""Area -> regions that the map shows in or as a box, or away from where they are; they are not asked about."""
 
 _LINES = re.compile(r"((external|county) )?(frontier|border)s?\d?|coast(line)?|border/coast|river", re.IGNORECASE)
 _WATERS = re.compile(r".*\b(water|ocean|sea|lake|gulf)\b.*", re.IGNORECASE)
@@ -76,9 +84,10 @@ def clean_name(text: str) -> str:
 
 
 def capitals_of(text: str) -> tuple[str, ...]:
-    """The towns of a capital's entry: 'Napier/Hastings' has two, 'Yangon (former Rangoon)' one."""
+    """The towns of a capital's entry, or its names: 'Napier/Hastings' has two, 'Yangon (former Rangoon)' one."""
     towns = re.split(r"\s*/\s*|,\s*|\s+and\s+", _REMARK.sub("", _WRAPPER.sub(r"\1", text.strip())))
-    return tuple(_ascii(town).strip() for town in towns if _ascii(town).strip())
+    names = tuple(_ascii(town).strip() for town in towns if _ascii(town).strip())
+    return _TOWNS.get(names[0], names) if len(names) == 1 else names
 
 
 def area_of(title: str) -> tuple[str, str]:

@@ -36,7 +36,7 @@ _LEAST_DISC, _ROUND = 15, 0.995
 """Pixels across, and the share of its pixels within the circle of its area, from which on a piece is a drawn disc."""
 _LARGEST = 4096
 """Pixels a side; the package's largest map is 1357 pixels wide."""
-_FETCH_AGAIN = "fetch it again: `vlm-ablate data fetch maps --force`"
+_FETCH_AGAIN = "remove the package's folder and run `vlm-ablate data fetch maps`"
 
 Rgb = tuple[int, int, int]
 
@@ -48,7 +48,7 @@ class MapRegion:
     name: str
     """ASCII, without remarks in brackets."""
     capitals: tuple[str, ...]
-    """Usually one; two where two towns share the office; none where the map gives none."""
+    """Usually one; two where two towns share the office, or one has two names; none where the map gives none."""
     colour: Rgb
     """In the map's picture."""
 
