@@ -24,7 +24,7 @@ def list_parts(
     kind: Annotated[
         str | None,
         typer.Argument(
-            help="vision, language, connectors, architectures, sources, benchmarks, metrics, experiments, scales "
+            help="vision, language, connectors, architectures, sources, tasks, benchmarks, metrics, experiments, scales "
             "or papers. Default: all."
         ),
     ] = None,
@@ -98,6 +98,18 @@ def _registry(name: str) -> Callable[[], Registry]:
     return get
 
 
+def _tasks() -> Iterable[Row]:
+    from vlm_ablate.data.offline.tasks import TASKS
+    from vlm_ablate.errors import AssetMissing
+
+    for task in TASKS.values():
+        try:
+            material = ", ".join(dict.fromkeys(record.package for record in task.licence_records()))
+        except AssetMissing as missing:
+            material = f"not here: {missing.hint}"
+        yield task.name, task.summary, material
+
+
 def _metrics() -> Iterable[Row]:
     from vlm_ablate.evaluation.metrics import metrics
 
@@ -145,6 +157,7 @@ KINDS: dict[str, Callable[[], Iterable[Row]]] = {
     "connectors": _parts(_registry("connectors")),
     "architectures": _parts(_registry("architectures")),
     "sources": _parts(_registry("sources")),
+    "tasks": _tasks,
     "benchmarks": _parts(_registry("benchmarks")),
     "metrics": _metrics,
     "experiments": _experiments,

@@ -6,10 +6,28 @@ import hashlib
 import json
 import random
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache, partial
+from importlib.metadata import PackageNotFoundError, version
 
-from vlm_ablate.data.offline import facts, knowledge, pages, pictures, reading, scenes, tables
+from vlm_ablate.data.offline import (
+    clip_art,
+    cutouts,
+    documents,
+    facts,
+    knowledge,
+    map_questions,
+    pages,
+    pictures,
+    reading,
+    scenes,
+    stamps,
+    tables,
+)
 from vlm_ablate.data.offline.assets import AssetRecord
+from vlm_ablate.data.offline.debian import catalogue
+from vlm_ablate.data.offline.debian.catalogue import Collection
 from vlm_ablate.data.offline.item import Item
 from vlm_ablate.data.offline.pictures import Split
 
@@ -22,9 +40,11 @@ class Task:
 
     name: str
     make: Callable[[Split, int, int], Item]
+    summary: str
+    """One line for people."""
     material: tuple[Material, ...]
     """Each gives the provenance of one kind of material, or raises AssetMissing."""
-    version: int = 2
+    version: int = 1
     """Raise when items change, so that old stores are not taken for new ones."""
 
     def __call__(self, split: Split, index: int, side: int) -> Item:
@@ -45,20 +65,45 @@ class Task:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the checksums of the material and of the generator's version."""
-        body = [self.name, self.version, [record.to_dict() for record in self.licence_records()]]
+        """Hash of the checksums of the material, the generator's version, and what draws."""
+        body = [self.name, self.version, [record.to_dict() for record in self.licence_records()], _drawn_with()]
         return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
 
+
+@cache
+def _drawn_with() -> dict[str, str]:
+    """Versions of the libraries whose pixels may differ from one to the next."""
+    found = {}
+    for package in ("pillow", "resvg-py", "pypdfium2"):
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+def _collection(name: Collection) -> Material:
+    return partial(catalogue.licence_records, name)
+
+
+_DRAWINGS, _FACTS, _TABLES = pictures.licence_records, facts.licence_records, tables.licence_records
+_STAMPS, _CLIP_ART = _collection("stamps"), _collection("clip_art")
 
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
-        Task("vqa", scenes.vqa, (pictures.licence_records,)),
-        Task("knowledge", knowledge.knowledge, (pictures.licence_records, facts.licence_records)),
-        Task("reading", reading.reading,
-             (pictures.licence_records, tables.licence_records, pictures.digit_records)),
-        Task("captions", scenes.caption, (pictures.licence_records,)),
-        Task("pages", pages.pages, (facts.licence_records,)),
+        Task("vqa", scenes.vqa, "questions on scenes of up to four drawings", (_DRAWINGS,), 2),
+        Task("knowledge", knowledge.knowledge, "flags, and questions about their countries", (_DRAWINGS, _FACTS), 2),
+        Task("reading", reading.reading, "signs, handwritten numbers, charts and tables",
+             (_DRAWINGS, _TABLES, pictures.digit_records), 2),
+        Task("captions", scenes.caption, "captions of scenes of one or two drawings", (_DRAWINGS,), 2),
+        Task("pages", pages.pages, "fact sheets of countries, twice as tall as wide", (_FACTS,), 2),
+        Task("cutouts", cutouts.cutouts, "questions on scenes of photos, clip art and drawings",
+             (_DRAWINGS, _STAMPS, _CLIP_ART)),
+        Task("stamps", stamps.stamps, "a photo or drawing and a sentence on it", (_STAMPS,)),
+        Task("clip_art", clip_art.clip_art, "a piece of clip art and its title", (_CLIP_ART,)),
+        Task("maps", map_questions.maps, "maps with coloured regions: names, capitals, places, sizes",
+             (_collection("maps"),)),
+        Task("documents", documents.documents, "a part of a real page, and questions on what stands there",
+             (_collection("documents"),)),
     )
 }
 
