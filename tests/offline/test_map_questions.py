@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from collections import Counter
 
@@ -152,15 +153,24 @@ def test_the_description_holds_what_the_answer_needs(place: Place) -> None:
             assert all(part in item.description for part in needed), item
 
 
-def test_answers_are_balanced(place: Place) -> None:
+@pytest.mark.parametrize(("kind", "answers", "most"), [
+    ("_is_north_of", 2, 0.6), ("_colour_of_region", 6, 0.26), ("_largest", 6, 0.26), ("_part", 9, 0.19),
+    ("_count", 4, 0.36),
+])
+def test_no_answer_is_worth_guessing(place: Place, kind: str, answers: int, most: float) -> None:
     place(PACKAGE, world())
-    answers: dict[str, Counter] = {kind: Counter() for kind in KINDS}
-    for index in range(700):
-        item = maps("train", index, 64)
-        answers[kind_of(item)][item.answer] += 1
-    shares = {kind: max(found.values()) / found.total() for kind, found in answers.items()}
-    assert shares["Is "] < 0.62 and shares["Which colour is"] < 0.3 and shares["Which coloured region"] < 0.36
-    assert shares["In which part"] < 0.24 and shares["How many"] < 0.4, shares
+    ask, rng = getattr(map_questions, kind), random.Random(0)
+    drafts = [ask(rng, "train", 128) for _ in range(200)]
+    found = Counter(draft.references[0] for draft in drafts if draft)
+    assert found.total() > 190 and len(found) == answers and max(found.values()) / found.total() < most, found
+
+
+def test_the_first_of_two_is_as_often_right_as_the_second(place: Place) -> None:
+    place(PACKAGE, world())
+    rng = random.Random(0)
+    drafts = [map_questions._which_is_further(rng, "train", 128) for _ in range(200)]
+    first = sum(draft.question.endswith(f"or {draft.references[0]}?") for draft in drafts)
+    assert 80 < first < 120
 
 
 def test_a_region_too_small_to_be_seen_is_not_asked_about(place: Place) -> None:
