@@ -24,7 +24,7 @@ _COMMON = frozenset(
     """about after also and any are been both but can case could does each for from had has have here how into its may
     more most must not one only other our out should some such than that the their them then there these they this
     those two use used was were what when where which while who why will with would you your
-    debian file files gnuplot package packages released version""".split()
+    debian file files gnuplot note optional package packages purpose rationale released see syntax version""".split()
 )
 """Words that are frequent in manuals: a guess would be right too often."""
 _TRIES = 8
@@ -267,6 +267,5 @@ def bullet(window: Window, rng: random.Random) -> Pair | None:
         return None
     k, seen = rng.choice(good)
     name = "only" if len(points) == 1 else ORDINALS[k]
-    return Pair(rng.choice([f"With which word does the {name} point of the list begin?" if len(points) > 1
-                            else "With which word does the point of the list begin?",
+    return Pair(rng.choice([f"With which word does the {name} bullet point begin?",
                             f"What is the first word after the {name} bullet?"]), seen.words[1].core, "bullet")
