@@ -198,7 +198,7 @@ def only_run(window: Window, face: str) -> str | None:
     runs = _runs(window, face)
     if len(runs) != 1 or not 1 <= len(runs[0]) <= 5 or len(window.words) < len(runs[0]) + 5:
         return None
-    text = " ".join(w.text for w in runs[0]).strip(",;:")
+    text = " ".join(w.text for w in runs[0]).strip(",;:").rstrip(".")
     if text.count("(") != text.count(")"):
         text = text.strip("()")
     return text if all(w.readable for w in runs[0]) and sum(c.isalpha() for c in text) >= 3 else None
