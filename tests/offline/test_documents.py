@@ -48,7 +48,7 @@ def cores(window: Window, *, cut: bool) -> list[list[str]]:
     """Words by row, straight from the page: those wholly in the window, or also those that its edge cuts."""
     words: list[tuple[float, float, float, str]] = []
     height = window.layout.page.height
-    for line, word in ((line, w) for line in window.layout.page.lines for w in line.words):
+    for line, word in ((on, w) for on in window.layout.page.lines for w in on.words):
         left, right = word.left - window.left, word.right - window.left
         top, bottom = height - word.top - window.top, height - word.bottom - window.top
         inside = left >= 0 and top >= 0 and right <= window.size and bottom <= window.size
