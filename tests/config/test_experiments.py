@@ -60,7 +60,18 @@ def test_pictures_are_composed_at_the_size_at_which_they_are_shown(file: Path, s
     base = load_experiment(file, scale=scale).base
     parts = [entry.source for entry in base.data.mixture.values()]
     parts += [entry.benchmark for entry in base.evaluation.benchmarks.values()]
-    assert {part.side for part in parts if part.name.startswith("offline")} == {base.data.image.size}
+    (side,) = {part.side for part in parts if part.name.startswith("offline")}
+    patch = {"laptop": 1, "workstation": 14}[scale]
+    assert base.data.image.size == (side // patch) * patch or base.data.image.split == "tiles"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
+def test_views_at_workstation_scale_are_whole_patches(file: Path) -> None:
+    """Its encoder drops pixels that fill no patch."""
+    for arm in load_experiment(file, scale="workstation").arms.values():
+        image = arm.config.data.image
+        assert arm.config.model.vision.name == "vit-s14"
+        assert [s for s in (image.size, image.shortest, image.tile) if s is not None and s % 14] == []
 
 
 @pytest.mark.parametrize("name", SCALES)
