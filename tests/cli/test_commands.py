@@ -45,6 +45,7 @@ def test_help_names_every_command() -> None:
         ("connectors", ["perceiver", "latents=64", "[projected patches, learned queries]"]),
         ("architectures", ["cross_attention", "every=4"]),
         ("sources", ["obelics", "offline"]),
+        ("tasks", ["knowledge", "maps", "documents"]),
         ("benchmarks", ["offline_vqa", "vqav2"]),
         ("metrics", ["vqa_accuracy", "cider"]),
         ("experiments", ["idefics2/t03_architecture", "5 arms"]),

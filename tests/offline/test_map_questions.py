@@ -17,7 +17,7 @@ from vlm_ablate.data.offline.debian.catalogue import packages
 from vlm_ablate.data.offline.debian.maps import drawn_maps
 from vlm_ablate.data.offline.item import Item
 from vlm_ablate.data.offline.map_pictures import BRIGHT
-from vlm_ablate.data.offline.map_questions import PLACES, maps
+from vlm_ablate.data.offline.map_questions import PLACES, capitals, maps
 from vlm_ablate.data.offline.map_views import askable
 from vlm_ablate.data.offline.pictures import SPLITS, Split
 from vlm_ablate.data.offline.scenes import NUMBERS
@@ -133,6 +133,16 @@ def test_every_answer_follows_from_the_picture(place: Place, size: int) -> None:
             check(item, split)
             kinds[kind_of(item)] += 1
     assert size > 200 or set(kinds) == set(KINDS), kinds
+
+
+def test_capitals_are_all_that_the_task_of_that_name_asks_for(place: Place) -> None:
+    place(PACKAGE, world())
+    for index in range(20):
+        item = capitals("report", index, 128)
+        assert item.id == f"capitals/report/{index}" and item.question.startswith("What is the capital")
+        check_drawing(item, 128)
+        check(item, "report")
+        assert item.answer not in item.description
 
 
 def test_an_item_is_a_function_of_its_arguments(place: Place) -> None:

@@ -24,8 +24,8 @@ def list_parts(
     kind: Annotated[
         str | None,
         typer.Argument(
-            help="vision, language, connectors, architectures, sources, tasks, benchmarks, metrics, experiments, scales "
-            "or papers. Default: all."
+            help="vision, language, connectors, architectures, sources, tasks, benchmarks, metrics, experiments, "
+            "scales or papers. Default: all."
         ),
     ] = None,
     plugin: Annotated[list[str] | None, typer.Option("--plugin", help="Module whose parts to include.")] = None,

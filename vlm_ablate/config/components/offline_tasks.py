@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field
 
 TaskName = Literal[
     "vqa", "knowledge", "reading", "captions", "pages",                 # of what pip packages carry
-    "cutouts", "stamps", "clip_art", "maps", "documents",               # and Debian packages: `vlm-ablate data fetch`
+    "cutouts", "stamps", "clip_art", "maps", "capitals", "documents",   # and Debian packages: `vlm-ablate data fetch`
 ]
 
 

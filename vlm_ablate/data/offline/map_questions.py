@@ -8,7 +8,7 @@ smallest (8 %), the part of the picture (10 %), how many (8 %), which country th
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from PIL import ImageFont
@@ -67,6 +67,10 @@ class Draft:
     title: tuple[str, ImageFont.FreeTypeFont] | None = None
 
 
+Kind = Callable[[random.Random, Split, int], Draft | None]
+"""Makes a question of one kind, or None where chance offers no map for it."""
+
+
 def maps(split: Split, index: int, size: int) -> Item:
     """A map with some regions in bright colours and a question about it.
 
@@ -74,9 +78,22 @@ def maps(split: Split, index: int, size: int) -> Item:
         AssetMissing: the collection `maps` was not fetched.
         DataError: one of its files is broken, or no map of the split can be asked about at this size.
     """
-    rng = item_rng("maps", split, index)
-    kinds = list(KINDS)
-    make = rng.choices(kinds, [KINDS[kind] for kind in kinds])[0]
+    return _asked("maps", KINDS, split, index, size)
+
+
+def capitals(split: Split, index: int, size: int) -> Item:
+    """A map with one region in a bright colour and its name, and the question for its capital, which is not there.
+
+    Raises:
+        AssetMissing, DataError: as `maps`.
+    """
+    return _asked("capitals", {_capital: 1}, split, index, size)
+
+
+def _asked(task: str, shares: Mapping[Kind, int], split: Split, index: int, size: int) -> Item:
+    rng = item_rng(task, split, index)
+    kinds = list(shares)
+    make = rng.choices(kinds, list(shares.values()))[0]
     draft = make(rng, split, size) or next(filter(None, (rng.choice(kinds)(rng, split, size) for _ in range(20))), None)
     if draft is None:
         raise DataError(f"no map of the {split} split has regions that can be asked about at {size} pixels")
@@ -84,7 +101,7 @@ def maps(split: Split, index: int, size: int) -> Item:
     write_labels(canvas, list(draft.labels))
     if draft.title:
         write_title(canvas, *draft.title)
-    return Item(f"maps/{split}/{index}", canvas.pixels(), draft.question, draft.references[0], draft.references,
+    return Item(f"{task}/{split}/{index}", canvas.pixels(), draft.question, draft.references[0], draft.references,
                 _describe(draft), tuple(canvas.regions))
 
 
@@ -271,7 +288,7 @@ def _country(rng: random.Random, split: Split, size: int) -> Draft | None:
     return None
 
 
-KINDS: dict[Callable[[random.Random, Split, int], Draft | None], int] = {
+KINDS: dict[Kind, int] = {
     _capital: 24, _region_of_colour: 14, _colour_of_region: 14, _is_north_of: 10, _which_is_further: 8, _largest: 8,
     _part: 10, _count: 8, _country: 4,
 }

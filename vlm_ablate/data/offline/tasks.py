@@ -102,6 +102,8 @@ TASKS: dict[str, Task] = {
         Task("clip_art", clip_art.clip_art, "a piece of clip art and its title", (_CLIP_ART,)),
         Task("maps", map_questions.maps, "maps with coloured regions: names, capitals, places, sizes",
              (_collection("maps"),)),
+        Task("capitals", map_questions.capitals, "maps with one region coloured and named: what is its capital?",
+             (_collection("maps"),)),
         Task("documents", documents.documents, "a part of a real page, and questions on what stands there",
              (_collection("documents"),)),
     )
