@@ -25,6 +25,7 @@ from vlm_ablate.config.stages import LoraConfig, Stage
 from vlm_ablate.errors import AssetMissing, ModelError
 from vlm_ablate.models.accounting import plan_model
 from vlm_ablate.models.adapters import apply_training
+from vlm_ablate.models.checkpoints.own import load_checkpoint, save_checkpoint
 from vlm_ablate.models.hub import sha256
 from vlm_ablate.models.vision import vit
 from vlm_ablate.models.vision.packaged import PackagedFile
@@ -210,6 +211,15 @@ def test_it_takes_adapters_and_gradient_checkpointing(llama) -> None:
         vlm.train().encode_images(x, None).square().sum().backward()
         adapters = {n: p for n, p in vlm.vision.named_parameters() if "lora_" in n}
         assert adapters and all(p.grad is not None for p in adapters.values())
+
+
+@torch.no_grad()
+def test_an_exported_model_comes_back(llama, tmp_path) -> None:
+    vlm = a_vlm({"name": "vit-s14", "weights": "random", "layer": 2}, llama, image=ImageConfig(size=42))
+    x = torch.randn(1, 3, 42, 42)
+    expected = vlm.encode_images(x, None)
+    save_checkpoint(vlm, tmp_path)
+    assert torch.equal(load_checkpoint(tmp_path).encode_images(x, None), expected)
 
 
 @pytest.mark.parametrize("stage", [{}, {"vision": "lora"}, {"vision": "full"}], ids=["frozen", "lora", "full"])
