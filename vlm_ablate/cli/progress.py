@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -27,6 +29,10 @@ if TYPE_CHECKING:
 STYLE = {"finished": "green", "diverged": "yellow", "failed": "bold red", "skipped": "yellow"}
 
 
+PATIENCE = 2.0
+"""Seconds after which a preparation is worth a line where there are no bars."""
+
+
 class RunDisplay:
     """Listens to the events of a launch: a bar for the whole experiment, one for each running run, a line for each end.
 
@@ -41,7 +47,7 @@ class RunDisplay:
         self._progress = _bars(console) if self._live else None
         self._tasks: dict[str, TaskID] = {}
         self._stage: dict[str, str] = {}
-        self._prepared: set[str] = set()
+        self._heard: dict[str, float] = {}
         self._total: TaskID | None = None
         self.ended: dict[str, RunFinished] = {}
 
@@ -100,8 +106,8 @@ class RunDisplay:
             if event.run not in self._tasks:
                 self._tasks[event.run] = self._progress.add_task(name, total=event.total, info="")
             self._update(event.run, event.done, event.total, event.what)
-        elif event.what not in self._prepared:
-            self._prepared.add(event.what)
+        elif time.monotonic() - self._heard.setdefault(event.what, time.monotonic()) > PATIENCE:
+            self._heard[event.what] = math.inf
             self._line(f"preparing {name}: {event.what}")
 
     def _update(self, run: str, done: int, total: int, info: str) -> None:

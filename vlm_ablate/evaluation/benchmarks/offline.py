@@ -34,7 +34,7 @@ class _Offline(Benchmark):
     def items(self, split: Split) -> Sequence[BenchmarkItem]:
         config = self.config
         order = share_out(config.tasks, config.items, random.Random(f"{config.name}/{split}/{config.items}"))
-        rows = {name: iter(_items(name, split, order.count(name), config.side)) for name in set(order)}
+        rows = {name: iter(_items(name, split, order.count(name), config.side)) for name in dict.fromkeys(order)}
         return [next(rows[name]) for name in order]
 
 
