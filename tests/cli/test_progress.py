@@ -88,7 +88,7 @@ def test_preparations_are_shown_before_the_run_has_started(monkeypatch: pytest.M
     first, _ = specs()
     told = [Preparing(first.hash, "drawing 900 pictures for maps (train)", done, 900) for done in (256, 512, 900)]
     shown = show(told, terminal=True)
-    assert "512/900" in shown and "drawing 900 pictures for maps (train)" in shown
+    assert "900/900" in shown and "drawing 900 pictures for maps (train)" in shown
     line = f"preparing {first.run_name}: drawing 900 pictures for maps (train)"
     assert line not in show(told, terminal=False)  # quick ones are not worth a line
     monkeypatch.setattr(progress, "PATIENCE", 0)
