@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 from vlm_ablate.data.offline import (
@@ -42,8 +42,10 @@ class Task:
     make: Callable[[Split, int, int], Item]
     summary: str
     """One line for people."""
-    material: tuple[Material, ...]
-    """Each gives the provenance of one kind of material, or raises AssetMissing."""
+    material: tuple[Material, ...] = ()
+    """Of pip packages: each gives the provenance of one kind, or raises AssetMissing."""
+    collections: tuple[Collection, ...] = ()
+    """Of Debian packages."""
     version: int = 1
     """Raise when items change, so that old stores are not taken for new ones."""
 
@@ -61,7 +63,9 @@ class Task:
         Raises:
             AssetMissing: a part of it is not on this machine.
         """
-        return [record for material in self.material for record in material()]
+        catalogue.require(*self.collections)
+        fetched = [record for name in self.collections for record in catalogue.licence_records(name)]
+        return [record for material in self.material for record in material()] + fetched
 
     @property
     def fingerprint(self) -> str:
@@ -80,32 +84,28 @@ def _drawn_with() -> dict[str, str]:
     return found
 
 
-def _collection(name: Collection) -> Material:
-    return partial(catalogue.licence_records, name)
-
-
 _DRAWINGS, _FACTS, _TABLES = pictures.licence_records, facts.licence_records, tables.licence_records
-_STAMPS, _CLIP_ART = _collection("stamps"), _collection("clip_art")
 
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
-        Task("vqa", scenes.vqa, "questions on scenes of up to four drawings", (_DRAWINGS,), 2),
-        Task("knowledge", knowledge.knowledge, "flags, and questions about their countries", (_DRAWINGS, _FACTS), 2),
+        Task("vqa", scenes.vqa, "questions on scenes of up to four drawings", (_DRAWINGS,), version=2),
+        Task("knowledge", knowledge.knowledge, "flags, and questions about their countries", (_DRAWINGS, _FACTS),
+             version=2),
         Task("reading", reading.reading, "signs, handwritten numbers, charts and tables",
-             (_DRAWINGS, _TABLES, pictures.digit_records), 2),
-        Task("captions", scenes.caption, "captions of scenes of one or two drawings", (_DRAWINGS,), 2),
-        Task("pages", pages.pages, "fact sheets of countries, twice as tall as wide", (_FACTS,), 2),
-        Task("cutouts", cutouts.cutouts, "questions on scenes of photos, clip art and drawings",
-             (_DRAWINGS, _STAMPS, _CLIP_ART)),
-        Task("stamps", stamps.stamps, "a photo or drawing and a sentence on it", (_STAMPS,)),
-        Task("clip_art", clip_art.clip_art, "a piece of clip art and its title", (_CLIP_ART,)),
+             (_DRAWINGS, _TABLES, pictures.digit_records), version=2),
+        Task("captions", scenes.caption, "captions of scenes of one or two drawings", (_DRAWINGS,), version=2),
+        Task("pages", pages.pages, "fact sheets of countries, twice as tall as wide", (_FACTS,), version=2),
+        Task("cutouts", cutouts.cutouts, "questions on scenes of photos, clip art and drawings", (_DRAWINGS,),
+             ("stamps", "clip_art")),
+        Task("stamps", stamps.stamps, "a photo or drawing and a sentence on it", collections=("stamps",)),
+        Task("clip_art", clip_art.clip_art, "a piece of clip art and its title", collections=("clip_art",)),
         Task("maps", map_questions.maps, "maps with coloured regions: names, capitals, places, sizes",
-             (_collection("maps"),)),
+             collections=("maps",)),
         Task("capitals", map_questions.capitals, "maps with one region coloured and named: what is its capital?",
-             (_collection("maps"),)),
+             collections=("maps",)),
         Task("documents", documents.documents, "a part of a real page, and questions on what stands there",
-             (_collection("documents"),)),
+             collections=("documents",)),
     )
 }
 
@@ -116,7 +116,9 @@ def licence_records(tasks: Mapping[str, float]) -> list[AssetRecord]:
     Raises:
         AssetMissing: a part of it is not on this machine.
     """
-    found = [record for name in tasks if tasks[name] for record in TASKS[name].licence_records()]
+    used = [TASKS[name] for name in tasks if tasks[name]]
+    catalogue.require(*dict.fromkeys(c for task in used for c in task.collections))  # all that is missing at once
+    found = [record for task in used for record in task.licence_records()]
     return list({str(record.to_dict()): record for record in found}.values())
 
 

@@ -70,18 +70,30 @@ def summary(collection: Collection) -> str:
     return yaml.safe_load((files("vlm_ablate") / "assets/debian.yaml").read_text())[collection]["summary"]
 
 
+def require(*collections: Collection) -> None:
+    """Make sure that collections are here.
+
+    Raises:
+        AssetMissing: some package was not fetched; the message gives the command that fetches all of them.
+    """
+    missing = [p for c in collections for p in packages(c) if p.manifest() is None]
+    if missing:
+        wanted = list(dict.fromkeys(p.collection for p in missing))
+        names = " and ".join(", ".join(c.replace("_", " ") for c in wanted).rsplit(", ", 1))
+        raise AssetMissing(
+            f"{names} are not on this machine: {', '.join(p.name for p in missing)} "
+            f"{'were' if len(missing) > 1 else 'was'} not fetched",
+            hint=f"run `vlm-ablate data fetch {' '.join(wanted)}`",
+        )
+
+
 def folders(collection: Collection) -> list[Path]:
     """The folders of a collection's fetched packages, in the catalogue's order.
 
     Raises:
         AssetMissing: one was not fetched; the message gives the command that fetches it.
     """
-    missing = [p.name for p in packages(collection) if p.manifest() is None]
-    if missing:
-        raise AssetMissing(
-            f"{collection.replace('_', ' ')} are not on this machine: {', '.join(missing)} was not fetched",
-            hint=f"run `vlm-ablate data fetch {collection}`",
-        )
+    require(collection)
     return [package.folder() for package in packages(collection)]
 
 
@@ -91,7 +103,7 @@ def licence_records(collection: Collection) -> list[AssetRecord]:
     Raises:
         AssetMissing: one was not fetched.
     """
-    folders(collection)
+    require(collection)
     records = []
     for package in packages(collection):
         manifest = package.manifest() or {}
