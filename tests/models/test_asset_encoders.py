@@ -12,6 +12,8 @@ from PIL import Image, ImageDraw
 
 from vlm_ablate.config.components import vision_encoders
 from vlm_ablate.config.components.vision import EfficientNetLiteConfig, PaddleOcrConfig, VitS14Config
+from vlm_ablate.data.offline.kinds import kind_of
+from vlm_ablate.data.offline.pictures import things
 from vlm_ablate.errors import AssetMissing, ModelError
 from vlm_ablate.models.vision import efficientnet, ppocr
 from vlm_ablate.models.vision.packaged import PackagedFile
@@ -147,6 +149,37 @@ def test_the_ocr_encoder_reads_small_words_better_than_the_object_encoder():
         return right / (len(places) * len(words))
 
     assert accuracy(PaddleOcrConfig(part="recognition")) > accuracy(EfficientNetLiteConfig()) + 0.1
+
+
+def drawings():
+    """Seventy drawings of seven kinds of things, and the numbers of their kinds."""
+    kinds = ("mammal", "fruit", "bird", "musical instrument", "building", "piece of clothing", "tool")
+    chosen = [[p for p in things() if kind_of(p.name) == kind][:10] for kind in kinds]
+    pictures = []
+    for drawing in (p for group in chosen for p in group):
+        pictures.append(Image.new("RGB", (160, 160), "white"))
+        cut_out = Image.fromarray(drawing.raster(128))
+        pictures[-1].paste(cut_out, (16, 16), cut_out)
+    return pictures, torch.tensor([number for number, group in enumerate(chosen) for _ in group])
+
+
+@needs_ppocr
+@needs_efficientnet
+@pytest.mark.usefixtures("offline_material")
+def test_the_object_encoder_knows_kinds_of_things_better_than_the_ocr_encoder():
+    """The other half of that contrast: a drawing is most like the other drawings of its kind."""
+    pictures, kinds = drawings()
+
+    def accuracy(config):
+        encoder = vision_encoders.build(config).eval()
+        with torch.no_grad():
+            features = encoder(pixels(encoder, *pictures), None).features.mean(1)
+        features = torch.nn.functional.normalize((features - features.mean(0)) / (features.std(0) + 1e-6), dim=1)
+        members = torch.nn.functional.one_hot(kinds).float()
+        likeness = (features @ features.T).fill_diagonal_(0) @ members  # a drawing does not count for its own kind
+        return ((likeness / (members.sum(0) - members)).argmax(1) == kinds).float().mean().item()
+
+    assert accuracy(EfficientNetLiteConfig()) > accuracy(PaddleOcrConfig()) + 0.1
 
 
 def test_an_absent_package_says_what_to_install():
