@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -158,6 +163,30 @@ def test_an_interrupted_store_goes_on_from_its_pieces(own_home: Path, monkeypatc
     again = item_store("vqa", "tune", 12, 64)
     assert made == [0, 8, 9, 10, 11]  # the first tells the size
     assert np.array_equal(again.images[2], original("tune", 2, 64).image) and len(again.rows) == 12
+
+
+def test_helpers_of_a_killed_maker_end(own_home: Path, tmp_path: Path) -> None:
+    code = """
+import os, signal
+from vlm_ablate.data.offline import store
+from vlm_ablate.events import listening
+store.PIECE, store._cores = 50, lambda: 2
+with listening(lambda what, done, total: os.kill(os.getpid(), signal.SIGKILL)):
+    store.item_store("vqa", "tune", 100_000, 64)
+"""
+    with (tmp_path / "out").open("wb") as out:
+        maker = subprocess.Popen([sys.executable, "-c", code], stdout=out, start_new_session=True)
+    assert maker.wait(60) == -signal.SIGKILL
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(maker.pid, 0)
+        except ProcessLookupError:
+            break
+        time.sleep(0.2)
+    else:
+        os.killpg(maker.pid, signal.SIGKILL)
+        pytest.fail("processes of a killed maker live on")
 
 
 def test_a_look_at_a_few_does_not_make_the_rest(own_home: Path) -> None:

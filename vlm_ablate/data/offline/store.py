@@ -15,6 +15,8 @@ import multiprocessing
 import os
 import shutil
 import signal
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -151,7 +153,7 @@ def _pieces(folder: Path, task: str, split: Split, side: int, open_: Sequence[ra
         yield from (_make_piece(folder, task, split, side, piece) for piece in open_)
         return
     # Forked, so that what was read of the material is shared.
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("fork"), _leave_signals_to_the_parent) as pool:
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("fork"), _live_for, (os.getpid(),)) as pool:
         try:
             running = [pool.submit(_make_piece, folder, task, split, side, piece) for piece in open_]
             for future in as_completed(running):
@@ -165,9 +167,17 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _leave_signals_to_the_parent() -> None:
+def _live_for(parent: int) -> None:
+    """Leave signals to the parent, and end when it is gone: a killed one cannot say so."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _make_piece(folder: Path, task: str, split: Split, side: int, piece: range) -> int:
