@@ -139,7 +139,7 @@ def test_a_store_made_by_several_processes_is_the_one_that_one_would_make(
         item = TASKS["vqa"]("tune", i, 64)
         assert np.array_equal(made.images[i], item.image)
         assert (made.rows[i]["question"], made.rows[i]["answer"]) == (item.question, item.answer)
-    assert len(heard) == 5 and sorted(done for _, done, _ in heard)[-1] == 18
+    assert len(heard) == 6 and sorted(done for _, done, _ in heard)[-1] == 18
     assert heard[0][0] == "drawing 18 pictures for vqa (tune)"
     assert {p.name for p in store_folder("vqa", "tune", 18, 64).iterdir()} == {"images.npy", "items.jsonl"}
 
@@ -165,13 +165,58 @@ def test_an_interrupted_store_goes_on_from_its_pieces(own_home: Path, monkeypatc
     assert np.array_equal(again.images[2], original("tune", 2, 64).image) and len(again.rows) == 12
 
 
+_DRAW_FOR_EVER = """
+from dataclasses import replace
+from time import sleep
+from vlm_ablate.data.offline import store
+from vlm_ablate.data.offline.tasks import TASKS
+from vlm_ablate.events import listening
+
+store.PIECE, store._cores = 2, lambda: 2
+made = TASKS["vqa"]
+
+def make(split, index, side):
+    sleep(60 if index >= 4 else 0)
+    return made.make(split, index, side)
+
+TASKS["vqa"] = replace(made, make=make)
+with listening(lambda what, done, total: print(done, flush=True)):
+    store.item_store("vqa", "tune", 12, 64)
+"""
+
+
+def test_who_waits_for_a_store_hears_how_far_it_is_and_goes_on_from_there(
+    own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maker = subprocess.Popen([sys.executable, "-c", _DRAW_FOR_EVER], stdout=subprocess.PIPE, text=True)
+    assert maker.stdout is not None
+    while int(maker.stdout.readline()) < 4:
+        pass
+    heard: list[tuple[str, int, int]] = []
+    start = time.monotonic()
+
+    def listen(*told: object) -> None:
+        assert time.monotonic() - start < 20, "the lock is still held"
+        if not heard:
+            maker.kill()  # as the kernel does where memory runs out
+        heard.append(told)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(store, "PIECE", 2)
+    with listening(listen):
+        made = item_store("vqa", "tune", 12, 64)
+    assert len(made.rows) == 12
+    assert heard[0] == ("drawing 12 pictures for vqa (tune), in another process", 4, 12)
+    assert heard[-1] == ("drawing 12 pictures for vqa (tune)", 12, 12)
+    maker.communicate()
+
+
 def test_helpers_of_a_killed_maker_end(own_home: Path, tmp_path: Path) -> None:
     code = """
 import os, signal
 from vlm_ablate.data.offline import store
 from vlm_ablate.events import listening
 store.PIECE, store._cores = 50, lambda: 2
-with listening(lambda what, done, total: os.kill(os.getpid(), signal.SIGKILL)):
+with listening(lambda what, done, total: done and os.kill(os.getpid(), signal.SIGKILL)):
     store.item_store("vqa", "tune", 100_000, 64)
 """
     with (tmp_path / "out").open("wb") as out:

@@ -22,6 +22,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -67,7 +68,7 @@ def item_store(task: str, split: Split, count: int, side: int) -> ItemStore:
     with storage_errors("write", folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with (folder.parent / f"{folder.name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            _wait_for(lock, folder, task, split, count)
             if not (folder / _ROWS).exists():
                 _make(folder, task, split, count, side)
     return _opened(folder)
@@ -129,6 +130,22 @@ def _row(item: Item) -> dict:
 # --- making ---------------------------------------------------------------------------------------------------------
 
 
+def _wait_for(lock: IO, folder: Path, task: str, split: Split, count: int) -> None:
+    """Take the lock. While another process holds it, tell how far that one is."""
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            drawn = min(count, PIECE * len(list(folder.glob("items.*-*.jsonl"))))
+            preparing(f"{_what(task, split, count)}, in another process", drawn, count)
+            time.sleep(0.5)
+
+
+def _what(task: str, split: Split, count: int) -> str:
+    return f"drawing {count:,} pictures for {task} ({split})"
+
+
 def _make(folder: Path, task: str, split: Split, count: int, side: int) -> None:
     """Make what is missing of a store; the list of items comes last and says that it is whole."""
     folder.mkdir(exist_ok=True)
@@ -136,7 +153,8 @@ def _make(folder: Path, task: str, split: Split, count: int, side: int) -> None:
     pieces = [range(i, min(i + PIECE, count)) for i in range(0, count, PIECE)]
     open_ = [piece for piece in pieces if not _piece_file(folder, piece).exists()]
     done = count - sum(map(len, open_))
-    what = f"drawing {count:,} pictures for {task} ({split})"
+    what = _what(task, split, count)
+    preparing(what, done, count)
     for made in _pieces(folder, task, split, side, open_):
         done += made
         preparing(what, done, count)
