@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +64,14 @@ def test_a_page_keeps_its_words_and_its_picture(place: Place) -> None:
     for word in (w for line in layout.page.lines for w in line.words):
         assert whole[int(400 - word.top) : int(400 - word.bottom) + 1, int(word.left) : int(word.right) + 1].min() < 160
     assert (page_picture(policy, 4, -10, -20, 500)[20:420, 10:310] == whole[:, :300]).mean() > 0.99
+
+
+def test_drawing_pages_says_nothing_at_the_end(place: Place) -> None:
+    put_manuals(place)
+    code = ("from vlm_ablate.data.offline.debian.documents import page_picture, pages\n"
+            "print(page_picture(*pages('report')[0], 0, 0, 40).shape)")
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (ended.stdout, ended.stderr, ended.returncode) == ("(40, 40, 3)\n", "", 0)
 
 
 def test_pages_with_figures_are_not_asked_about(place: Place) -> None:

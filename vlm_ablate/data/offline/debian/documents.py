@@ -6,13 +6,14 @@ are not kept: drawing a part of a page takes no longer (1 ms) than unpacking a p
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import hashlib
 import json
 import math
 import zlib
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -201,4 +202,12 @@ def page_picture(document: Document, number: int, left: int, top: int, size: int
 
 @lru_cache(maxsize=8)
 def _open(document: Document) -> pypdfium2.PdfDocument:
-    return open_pdf(read_pdf(document.path))
+    pdf = open_pdf(read_pdf(document.path))
+    _close_at_exit()
+    return pdf
+
+
+@cache
+def _close_at_exit() -> None:
+    """Close before pypdfium2 does, which prints a line for each document; it has to be imported by now."""
+    atexit.register(_open.cache_clear)
