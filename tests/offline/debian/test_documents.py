@@ -66,12 +66,17 @@ def test_a_page_keeps_its_words_and_its_picture(place: Place) -> None:
     assert (page_picture(policy, 4, -10, -20, 500)[20:420, 10:310] == whole[:, :300]).mean() > 0.99
 
 
-def test_drawing_pages_says_nothing_at_the_end(place: Place) -> None:
+def test_what_is_open_is_closed_at_the_end(place: Place) -> None:
     put_manuals(place)
-    code = ("from vlm_ablate.data.offline.debian.documents import page_picture, pages\n"
-            "print(page_picture(*pages('report')[0], 0, 0, 40).shape)")
+    code = """
+import atexit
+from vlm_ablate.data.offline.debian import documents
+atexit.register(lambda: print(documents._open.cache_info().currsize))  # registered first, so run last
+documents.page_picture(*documents.pages("report")[0], 0, 0, 40)
+print(documents._open.cache_info().currsize)
+"""
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert (ended.stdout, ended.stderr, ended.returncode) == ("(40, 40, 3)\n", "", 0)
+    assert (ended.stdout, ended.stderr, ended.returncode) == ("1\n0\n", "", 0)
 
 
 def test_pages_with_figures_are_not_asked_about(place: Place) -> None:
