@@ -256,7 +256,7 @@ def test_a_source_reads_the_same_before_and_after_it_is_prepared(own_home: Path)
 
 
 def test_a_disk_without_room_says_so_before_anything_is_drawn(own_home: Path) -> None:
-    with pytest.raises(StorageError, match="GiB are free"):
+    with pytest.raises(StorageError, match=r"needs 750,000,000 MiB, [\d,]+ MiB are free"):
         item_store("vqa", "tune", 10**9, 512)
     assert not list(own_home.rglob("items.*"))
 

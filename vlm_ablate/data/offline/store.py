@@ -221,7 +221,7 @@ def _allocate(path: Path, shape: tuple[int, ...]) -> None:
         return
     size, free = math.prod(shape), shutil.disk_usage(path.parent).free
     if size > free:
-        raise StorageError(f"{path} needs {size / 2**30:,.1f} GiB, {free / 2**30:,.1f} GiB are free",
+        raise StorageError(f"{path} needs {size / 2**20:,.0f} MiB, {free / 2**20:,.0f} MiB are free",
                            hint=f"free space, or name another folder with {ENVIRONMENT_VARIABLE}")
     with atomic_file(path) as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
