@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -77,15 +78,36 @@ def test_the_remains_of_a_kill_are_replaced(maps: Package, home: Home, debs: Pat
     half = maps.folder(home) / "usr/share/kgeography"
     half.mkdir(parents=True)
     (half / "old.png").write_bytes(b"old")
+    scratch = maps.folder(home).with_name(".kgeography-data.x1.partial")
+    scratch.mkdir()
+    (scratch / "kgeography-data.deb").write_bytes(b"half")
     assert maps.manifest(home) is None
     fetch(maps, home=home, debs=debs)
-    assert not (half / "old.png").exists() and (half / "a.png").exists()
+    assert not (half / "old.png").exists() and (half / "a.png").exists() and not scratch.exists()
+
+
+def test_what_another_process_is_fetching_is_waited_for(maps: Package, home: Home, debs: Path) -> None:
+    folder = maps.folder(home)
+    folder.parent.mkdir(parents=True)
+    heard: list[str] = []
+
+    def other_ends(what: str, done: int) -> None:
+        heard.append(what)
+        folder.mkdir()
+        (folder / MANIFEST).write_text(json.dumps({"version": "8", "files": 3}))
+        fcntl.flock(lock, fcntl.LOCK_UN)
+
+    with (folder.parent / ".kgeography-data.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        found = fetch(maps, home=home, debs=debs, progress=other_ends)
+    assert (found.version, found.files, found.fresh) == ("8", 3, False)
+    assert heard == ["waiting for another process that fetches it"]
 
 
 def test_a_known_version_with_another_checksum_is_refused(maps: Package, home: Home, debs: Path) -> None:
     with pytest.raises(DataError, match="SHA-256"):
         fetch(replace(maps, version="9.9"), home=home, debs=debs)
-    assert maps.manifest(home) is None and list(home.assets.glob("debian/*")) == []
+    assert maps.manifest(home) is None and [p.name for p in home.assets.glob("debian/*")] == [".kgeography-data.lock"]
 
 
 def test_a_known_version_with_its_checksum_is_taken(maps: Package, home: Home, debs: Path) -> None:

@@ -3,13 +3,15 @@ installed, and root rights are not needed."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ from vlm_ablate.home import Home, storage_errors
 
 Progress = Callable[[str, int], None]
 """Hears what is being done and how many bytes of the .deb are there."""
+
+_SCRATCH = ".partial"
 
 ELSEWHERE = ("where apt-get is not, name a mirror of Debian with --mirror URL, or download the .deb files and pass "
              "their folder with --debs")
@@ -62,23 +66,48 @@ def fetch(
         StorageError: the home cannot be written.
     """
     home = home or Home.default()
-    folder, known = package.folder(home), package.manifest(home)
-    if known:
+    if known := package.manifest(home):
         return Fetched(package, known["version"], known["files"], fresh=False)
+    folder = package.folder(home)
     with storage_errors("write in", home.assets):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{package.name}.") as scratch:
-            deb = _find(package, debs) if debs else None
-            if deb is None:
-                deb = _from_mirror(package, mirror, Path(scratch), progress) if mirror else _from_apt(
-                    package, Path(scratch), progress)
-            manifest = _check(package, deb)
-            progress("unpacking", package.bytes)
-            manifest["files"] = archive.unpack(deb, Path(scratch) / "files", package.keep)
-            if not manifest["files"]:
-                raise DataError(f"{package.name} {manifest['version']} holds none of {', '.join(package.keep)}")
-            _put(Path(scratch) / "files", folder, manifest)
+        with _alone(folder, progress):
+            if known := package.manifest(home):  # by whoever was waited for
+                return Fetched(package, known["version"], known["files"], fresh=False)
+            manifest = _fetch(package, folder, debs, mirror, progress)
     return Fetched(package, manifest["version"], manifest["files"], fresh=True)
+
+
+@contextmanager
+def _alone(folder: Path, progress: Progress) -> Iterator[None]:
+    """Hold the package for this process, and clear away what killed ones left."""
+    with (folder.parent / f".{folder.name}.lock").open("w") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                progress("waiting for another process that fetches it", 0)
+                time.sleep(0.2)
+        for left in folder.parent.glob(f".{folder.name}.?*{_SCRATCH}"):
+            shutil.rmtree(left)
+        yield
+
+
+def _fetch(package: Package, folder: Path, debs: Path | None, mirror: str | None, progress: Progress) -> dict[str, Any]:
+    """Find or download it, check and unpack it, and put it in place; gives its manifest."""
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{package.name}.", suffix=_SCRATCH) as scratch:
+        deb = _find(package, debs) if debs else None
+        if deb is None:
+            deb = _from_mirror(package, mirror, Path(scratch), progress) if mirror else _from_apt(
+                package, Path(scratch), progress)
+        manifest = _check(package, deb)
+        progress("unpacking", package.bytes)
+        manifest["files"] = archive.unpack(deb, Path(scratch) / "files", package.keep)
+        if not manifest["files"]:
+            raise DataError(f"{package.name} {manifest['version']} holds none of {', '.join(package.keep)}")
+        _put(Path(scratch) / "files", folder, manifest)
+    return manifest
 
 
 def _put(files: Path, folder: Path, manifest: dict[str, Any]) -> None:
