@@ -71,22 +71,25 @@ def _line(found: Fetched, home: Home) -> str:
     tried = "" if found.as_tried else f"  (tried with {found.package.version}; this one was not compared)"
     what, package = "fetched" if found.fresh else "is here", found.package
     where = package.folder(home)
-    return f"{what}  {package.name} {found.version}  {found.files:,} files  {package.licence}  {where}{tried}"
+    files = "1 file" if found.files == 1 else f"{found.files:,} files"
+    return f"{what}  {package.name} {found.version}  {files}  {package.licence}  {where}{tried}"
 
 
 def _list(collections: Sequence[Collection], home: Home) -> None:
+    """What each collection holds, then the packages; names whole in 80 columns."""
     from rich.table import Table
+    from rich.text import Text
 
     from vlm_ablate.cli.console import out
     from vlm_ablate.data.offline.debian.catalogue import packages, summary
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("collection", "package", "MiB", "licence", "here", "what it holds"):
-        table.add_column(column, justify="right" if column == "MiB" else "left")
+    for column in ("package", "MiB", "collection", "licence", "here"):
+        table.add_column(column, justify="right" if column == "MiB" else "left", no_wrap=True)
     for collection in collections:
-        title, says = collection, summary(collection)
+        out().print(Text.assemble((collection.ljust(10), "cyan"), f" {summary(collection)}"), soft_wrap=True)
         for package in packages(collection):
             here = (package.manifest(home) or {}).get("version", "-")
-            table.add_row(title, package.name, f"{package.bytes / MIB:.1f}", package.licence, here, says)
-            title = says = ""
+            table.add_row(package.name, f"{package.bytes / MIB:.1f}", collection, package.licence, here)
+    out().print()
     out().print(table)

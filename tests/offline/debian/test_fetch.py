@@ -14,9 +14,11 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from offline.debian.debs import write_deb
+from vlm_ablate.cli import console
 from vlm_ablate.cli.app import app
 from vlm_ablate.data.offline.assets import file_sha256
 from vlm_ablate.data.offline.debian import catalogue as listed
@@ -212,6 +214,15 @@ def test_the_command(home: Home, debs: Path) -> None:
     assert "tried with 4:22.12.3-1" in told("maps")
     shown = told("--list")
     assert all(name in shown for name in catalogue()) and "9.9" in shown
+
+
+def test_names_are_whole_in_80_columns(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    narrow = Console(width=80, force_terminal=True, color_system=None)
+    monkeypatch.setattr(console, "out", lambda: narrow)
+    with narrow.capture() as captured:
+        CliRunner().invoke(app, ["data", "fetch", "--list", "--home", str(home.root)])
+    shown = captured.get()
+    assert all(name in shown for name in catalogue())
 
 
 def test_an_unknown_collection_is_named_with_the_nearest(home: Home) -> None:
