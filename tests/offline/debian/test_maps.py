@@ -76,6 +76,14 @@ def test_regions_have_names_capitals_and_colours_and_what_is_no_region_is_left_o
     assert [capital_to_ask(r) for r in found.regions] == [(), ("Kielce",), (), ("Zielona Gora", "Gorzow")]
 
 
+@pytest.mark.parametrize(("name", "asked"), [
+    ("Western", False), ("North West", False), ("North-Western", False), ("Plateau central", False),
+    ("Western Cape", True), ("Upper Austria", True), ("Southern Denmark", True),
+])
+def test_capitals_are_not_asked_of_names_that_many_countries_have(name: str, asked: bool) -> None:
+    assert capital_to_ask(MapRegion(name, ("Kandy",), (1, 1, 1))) == (("Kandy",) if asked else ())
+
+
 def test_summits_and_headquarters_are_no_capitals(place: Place) -> None:
     pattern = "<divisionToCapitalPattern>What is the highest summit of %1?</divisionToCapitalPattern>"
     place(PACKAGE, {f"{FOLDER}/a.kgm": kgm("A", "a.png", [("Africa", "", "Kilimanjaro", (1, 1, 1))], extra=pattern)})

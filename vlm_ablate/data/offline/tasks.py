@@ -101,9 +101,9 @@ TASKS: dict[str, Task] = {
         Task("stamps", stamps.stamps, "a photo or drawing and a sentence on it", collections=("stamps",)),
         Task("clip_art", clip_art.clip_art, "a piece of clip art and its title", collections=("clip_art",)),
         Task("maps", map_questions.maps, "maps with coloured regions: names, capitals, places, sizes",
-             collections=("maps",)),
+             collections=("maps",), version=2),
         Task("capitals", map_questions.capitals, "maps with one region coloured and named: what is its capital?",
-             collections=("maps",)),
+             collections=("maps",), version=2),
         Task("documents", documents.documents, "a part of a real page, and questions on what stands there",
              collections=("documents",)),
     )

@@ -65,6 +65,13 @@ _REMARK = re.compile(r"\s*(\([^)]*\)|\[[^\]]*\])")
 _LETTERS = str.maketrans({"ø": "o", "Ø": "O", "æ": "ae", "Æ": "Ae", "ð": "d", "Ð": "D", "đ": "d", "Đ": "D", "ł": "l",
                           "Ł": "L", "ı": "i", "ß": "ss", "þ": "th", "Þ": "Th", "œ": "oe", "’": "'", "‘": "'", "–": "-"})
 
+DIRECTIONS = frozenset(
+    "north south east west northern southern eastern western central centre center northeast northwest southeast "
+    "southwest northeastern northwestern southeastern southwestern plateau littoral coast upper lower "
+    "province region".split()
+)
+"""Words of names that regions of many countries bear."""
+
 
 def is_line(name: str) -> bool:
     """Whether a division that is to be ignored is a border or a coast."""

@@ -16,6 +16,7 @@ from PIL import Image
 from vlm_ablate.data.offline.debian.catalogue import folders
 from vlm_ablate.data.offline.debian.map_names import (
     CONTINENT_SPLITS,
+    DIRECTIONS,
     NOT_DRAWN,
     area_of,
     capitals_of,
@@ -196,7 +197,13 @@ def held_back(region_map: RegionMap) -> frozenset[str]:
 
 
 def capital_to_ask(region: MapRegion) -> tuple[str, ...]:
-    """A region's capitals, first the one to answer; none where its name gives them away (Berlin, Sao Paulo State)."""
+    """A region's capitals, first the one to answer.
+
+    None where its name gives them away (Berlin, Sao Paulo State), or says no more than a direction (Central, North
+    West): many countries have such a region, and what is asked is what is known of the name.
+    """
+    if set(region.name.lower().replace("-", " ").split()) <= DIRECTIONS:
+        return ()
     name = plain(region.name)
     told = any(plain(capital) in name or name in plain(capital) for capital in region.capitals)
     return () if told or len(region.capitals) > 2 else region.capitals
