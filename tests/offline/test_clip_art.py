@@ -15,7 +15,7 @@ from vlm_ablate.data.offline.debian.clip_titles import (
     clean_other_flag,
     clean_title,
 )
-from vlm_ablate.data.offline.pictures import SPLITS
+from vlm_ablate.data.offline.pictures import SPLITS, flag_key, flags, split_of
 from vlm_ablate.errors import AssetMissing
 
 PACKAGE = "openclipart-svg"
@@ -122,6 +122,16 @@ def test_a_drawing_that_is_a_stamp_too_is_in_the_stamps_split(place: Place) -> N
     place(PACKAGE, files(recreation__knitting_01=svg(1, "Knitting"), food__pie=svg(3, "Pie")))
     group = {key: p.group for key, p in found().items()}
     assert group == {"recreation/knitting_01": "stamps/hobbies/knitting.svg", "food/pie": "clip_art/food/pie.svg"}
+
+
+def test_a_countrys_flag_is_in_the_split_of_the_same_flag_in_openmoji(place: Place) -> None:
+    place(PACKAGE, files(signs_and_symbols__flags__europe__portugal=svg(1, "Portugal"),
+                         signs_and_symbols__flags__america__guam=svg(2, "Guam"),
+                         signs_and_symbols__flags__america__texas=svg(3, "Texas")))
+    group = {key.rpartition("/")[2]: p.group for key, p in found().items()}
+    assert group == {"portugal": "1F1F5-1F1F9", "guam": "1F1EC-1F1FA",
+                     "texas": "clip_art/signs_and_symbols/flags/america/texas.svg"}
+    assert all(split_of(flag_key(p.code)) == p.split for p in flags())
 
 
 def test_the_margins_of_the_page_are_cut(place: Place) -> None:

