@@ -45,7 +45,13 @@ def fetch(
         _list([c for c in COLLECTIONS if not collections or c in collections], place)
         return
     wanted = [p for c in collections or [c for c in COLLECTIONS if c != "wordnet"] for p in packages(c)]
-    _fetch(wanted, place, debs, mirror)
+    try:
+        _fetch(wanted, place, debs, mirror)
+    except KeyboardInterrupt:
+        from vlm_ablate.cli.console import err
+
+        err().print("stopped: what is fetched stays, the same command goes on from there")
+        raise typer.Exit(130) from None
 
 
 def _fetch(wanted: Sequence[Package], home: Home, debs: Path | None, mirror: str | None) -> None:

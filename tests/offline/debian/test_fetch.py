@@ -216,6 +216,16 @@ def test_the_command(home: Home, debs: Path) -> None:
     assert all(name in shown for name in catalogue()) and "9.9" in shown
 
 
+def test_stopped_it_says_that_it_goes_on(home: Home, debs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vlm_ablate.data.offline.debian.archive.unpack", stop)
+    result = CliRunner().invoke(app, ["data", "fetch", "maps", "--debs", str(debs), "--home", str(home.root)])
+    assert result.exit_code == 130 and "the same command goes on from there" in " ".join(result.output.split())
+    assert [p.name for p in home.assets.glob("debian/*")] == [".kgeography-data.lock"]
+
+
 def test_names_are_whole_in_80_columns(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     narrow = Console(width=80, force_terminal=True, color_system=None)
     monkeypatch.setattr(console, "out", lambda: narrow)
