@@ -21,12 +21,13 @@ from vlm_ablate.config.components.benchmarks import OfflineVqaConfig, benchmarks
 from vlm_ablate.config.components.offline_tasks import TaskName
 from vlm_ablate.config.components.sources import OfflineConfig
 from vlm_ablate.data.offline import facts, knowledge, pictures, reading, scenes, store, tables
-from vlm_ablate.data.offline.pictures import SPLITS
+from vlm_ablate.data.offline.item import Item
+from vlm_ablate.data.offline.pictures import SPLITS, Split
 from vlm_ablate.data.offline.store import item_store, items, store_folder
 from vlm_ablate.data.offline.tasks import TASKS, licence_records
 from vlm_ablate.data.sample import Text
 from vlm_ablate.data.sources.offline import Offline
-from vlm_ablate.errors import AssetMissing, StorageError
+from vlm_ablate.errors import AssetMissing, DataError, StorageError
 from vlm_ablate.events import listening
 
 pytestmark = pytest.mark.usefixtures("offline_material")
@@ -232,6 +233,24 @@ with listening(lambda what, done, total: done and os.kill(os.getpid(), signal.SI
     else:
         os.killpg(maker.pid, signal.SIGKILL)
         pytest.fail("processes of a killed maker live on")
+
+
+def test_a_killed_helper_is_told_and_what_is_drawn_is_kept(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "PIECE", 4)
+    monkeypatch.setattr(store, "_cores", lambda: 2)
+    real, parent = TASKS["vqa"], os.getpid()
+
+    def make(split: Split, index: int, side: int) -> Item:
+        if index == 19 and os.getpid() != parent:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real.make(split, index, side)
+
+    monkeypatch.setitem(TASKS, "vqa", replace(real, make=make))
+    with pytest.raises(DataError, match=r"(?s)drew pictures for vqa was killed.*goes on"):
+        item_store("vqa", "tune", 20, 64)
+    assert list(own_home.rglob("items.*-*.jsonl"))
+    monkeypatch.setitem(TASKS, "vqa", real)
+    assert len(item_store("vqa", "tune", 20, 64).rows) == 20
 
 
 def test_a_look_at_a_few_does_not_make_the_rest(own_home: Path) -> None:

@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -29,7 +30,7 @@ import numpy as np
 from vlm_ablate.data.offline.item import Item
 from vlm_ablate.data.offline.pictures import Split
 from vlm_ablate.data.offline.tasks import TASKS
-from vlm_ablate.errors import StorageError
+from vlm_ablate.errors import DataError, StorageError
 from vlm_ablate.events import preparing
 from vlm_ablate.home import ENVIRONMENT_VARIABLE, Home, atomic_file, storage_errors, write_atomically
 
@@ -62,6 +63,7 @@ def item_store(task: str, split: Split, count: int, side: int) -> ItemStore:
 
     Raises:
         AssetMissing: the task's material is not on this machine.
+        DataError: one of the processes that draw was killed.
         StorageError: the cache folder cannot be written, or the disk is too full.
     """
     folder = store_folder(task, split, count, side)
@@ -176,6 +178,9 @@ def _pieces(folder: Path, task: str, split: Split, side: int, open_: Sequence[ra
             running = [pool.submit(_make_piece, folder, task, split, side, piece) for piece in open_]
             for future in as_completed(running):
                 yield future.result()
+        except BrokenProcessPool as error:
+            raise DataError(f"a process that drew pictures for {task} was killed, perhaps for want of memory",
+                            hint="the same command goes on from the pictures that are drawn") from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
