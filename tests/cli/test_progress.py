@@ -73,6 +73,14 @@ def test_bar_of_a_running_run_on_a_terminal() -> None:
         assert part in text
 
 
+def test_a_long_run_says_now_and_then_how_far_it_is_without_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, _ = specs()
+    assert "150/300" not in show(one_run(), terminal=False)
+    monkeypatch.setattr(progress, "INTERVAL", 0)
+    lines = show([*one_run(), StepDone(first.hash, 200, 300, 1.2, 2300)], terminal=False).splitlines()
+    assert any(f"{first.run_name}  200/300  " in line and "loss 1.200" in line for line in lines)
+
+
 def test_diverged_and_failed_runs_say_why() -> None:
     first, second = specs()
     text = show(

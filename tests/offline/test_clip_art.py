@@ -118,6 +118,18 @@ def test_variants_are_siblings_and_namesakes_of_other_makers_are_not(place: Plac
     assert len(set(group.values())) == 4
 
 
+def test_drawings_that_differ_in_colour_or_side_are_siblings(place: Place) -> None:
+    place(PACKAGE, files(
+        transport__light_a=svg(1, "Traffic light red"), transport__light_b=svg(2, "Green traffic light"),
+        shapes__corner_a=svg(3, "Flourish upper left corner"), shapes__corner_b=svg(4, "Flourish lower corner"),
+        transport__car=svg(5, "Red car"), food__red=svg(6, "Red"), food__green=svg(7, "Green"),
+    ))
+    group = {key: p.group for key, p in found().items()}
+    assert group["transport/light_a"] == group["transport/light_b"] != group["transport/car"]
+    assert group["shapes/corner_a"] == group["shapes/corner_b"]
+    assert len(set(group.values())) == 7 - 2
+
+
 def test_a_drawing_that_is_a_stamp_too_is_in_the_stamps_split(place: Place) -> None:
     place(PACKAGE, files(recreation__knitting_01=svg(1, "Knitting"), food__pie=svg(3, "Pie")))
     group = {key: p.group for key, p in found().items()}

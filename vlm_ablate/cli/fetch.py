@@ -25,7 +25,9 @@ def fetch(
         typer.Argument(metavar="COLLECTION", help="stamps, clip_art, maps, documents, wordnet. Default: the first "
                        "four, which the workstation scale uses."),
     ] = None,
-    debs: Annotated[Path | None, typer.Option("--debs", help="Folder with .deb files that are there already.")] = None,
+    debs: Annotated[
+        Path | None, typer.Option("--debs", help="Folder with the .deb files; nothing is downloaded.")
+    ] = None,
     mirror: Annotated[
         str | None, typer.Option("--mirror", metavar="URL", help="Debian mirror to ask instead of apt-get.")
     ] = None,
@@ -55,22 +57,29 @@ def fetch(
 
 
 def _fetch(wanted: Sequence[Package], home: Home, debs: Path | None, mirror: str | None) -> None:
-    """All of them, with a bar over the bytes and a line for each."""
+    """All of them, with a bar over the bytes and a line for each; one that cannot be had does not stop the rest."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
     from vlm_ablate.cli.console import err, out
     from vlm_ablate.data.offline.debian.fetch import fetch
+    from vlm_ablate.errors import AssetMissing, DataError
 
-    console = err()
+    console, failed = err(), []
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, TextColumn("{task.fields[info]}"), console=console, transient=True,
                   disable=not console.is_terminal) as bar:
         for package in wanted:
             task = bar.add_task(package.name, total=package.bytes, info="")
-            found = fetch(package, home=home, debs=debs, mirror=mirror,
-                          progress=lambda what, done, task=task: bar.update(task, completed=done, info=what))
+            try:
+                found = fetch(package, home=home, debs=debs, mirror=mirror,
+                              progress=lambda what, done, task=task: bar.update(task, completed=done, info=what))
+                out().print(_line(found, home), soft_wrap=True)
+            except (AssetMissing, DataError) as error:
+                console.print(f"not fetched: {error}", markup=False, soft_wrap=True)
+                failed.append(package.name)
             bar.remove_task(task)
-            out().print(_line(found, home), soft_wrap=True)
+    if failed:
+        raise AssetMissing(f"{len(failed)} of {len(wanted)} packages not fetched: {', '.join(failed)}")
 
 
 def _line(found: Fetched, home: Home) -> str:

@@ -31,6 +31,8 @@ STYLE = {"finished": "green", "diverged": "yellow", "failed": "bold red", "skipp
 
 PATIENCE = 2.0
 """Seconds after which a preparation is worth a line where there are no bars."""
+INTERVAL = 30.0
+"""Seconds between two lines on one run where there are no bars."""
 
 
 class RunDisplay:
@@ -48,6 +50,7 @@ class RunDisplay:
         self._tasks: dict[str, TaskID] = {}
         self._stage: dict[str, str] = {}
         self._heard: dict[str, float] = {}
+        self._told: dict[str, float] = {}
         self._total: TaskID | None = None
         self.ended: dict[str, RunFinished] = {}
 
@@ -113,6 +116,9 @@ class RunDisplay:
     def _update(self, run: str, done: int, total: int, info: str) -> None:
         if self._progress and run in self._tasks:
             self._progress.update(self._tasks[run], completed=done, total=total, info=info)
+        elif not self._progress and time.monotonic() - self._told.setdefault(run, time.monotonic()) > INTERVAL:
+            self._told[run] = time.monotonic()
+            self._line(f"          {self._names.get(run, run)}  {done}/{total}  {info}", "dim")
 
     def _finished(self, event: RunFinished) -> None:
         self.ended[event.run] = event

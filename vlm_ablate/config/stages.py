@@ -76,7 +76,8 @@ class Stage(Strict):
         if self.micro_batch_size and self.batch_size % self.micro_batch_size:
             raise ValueError(f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}")
         if self.warmup_steps >= self.steps:
-            raise ValueError(f"warmup_steps {self.warmup_steps} is not below steps {self.steps}")
+            raise ValueError(f"warmup_steps {self.warmup_steps} is not below steps {self.steps}; set both, e.g. "
+                             f"warmup_steps: {self.steps // 10}")
         return self
 
 

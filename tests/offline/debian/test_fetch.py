@@ -157,7 +157,7 @@ def test_from_a_mirror(maps: Package, home: Home, mirror: str) -> None:
 def test_a_mirror_without_the_package_is_named(maps: Package, home: Home, mirror: str) -> None:
     with pytest.raises(AssetMissing, match=r"127\.0\.0\.1.*has it no more"):
         fetch(maps, home=home, mirror=mirror)
-    with pytest.raises(AssetMissing, match=r"cannot be fetched from http://127\.0\.0\.1:9"):
+    with pytest.raises(AssetMissing, match=r"cannot be fetched from http://127\.0\.0\.1:9/.*: there is no connection"):
         fetch(maps, home=home, mirror="http://127.0.0.1:9")
 
 
@@ -233,6 +233,13 @@ def test_names_are_whole_in_80_columns(home: Home, monkeypatch: pytest.MonkeyPat
         CliRunner().invoke(app, ["data", "fetch", "--list", "--home", str(home.root)])
     shown = captured.get()
     assert all(name in shown for name in catalogue())
+
+
+def test_a_package_that_cannot_be_had_does_not_stop_the_others(home: Home, debs: Path) -> None:
+    result = CliRunner().invoke(app, ["data", "fetch", "stamps", "maps", "--debs", str(debs), "--home", str(home.root)])
+    said = " ".join(f"{result.output} {result.exception}".split())
+    assert result.exit_code != 0 and "fetched kgeography-data 9.9" in said
+    assert "has no tuxpaint-stamps-default_*.deb" in said and "1 of 2 packages not fetched" in said
 
 
 def test_an_unknown_collection_is_named_with_the_nearest(home: Home) -> None:

@@ -84,6 +84,16 @@ def test_capitals_are_not_asked_of_names_that_many_countries_have(name: str, ask
     assert capital_to_ask(MapRegion(name, ("Kandy",), (1, 1, 1))) == (("Kandy",) if asked else ())
 
 
+@pytest.mark.parametrize(("name", "capital", "asked"), [
+    ("Vinnyts'ka oblast'", "Vinnytsya", False), ("Tunisia", "Tunis", False), ("Algeria", "Algiers", True),
+    ("Israel", "Jerusalem", False), ("Japan", "Tokyo", True),
+])
+def test_capitals_are_asked_where_the_name_does_not_tell_them_and_people_agree(
+    name: str, capital: str, asked: bool
+) -> None:
+    assert capital_to_ask(MapRegion(name, (capital,), (1, 1, 1))) == ((capital,) if asked else ())
+
+
 def test_summits_and_headquarters_are_no_capitals(place: Place) -> None:
     pattern = "<divisionToCapitalPattern>What is the highest summit of %1?</divisionToCapitalPattern>"
     place(PACKAGE, {f"{FOLDER}/a.kgm": kgm("A", "a.png", [("Africa", "", "Kilimanjaro", (1, 1, 1))], extra=pattern)})

@@ -33,11 +33,17 @@ _SHARED = 3
 
 _FLAGS = tuple(f"signs_and_symbols/flags/{part}/" for part in ("africa", "america", "asia", "europe", "oceania"))
 _OTHER_FLAGS = ("signs_and_symbols/flags/historic/", "signs_and_symbols/flags/miscellany/")
-_NO_THINGS = ("signs_and_symbols/", "shapes/", "unsorted/", "logos/", "special/", "geography/", "decorations/")
+_NO_THINGS = ("signs_and_symbols/", "shapes/", "unsorted/", "logos/", "special/", "geography/", "decorations/",
+              # Hard to tell for what they are.
+              "animals/mammals/dolphin_01", "animals/fish/dolphin_01", "food/breads_and_carbs/garlic_toast",
+              "people/hide_girl", "people/elfish_girl")
 # Words of a name that say how it was drawn, or what cannot be seen beside nothing else.
 _NOT_SEEN = frozenset(
     "another big cartoon color crazy eris flat generic my new old perspectival plain simple small stylized three tile "
     "jonathon's bored ip".split())
+_COLOURS_AND_SIDES = frozenset(
+    "red blue green yellow orange purple pink black white grey gray brown violet light dark left right top bottom "
+    "upper lower corner horizontal vertical".split())
 _SAME = {"bass-guitar": "bass guitar", "palmtree": "palm tree", "paperbag": "paper bag", "teddybear": "teddy bear",
          "tophat": "top hat", "bike": "bicycle", "fries": "french fries"}
 _LARGEST = 2_000_000
@@ -195,6 +201,12 @@ def _picture(root: Path, row: Row, group: str) -> ClipArt:
 
 
 def _marks(row: Row) -> list[str]:
-    """What variants of one drawing share: the file's content; the plain title within a folder, or with a maker."""
-    title = re.sub(r" in black and white$|[^a-z]", "", row["caption"])
-    return [row["look"].digest, f"{row['key'].rpartition('/')[0]}: {title}", f"{row['creator']}: {title}"]
+    """What variants of one drawing share: the file's content; the plain title within a folder, or with a maker; within
+    a folder also the title without colours and sides ('led circle red', 'upper left corner')."""
+    caption, folder = row["caption"].removesuffix(" in black and white"), row["key"].rpartition("/")[0]
+    title, bare = _letters(caption), _letters(" ".join(w for w in caption.split() if w not in _COLOURS_AND_SIDES))
+    return [row["look"].digest, f"{folder}: {title}", f"{row['creator']}: {title}", f"{folder}: {bare or title}"]
+
+
+def _letters(text: str) -> str:
+    return re.sub("[^a-z]", "", text)

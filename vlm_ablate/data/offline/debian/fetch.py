@@ -56,7 +56,7 @@ def fetch(
     Args:
         package: of the catalogue.
         home: where to; None: the default home.
-        debs: folder with .deb files, looked at first.
+        debs: folder with .deb files, instead of a download.
         mirror: root of a Debian mirror, asked instead of apt-get.
         progress: hears of the download.
 
@@ -97,10 +97,12 @@ def _alone(folder: Path, progress: Progress) -> Iterator[None]:
 def _fetch(package: Package, folder: Path, debs: Path | None, mirror: str | None, progress: Progress) -> dict[str, Any]:
     """Find or download it, check and unpack it, and put it in place; gives its manifest."""
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{package.name}.", suffix=_SCRATCH) as scratch:
-        deb = _find(package, debs) if debs else None
-        if deb is None:
-            deb = _from_mirror(package, mirror, Path(scratch), progress) if mirror else _from_apt(
-                package, Path(scratch), progress)
+        if debs:
+            deb = _from_folder(package, debs)
+        elif mirror:
+            deb = _from_mirror(package, mirror, Path(scratch), progress)
+        else:
+            deb = _from_apt(package, Path(scratch), progress)
         manifest = _check(package, deb)
         progress("unpacking", package.bytes)
         manifest["files"] = archive.unpack(deb, Path(scratch) / "files", package.keep)
@@ -130,11 +132,19 @@ def _check(package: Package, deb: Path) -> dict[str, Any]:
             "licence": package.licence, "attribution": package.attribution}
 
 
-def _find(package: Package, debs: Path) -> Path | None:
+def _find(package: Package, folder: Path) -> Path | None:
+    found = sorted(folder.glob(f"{package.name}_*.deb"))
+    return found[-1] if found else None
+
+
+def _from_folder(package: Package, debs: Path) -> Path:
     if not debs.is_dir():
         raise AssetMissing(f"{debs} is not a folder", hint="--debs names the folder of the .deb files")
-    found = sorted(debs.glob(f"{package.name}_*.deb"))
-    return found[-1] if found else None
+    found = _find(package, debs)
+    if found is None:
+        raise AssetMissing(f"{debs} has no {package.name}_*.deb",
+                           hint=f"it is {package.pool} on every mirror of Debian")
+    return found
 
 
 def _from_apt(package: Package, folder: Path, progress: Progress) -> Path:
@@ -176,8 +186,18 @@ def _from_mirror(package: Package, mirror: str, folder: Path, progress: Progress
                 done += len(piece)
                 progress("downloading", done)
     except requests.RequestException as error:
-        status = getattr(getattr(error, "response", None), "status_code", None)
-        why = "the mirror has it no more (another release?)" if status == 404 else str(error)
-        raise AssetMissing(f"{package.name} {package.version} cannot be fetched from {address}: {why}",
+        raise AssetMissing(f"{package.name} {package.version} cannot be fetched from {address}: {_why(error)}",
                            hint="name another mirror, or pass downloaded .deb files with --debs FOLDER") from error
     return path
+
+
+def _why(error: Exception) -> str:
+    """One phrase instead of the chain of causes that requests prints."""
+    import requests
+
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status is not None:
+        return "the mirror has it no more (another release?)" if status == 404 else f"the mirror answers {status}"
+    if isinstance(error, requests.Timeout):
+        return "the mirror does not answer"
+    return "there is no connection" if isinstance(error, requests.ConnectionError) else str(error)

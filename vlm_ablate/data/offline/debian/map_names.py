@@ -34,9 +34,12 @@ _SAME = {
 
 # Towns that people call otherwise; the first name is the answer, others are taken, too.
 _TOWNS = {
-    "Abu Dhabi City": ("Abu Dhabi",), "Pyeongyang": ("Pyongyang",), "Koufu": ("Kofu",),
+    "Abu Dhabi City": ("Abu Dhabi",), "Pyeongyang": ("Pyongyang",), "Koufu": ("Kofu",), "Grey Mouth": ("Greymouth",),
     "Washington D.C.": ("Washington D.C.", "Washington"),
 }
+
+DISPUTED = frozenset({"Israel", "Palestine", "Palestinian Territories", "West Bank"})
+"""Countries whose capital is not asked for: people differ on the answer."""
 
 NO_STATES = frozenset({"Puerto Rico", "French Guiana"})
 """Regions of maps of countries that are asked about as regions."""

@@ -17,6 +17,7 @@ from vlm_ablate.data.offline.debian.catalogue import folders
 from vlm_ablate.data.offline.debian.map_names import (
     CONTINENT_SPLITS,
     DIRECTIONS,
+    DISPUTED,
     NOT_DRAWN,
     area_of,
     capitals_of,
@@ -199,14 +200,19 @@ def held_back(region_map: RegionMap) -> frozenset[str]:
 def capital_to_ask(region: MapRegion) -> tuple[str, ...]:
     """A region's capitals, first the one to answer.
 
-    None where its name gives them away (Berlin, Sao Paulo State), or says no more than a direction (Central, North
-    West): many countries have such a region, and what is asked is what is known of the name.
+    None where its name gives them away (Berlin, Sao Paulo State, Vinnyts'ka oblast'), says no more than a direction
+    (Central, North West: many countries have such a region, and what is asked is what is known of the name), or where
+    people differ on the answer.
     """
-    if set(region.name.lower().replace("-", " ").split()) <= DIRECTIONS:
+    if set(region.name.lower().replace("-", " ").split()) <= DIRECTIONS or region.name in DISPUTED:
         return ()
-    name = plain(region.name)
-    told = any(plain(capital) in name or name in plain(capital) for capital in region.capitals)
+    told = any(_tells(plain(region.name), plain(capital)) for capital in region.capitals)
     return () if told or len(region.capitals) > 2 else region.capitals
+
+
+def _tells(name: str, capital: str) -> bool:
+    """Whether a name holds the other, or begins with most of it."""
+    return capital in name or name in capital or name.startswith(capital[: int(0.6 * len(capital)) + 1])
 
 
 @lru_cache(maxsize=160)
