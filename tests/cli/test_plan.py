@@ -151,3 +151,11 @@ def test_pattern_that_matches_nothing_is_an_error_of_its_arm() -> None:
     assert code == 1
     assert "no_such_layer" in err and "ar_perceiver_lora" in err
     assert "stages.pretrain.vision: frozen -> lora" in out, "what can be shown is still shown"
+
+
+def test_material_that_runs_would_miss_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("VLM_ABLATE_HOME", str(tmp_path))
+    code, _, err = plan("--scale", "workstation", "--arms", "ar_perceiver_frozen")
+    said = " ".join(err.split())
+    assert code == 0 and "not fetched; the arms that need it are skipped" in said
+    assert "run `vlm-ablate data fetch" in said and all(c in said for c in ("stamps", "clip_art", "maps", "documents"))

@@ -71,7 +71,8 @@ def plan(
         shown = plan_tables.Shown(device, mfu, shards, sharding, modules)
         console.print(*plan_tables.tables(loaded, chosen, plans, shown), sep="\n")
     console.print(*view.notes(loaded, chosen, plans), sep="\n")
-    warn([*loaded.warnings, *view.plan_warnings(plans), *view.memory_warnings(plans, device)])
+    warn([*loaded.warnings, *view.plan_warnings(plans), *view.memory_warnings(plans, device),
+          *view.material_warnings(chosen)])
     if errors:
         failed = VlmAblateError("\n".join(f"{arm}: {error.message}" for arm, error in errors.items()))
         failed.hint = next((e.hint for e in errors.values() if e.hint), None)
