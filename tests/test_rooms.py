@@ -26,6 +26,7 @@ FLOORS = [
     ["tracking"],
     ["finished"],
     ["scoring"],
+    ["recording"],
     ["run"],
     ["launch"],
     ["sweeps"],

@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 
-from vlm_ablate import artifacts
 from vlm_ablate.config.spec import RunSpec
 from vlm_ablate.config.stages import Stage, language_in_bf16
 from vlm_ablate.data.dataset import Skips, build_mixture
-from vlm_ablate.data.module import VLMDataModule, data_fingerprint
+from vlm_ablate.data.module import VLMDataModule
 from vlm_ablate.errors import AssetMissing, Diverged, StorageError, TrackingError, VlmAblateError
 from vlm_ablate.evaluation.record import ScoreRecord
 from vlm_ablate.events import (
@@ -34,14 +33,14 @@ from vlm_ablate.models.adapters import apply_training
 from vlm_ablate.models.checkpoints.released import started_from
 from vlm_ablate.models.trained_state import save_trained
 from vlm_ablate.models.vlm import VLM, build_vlm
+from vlm_ablate.recording import Recording
 from vlm_ablate.registry import load_plugins
 from vlm_ablate.scoring import Scoring
 from vlm_ablate.tracking import schema
 from vlm_ablate.tracking.logger import RunTracker
 from vlm_ablate.tracking.records import RunRecord
 from vlm_ablate.tracking.reuse import find_reusable
-from vlm_ablate.training.callbacks import StepMetrics
-from vlm_ablate.training.counters import BatchFlops, Seen, flops_by_rates
+from vlm_ablate.training.counters import BatchFlops, Seen
 from vlm_ablate.training.fit import configure_threads, training_device
 from vlm_ablate.training.interruption import Interrupted, Interruption
 from vlm_ablate.training.stages import Plan, curve_steps, steps_done, train_stages
@@ -113,9 +112,9 @@ class _Run:
         self.steps = sum(stage.steps for stage in self.config.stages.values())
         self.started = time.monotonic()
         self._skips: list[Skips] = []
-        self._sizes: dict[str, float] = {}
         self._due = Throttle()
         self.tracker = RunTracker.start(spec, home=home, tracking_uri=tracking_uri, notice=self._notice)
+        self.recording = Recording(spec, self.folder, self.tracker, self._notice)
 
     def complete(self) -> RunOutcome:
         """Everything, ending in an outcome."""
@@ -137,14 +136,12 @@ class _Run:
     def _work(self) -> list[ScoreRecord]:
         configure_threads()
         config = self.config
-        artifacts.write_config(self.spec, self.folder.artifacts / schema.CONFIG_FILE)
-        self.tracker.log_artifact(self.folder.artifacts / schema.CONFIG_FILE)
+        self.recording.config()
         scoring = Scoring(self.spec, self.folder, self.reporter)  # a missing asset shows now, not after training
         mixture = build_mixture(config.data, self.spec.seeds.data)
-        self._record_origins(mixture, scoring)
-        flops = self._record_plan()  # parts that do not fit show now, before weights are read
-        if config.model.init_from:
-            self.tracker.set_tags({schema.INIT_FROM: started_from(config.model.init_from)})
+        self.recording.origins(mixture, scoring)
+        flops = self.recording.plan()  # parts that do not fit show now, before weights are read
+        self.recording.start()
         device = training_device()
         half = device.type == "cuda" and language_in_bf16(config.stages.values())
         for source in mixture.sources:
@@ -164,7 +161,7 @@ class _Run:
         vlm.to(training_device())
         save_trained(vlm, self.folder.artifacts / schema.WEIGHTS_DIR / WEIGHTS_FILE)
         scoring.score(vlm)
-        self._record_results(scoring, seen)
+        self.recording.results(scoring, seen, self._skips, time.monotonic() - self.started)
         return scoring.scores
 
     def _plan(self, vlm: VLM, mixture: Any, flops: dict[str, BatchFlops], scoring: Scoring) -> Plan:
@@ -186,7 +183,7 @@ class _Run:
             return module
 
         def measure(step: int, seen: Seen) -> None:
-            self.tracker.log_metrics(scoring.curve_point(vlm, step) | _seen_metrics(seen), step)
+            self.recording.curve(step, scoring.curve_point(vlm, step), seen)
 
         curve = self.config.evaluation.curve
         return Plan(
@@ -199,7 +196,7 @@ class _Run:
             init_seed=self.spec.seeds.init,
             dropout_seed=self.spec.seeds.dropout,
             reporter=self.reporter,
-            track=self._track,
+            track=self.recording.step,
             interruption=self.interruption,
             flops=flops,
             curve_steps=curve_steps(self.steps, curve.points) if curve else (),
@@ -209,84 +206,6 @@ class _Run:
     def _preparing(self, what: str, done: int, total: int) -> None:
         if self._due() or done == total:
             self.reporter(Preparing(self.spec.hash, what, done, total))
-
-    # --- recording ----------------------------------------------------------------------------------------------------
-
-    def _track(self, metrics: StepMetrics) -> None:
-        values = {
-            schema.TRAIN_LOSS: metrics.loss,
-            schema.TRAIN_GRAD_NORM: metrics.grad_norm,
-            schema.TRAIN_LR: metrics.learning_rate,
-            schema.TRAIN_TOKENS_PER_S: metrics.tokens_per_s,
-        }
-        self.tracker.log_metrics(values | _seen_metrics(metrics.seen), metrics.step)
-        self._record_sizes()
-
-    def _record_origins(self, mixture: Any, scoring: Scoring) -> None:
-        fingerprint = data_fingerprint(mixture)
-        records = [r for source in mixture.sources for r in source.licences] + scoring.licences
-        licences = {str(r.to_dict()): r.to_dict() for r in records}
-        self.tracker.set_tags({schema.DATA_FINGERPRINT: fingerprint, schema.LICENCES: list(licences.values())})
-        for name, source in zip(mixture.names, mixture.sources, strict=True):
-            self.tracker.log_dataset(name, source.fingerprint)
-
-    def _record_plan(self) -> dict[str, BatchFlops]:
-        """Record the plan; returns what a batch costs in each stage, by the plan's rates."""
-        from vlm_ablate.models.accounting import plan_model
-
-        try:
-            plan = plan_model(self.config)
-        except VlmAblateError:
-            raise
-        except Exception as error:  # parts that cannot be built on the meta device may still train
-            self._notice(f"no plan, and FLOPs are not counted: {type(error).__name__}: {error}")
-            return {}
-        artifacts.write_plan(plan, self.folder.artifacts / schema.PLAN_FILE)
-        self.tracker.log_artifact(self.folder.artifacts / schema.PLAN_FILE)
-        self._sizes = {
-            schema.PARAMS_TOTAL: float(plan.last.total_parameters),
-            schema.PARAMS_TRAINABLE: float(plan.last.trainable_parameters),
-            schema.VISUAL_TOKENS: float(plan.visual_tokens_per_image),
-            schema.FLOPS_PER_SAMPLE: float(plan.last.flops),
-        }
-        views = plan.sample.images * plan.views_per_image
-        return {
-            name: flops_by_rates(
-                (stage.training_flops["vision"] + stage.training_flops["connector"]) / views,
-                (stage.training_flops["language"] + stage.training_flops["cross_attention"]) / plan.sequence,
-            )
-            for name, stage in plan.stages.items()
-        }
-
-    def _record_sizes(self) -> None:
-        """Once, after the first training metrics: the UI compares runs by the metric that was recorded first."""
-        self.tracker.log_metrics(self._sizes, 0)
-        self._sizes = {}
-
-    def _record_results(self, scoring: Scoring, seen: Seen) -> None:
-        folder, tracker = self.folder.artifacts, self.tracker
-        self._record_sizes()
-        tracker.log_metrics(_seen_metrics(seen) | {schema.WALL_SECONDS: time.monotonic() - self.started}, self.steps)
-        self._record_skips()
-        tracker.log_scores(scoring.scores, self.steps)
-        tracker.log_metrics(scoring.ceilings, self.steps)
-        table = folder / schema.PREDICTIONS_DIR / "predictions.csv"
-        table.parent.mkdir(exist_ok=True)
-        artifacts.write_predictions(scoring.answered, table)
-        tracker.log_artifact(table, schema.PREDICTIONS_DIR)
-        examples = folder / schema.EXAMPLES_FILE
-        title = f"{self.spec.label or self.spec.arm} · seed {self.spec.seed}"
-        artifacts.write_examples(scoring.answered, examples, title)
-        if examples.exists():
-            tracker.log_artifact(examples)
-        tracker.log_artifact(folder / schema.WEIGHTS_DIR / WEIGHTS_FILE, schema.WEIGHTS_DIR)
-
-    def _record_skips(self) -> None:
-        """Rows that this execution could not use and replaced by others."""
-        skipped, read = (sum(getattr(s, name) for s in self._skips) for name in ("skipped", "read"))
-        self.tracker.log_metrics({schema.DATA_SKIPPED: float(skipped)}, self.steps)
-        if skipped:
-            self._notice(f"{self.spec.run_name}: {skipped} of {read} samples cannot be used; others took their place")
 
     def _keep_traceback(self) -> None:
         path = self.folder.artifacts / TRACEBACK_FILE
@@ -300,7 +219,7 @@ class _Run:
         self.reporter(Notice(self.spec.hash, message, "warning"))
 
     def _end(self, status: Status, message: str = "", scores: Sequence[ScoreRecord] = ()) -> RunOutcome:
-        self._record_sizes()
+        self.recording.sizes()
         self.tracker.finish(status, message)
         outcome = RunOutcome(
             run=self.spec.hash,
@@ -318,11 +237,3 @@ class _Run:
             self._notice(error.message)
         return outcome
 
-
-def _seen_metrics(seen: Seen) -> dict[str, float]:
-    return {
-        schema.SEEN_IMAGES: float(seen.images),
-        schema.SEEN_TEXT_TOKENS: float(seen.text_tokens),
-        schema.SEEN_VISUAL_TOKENS: float(seen.visual_tokens),
-        schema.SEEN_FLOPS: seen.flops,
-    }
