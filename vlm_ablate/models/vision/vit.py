@@ -194,8 +194,9 @@ def read_graph(file: Path, config: Dinov2Config) -> dict[str, Tensor]:
     found = {n.removeprefix("backbone."): t for n, t in constants.items() if n.startswith("backbone.")}
     for node in graph.node:
         module = _LINEAR.fullmatch(node.name)
-        if node.op_type == "MatMul" and module and node.input[1] in constants:
-            found[module[1].replace("/", ".") + ".weight"] = constants[node.input[1]].T.contiguous()
+        weight = constants.get(node.input[1]) if node.op_type == "MatMul" and module else None
+        if module and weight is not None and weight.ndim == 2:
+            found[module[1].replace("/", ".") + ".weight"] = weight.T.contiguous()
     nameless = [t for n, t in constants.items() if n.startswith("onnx::")]
     patches, width = (config.image_size // config.patch_size) ** 2, config.hidden_size
     table = [t for rows in (1, patches) for t in nameless if t.shape == (1, rows, width)]
