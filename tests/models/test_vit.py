@@ -222,6 +222,20 @@ def test_an_exported_model_comes_back(llama, tmp_path) -> None:
     assert torch.equal(load_checkpoint(tmp_path).encode_images(x, None), expected)
 
 
+@needs_onnx
+@torch.no_grad()
+def test_an_exported_model_needs_no_package(packaged, llama, tmp_path, monkeypatch) -> None:
+    vlm = a_vlm({"name": "vit-s14", "layer": 2}, llama, image=ImageConfig(size=42))
+    x = torch.randn(1, 3, 42, 42)
+    expected = vlm.encode_images(x, None)
+    (tmp_path / "out").mkdir()
+    save_checkpoint(vlm, tmp_path / "out")
+    monkeypatch.setattr(vit, "WEIGHTS", replace(packaged, package="no_such_package_here", sha256="0" * 64))
+    with pytest.raises(AssetMissing):
+        vision_encoders.build(VitS14Config())
+    assert torch.equal(load_checkpoint(tmp_path / "out").encode_images(x, None), expected)
+
+
 @pytest.mark.parametrize("stage", [{}, {"vision": "lora"}, {"vision": "full"}], ids=["frozen", "lora", "full"])
 def test_a_plan_counts_what_is_there(stage, llama) -> None:
     model = {

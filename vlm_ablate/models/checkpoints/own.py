@@ -7,7 +7,7 @@ language/              the language model and its tokeniser: a plain transformer
 vision/                the vision tower, where it is a model of transformers: likewise
 ```
 
-The folder is whole by itself: nothing else is needed to load it, except the packages that some encoders come from.
+The folder is whole by itself: nothing else is needed to load it, but the package of an encoder that is an ONNX graph.
 """
 
 from __future__ import annotations
@@ -76,6 +76,9 @@ def save_checkpoint(
     parts = {"language": _save_language(vlm, folder / "language", tensors)}
     if isinstance(vlm.vision, NativeSiglip | HubVisionEncoder):
         parts["vision"] = _save_vision(vlm, folder / "vision", tensors)
+    elif "weights" in type(vlm.config.vision).model_fields:
+        # Its tensors are all here: the loader need not find the package that they came from.
+        parts["vision"] = {**vlm.config.vision.model_dump(mode="json"), "weights": "random"}
     tensors |= {name: tensor for name, tensor in vlm.state_dict().items() if "lora_" in name}
     body = {
         "format": FORMAT,
