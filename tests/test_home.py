@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from vlm_ablate.errors import StorageError
-from vlm_ablate.home import atomic_file, write_atomically
+from vlm_ablate.home import atomic_file, locked, write_atomically
 
 
 @pytest.fixture(params=[0o022, 0o027])
@@ -39,3 +40,25 @@ def test_a_refusal_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="a part of the path is a file"):
         write_atomically(tmp_path / "file" / "below", "text")
+
+
+def test_who_waits_for_a_lock_is_called_and_comes_second(tmp_path: Path) -> None:
+    done, waited = [], threading.Event()
+
+    def second() -> None:
+        with locked(tmp_path / "deep" / "lock", waited.set):
+            done.append("second")
+
+    with locked(tmp_path / "deep" / "lock"):
+        thread = threading.Thread(target=second)
+        thread.start()
+        assert waited.wait(10)
+        done.append("first")
+    thread.join(10)
+    assert done == ["first", "second"]
+
+
+def test_a_lock_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="cannot lock"), locked(tmp_path / "file" / "lock"):
+        pytest.fail("held a lock that is not there")

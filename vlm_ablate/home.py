@@ -8,8 +8,9 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -76,6 +77,33 @@ def write_atomically(path: Path, data: bytes | str) -> None:
         file.write(data.encode() if isinstance(data, str) else data)
 
 
+@contextmanager
+def locked(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+    """Hold the lock file `path` for this process; it is freed when the holder dies.
+
+    Args:
+        waiting: called now and then while another process holds it.
+
+    Raises:
+        StorageError: it cannot be created.
+    """
+    with storage_errors("lock", path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | (fcntl.LOCK_NB if waiting else 0))
+                break
+            except BlockingIOError:
+                if waiting:
+                    waiting()
+                time.sleep(0.2)
+        yield
+    finally:
+        os.close(handle)
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """The folder of one run: everything needed to continue it, and what it produced."""
@@ -123,16 +151,9 @@ class RunFolder:
         """Record how the run ended, atomically."""
         write_atomically(self.outcome, json.dumps(outcome, indent=1, sort_keys=True))
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """Hold the run for this process; a second process that wants the same run waits. Freed when a holder dies."""
-        with storage_errors("lock", self.root):
-            handle = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(handle)
+        return locked(self.root / ".lock")
 
 
 @dataclass(frozen=True)

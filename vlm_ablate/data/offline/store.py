@@ -7,7 +7,6 @@ maker leaves the pieces that it finished, and the next one goes on from there.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import math
@@ -23,7 +22,6 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
@@ -32,7 +30,7 @@ from vlm_ablate.data.offline.pictures import Split
 from vlm_ablate.data.offline.tasks import TASKS
 from vlm_ablate.errors import DataError, StorageError
 from vlm_ablate.events import preparing
-from vlm_ablate.home import ENVIRONMENT_VARIABLE, Home, atomic_file, storage_errors, write_atomically
+from vlm_ablate.home import ENVIRONMENT_VARIABLE, Home, atomic_file, locked, storage_errors, write_atomically
 
 PIECE = 256
 """Items that one process makes at a time."""
@@ -67,12 +65,14 @@ def item_store(task: str, split: Split, count: int, side: int) -> ItemStore:
         StorageError: the cache folder cannot be written, or the disk is too full.
     """
     folder = store_folder(task, split, count, side)
-    with storage_errors("write", folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with (folder.parent / f"{folder.name}.lock").open("w") as lock:
-            _wait_for(lock, folder, task, split, count)
-            if not (folder / _ROWS).exists():
-                _make(folder, task, split, count, side)
+
+    def waiting() -> None:
+        drawn = min(count, PIECE * len(list(folder.glob("items.*-*.jsonl"))))
+        preparing(f"{_what(task, split, count)}, in another process", drawn, count)
+
+    with locked(folder.parent / f"{folder.name}.lock", waiting), storage_errors("write", folder):
+        if not (folder / _ROWS).exists():
+            _make(folder, task, split, count, side)
     return _opened(folder)
 
 
@@ -130,18 +130,6 @@ def _row(item: Item) -> dict:
 
 
 # --- making ---------------------------------------------------------------------------------------------------------
-
-
-def _wait_for(lock: IO, folder: Path, task: str, split: Split, count: int) -> None:
-    """Take the lock. While another process holds it, tell how far that one is."""
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            drawn = min(count, PIECE * len(list(folder.glob("items.*-*.jsonl"))))
-            preparing(f"{_what(task, split, count)}, in another process", drawn, count)
-            time.sleep(0.5)
 
 
 def _what(task: str, split: Split, count: int) -> str:

@@ -7,7 +7,6 @@ and they may have been trained further. So no result may call it plain DINOv2.
 
 from __future__ import annotations
 
-import fcntl
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +20,7 @@ from transformers.masking_utils import create_bidirectional_mask
 
 from vlm_ablate.config.components.vision import VitS14Config
 from vlm_ablate.errors import AssetMissing, ModelError
-from vlm_ablate.home import Home, atomic_file, storage_errors
+from vlm_ablate.home import Home, locked, write_atomically
 from vlm_ablate.models.hub import opened_tensors
 from vlm_ablate.models.vision.base import VisionEncoder, VisionFeatures
 from vlm_ablate.models.vision.hub import IMAGENET, cut
@@ -163,14 +162,9 @@ def converted() -> Path:
     if target.is_file():
         return target
     source = WEIGHTS.find()
-    with storage_errors("write", target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with target.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not target.is_file():
-                tensors = save(read_graph(source, architecture()), metadata={"format": "pt"})
-                with atomic_file(target) as file:
-                    file.write(tensors)
+    with locked(target.with_suffix(".lock")):
+        if not target.is_file():
+            write_atomically(target, save(read_graph(source, architecture()), metadata={"format": "pt"}))
     return target
 
 

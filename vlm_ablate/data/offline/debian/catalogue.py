@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -44,17 +44,29 @@ class Package:
 
     def manifest(self, home: Home | None = None) -> dict[str, Any] | None:
         """What was fetched: version, SHA-256 of the .deb, number of files; None where it was not."""
+        path = self.folder(home) / MANIFEST
         try:
-            return json.loads((self.folder(home) / MANIFEST).read_text())
+            return _manifest(path, path.stat().st_mtime_ns)
         except (FileNotFoundError, NotADirectoryError):
             return None
+
+
+@lru_cache(maxsize=64)
+def _manifest(path: Path, changed: int) -> dict[str, Any]:
+    """Asked for with every picture that is drawn, so read once; `changed` tells a new one from the old."""
+    return json.loads(path.read_text())
+
+
+@cache
+def _listing() -> dict[str, Any]:
+    return yaml.safe_load((files("vlm_ablate") / "assets/debian.yaml").read_text())
 
 
 @cache
 def catalogue() -> dict[str, Package]:
     """Name -> package, of all collections."""
     found = {}
-    for collection, entry in yaml.safe_load((files("vlm_ablate") / "assets/debian.yaml").read_text()).items():
+    for collection, entry in _listing().items():
         for name, fields in entry["packages"].items():
             found[name] = Package(name, collection, **{**fields, "keep": tuple(fields["keep"])})
     return found
@@ -67,7 +79,7 @@ def packages(collection: Collection) -> list[Package]:
 
 def summary(collection: Collection) -> str:
     """One line that says what a collection holds."""
-    return yaml.safe_load((files("vlm_ablate") / "assets/debian.yaml").read_text())[collection]["summary"]
+    return _listing()[collection]["summary"]
 
 
 def require(*collections: Collection) -> None:

@@ -7,7 +7,6 @@ are not kept: drawing a part of a page takes no longer (1 ms) than unpacking a p
 from __future__ import annotations
 
 import atexit
-import fcntl
 import hashlib
 import json
 import math
@@ -27,7 +26,7 @@ from vlm_ablate.data.docmatix.words import read_words
 from vlm_ablate.data.offline.debian.catalogue import folders
 from vlm_ablate.data.offline.pictures import Split, split_of
 from vlm_ablate.errors import DataError
-from vlm_ablate.home import Home, storage_errors, write_atomically
+from vlm_ablate.home import Home, locked, write_atomically
 
 if TYPE_CHECKING:
     import pypdfium2
@@ -121,15 +120,12 @@ def _kept(data: bytes, key: str, path: Path, package: Path, cache: Path) -> tupl
     """The PDF's head and pages as JSON lines; read under a lock by the first who asks."""
     decided_by = f"{key}/{READER_VERSION}/{LEAST_WORDS}/{metadata.version('pypdfium2')}"
     file = cache / f"{path.name.split('.pdf')[0]}-{hashlib.sha256(decided_by.encode()).hexdigest()[:16]}.jsonl"
-    with storage_errors("write", file):
-        cache.mkdir(parents=True, exist_ok=True)
-        with (cache / f"{file.name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not file.exists():
-                try:
-                    write_atomically(file, _read(data))
-                except UnreadablePdf as error:
-                    raise DataError(f"{path} is {error.reason}: {error.message}", hint=_again(package)) from error
+    with locked(cache / f"{file.name}.lock"):
+        if not file.exists():
+            try:
+                write_atomically(file, _read(data))
+            except UnreadablePdf as error:
+                raise DataError(f"{path} is {error.reason}: {error.message}", hint=_again(package)) from error
     return tuple(file.read_text(encoding="utf-8").splitlines())
 
 

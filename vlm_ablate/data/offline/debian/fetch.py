@@ -3,7 +3,6 @@ installed, and root rights are not needed."""
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -13,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from vlm_ablate.data.offline.assets import file_sha256
 from vlm_ablate.data.offline.debian import archive
 from vlm_ablate.data.offline.debian.catalogue import MANIFEST, Package
 from vlm_ablate.errors import AssetMissing, DataError
-from vlm_ablate.home import Home, storage_errors
+from vlm_ablate.home import Home, locked, storage_errors
 
 Progress = Callable[[str, int], None]
 """Hears what is being done and how many bytes of the .deb are there."""
@@ -69,26 +69,18 @@ def fetch(
     if known := package.manifest(home):
         return Fetched(package, known["version"], known["files"], fresh=False)
     folder = package.folder(home)
-    with storage_errors("write in", home.assets):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(folder, progress):
-            if known := package.manifest(home):  # by whoever was waited for
-                return Fetched(package, known["version"], known["files"], fresh=False)
-            manifest = _fetch(package, folder, debs, mirror, progress)
+    with storage_errors("write in", home.assets), _alone(folder, progress):
+        if known := package.manifest(home):  # by whoever was waited for
+            return Fetched(package, known["version"], known["files"], fresh=False)
+        manifest = _fetch(package, folder, debs, mirror, progress)
     return Fetched(package, manifest["version"], manifest["files"], fresh=True)
 
 
 @contextmanager
 def _alone(folder: Path, progress: Progress) -> Iterator[None]:
     """Hold the package for this process, and clear away what killed ones left."""
-    with (folder.parent / f".{folder.name}.lock").open("w") as lock:
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                progress("waiting for another process that fetches it", 0)
-                time.sleep(0.2)
+    waiting = partial(progress, "waiting for another process that fetches it", 0)
+    with locked(folder.parent / f".{folder.name}.lock", waiting):
         for left in folder.parent.glob(f".{folder.name}.?*{_SCRATCH}"):
             shutil.rmtree(left)
         yield
