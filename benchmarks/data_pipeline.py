@@ -39,6 +39,7 @@ from vlm_ablate.models.adapters import apply_training
 from vlm_ablate.models.batch import Batch
 from vlm_ablate.models.vlm import VLM, build_vlm
 from vlm_ablate.registry import load_plugins
+from vlm_ablate.runs.spec import specs_of
 from vlm_ablate.training.fit import configure_threads, training_device
 from vlm_ablate.training.optim import build_optimizer
 
@@ -180,7 +181,7 @@ def main() -> None:
     options = parser.parse_args()
     load_plugins()
     threads = configure_threads()
-    spec = load_experiment(options.experiment, scale=options.scale).specs(arms=[options.arm])[0]
+    spec = specs_of(load_experiment(options.experiment, scale=options.scale), arms=[options.arm])[0]
     stage = next(iter(spec.config.stages.values())).model_copy(update={"micro_batch_size": None})
     own = spec.config.data.model_copy(update={"workers": options.workers})
     vlm = build_vlm(spec.config.model, own.image, seed=0).to(training_device()).train()

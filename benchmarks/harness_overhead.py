@@ -27,7 +27,6 @@ import torch
 from torch.utils.data import DataLoader
 
 from vlm_ablate.config.expand import load_experiment
-from vlm_ablate.config.spec import RunSpec
 from vlm_ablate.config.stages import Stage
 from vlm_ablate.data.dataset import build_mixture
 from vlm_ablate.data.module import VLMDataModule
@@ -37,6 +36,7 @@ from vlm_ablate.models.adapters import apply_training
 from vlm_ablate.models.batch import Batch
 from vlm_ablate.models.vlm import VLM, build_vlm
 from vlm_ablate.registry import load_plugins
+from vlm_ablate.runs.spec import RunSpec, specs_of
 from vlm_ablate.tracking.logger import RunTracker
 from vlm_ablate.training.callbacks import Checkpoints, Monitor, StepMetrics, StepSeeds
 from vlm_ablate.training.counters import Counter
@@ -158,7 +158,7 @@ def main() -> None:
     options = parser.parse_args()
     load_plugins()
     threads = configure_threads()
-    spec = load_experiment(options.experiment, scale=options.scale, sets=options.sets, arms=[options.arm]).specs()[0]
+    spec = specs_of(load_experiment(options.experiment, scale=options.scale, sets=options.sets, arms=[options.arm]))[0]
     stage = next(iter(spec.config.stages.values()))
     # Accumulation would only add the same forward passes to both.
     stage = stage.model_copy(update={"steps": options.steps, "warmup_steps": 0, "micro_batch_size": None})

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from vlm_ablate.data.offline.pictures import pictures
 from vlm_ablate.errors import AssetMissing
 from vlm_ablate.home import Home
+from vlm_ablate.offline.pictures import pictures
 
 
 @pytest.fixture(scope="session")

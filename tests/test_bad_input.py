@@ -4,7 +4,7 @@ Here what is wrong goes through the command line, into worker processes and the 
 
 - unknown key, wrong type, paper cell that does not exist: config/test_bad_input.py, cli/test_commands.py
 - connector that cannot fit: models/test_connectors.py, models/test_parts.py
-- LoRA pattern that matches nothing: models/test_adapters.py, models/test_accounting.py, cli/test_plan.py
+- LoRA pattern that matches nothing: models/test_adapters.py, accounting/test_accounting.py, cli/test_plan.py
 - missing or corrupt image: data/test_decode.py, data/test_module.py (replaced and counted, or too many)
 - empty data set: data/test_mixture.py, evaluation/test_benchmarks.py
 - columns that are missing, empty strings, image addresses, damaged shards: data/test_sources.py
@@ -12,9 +12,10 @@ Here what is wrong goes through the command line, into worker processes and the 
 - text with another number of image tokens than images: data/test_encode.py
 - benchmark without references, without a column or a split: evaluation/test_benchmarks.py
 - answers that cannot be scored: evaluation/test_score_file.py; scores that are unlike: reporting/test_report.py
-- PDFs that are damaged, locked or without text, folders without any: data/docmatix/test_build.py
-- endpoint that cannot be reached, refuses the key, lacks the model or dies: data/docmatix/test_endpoint.py
-- checkpoints that are damaged, do not fit or are not here: cli/test_parity.py, test_init_from.py, models/test_export.py
+- PDFs that are damaged, locked or without text, folders without any: docmatix/test_build.py
+- endpoint that cannot be reached, refuses the key, lacks the model or dies: docmatix/test_endpoint.py
+- checkpoints that are damaged, do not fit or are not here: cli/test_parity.py, checkpoints/test_init_from.py,
+  checkpoints/test_export.py
 - runs that cannot be exported, folders that cannot be written to: cli/test_export.py
 - tracking server: tracking/test_store.py (down at the start), tracking/test_delivery.py (gone while a run goes)
 - full disk, read-only folder: test_run.py, test_home.py, tracking/test_store.py, evaluation/test_evaluate.py

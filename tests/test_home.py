@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from vlm_ablate.errors import StorageError
-from vlm_ablate.home import atomic_file, locked, write_atomically
+from vlm_ablate.storage import atomic_file, locked, write_atomically
 
 
 @pytest.fixture(params=[0o022, 0o027])

@@ -15,10 +15,10 @@ import torch
 import typer
 from typer.testing import CliRunner
 
+from vlm_ablate.accounting import plan_model
 from vlm_ablate.cli.app import app
-from vlm_ablate.config.components import connectors
 from vlm_ablate.config.expand import load_experiment
-from vlm_ablate.models.accounting import plan_model
+from vlm_ablate.registry import connectors
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

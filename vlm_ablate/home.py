@@ -1,108 +1,22 @@
-"""Where a run leaves its traces on disk, and clear errors when the disk will not take them. No torch here."""
+"""The folder where runs, records and caches are kept. No torch here."""
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
 import os
 import shutil
 import tempfile
-import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from vlm_ablate.errors import StorageError
+from vlm_ablate.storage import HOME_VARIABLE, locked, storage_errors, write_atomically
 
-ENVIRONMENT_VARIABLE = "VLM_ABLATE_HOME"
 DEFAULT_FOLDER = "outputs"
 MINIMUM_FREE = 200 * 2**20
 """Bytes that must be free before a run starts."""
-
-_STORAGE_ERRNOS = {
-    errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "the disk quota is used up",
-    errno.EROFS: "the file system is read-only",
-    errno.EACCES: "permission denied",
-    errno.EPERM: "permission denied",
-    errno.ENOTDIR: "a part of the path is a file, not a folder",
-    errno.EEXIST: "a file of that name is in the way",
-    errno.EFBIG: "the file is too large for this file system",
-    errno.EIO: "the disk reports an input/output error",
-}
-
-
-@contextmanager
-def storage_errors(what: str, path: Path | str) -> Iterator[None]:
-    """Turn the operating system's refusals to write into one clear `StorageError` that names `path`."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _STORAGE_ERRNOS:
-            raise
-        raise StorageError(
-            f"cannot {what} {path}: {_STORAGE_ERRNOS[error.errno]}",
-            hint=f"free space, or name a writable folder with {ENVIRONMENT_VARIABLE}; finished runs are kept",
-        ) from error
-
-
-@contextmanager
-def atomic_file(path: Path) -> Iterator[IO[bytes]]:
-    """A binary file that takes the place of `path` when the block ends well.
-
-    A reader, or whoever comes after a kill, sees the old content or the new, never half of it.
-
-    Raises:
-        StorageError: the folder cannot be written or the disk is full.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with storage_errors("write", path):
-        try:
-            with open(partial, "wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-
-
-def write_atomically(path: Path, data: bytes | str) -> None:
-    """Write the whole of `path` in one go (see `atomic_file`)."""
-    with atomic_file(path) as file:
-        file.write(data.encode() if isinstance(data, str) else data)
-
-
-@contextmanager
-def locked(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[None]:
-    """Hold the lock file `path` for this process; it is freed when the holder dies.
-
-    Args:
-        waiting: called now and then while another process holds it.
-
-    Raises:
-        StorageError: it cannot be created.
-    """
-    with storage_errors("lock", path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | (fcntl.LOCK_NB if waiting else 0))
-                break
-            except BlockingIOError:
-                if waiting:
-                    waiting()
-                time.sleep(0.2)
-        yield
-    finally:
-        os.close(handle)
-
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -165,7 +79,7 @@ class Home:
     @classmethod
     def default(cls) -> Home:
         """`$VLM_ABLATE_HOME`, or `outputs` in the current folder."""
-        return cls(Path(os.environ.get(ENVIRONMENT_VARIABLE) or DEFAULT_FOLDER).absolute())
+        return cls(Path(os.environ.get(HOME_VARIABLE) or DEFAULT_FOLDER).absolute())
 
     @property
     def database(self) -> Path:
@@ -217,6 +131,6 @@ class Home:
         if free < minimum_free:
             raise StorageError(
                 f"only {free / 2**20:.0f} MiB are free under {self.root}, {minimum_free / 2**20:.0f} MiB are needed",
-                hint=f"free space, or name another folder with {ENVIRONMENT_VARIABLE}",
+                hint=f"free space, or name another folder with {HOME_VARIABLE}",
             )
         return self

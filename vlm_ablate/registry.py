@@ -1,16 +1,21 @@
-"""One generic registry: an exact name -> a pydantic config and the class it configures.
+"""One generic registry: an exact name -> a pydantic config and the class it configures; and the registries there are.
 
-Built-in parts are *declared* with an import path, so that listing and validating them needs no torch.
-A plug-in *registers* its class with a decorator; one file with one class and one config is enough.
+Built-in parts are *declared* with an import path in a `configs.py` of their room, so that listing and validating them
+needs no torch. A plug-in, or a new file in a room, *registers* its class with a decorator: one file with one class and
+one config is enough. All are found on the first look into a registry: the rooms' `configs.py`, files of the rooms that
+register something themselves, and installed packages with an entry point in the group `vlm_ablate.plugins`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Generic, TypeVar
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
 
@@ -37,12 +42,22 @@ class Entry(Generic[T]):
         module, _, attribute = self.target.partition(":")
         return getattr(import_module(module), attribute)
 
+    @property
+    def module(self) -> str:
+        """Dotted name of the module that holds the class."""
+        return self.target.partition(":")[0] if isinstance(self.target, str) else self.target.__module__
+
 
 class Registry(Generic[T]):
-    """Maps exact names to entries. A duplicate raises; an unknown name lists what exists and the nearest match."""
+    """Maps exact names to entries. A duplicate raises; an unknown name lists what exists and the nearest match.
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
+    Args:
+        kind: what the parts are, in messages.
+        room: package whose `configs.py` declares the built-in ones; None: there are none.
+    """
+
+    def __init__(self, kind: str, room: str | None = None) -> None:
+        self.kind, self.room = kind, room
         self._entries: dict[str, Entry[T]] = {}
 
     def declare(self, name: str, config: type[BaseModel], target: str | type[T], summary: str = "") -> None:
@@ -71,19 +86,23 @@ class Registry(Generic[T]):
         Raises:
             UnknownNameError: no entry has it.
         """
+        load_parts()
         try:
             return self._entries[name]
         except KeyError:
             raise UnknownNameError(self.kind, name, self._entries) from None
 
     def __contains__(self, name: object) -> bool:
+        load_parts()
         return name in self._entries
 
     def __iter__(self) -> Iterator[Entry[T]]:
+        load_parts()
         return iter(self._entries.values())
 
     def names(self) -> list[str]:
         """All registered names, in order of registration."""
+        load_parts()
         return list(self._entries)
 
     def build(self, config: BaseModel, **context: object) -> T:
@@ -91,19 +110,59 @@ class Registry(Generic[T]):
         return self[config.name].load()(config, **context)  # type: ignore[attr-defined]
 
 
+vision_encoders: Registry[Any] = Registry("vision encoder", "vlm_ablate.models.vision")
+language_models: Registry[Any] = Registry("language model", "vlm_ablate.models.language")
+connectors: Registry[Any] = Registry("connector", "vlm_ablate.models.connectors")
+architectures: Registry[Any] = Registry("architecture", "vlm_ablate.models.architectures")
+sources: Registry[Any] = Registry("data source", "vlm_ablate.data.sources")
+benchmarks: Registry[Any] = Registry("benchmark", "vlm_ablate.evaluation.benchmarks")
+
+REGISTRIES = (vision_encoders, language_models, connectors, architectures, sources, benchmarks)
+
 _loaded: set[str] = set()
+_state = {"parts": False}
+broken_plugins: dict[str, str] = {}
+"""Installed plug-in -> why it could not be imported. It is left out; commands say so."""
 
 
-def load_plugins(modules: list[str] | tuple[str, ...] = (), *, file: str = "plugins") -> None:
-    """Import the installed plug-ins (entry-point group `vlm_ablate.plugins`) and the named modules, once each.
+def load_parts() -> None:
+    """Make every built-in part and every installed plug-in known, once a process. Imports no torch by itself."""
+    if _state["parts"]:
+        return
+    _state["parts"] = True  # before the imports: what they import may look into a registry
+    for registry in REGISTRIES:
+        if registry.room:
+            import_module(f"{registry.room}.configs")
+            _import_registering(registry.room)
+    for point in entry_points(group=PLUGIN_GROUP):
+        if point.value in _loaded:
+            continue
+        _loaded.add(point.value)
+        try:
+            point.load()
+        except Exception as error:  # a stranger's module may raise anything; the others must go on
+            broken_plugins[f"{point.name} ({point.value})"] = f"{type(error).__name__}: {error}"
+
+
+_REGISTERS = re.compile(r"^@\w+\.register\(", re.MULTILINE)
+
+
+def _import_registering(room: str) -> None:
+    """Import the files of a room that register a part by themselves; the others wait until they are needed."""
+    spec = find_spec(room)
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        for file in sorted(Path(folder).glob("*.py")):
+            if _REGISTERS.search(file.read_text(encoding="utf-8")):
+                import_module(f"{room}.{file.stem}")
+
+
+def load_plugins(modules: Sequence[str] = (), *, file: str = "plugins") -> None:
+    """Import the named modules, once each, after everything that is built in or installed.
 
     Raises:
         ConfigError: a named module cannot be imported.
     """
-    for point in entry_points(group=PLUGIN_GROUP):
-        if point.value not in _loaded:
-            point.load()
-            _loaded.add(point.value)
+    load_parts()
     for i, module in enumerate(modules):
         if module in _loaded:
             continue

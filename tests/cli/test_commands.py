@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 from vlm_ablate.cli.app import app
 from vlm_ablate.cli.console import seed_list
 from vlm_ablate.errors import VlmAblateError
-from vlm_ablate.hub_access import ALLOW_HUB
+from vlm_ablate.hub import ALLOW_HUB
 
 ROOT = Path(__file__).parents[2]
 T03 = "experiments/idefics2/t03_architecture.yaml"

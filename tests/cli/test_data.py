@@ -18,6 +18,7 @@ from vlm_ablate.cli.data import _coloured
 from vlm_ablate.config.expand import load_experiment
 from vlm_ablate.data.draw import COLOURS
 from vlm_ablate.data.inspect import open_data
+from vlm_ablate.runs.spec import specs_of
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -92,7 +93,7 @@ def test_show_prints_and_draws_the_samples_of_a_stage(file: Path, tmp_path: Path
 
 
 def test_colours_are_those_of_the_kinds(file: Path) -> None:
-    spec = load_experiment(file, scale="paper").specs()[0]
+    spec = specs_of(load_experiment(file, scale="paper"))[0]
     shown = next(s for s in open_data(spec.config, 0).show(0, 16) if s.source == "talk" and not s.problem)
     text = _coloured(shown)
     by_style = {str(span.style): text.plain[span.start : span.end] for span in text.spans}

@@ -14,13 +14,13 @@ from training.squares import STAGE, make_spec, save_parts
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from typer.testing import CliRunner, Result
 
+from vlm_ablate.checkpoints import load_checkpoint
 from vlm_ablate.cli.app import app
-from vlm_ablate.config.spec import RunSpec
 from vlm_ablate.errors import ModelError, StorageError, UnknownNameError
-from vlm_ablate.finished import RunNotUsable, find_run, load_run
 from vlm_ablate.home import Home
-from vlm_ablate.models.checkpoints import load_checkpoint
-from vlm_ablate.run import execute
+from vlm_ablate.runs.execute import execute
+from vlm_ablate.runs.find import RunNotUsable, find_run, load_run
+from vlm_ablate.runs.spec import RunSpec
 
 PERCEIVER = dict(name="perceiver", latents=3, depth=1, heads=2, head_dim=8, kv_heads=1)
 LORA = {"train": STAGE | {"steps": 2, "language": "lora", "vision": "lora", "lora": {"r": 2, "alpha": 64.0}}}

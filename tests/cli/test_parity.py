@@ -12,14 +12,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
-from tests.models import kin
-from tests.models.kin import Kin
+from tests.checkpoints import kin
+from tests.checkpoints.kin import Kin
+from tests.checkpoints.test_parity import CASES, save_reference
 from tests.models.support import a_vlm
-from tests.models.test_parity import CASES, save_reference
+from vlm_ablate.checkpoints.processor import processor_for
+from vlm_ablate.checkpoints.to_transformers import to_transformers
 from vlm_ablate.cli.app import app
 from vlm_ablate.config.data import ImageConfig
-from vlm_ablate.models.checkpoints.exporting import to_transformers
-from vlm_ablate.models.checkpoints.processors import processor_for
 
 KIN = {
     "llava": Kin("llava"),

@@ -107,7 +107,7 @@ def test_gpu_hours_and_what_does_not_fit_follow_the_gpu() -> None:
 
 
 def test_equal_models_and_stages_are_planned_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from vlm_ablate.models.accounting import Planner, plan
+    from vlm_ablate.accounting import Planner, plan
     from vlm_ablate.models.vlm import build_vlm
 
     built: list[object] = []
@@ -123,7 +123,7 @@ def test_equal_models_and_stages_are_planned_once(monkeypatch: pytest.MonkeyPatc
 @pytest.fixture(scope="module")
 def planner():
     """One for all files: what experiments share is planned once."""
-    from vlm_ablate.models.accounting import Planner
+    from vlm_ablate.accounting import Planner
 
     return Planner()
 

@@ -10,7 +10,6 @@ from rich.console import Console
 from vlm_ablate.cli import progress
 from vlm_ablate.cli.progress import RunDisplay, _duration
 from vlm_ablate.config.expand import load_experiment
-from vlm_ablate.config.spec import RunSpec
 from vlm_ablate.events import (
     EvaluationProgress,
     Event,
@@ -21,10 +20,11 @@ from vlm_ablate.events import (
     StageStarted,
     StepDone,
 )
+from vlm_ablate.runs.spec import RunSpec, specs_of
 
 
 def specs() -> list[RunSpec]:
-    return load_experiment("experiments/idefics2/t03_architecture.yaml").specs(seeds=[0])[:2]
+    return specs_of(load_experiment("experiments/idefics2/t03_architecture.yaml"), seeds=[0])[:2]
 
 
 def show(events: list[Event], *, terminal: bool) -> str:

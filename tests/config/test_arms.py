@@ -10,6 +10,7 @@ import pytest
 from vlm_ablate.config.diff import ABSENT, Change, arm_diff
 from vlm_ablate.config.expand import load_experiment
 from vlm_ablate.errors import ConfigError
+from vlm_ablate.runs.spec import specs_of
 
 Write = Callable[..., Path]
 LINEAR = ("set: {model.connector.depth: 1}", "label: Linear, set: {model.connector: linear}")
@@ -20,14 +21,14 @@ def test_a_setting_reaches_the_named_arms_only(write: Write) -> None:
     loaded = load_experiment(file, scale="tiny", sets=["model.connector.latents=5"], arms=["three"])
     assert list(loaded.arms) == ["three"] and loaded.left_out == {"one": "Linear"}
     assert loaded.arms["three"].config.model.connector.latents == 5
-    assert [spec.arm for spec in loaded.specs(seeds=[0])] == ["three"]
+    assert [spec.arm for spec in specs_of(loaded, seeds=[0])] == ["three"]
 
 
 def test_named_arms_are_the_same_runs_as_in_the_whole_file(write: Write) -> None:
     whole = load_experiment(write(), scale="tiny")
     for name in whole.arms:
-        (spec,) = load_experiment(write(), scale="tiny", arms=[name]).specs(seeds=[0])
-        assert spec == whole.specs(arms=[name], seeds=[0])[0] and spec.hash
+        (spec,) = specs_of(load_experiment(write(), scale="tiny", arms=[name]), seeds=[0])
+        assert spec == specs_of(whole, arms=[name], seeds=[0])[0] and spec.hash
 
 
 def test_arms_keep_the_order_of_the_file(write: Write) -> None:

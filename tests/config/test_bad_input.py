@@ -9,6 +9,7 @@ import pytest
 
 from vlm_ablate.config.expand import load_experiment
 from vlm_ablate.errors import ConfigError, UnknownNameError
+from vlm_ablate.runs.spec import specs_of
 
 Write = Callable[..., Path]
 
@@ -172,7 +173,7 @@ def test_unknown_scale(write: Write) -> None:
 
 def test_unknown_arm(write: Write) -> None:
     with pytest.raises(UnknownNameError, match=r"unknown arm 'two'.*\n.*known: one, three"):
-        load_experiment(write(), scale="tiny").specs(arms=["two"])
+        specs_of(load_experiment(write(), scale="tiny"), arms=["two"])
     with pytest.raises(UnknownNameError, match=r"unknown arm 'tree'\n.*did you mean 'three'\? known: one, three"):
         load_experiment(write(), scale="tiny", sets=["model.connector.no_such_key=1"], arms=["one", "tree"])
 

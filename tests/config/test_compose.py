@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from vlm_ablate.config.compose import load_document, merge, nest, parse_sets
 from vlm_ablate.config.document import parse
-from vlm_ablate.config.expand import load_experiment, seeds_from
-from vlm_ablate.config.spec import RunSpec
+from vlm_ablate.config.expand import load_experiment
+from vlm_ablate.runs.spec import RunSpec, seeds_from, specs_of
 
 Write = Callable[..., Path]
 
@@ -127,7 +127,7 @@ def test_settings_win_over_the_scale(write: Write) -> None:
     for arm in loaded.arms.values():
         assert arm.config.stages["pretrain"].steps == 7
         assert arm.config.model.connector.latents == 3
-    assert {spec.seed for spec in loaded.specs()} == {5}
+    assert {spec.seed for spec in specs_of(loaded)} == {5}
 
 
 def test_part_without_stand_in_is_warned_about(write: Write) -> None:
@@ -136,7 +136,7 @@ def test_part_without_stand_in_is_warned_about(write: Write) -> None:
 
 
 def test_specs_come_seed_by_seed_with_shared_data_seeds(write: Write) -> None:
-    specs = load_experiment(write(), scale="tiny").specs()
+    specs = specs_of(load_experiment(write(), scale="tiny"))
     assert [(s.arm, s.seed) for s in specs] == [("one", 0), ("three", 0), ("one", 1), ("three", 1)]
     assert specs[0].seeds == specs[1].seeds != specs[2].seeds
     assert len({s.hash for s in specs}) == 4
@@ -152,12 +152,12 @@ def test_seeds_of_one_number_are_separate_streams() -> None:
 def test_spec_survives_the_way_to_another_process(write: Write) -> None:
     import json
 
-    for spec in load_experiment(write(), scale="tiny").specs():
+    for spec in specs_of(load_experiment(write(), scale="tiny")):
         copy = RunSpec.from_dict(json.loads(json.dumps(spec.to_dict())))
         assert copy == spec and copy.hash == spec.hash
 
 
 def test_labels_do_not_change_the_hash(write: Write) -> None:
-    plain = load_experiment(write(), scale="tiny").specs()[0]
-    named = load_experiment(write(("one: {", "one: {label: One layer, ")), scale="tiny").specs()[0]
+    plain = specs_of(load_experiment(write(), scale="tiny"))[0]
+    named = specs_of(load_experiment(write(("one: {", "one: {label: One layer, ")), scale="tiny"))[0]
     assert named.label == "One layer" and named.hash == plain.hash

@@ -11,6 +11,7 @@ from vlm_ablate.config.expand import experiment_files, load_experiment
 from vlm_ablate.config.json_schema import file_schema
 from vlm_ablate.config.scales import read_scale, scale_files
 from vlm_ablate.papers import find_row
+from vlm_ablate.runs.spec import specs_of
 from vlm_ablate.tracking.records import load_records
 
 ROOT = Path(__file__).parents[2] / "experiments"
@@ -26,10 +27,10 @@ def test_there_are_experiments_and_scales() -> None:
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
 def test_experiment_is_valid_and_fair(file: Path, scale: str) -> None:
     loaded = load_experiment(file, scale=scale)
-    assert loaded.specs(), "it expands to runs"
+    assert specs_of(loaded), "it expands to runs"
     assert loaded.warnings == []
     assert loaded.experiment.name == str(file.relative_to(ROOT).with_suffix(""))
-    hashes = [spec.hash for spec in loaded.specs(seeds=[0])]
+    hashes = [spec.hash for spec in specs_of(loaded, seeds=[0])]
     assert len(set(hashes)) == len(hashes), "a scale must not make two arms the same"
 
 
@@ -39,7 +40,7 @@ def test_results_that_are_shipped_are_of_the_experiment_as_it_is(file: Path) -> 
     for records in folder.glob("*/records.json"):
         loaded = load_experiment(file, scale=records.parent.name)
         shown = load_records(records).records
-        hashes = {spec.hash for spec in loaded.specs(seeds=sorted({record.seed for record in shown}))}
+        hashes = {spec.hash for spec in specs_of(loaded, seeds=sorted({record.seed for record in shown}))}
         assert {record.hash for record in shown} <= hashes, "a new field of a model is `config.base.added`"
 
 

@@ -14,7 +14,6 @@ from transformers import PreTrainedTokenizerFast
 
 from tests.data import records
 from tests.data.conftest import Drawn, data_config
-from vlm_ablate.config.components import sources as registry
 from vlm_ablate.config.data import DataConfig, ImageConfig
 from vlm_ablate.config.stages import Stage
 from vlm_ablate.data.collate import Collator
@@ -23,6 +22,7 @@ from vlm_ablate.data.mixture import Mixture
 from vlm_ablate.data.module import EndlessBatches, VLMDataModule
 from vlm_ablate.errors import DataError
 from vlm_ablate.models.batch import IGNORE, Batch
+from vlm_ablate.registry import sources as registry
 
 HALF = (0.5, 0.5, 0.5)
 CONFIG = data_config(image=ImageConfig(size=16))

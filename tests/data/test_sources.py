@@ -17,7 +17,6 @@ from transformers import PreTrainedTokenizerFast
 
 from tests.data import records
 from tests.data.conftest import data_config
-from vlm_ablate.config.components import sources as registry
 from vlm_ablate.config.data import ImageConfig
 from vlm_ablate.data.dataset import MixtureDataset, build_mixture
 from vlm_ablate.data.encode import Encoder
@@ -25,6 +24,7 @@ from vlm_ablate.data.mixture import STREAM_WINDOW
 from vlm_ablate.data.sample import Image, Sample, UnusableSample
 from vlm_ablate.data.sources.base import Source
 from vlm_ablate.errors import AssetMissing, ConfigError, DataError
+from vlm_ablate.registry import sources as registry
 
 FORMATS = ["parquet", "saved", "jsonl", "webdataset"]
 

@@ -12,12 +12,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, SiglipVisionConfig, SiglipVisionModel
 
 from vlm_ablate.config.base import ComponentConfig
-from vlm_ablate.config.components import benchmarks
 from vlm_ablate.config.data import DataConfig, ImageConfig
 from vlm_ablate.config.model import ModelConfig
 from vlm_ablate.data.sample import ImageRef
 from vlm_ablate.evaluation.benchmarks.base import Benchmark, BenchmarkItem, Split
 from vlm_ablate.models.vlm import VLM, build_vlm
+from vlm_ablate.registry import benchmarks
 
 WORDS = "Question: Answer: Caption: what colour number is it red green blue cat dog one two three".split()
 

@@ -10,11 +10,11 @@ import datasets
 import pytest
 from PIL import Image
 
-from vlm_ablate.config.components import benchmarks
 from vlm_ablate.errors import AssetMissing, DataError, UnknownNameError
 from vlm_ablate.evaluation.benchmarks.base import Benchmark
 from vlm_ablate.evaluation.metrics import metrics
 from vlm_ablate.evaluation.prompts import build_prompt, get_template
+from vlm_ablate.registry import benchmarks
 
 SHIPPED = [entry for entry in benchmarks if isinstance(entry.target, str)]
 """Plug-ins, which other tests bring along, register their class itself."""

@@ -67,7 +67,7 @@ def test_answers_do_not_depend_on_the_batch(vlm: VLM, data_config: DataConfig, t
 def test_batched_answers_equal_generation_of_one_prompt(vlm: VLM, data_config: DataConfig, tmp_path: Path) -> None:
     import torch
 
-    from vlm_ablate.config.components import benchmarks
+    from vlm_ablate.registry import benchmarks
 
     evaluate(vlm, "s", entry(), config(), data_config, blind=False, out=tmp_path / "p.jsonl")
     benchmark = benchmarks.build(entry().benchmark)
@@ -118,7 +118,7 @@ def test_each_image_is_encoded_once(vlm: VLM, data_config: DataConfig, tmp_path:
 def test_small_cache_gives_the_same_tokens(vlm: VLM, data_config: DataConfig) -> None:
     import torch
 
-    from vlm_ablate.config.components import benchmarks
+    from vlm_ablate.registry import benchmarks
 
     refs = {i.id: i.images[0] for i in benchmarks.build(entry().benchmark).items("report")}
     with torch.no_grad():
@@ -192,8 +192,8 @@ def test_shots_are_interleaved_with_their_images(
 
 
 def test_nearest_demonstrations_resemble_the_query(vlm: VLM, data_config: DataConfig, tmp_path: Path) -> None:
-    from vlm_ablate.config.components import benchmarks
     from vlm_ablate.evaluation.features import pooled_features
+    from vlm_ablate.registry import benchmarks
 
     cfg = config(demonstrations=Demonstrations(selection="nearest"))
     record = evaluate(vlm, "s", entry(split="train"), cfg, data_config, blind=False, out=tmp_path / "p.jsonl")

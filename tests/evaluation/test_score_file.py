@@ -8,7 +8,7 @@ import pytest
 
 from vlm_ablate.cli.score import score
 from vlm_ablate.errors import DataError
-from vlm_ablate.evaluation.scoring import score_file
+from vlm_ablate.evaluation.score_file import score_file
 
 GOOD = """{"prediction": "cat", "references": ["cat", "dog"], "id": 1}
 

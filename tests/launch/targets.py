@@ -1,4 +1,7 @@
-"""A stand-in for `vlm_ablate.run.execute` that does what a launcher must cope with. The spec's `note` says what."""
+"""A stand-in for `vlm_ablate.runs.execute.execute` that does what a launcher must cope with.
+
+The spec's `note` says what.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from vlm_ablate.config.spec import RunSpec
 from vlm_ablate.errors import StorageError
-from vlm_ablate.events import Checkpointed, Event, RunFinished, RunOutcome, RunStarted, StepDone
+from vlm_ablate.events import Checkpointed, Event, RunFinished, RunStarted, StepDone
 from vlm_ablate.home import Home
+from vlm_ablate.runs.outcome import RunOutcome
+from vlm_ablate.runs.spec import RunSpec
 from vlm_ablate.tracking.logger import RunTracker
 
 

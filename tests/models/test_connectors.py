@@ -9,17 +9,16 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
-from vlm_ablate.config.components import connectors
-from vlm_ablate.config.components.connectors import (
+from vlm_ablate.errors import ModelError
+from vlm_ablate.models.connectors.configs import (
     LinearConfig,
     MappingNetworkConfig,
     MlpConfig,
     PerceiverConfig,
     PixelShuffleConfig,
 )
-from vlm_ablate.errors import ModelError
 from vlm_ablate.models.connectors.pixel_shuffle import pixel_shuffle
-from vlm_ablate.registry import load_plugins
+from vlm_ablate.registry import connectors, load_plugins
 
 GRID = (4, 6)
 SIZES = {"vision_width": 24, "hidden": 32, "intermediate": 40, "grid": GRID}
@@ -215,7 +214,7 @@ PLUGIN = '''
 from typing import Literal
 from torch import nn
 from vlm_ablate.config.base import ComponentConfig
-from vlm_ablate.config.components import connectors
+from vlm_ablate.registry import connectors
 from vlm_ablate.models.connectors.base import Connector
 
 class MeanConfig(ComponentConfig):

@@ -10,16 +10,16 @@ import torch
 
 from tests.models.conftest import write_tokenizer
 from tests.models.support import PERCEIVER, a_batch, a_vlm, open_gates
-from vlm_ablate.config.components import architectures, connectors, language_models, vision_encoders
-from vlm_ablate.config.components.language import SmolLm2Config
 from vlm_ablate.config.data import ImageConfig
 from vlm_ablate.config.model import ModelConfig
 from vlm_ablate.config.stages import LoraConfig, Stage
 from vlm_ablate.errors import AssetMissing, ModelError
 from vlm_ablate.models.adapters import apply_training
-from vlm_ablate.models.language.smollm2 import SmolLm2
 from vlm_ablate.models.trained_state import load_trained, save_trained
 from vlm_ablate.models.vlm import VLM, build_vlm
+from vlm_ablate.offline.configs import SmolLm2Config
+from vlm_ablate.offline.language.smollm2 import SmolLm2
+from vlm_ablate.registry import architectures, connectors, language_models, vision_encoders
 
 HUB = {"hf-siglip": ("hf", "siglip"), "hf-clip": ("hf", "clip"), "hf-dinov2": ("hf", "dinov2")}
 VISION = [*HUB, *(e.name for e in vision_encoders if e.name != "hf")]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from vlm_ablate.data.offline.debian.catalogue import MANIFEST, catalogue
 from vlm_ablate.home import Home
+from vlm_ablate.offline.debian.catalogue import MANIFEST, catalogue
 
 Place = Callable[[str, Mapping[str, bytes]], Path]
 

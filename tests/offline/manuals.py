@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 from collections.abc import Mapping
 
-from tests.data.docmatix.pdfs import Put, manual, pdf_bytes
+from tests.docmatix.pdfs import Put, manual, pdf_bytes
 from tests.offline.conftest import Place
 
 FILES: dict[str, dict[str, list[list[Put]]]] = {

@@ -7,16 +7,16 @@ import pytest
 
 from tests.offline.conftest import Place
 from tests.offline.drawn import CLIP_ART, svg
-from vlm_ablate.data.offline.clip_art import clip_art as clip_art_task
-from vlm_ablate.data.offline.debian.clip_art import ClipArt, clip_art, words_of
-from vlm_ablate.data.offline.debian.clip_titles import (
+from vlm_ablate.errors import AssetMissing
+from vlm_ablate.offline.clip_art import clip_art as clip_art_task
+from vlm_ablate.offline.debian.clip_art import ClipArt, clip_art, words_of
+from vlm_ablate.offline.debian.clip_titles import (
     clean_description,
     clean_flag,
     clean_other_flag,
     clean_title,
 )
-from vlm_ablate.data.offline.pictures import SPLITS, flag_key, flags
-from vlm_ablate.errors import AssetMissing
+from vlm_ablate.offline.pictures import SPLITS, flag_key, flags
 
 PACKAGE = "openclipart-svg"
 

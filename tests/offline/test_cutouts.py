@@ -11,14 +11,14 @@ import pytest
 
 from tests.offline.conftest import Place
 from tests.offline.drawn import CLIP_ART, filled, png, stamp, svg
-from vlm_ablate.data.offline.canvas import COLOURS
-from vlm_ablate.data.offline.cutouts import Cutout, ask, cutouts, cutouts_of, met_in_train, sample_scene
-from vlm_ablate.data.offline.debian import clip_art, stamps
-from vlm_ablate.data.offline.debian.siblings import groups
-from vlm_ablate.data.offline.kinds import is_plural, kind_of, kinds, with_article
-from vlm_ablate.data.offline.pictures import SPLITS, Picture, things
-from vlm_ablate.data.offline.scenes import NUMBERS, PLACES
 from vlm_ablate.errors import AssetMissing
+from vlm_ablate.offline.canvas import COLOURS
+from vlm_ablate.offline.cutouts import Cutout, ask, cutouts, cutouts_of, met_in_train, sample_scene
+from vlm_ablate.offline.debian import clip_art, stamps
+from vlm_ablate.offline.debian.siblings import groups
+from vlm_ablate.offline.kinds import is_plural, kind_of, kinds, with_article
+from vlm_ablate.offline.pictures import SPLITS, Picture, things
+from vlm_ablate.offline.scenes import NUMBERS, PLACES
 
 pytestmark = pytest.mark.usefixtures("offline_material")
 

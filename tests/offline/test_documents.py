@@ -10,18 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.data.docmatix.pdfs import HEIGHT, Put, page, pdf_bytes
+from tests.docmatix.pdfs import HEIGHT, Put, page, pdf_bytes
 from tests.offline.conftest import Place
 from tests.offline.manuals import put_manuals
-from vlm_ablate.data.docmatix.rules import ORDINALS
-from vlm_ablate.data.offline.debian import documents as material
-from vlm_ablate.data.offline.debian.catalogue import packages
-from vlm_ablate.data.offline.debian.documents import page_layout, pages
-from vlm_ablate.data.offline.documents import KINDS, asked, documents
-from vlm_ablate.data.offline.pictures import SPLITS
-from vlm_ablate.data.offline.windows import Window, plain
+from vlm_ablate.docmatix.rules import ORDINALS
 from vlm_ablate.errors import AssetMissing, DataError
 from vlm_ablate.evaluation.metrics.anls import Anls, similarity
+from vlm_ablate.offline.debian import documents as material
+from vlm_ablate.offline.debian.catalogue import packages
+from vlm_ablate.offline.debian.documents import page_layout, pages
+from vlm_ablate.offline.documents import KINDS, asked, documents
+from vlm_ablate.offline.pictures import SPLITS
+from vlm_ablate.offline.windows import Window, plain
 
 SIZES = (64, 128, 256, 640)
 

@@ -17,18 +17,17 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from vlm_ablate.config.components.benchmarks import OfflineVqaConfig, benchmarks
-from vlm_ablate.config.components.offline_tasks import TaskName
-from vlm_ablate.config.components.sources import OfflineConfig
-from vlm_ablate.data.offline import facts, knowledge, pictures, reading, scenes, store, tables
-from vlm_ablate.data.offline.item import Item
-from vlm_ablate.data.offline.pictures import SPLITS, Split
-from vlm_ablate.data.offline.store import item_store, items, store_folder
-from vlm_ablate.data.offline.tasks import TASKS, licence_records
 from vlm_ablate.data.sample import Text
-from vlm_ablate.data.sources.offline import Offline
 from vlm_ablate.errors import AssetMissing, DataError, StorageError
 from vlm_ablate.events import listening
+from vlm_ablate.offline import facts, knowledge, pictures, reading, scenes, store, tables
+from vlm_ablate.offline.configs import OfflineSourceConfig, OfflineVqaConfig, TaskName
+from vlm_ablate.offline.item import Item
+from vlm_ablate.offline.pictures import SPLITS, Split
+from vlm_ablate.offline.source import Offline
+from vlm_ablate.offline.store import item_store, items, store_folder
+from vlm_ablate.offline.tasks import TASKS, licence_records
+from vlm_ablate.registry import benchmarks
 
 pytestmark = pytest.mark.usefixtures("offline_material")
 
@@ -169,8 +168,8 @@ def test_an_interrupted_store_goes_on_from_its_pieces(own_home: Path, monkeypatc
 _DRAW_FOR_EVER = """
 from dataclasses import replace
 from time import sleep
-from vlm_ablate.data.offline import store
-from vlm_ablate.data.offline.tasks import TASKS
+from vlm_ablate.offline import store
+from vlm_ablate.offline.tasks import TASKS
 from vlm_ablate.events import listening
 
 store.PIECE, store._cores = 2, lambda: 2
@@ -214,7 +213,7 @@ def test_who_waits_for_a_store_hears_how_far_it_is_and_goes_on_from_there(
 def test_helpers_of_a_killed_maker_end(own_home: Path, tmp_path: Path) -> None:
     code = """
 import os, signal
-from vlm_ablate.data.offline import store
+from vlm_ablate.offline import store
 from vlm_ablate.events import listening
 store.PIECE, store._cores = 50, lambda: 2
 with listening(lambda what, done, total: done and os.kill(os.getpid(), signal.SIGKILL)):
@@ -262,7 +261,7 @@ def test_a_look_at_a_few_does_not_make_the_rest(own_home: Path) -> None:
 
 
 def test_a_source_reads_the_same_before_and_after_it_is_prepared(own_home: Path) -> None:
-    source = Offline(OfflineConfig(rows=6, pictures=2, tasks={"vqa": 1, "captions": 1, "reading": 0}))
+    source = Offline(OfflineSourceConfig(rows=6, pictures=2, tasks={"vqa": 1, "captions": 1, "reading": 0}))
     before = [source[i] for i in range(6)]
     source.prepare()
     after = [pickle.loads(pickle.dumps(source))[i] for i in range(6)]
@@ -292,16 +291,16 @@ def test_benchmarks_mix_tasks_in_a_fixed_order(own_home: Path) -> None:
 
 def test_missing_material_shows_when_a_benchmark_or_a_source_is_opened(own_home: Path) -> None:
     for build in (lambda: benchmarks.build(OfflineVqaConfig(tasks={"vqa": 1, "maps": 1})),
-                  lambda: Offline(OfflineConfig(tasks={"maps": 1}))):
+                  lambda: Offline(OfflineSourceConfig(tasks={"maps": 1}))):
         with pytest.raises(AssetMissing, match="kgeography-data was not fetched"):
             build()
     assert benchmarks.build(OfflineVqaConfig(tasks={"vqa": 1, "maps": 0})).items("tune")
     with pytest.raises(AssetMissing, match=r"(?s)maps, stamps and clip art are.*data fetch maps stamps clip_art`"):
-        Offline(OfflineConfig(tasks={"maps": 1, "capitals": 1, "cutouts": 1, "vqa": 1, "documents": 0}))
+        Offline(OfflineSourceConfig(tasks={"maps": 1, "capitals": 1, "cutouts": 1, "vqa": 1, "documents": 0}))
 
 
 def test_tasks_without_a_share_are_refused() -> None:
     with pytest.raises(ValidationError, match="no task has a share above 0"):
-        OfflineConfig(tasks={"vqa": 0})
+        OfflineSourceConfig(tasks={"vqa": 0})
     with pytest.raises(ValidationError, match="greater than or equal to 0"):
-        OfflineConfig(tasks={"vqa": -1})
+        OfflineSourceConfig(tasks={"vqa": -1})

@@ -11,17 +11,17 @@ import pytest
 
 from tests.offline.conftest import Place
 from tests.offline.drawn_maps import grid_map, word, world
-from vlm_ablate.data.offline import map_questions
-from vlm_ablate.data.offline.canvas import COLOURS
-from vlm_ablate.data.offline.debian.catalogue import packages
-from vlm_ablate.data.offline.debian.maps import drawn_maps
-from vlm_ablate.data.offline.item import Item
-from vlm_ablate.data.offline.map_pictures import BRIGHT
-from vlm_ablate.data.offline.map_questions import PLACES, capitals, maps
-from vlm_ablate.data.offline.map_views import askable
-from vlm_ablate.data.offline.pictures import SPLITS, Split
-from vlm_ablate.data.offline.scenes import NUMBERS
 from vlm_ablate.errors import AssetMissing, DataError
+from vlm_ablate.offline import map_questions
+from vlm_ablate.offline.canvas import COLOURS
+from vlm_ablate.offline.debian.catalogue import packages
+from vlm_ablate.offline.debian.maps import drawn_maps
+from vlm_ablate.offline.item import Item
+from vlm_ablate.offline.map_pictures import BRIGHT
+from vlm_ablate.offline.map_questions import PLACES, capitals, maps
+from vlm_ablate.offline.map_views import askable
+from vlm_ablate.offline.pictures import SPLITS, Split
+from vlm_ablate.offline.scenes import NUMBERS
 
 PACKAGE = "kgeography-data"
 KINDS = ("What is the capital", "Which region is", "Which colour is", "Is ", "Which is further",

@@ -9,12 +9,12 @@ import pytest
 
 from tests.offline.conftest import Place
 from tests.offline.drawn import STAMPS, filled, png, stamp
-from vlm_ablate.data.offline.debian.drawing import look_at
-from vlm_ablate.data.offline.debian.siblings import groups
-from vlm_ablate.data.offline.debian.stamps import Stamp, name_of, sentence_of, stamps
-from vlm_ablate.data.offline.pictures import SPLITS
-from vlm_ablate.data.offline.stamps import stamps as stamps_task
 from vlm_ablate.errors import AssetMissing, DataError
+from vlm_ablate.offline.debian.drawing import look_at
+from vlm_ablate.offline.debian.siblings import groups
+from vlm_ablate.offline.debian.stamps import Stamp, name_of, sentence_of, stamps
+from vlm_ablate.offline.pictures import SPLITS
+from vlm_ablate.offline.stamps import stamps as stamps_task
 
 PACKAGE = "tuxpaint-stamps-default"
 
@@ -127,7 +127,7 @@ def test_every_stamp_is_in_one_split(place: Place) -> None:
 
 
 def test_files_are_looked_at_once_and_again_when_they_change(place: Place, monkeypatch) -> None:
-    from vlm_ablate.data.offline.debian import stamps as module
+    from vlm_ablate.offline.debian import stamps as module
 
     looked = []
     monkeypatch.setattr(module, "look_at", lambda path: looked.append(path) or look_at(path))

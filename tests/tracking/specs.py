@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vlm_ablate.config.spec import RunSpec
+from vlm_ablate.runs.spec import RunSpec
 
 PLUGIN = "tests.tracking.stub_parts"
 

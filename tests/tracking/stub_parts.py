@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from vlm_ablate.config.base import ComponentConfig
-from vlm_ablate.config.components import benchmarks, sources
+from vlm_ablate.registry import benchmarks, sources
 
 
 class StubSource(ComponentConfig):

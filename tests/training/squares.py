@@ -12,13 +12,13 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, SiglipVisionConfig, SiglipVisionModel
 
 from vlm_ablate.config.base import ComponentConfig
-from vlm_ablate.config.components import benchmarks, sources
 from vlm_ablate.config.experiment import RunConfig, Seeds
-from vlm_ablate.config.spec import RunSpec
 from vlm_ablate.data.sample import Image, ImageRef, Sample, Text
 from vlm_ablate.data.sources.base import AssetRecord, Source
 from vlm_ablate.errors import AssetMissing
 from vlm_ablate.evaluation.benchmarks.base import Benchmark, BenchmarkItem, Split
+from vlm_ablate.registry import benchmarks, sources
+from vlm_ablate.runs.spec import RunSpec
 
 COLOURS = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 220)}
 

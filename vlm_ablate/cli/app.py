@@ -25,7 +25,7 @@ from vlm_ablate.cli import (
     validate,
 )
 from vlm_ablate.errors import VlmAblateError
-from vlm_ablate.hub_access import set_hub_access
+from vlm_ablate.hub import set_hub_access
 
 
 class Commands(TyperGroup):

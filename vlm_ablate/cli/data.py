@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from vlm_ablate.config.experiment import RunConfig
-    from vlm_ablate.config.spec import RunSpec
     from vlm_ablate.data.inspect import Shown, SourceStats
+    from vlm_ablate.runs.spec import RunSpec
 
 app = typer.Typer(help="Data sources and the material on this machine.", no_args_is_help=True)
 
@@ -57,7 +57,7 @@ def show(
 ) -> None:
     """Print and draw the first samples of a stage: colours for text, image and supervised tokens."""
     from vlm_ablate.cli.console import out
-    from vlm_ablate.hub_access import set_hub_access
+    from vlm_ablate.hub import set_hub_access
 
     set_hub_access(allow_hub)
     spec = _spec(file, scale, sets, arm, seed)
@@ -85,7 +85,7 @@ def stats(
 ) -> None:
     """Images, tokens, supervised tokens and shares by source; truncated and dropped samples, and why."""
     from vlm_ablate.cli.console import err, out
-    from vlm_ablate.hub_access import set_hub_access
+    from vlm_ablate.hub import set_hub_access
 
     set_hub_access(allow_hub)
     spec = _spec(file, scale, sets, arm, seed)
@@ -103,9 +103,10 @@ def stats(
 
 def _spec(file: Path, scale: str, sets: list[str] | None, arm: str | None, seed: int | None) -> RunSpec:
     from vlm_ablate.config.expand import load_experiment
+    from vlm_ablate.runs.spec import specs_of
 
     loaded = load_experiment(file, scale=scale, sets=sets or [], arms=[arm] if arm else None)
-    return loaded.specs(seeds=None if seed is None else [seed])[0]
+    return specs_of(loaded, seeds=None if seed is None else [seed])[0]
 
 
 def _coloured(sample: Shown) -> Text:

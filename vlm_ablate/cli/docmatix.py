@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
-    from vlm_ablate.data.docmatix.counts import PdfCounts
+    from vlm_ablate.docmatix.counts import PdfCounts
 
 
 def build_docmatix(
@@ -51,8 +51,8 @@ def build_docmatix(
     """Questions and answers on the pages of PDFs, as Parquet in Docmatix's schema. Stopped, it continues."""
     import time
 
-    from vlm_ablate.data.docmatix.build import build
-    from vlm_ablate.data.docmatix.settings import BuildSettings
+    from vlm_ablate.docmatix.build import build
+    from vlm_ablate.docmatix.settings import BuildSettings
     from vlm_ablate.errors import UnknownNameError
 
     if image_format not in ("png", "jpeg"):

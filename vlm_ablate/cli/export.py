@@ -40,8 +40,8 @@ def export(
     from vlm_ablate.cli.console import err, out, warn
     from vlm_ablate.cli.home import open_home
     from vlm_ablate.errors import UnknownNameError
-    from vlm_ablate.finished import find_run
-    from vlm_ablate.hub_access import set_hub_access
+    from vlm_ablate.hub import set_hub_access
+    from vlm_ablate.runs.find import find_run
 
     set_hub_access(allow_hub)
     if dtype not in DTYPES:
@@ -50,7 +50,7 @@ def export(
     with err().status(f"exporting {found.spec.run_name} ({found.spec.hash})"):
         import torch
 
-        from vlm_ablate.exports import export_run
+        from vlm_ablate.checkpoints.export import export_run
 
         quiet()
         made = export_run(
@@ -63,7 +63,7 @@ def export(
     else:
         console.print(
             f"transformers has no class for this model ({made.reason}); load it with\n"
-            f"  from vlm_ablate.models.checkpoints import load_checkpoint; load_checkpoint({str(folder)!r})",
+            f"  from vlm_ablate.checkpoints import load_checkpoint; load_checkpoint({str(folder)!r})",
             soft_wrap=True,
         )
     if made.adapters and made.cls:

@@ -12,9 +12,9 @@ from vlm_ablate.cli.console import HomeOption
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vlm_ablate.data.offline.debian.catalogue import Collection, Package
-    from vlm_ablate.data.offline.debian.fetch import Fetched
     from vlm_ablate.home import Home
+    from vlm_ablate.offline.debian.catalogue import Collection, Package
+    from vlm_ablate.offline.debian.fetch import Fetched
 
 MIB = 2**20
 
@@ -35,9 +35,9 @@ def fetch(
     home: HomeOption = None,
 ) -> None:
     """Fetch packages of Debian as data: photos with sentences, clip art, maps, real pages. Nothing is installed."""
-    from vlm_ablate.data.offline.debian.catalogue import COLLECTIONS, packages
     from vlm_ablate.errors import UnknownNameError
     from vlm_ablate.home import Home
+    from vlm_ablate.offline.debian.catalogue import COLLECTIONS, packages
 
     place = Home(Path(home).absolute()) if home else Home.default()
     for name in collections or ():
@@ -61,8 +61,8 @@ def _fetch(wanted: Sequence[Package], home: Home, debs: Path | None, mirror: str
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
     from vlm_ablate.cli.console import err, out
-    from vlm_ablate.data.offline.debian.fetch import fetch
     from vlm_ablate.errors import AssetMissing, DataError
+    from vlm_ablate.offline.debian.fetch import fetch
 
     console, failed = err(), []
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
@@ -96,7 +96,7 @@ def _list(collections: Sequence[Collection], home: Home) -> None:
     from rich.text import Text
 
     from vlm_ablate.cli.console import out
-    from vlm_ablate.data.offline.debian.catalogue import packages, summary
+    from vlm_ablate.offline.debian.catalogue import packages, summary
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("package", "MiB", "collection", "licence", "here"):

@@ -10,7 +10,7 @@ import typer
 from vlm_ablate.cli.console import HomeOption, HubOption, TrackingOption
 
 if TYPE_CHECKING:
-    from vlm_ablate.answering import Answerer
+    from vlm_ablate.evaluation.ask import Answerer
 
 
 def generate(
@@ -31,11 +31,11 @@ def generate(
 ) -> None:
     """Print the greedy answer to a question about pictures."""
     from vlm_ablate.cli.console import err
-    from vlm_ablate.hub_access import set_hub_access
+    from vlm_ablate.hub import set_hub_access
 
     set_hub_access(allow_hub)
     with err().status("loading the model"):
-        from vlm_ablate.answering import Shot, read_shots
+        from vlm_ablate.evaluation.ask import Shot, read_shots
 
         shots = read_shots(few_shot) if few_shot else []
         answer = open_model(run, home, tracking_uri, template)
@@ -52,14 +52,14 @@ def open_model(name: str, home: str | None, tracking_uri: str | None, template: 
     """
     import torch
 
-    from vlm_ablate.answering import with_transformers, with_vlm
+    from vlm_ablate.checkpoints.own import load_checkpoint, read_description
     from vlm_ablate.cli.export import quiet
     from vlm_ablate.cli.home import open_home
     from vlm_ablate.config.data import DataConfig
     from vlm_ablate.errors import AssetMissing, UnknownNameError
-    from vlm_ablate.finished import find_run, load_run
-    from vlm_ablate.models.checkpoints.own import load_checkpoint, read_description
-    from vlm_ablate.models.hub import is_own_checkpoint, resolve
+    from vlm_ablate.evaluation.ask import with_transformers, with_vlm
+    from vlm_ablate.models.pretrained import is_own_checkpoint, resolve
+    from vlm_ablate.runs.find import find_run, load_run
 
     quiet()
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -91,16 +91,16 @@ def _plain(value: object) -> str:
 
 def _registry(name: str) -> Callable[[], Registry]:
     def get() -> Registry:
-        from vlm_ablate.config import components
+        from vlm_ablate import registry
 
-        return getattr(components, name)
+        return getattr(registry, name)
 
     return get
 
 
 def _tasks() -> Iterable[Row]:
-    from vlm_ablate.data.offline.tasks import TASKS
     from vlm_ablate.errors import AssetMissing
+    from vlm_ablate.offline.tasks import TASKS
 
     for task in TASKS.values():
         try:

@@ -11,7 +11,7 @@ from vlm_ablate.cli.console import HubOption
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from vlm_ablate.parity import Compared, Parity
+    from vlm_ablate.checkpoints.parity import Compared, Parity
 
 
 def parity(
@@ -27,7 +27,7 @@ def parity(
     from vlm_ablate.cli.console import err, out
     from vlm_ablate.cli.export import quiet
     from vlm_ablate.errors import UnknownNameError
-    from vlm_ablate.hub_access import set_hub_access
+    from vlm_ablate.hub import set_hub_access
 
     set_hub_access(allow_hub)
     if dtype not in DTYPES:
@@ -35,7 +35,7 @@ def parity(
     with err().status("importing") as status:
         import torch
 
-        from vlm_ablate.parity import cases, load_parity, within
+        from vlm_ablate.checkpoints.parity import cases, load_parity, within
 
         quiet()
         models = load_parity(folder, dtype=getattr(torch, dtype), on=status.update)

@@ -13,8 +13,8 @@ from vlm_ablate.errors import VlmAblateError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from vlm_ablate.accounting import ModelPlan
     from vlm_ablate.config.expand import ResolvedArm
-    from vlm_ablate.models.accounting import ModelPlan
 
 
 Gpu = Literal["a100", "h100", "h200", "b200", "l40s", "rtx4090"]
@@ -47,7 +47,7 @@ def plan(
     """Arms as a diff of the base, warnings, and each arm's parameters, tokens, FLOPs, memory and bytes. No weights."""
     from vlm_ablate.cli.console import arm_list, err, out, seed_list, warn
     from vlm_ablate.config.expand import load_experiment
-    from vlm_ablate.hub_access import set_hub_access
+    from vlm_ablate.hub import set_hub_access
 
     set_hub_access(allow_hub)
     stages = {"micro_batch_size": micro_batch, "precision": precision, "gradient_checkpointing": checkpointing}
@@ -56,7 +56,7 @@ def plan(
     loaded = load_experiment(file, scale=scale, sets=[*(sets or []), *asked], arms=arm_list(arms))
     numbers, chosen = seed_list(seeds), loaded.select(None)
     with err().status("planning on the meta device"):
-        from vlm_ablate.models.accounting import GPUS, SampleShape, Sharding
+        from vlm_ablate.accounting import GPUS, SampleShape, Sharding
 
         device = GPUS[gpu]
         sample = SampleShape(images=images, text_tokens=text_tokens, width=width, height=height)
@@ -96,7 +96,7 @@ def plan_arms(
 ) -> tuple[dict[str, ModelPlan], dict[str, VlmAblateError]]:
     """Plans by arm, and what is wrong with the arms that cannot be planned; `options` are the planner's."""
     _quiet()
-    from vlm_ablate.models.accounting import Planner
+    from vlm_ablate.accounting import Planner
 
     planner = Planner(**options)
     plans: dict[str, ModelPlan] = {}

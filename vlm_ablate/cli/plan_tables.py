@@ -11,13 +11,13 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from vlm_ablate.accounting import short_count
 from vlm_ablate.config.diff import group_by_value, groups_text
-from vlm_ablate.models.accounting import short_count
 from vlm_ablate.papers import find_row
 
 if TYPE_CHECKING:
+    from vlm_ablate.accounting import Gpu, ModelPlan, StagePlan
     from vlm_ablate.config.expand import LoadedExperiment, ResolvedArm
-    from vlm_ablate.models.accounting import Gpu, ModelPlan, StagePlan
 
 Plans = Mapping[str, "ModelPlan"]
 
@@ -56,8 +56,8 @@ def tables(
 
 def _views(arms: Sequence[ResolvedArm], plans: Plans) -> str:
     """What an image becomes, arms that agree together."""
+    from vlm_ablate.accounting.measure import sides
     from vlm_ablate.data.images import tile_grid, views_of_size
-    from vlm_ablate.models.accounting.measure import sides
 
     found: dict[str, str] = {}
     for arm in arms:

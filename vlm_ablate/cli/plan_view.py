@@ -9,15 +9,15 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from vlm_ablate.accounting import short_count
 from vlm_ablate.cli.console import counted
 from vlm_ablate.cli.plan_tables import Plans, paper_row, size, timed
 from vlm_ablate.config.diff import arm_diff, group_by_value, groups_text
 from vlm_ablate.config.scales import PAPER
-from vlm_ablate.models.accounting import short_count
 
 if TYPE_CHECKING:
+    from vlm_ablate.accounting import Gpu, ModelPlan
     from vlm_ablate.config.expand import LoadedExperiment, ResolvedArm
-    from vlm_ablate.models.accounting import Gpu, ModelPlan
 
 _UNITS = {"K": 1e3, "M": 1e6, "B": 1e9}
 
@@ -153,8 +153,8 @@ def _common(tables: Iterable[Mapping[str, str]]) -> list[tuple[str, str]]:
 
 def material_warnings(arms: Sequence[ResolvedArm]) -> list[str]:
     """What composed pictures are made of and is not on this machine: runs would be skipped."""
-    from vlm_ablate.data.offline.tasks import licence_records
     from vlm_ablate.errors import AssetMissing
+    from vlm_ablate.offline.tasks import licence_records
 
     tasks: dict[str, float] = {}
     for config in (arm.config for arm in arms):

@@ -32,8 +32,8 @@ def language(
     import torch
 
     from vlm_ablate.errors import UnknownNameError
-    from vlm_ablate.pretrain.corpus import wordnet_folder
-    from vlm_ablate.pretrain.language import RECIPES, pretrain_language
+    from vlm_ablate.offline.pretrain.corpus import wordnet_folder
+    from vlm_ablate.offline.pretrain.language import RECIPES, pretrain_language
 
     if quality not in RECIPES:
         raise UnknownNameError("quality", quality, RECIPES)
@@ -61,8 +61,8 @@ def vision(
 
     import torch
 
-    from vlm_ablate.pretrain.recipe import STANDINS
-    from vlm_ablate.pretrain.vision import VisionRecipe, pretrain_vision
+    from vlm_ablate.offline.pretrain.recipe import STANDINS
+    from vlm_ablate.offline.pretrain.vision import VisionRecipe, pretrain_vision
 
     torch.set_num_threads(threads)
     recipe = VisionRecipe() if steps is None else replace(VisionRecipe(), steps=steps)

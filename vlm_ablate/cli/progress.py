@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
-    from vlm_ablate.config.spec import RunSpec
+    from vlm_ablate.runs.spec import RunSpec
 
 STYLE = {"finished": "green", "diverged": "yellow", "failed": "bold red", "skipped": "yellow"}
 

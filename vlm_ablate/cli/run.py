@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from vlm_ablate.config.expand import LoadedExperiment
-    from vlm_ablate.config.spec import RunSpec
-    from vlm_ablate.events import RunOutcome
     from vlm_ablate.home import Home
+    from vlm_ablate.runs.outcome import RunOutcome
+    from vlm_ablate.runs.spec import RunSpec
 
 
 def run(
@@ -49,11 +49,12 @@ def run(
     from vlm_ablate.cli.console import arm_list, counted, out, seed_list, warn
     from vlm_ablate.cli.home import open_home
     from vlm_ablate.config.expand import load_experiment
-    from vlm_ablate.hub_access import set_hub_access
+    from vlm_ablate.hub import set_hub_access
+    from vlm_ablate.runs.spec import specs_of
 
     set_hub_access(allow_hub)
     loaded = load_experiment(file, scale=scale, sets=sets or [], arms=arm_list(arms))
-    specs = loaded.specs(seeds=seed_list(seeds))
+    specs = specs_of(loaded, seeds=seed_list(seeds))
     warn(loaded.warnings)
     place = open_home(home)
     uri = tracking_uri or place.tracking_uri

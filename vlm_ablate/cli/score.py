@@ -17,7 +17,7 @@ def score(
     """Score the answers in a JSONL file of `prediction` and `references`; prints mean, count and unparsed."""
     from vlm_ablate.cli.console import out
     from vlm_ablate.evaluation.metrics import metrics
-    from vlm_ablate.evaluation.scoring import score_file
+    from vlm_ablate.evaluation.score_file import score_file
 
     scorer = metrics[metric]
     result = score_file(scorer, file)

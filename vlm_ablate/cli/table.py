@@ -68,6 +68,7 @@ def build_report(
         TrackingError: no store there, or a file that holds no records.
     """
     from vlm_ablate.reporting import report
+    from vlm_ablate.runs.spec import specs_of
     from vlm_ablate.tracking.records import load_records, read_records
 
     experiment = loaded.experiment
@@ -76,7 +77,7 @@ def build_report(
         experiment = experiment.model_copy(update={"seeds": seeds})
         found = [record for record in found if record.seed in seeds]
     numbers = sorted({*experiment.seeds, *(record.seed for record in found)})
-    hashes = {spec.hash for spec in loaded.specs(seeds=numbers)}
+    hashes = {spec.hash for spec in specs_of(loaded, seeds=numbers)}
     return report(experiment, found, loaded.scale.name, hashes=hashes, remarks=_remarks(loaded))
 
 
@@ -112,8 +113,8 @@ def _format(format: str | None, out: Path | None) -> str | None:
 
 def _write(report: Report, format: str | None, out: Path | None) -> None:
     from vlm_ablate.cli.console import out as stdout
-    from vlm_ablate.home import write_atomically
     from vlm_ablate.reporting import render
+    from vlm_ablate.storage import write_atomically
 
     if format is None and stdout().is_terminal:
         from vlm_ablate.reporting.renderers.terminal import print_report

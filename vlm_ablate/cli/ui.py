@@ -29,7 +29,7 @@ def ui(
     from vlm_ablate.cli.console import err
     from vlm_ablate.cli.home import open_home
     from vlm_ablate.errors import TrackingError
-    from vlm_ablate.home import storage_errors
+    from vlm_ablate.storage import storage_errors
     from vlm_ablate.tracking.store import ui_command
     from vlm_ablate.tracking.ui import ui_pages
 

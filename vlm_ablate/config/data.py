@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from vlm_ablate.config.base import Strict, component
-from vlm_ablate.config.components import sources
+from vlm_ablate.registry import sources
 
 MAX_TILES = 6
 """Tiles along a side for which there are row and column tokens (Idefics3)."""

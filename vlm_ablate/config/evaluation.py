@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from vlm_ablate.config.base import Strict, component
-from vlm_ablate.config.components import benchmarks
+from vlm_ablate.registry import benchmarks
 
 
 class BenchmarkEntry(Strict):

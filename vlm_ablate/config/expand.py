@@ -1,19 +1,17 @@
-"""From an experiment file to RunSpecs: the one entry point of every command that takes an experiment."""
+"""A validated experiment at one scale: the one entry point of every command that takes an experiment."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from vlm_ablate.config.compose import load_document, parse_sets
 from vlm_ablate.config.document import display
-from vlm_ablate.config.experiment import Experiment, RunConfig, Seeds
+from vlm_ablate.config.experiment import Experiment, RunConfig
 from vlm_ablate.config.loading import Loading, ResolvedArm
 from vlm_ablate.config.scale import Scale
 from vlm_ablate.config.scales import load_scale
-from vlm_ablate.config.spec import RunSpec
 from vlm_ablate.errors import ConfigError, UnknownNameError
 
 
@@ -53,41 +51,6 @@ class LoadedExperiment:
             if name not in self.arms:
                 raise UnknownNameError("arm", name, self.arms)
         return [arm for name, arm in self.arms.items() if arms is None or name in arms]
-
-    def specs(self, *, arms: Sequence[str] | None = None, seeds: Sequence[int] | None = None) -> list[RunSpec]:
-        """One RunSpec for each arm and seed, seed by seed, so that a whole table exists as early as possible.
-
-        Raises:
-            UnknownNameError: an arm that the file does not have.
-        """
-        chosen = self.select(arms)
-        numbers = list(dict.fromkeys(self.experiment.seeds if seeds is None else seeds))
-        return [self._spec(arm, seed) for seed in numbers for arm in chosen]
-
-    def _spec(self, arm: ResolvedArm, seed: int) -> RunSpec:
-        return RunSpec(
-            experiment=self.experiment.name,
-            arm=arm.name,
-            label=arm.label,
-            seed=seed,
-            scale=self.scale.name,
-            config=arm.config,
-            seeds=seeds_from(seed),
-            plugins=tuple(self.experiment.plugins),
-            paper=self.experiment.paper.key if self.experiment.paper else None,
-            cell=arm.cell,
-            stand_ins=dict(arm.stand_ins),
-            scaled=dict(arm.scaled),
-        )
-
-
-def seeds_from(number: int) -> Seeds:
-    """Independent seeds for the streams of run `number`; they depend on nothing else: all arms share the data order."""
-
-    def stream(name: str) -> int:
-        return int.from_bytes(hashlib.sha256(f"{name}:{number}".encode()).digest()[:4], "big") >> 1
-
-    return Seeds(**{name: stream(name) for name in Seeds.model_fields})
 
 
 def load_experiment(

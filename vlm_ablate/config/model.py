@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from vlm_ablate.config.base import Strict, component
-from vlm_ablate.config.components import architectures, connectors, language_models, vision_encoders
+from vlm_ablate.registry import architectures, connectors, language_models, vision_encoders
 
 
 class ModelConfig(Strict):

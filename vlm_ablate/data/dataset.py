@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from torch.utils.data import Dataset
 
-from vlm_ablate.config.components import sources as registry
 from vlm_ablate.config.data import DataConfig
 from vlm_ablate.data.encode import EncodedSample, Encoder
 from vlm_ablate.data.mixture import Mixture
@@ -17,6 +16,7 @@ from vlm_ablate.data.sample import Sample, UnusableSample
 from vlm_ablate.data.sources.base import Source
 from vlm_ablate.errors import DataError, VlmAblateError
 from vlm_ablate.models.batch import Batch
+from vlm_ablate.registry import sources as registry
 
 MIN_JUDGED = 100
 """Samples before the share of unusable ones is judged."""

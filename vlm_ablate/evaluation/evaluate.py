@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
-from vlm_ablate.config.components import benchmarks
 from vlm_ablate.config.data import DataConfig
 from vlm_ablate.config.evaluation import BenchmarkEntry, EvaluationConfig
 from vlm_ablate.data.encode import Encoder, Layout
@@ -24,6 +23,7 @@ from vlm_ablate.evaluation.features import VisualCache
 from vlm_ablate.evaluation.predictions import Prediction, PredictionFile
 from vlm_ablate.evaluation.prompts import Template, build_prompt, get_template
 from vlm_ablate.evaluation.record import ScoreRecord
+from vlm_ablate.registry import benchmarks
 
 if TYPE_CHECKING:
     from vlm_ablate.models.vlm import VLM

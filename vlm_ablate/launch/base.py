@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from vlm_ablate.config.spec import RunSpec
 from vlm_ablate.errors import VlmAblateError
-from vlm_ablate.events import Event, RunOutcome
+from vlm_ablate.events import Event
 from vlm_ablate.home import Home
+from vlm_ablate.runs.outcome import RunOutcome
+from vlm_ablate.runs.spec import RunSpec
 
 OnEvent = Callable[[Event], None]
 

@@ -16,18 +16,20 @@ from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from vlm_ablate.config.spec import RunSpec
-from vlm_ablate.events import Notice, RunFinished, RunOutcome
-from vlm_ablate.home import ENVIRONMENT_VARIABLE, Home
+from vlm_ablate.events import Notice, RunFinished
+from vlm_ablate.home import Home
 from vlm_ablate.launch.base import Interrupted, OnEvent, failed
 from vlm_ablate.launch.devices import cores, gpus, worker_environment
 from vlm_ablate.launch.worker import LOG_FILE
+from vlm_ablate.runs.outcome import RunOutcome
+from vlm_ablate.runs.spec import RunSpec
+from vlm_ablate.storage import HOME_VARIABLE
 from vlm_ablate.tracking.logger import record_failure
 from vlm_ablate.tracking.reuse import find_reusable
 from vlm_ablate.tracking.spool import replay_spools
 from vlm_ablate.tracking.store import ensure_store
 
-EXECUTE = "vlm_ablate.run:execute"
+EXECUTE = "vlm_ablate.runs.execute:execute"
 GRACE_SECONDS = 60.0
 """How long an interrupted run may take to write its checkpoint."""
 
@@ -39,7 +41,7 @@ class LocalLauncher:
         jobs: runs at a time; None: one for each GPU, or without GPUs for each core.
         threads: threads of one CPU operation in a worker.
         tracking_uri: None: the local store of the home folder.
-        target: `module:function` that runs one spec, with the signature of `vlm_ablate.run.execute`.
+        target: `module:function` that runs one spec, with the signature of `vlm_ablate.runs.execute.execute`.
         grace_seconds: how long an interrupted run may take to write its checkpoint.
     """
 
@@ -170,7 +172,7 @@ class _Pool:
         setup = {"path": sys.path, "home": str(self._home.root.absolute()), "target": self._launcher.target,
                  "tracking_uri": self._uri}  # fmt: skip
         environment = worker_environment(index, self._devices, self._launcher.threads)
-        environment[ENVIRONMENT_VARIABLE] = setup["home"]  # caches belong there, too
+        environment[HOME_VARIABLE] = setup["home"]  # caches belong there, too
         worker = _Worker(index, environment, setup)
         self._workers[worker.link] = worker
         worker.give(self._queue.popleft())

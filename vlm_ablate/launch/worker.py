@@ -17,11 +17,12 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from vlm_ablate.config.spec import RunSpec
 from vlm_ablate.errors import VlmAblateError
-from vlm_ablate.events import Event, RunFinished, RunOutcome
+from vlm_ablate.events import Event, RunFinished
 from vlm_ablate.home import Home
 from vlm_ablate.launch.base import failed
+from vlm_ablate.runs.outcome import RunOutcome
+from vlm_ablate.runs.spec import RunSpec
 from vlm_ablate.tracking.logger import record_failure
 
 LOG_FILE = "log.txt"

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from vlm_ablate.config.stages import Training
 from vlm_ablate.errors import ModelError
-from vlm_ablate.home import storage_errors
 from vlm_ablate.models.adapters import Adapter, inject, merge
 from vlm_ablate.models.vlm import VLM
+from vlm_ablate.storage import storage_errors
 
 _ADAPTERS = "adapters"
 _NEW_PARTS = ("connector.", "architecture.")

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from vlm_ablate.config.components import architectures, connectors, language_models, vision_encoders
 from vlm_ablate.config.data import ImageConfig
 from vlm_ablate.config.model import ModelConfig
 from vlm_ablate.errors import ModelError
@@ -18,12 +17,13 @@ from vlm_ablate.models.architectures.base import Architecture, Visual
 from vlm_ablate.models.batch import IGNORE, Batch
 from vlm_ablate.models.connectors.base import Connector
 from vlm_ablate.models.generation import greedy
-from vlm_ablate.models.hub import quietly
 from vlm_ablate.models.language.base import LanguageModel
 from vlm_ablate.models.language.vocabulary import extend_vocabulary
+from vlm_ablate.models.pretrained import quietly
 from vlm_ablate.models.seeding import seeded
 from vlm_ablate.models.tokens import IMAGE, add_tokens, image_tokens
 from vlm_ablate.models.vision.base import VisionEncoder
+from vlm_ablate.registry import architectures, connectors, language_models, vision_encoders
 
 if TYPE_CHECKING:
     from vlm_ablate.models.adapters import Adapter
@@ -301,7 +301,7 @@ def build_vlm(
         seed=seed,
     )
     if config.init_from and load_weights:
-        from vlm_ablate.models.checkpoints.importing import import_checkpoint
+        from vlm_ablate.checkpoints.start_from import import_checkpoint
 
         import_checkpoint(vlm, config.init_from)
     return vlm

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vlm_ablate.errors import VlmAblateError
-from vlm_ablate.home import storage_errors
 from vlm_ablate.reporting.figures import figure_paper, figure_seen
 from vlm_ablate.reporting.frame import Report
 from vlm_ablate.reporting.renderers import FORMATS, SUFFIXES, render
+from vlm_ablate.storage import storage_errors
 from vlm_ablate.tracking.records import History, RunRecord, dump_records
 
 FIGURE_FORMATS = ("png", "svg")

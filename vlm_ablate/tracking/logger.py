@@ -7,13 +7,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from vlm_ablate.config.spec import RunSpec
 from vlm_ablate.errors import TrackingError
 from vlm_ablate.home import Home
+from vlm_ablate.runs.spec import RunSpec
 from vlm_ablate.tracking import operations, schema
 from vlm_ablate.tracking.delivery import FLUSH_SECONDS, RETRY_SECONDS, Delivery
 from vlm_ablate.tracking.operations import RunKey
-from vlm_ablate.tracking.provenance import provenance_tags
+from vlm_ablate.tracking.origin import provenance_tags
 from vlm_ablate.tracking.store import ensure_store
 
 CLOSE_SECONDS = 30.0

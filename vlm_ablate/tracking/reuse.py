@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vlm_ablate.config.spec import RunSpec
+from vlm_ablate.runs.spec import RunSpec
 from vlm_ablate.tracking import operations, schema
 from vlm_ablate.tracking.logger import spec_params, spec_tags
 from vlm_ablate.tracking.operations import RunKey, RunWriter

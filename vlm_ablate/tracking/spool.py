@@ -13,7 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from vlm_ablate.errors import TrackingError
-from vlm_ablate.home import Home, write_atomically
+from vlm_ablate.home import Home
+from vlm_ablate.storage import write_atomically
 from vlm_ablate.tracking.operations import Operation, RunKey, RunWriter, is_permanent
 from vlm_ablate.tracking.store import ensure_store
 

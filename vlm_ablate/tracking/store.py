@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from vlm_ablate.errors import TrackingError
-from vlm_ablate.home import storage_errors
+from vlm_ablate.storage import storage_errors
 from vlm_ablate.tracking import schema
 from vlm_ablate.tracking.records import sqlite_path
 

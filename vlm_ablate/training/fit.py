@@ -18,7 +18,7 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from vlm_ablate.config.stages import Stage
-from vlm_ablate.home import atomic_file
+from vlm_ablate.storage import atomic_file
 from vlm_ablate.training.interruption import Interrupted
 from vlm_ablate.training.module import TrainingModule
 

@@ -14,7 +14,7 @@ from torch import nn
 from vlm_ablate.config.stages import Stage, Training
 from vlm_ablate.errors import StorageError
 from vlm_ablate.events import Reporter, StageStarted
-from vlm_ablate.home import atomic_file
+from vlm_ablate.storage import atomic_file
 from vlm_ablate.training.callbacks import Checkpoints, CurvePoints, Monitor, StepMetrics, StepSeeds, derived_seed
 from vlm_ablate.training.counters import BatchFlops, Counter, Seen
 from vlm_ablate.training.fit import build_trainer, fit, quiet_lightning

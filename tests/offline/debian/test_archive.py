@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from offline.debian.debs import write_deb
-from vlm_ablate.data.offline.debian import archive
 from vlm_ablate.errors import DataError
+from vlm_ablate.offline.debian import archive
 
 FILES = {"usr/share/x/a.png": b"a" * 3001, "usr/share/x/deep/b.png": b"b", "usr/share/x/c.ogg": b"c"}
 

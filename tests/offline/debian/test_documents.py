@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.data.docmatix.pdfs import Put, manual, page, pdf_bytes
+from tests.docmatix.pdfs import Put, manual, page, pdf_bytes
 from tests.offline.conftest import Place
 from tests.offline.manuals import FILES, put_manuals
-from vlm_ablate.data.offline.debian import documents
-from vlm_ablate.data.offline.debian.documents import page_layout, page_picture, pages
-from vlm_ablate.data.offline.pictures import SPLITS
 from vlm_ablate.errors import AssetMissing, DataError
 from vlm_ablate.home import Home
+from vlm_ablate.offline.debian import documents
+from vlm_ablate.offline.debian.documents import page_layout, page_picture, pages
+from vlm_ablate.offline.pictures import SPLITS
 
 
 def test_every_content_is_read_once(place: Place) -> None:
@@ -70,7 +70,7 @@ def test_what_is_open_is_closed_at_the_end(place: Place) -> None:
     put_manuals(place)
     code = """
 import atexit
-from vlm_ablate.data.offline.debian import documents
+from vlm_ablate.offline.debian import documents
 atexit.register(lambda: print(documents._open.cache_info().currsize))  # registered first, so run last
 documents.page_picture(*documents.pages("report")[0], 0, 0, 40)
 print(documents._open.cache_info().currsize)
@@ -140,7 +140,7 @@ def test_what_is_kept_is_plain_json(place: Place) -> None:
 
 
 def test_files_cover_the_catalogue() -> None:
-    from vlm_ablate.data.offline.debian.catalogue import packages
+    from vlm_ablate.offline.debian.catalogue import packages
 
     assert set(FILES) == {package.name for package in packages("documents")}
     assert all(isinstance(put, Put) for files in FILES.values() for made in files.values() for p in made for put in p)

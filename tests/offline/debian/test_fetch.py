@@ -20,12 +20,12 @@ from typer.testing import CliRunner
 from offline.debian.debs import write_deb
 from vlm_ablate.cli import console
 from vlm_ablate.cli.app import app
-from vlm_ablate.data.offline.assets import file_sha256
-from vlm_ablate.data.offline.debian import catalogue as listed
-from vlm_ablate.data.offline.debian.catalogue import COLLECTIONS, MANIFEST, Package, catalogue
-from vlm_ablate.data.offline.debian.fetch import fetch
 from vlm_ablate.errors import AssetMissing, DataError
 from vlm_ablate.home import Home
+from vlm_ablate.offline.assets import file_sha256
+from vlm_ablate.offline.debian import catalogue as listed
+from vlm_ablate.offline.debian.catalogue import COLLECTIONS, MANIFEST, Package, catalogue
+from vlm_ablate.offline.debian.fetch import fetch
 
 FILES = {"usr/share/kgeography/a.kgm": b"<map/>", "usr/share/kgeography/a.png": b"png", "usr/share/doc/x": b"no"}
 
@@ -220,7 +220,7 @@ def test_stopped_it_says_that_it_goes_on(home: Home, debs: Path, monkeypatch: py
     def stop(*_: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("vlm_ablate.data.offline.debian.archive.unpack", stop)
+    monkeypatch.setattr("vlm_ablate.offline.debian.archive.unpack", stop)
     result = CliRunner().invoke(app, ["data", "fetch", "maps", "--debs", str(debs), "--home", str(home.root)])
     assert result.exit_code == 130 and "the same command goes on from there" in " ".join(result.output.split())
     assert [p.name for p in home.assets.glob("debian/*")] == [".kgeography-data.lock"]

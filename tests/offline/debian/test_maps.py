@@ -23,9 +23,10 @@ from tests.offline.drawn_maps import (
     word,
     world,
 )
-from vlm_ablate.data.offline.debian.catalogue import packages
-from vlm_ablate.data.offline.debian.map_names import area_of, capitals_of, clean_name
-from vlm_ablate.data.offline.debian.maps import (
+from vlm_ablate.errors import AssetMissing, DataError
+from vlm_ablate.offline.debian.catalogue import packages
+from vlm_ablate.offline.debian.map_names import area_of, capitals_of, clean_name
+from vlm_ablate.offline.debian.maps import (
     OUTSIDE,
     WATER,
     MapRegion,
@@ -36,8 +37,7 @@ from vlm_ablate.data.offline.debian.maps import (
     held_back,
     region_maps,
 )
-from vlm_ablate.data.offline.pictures import SPLITS
-from vlm_ablate.errors import AssetMissing, DataError
+from vlm_ablate.offline.pictures import SPLITS
 
 PACKAGE = "kgeography-data"
 

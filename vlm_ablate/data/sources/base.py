@@ -5,8 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 from vlm_ablate.config.base import ComponentConfig
-from vlm_ablate.data.offline.assets import AssetRecord
 from vlm_ablate.data.sample import Sample
+from vlm_ablate.provenance import AssetRecord
 
 __all__ = ["AssetRecord", "Source"]
 

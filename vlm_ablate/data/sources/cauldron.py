@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from vlm_ablate.config.components.source_configs import DocmatixConfig
 from vlm_ablate.data.sample import Segment, Text, UnusableSample
+from vlm_ablate.data.sources.configs import DocmatixConfig
 from vlm_ablate.data.sources.records import RecordSource, stripped
 from vlm_ablate.data.sources.rows import Row
 

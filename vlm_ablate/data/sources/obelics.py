@@ -5,8 +5,8 @@ The hub's copy holds image addresses; a copy with downloaded images holds pictur
 
 from __future__ import annotations
 
-from vlm_ablate.config.components.source_configs import ObelicsConfig
 from vlm_ablate.data.sample import Segment, Text, UnusableSample
+from vlm_ablate.data.sources.configs import ObelicsConfig
 from vlm_ablate.data.sources.records import RecordSource
 from vlm_ablate.data.sources.rows import Row
 

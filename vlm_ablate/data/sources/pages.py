@@ -12,8 +12,8 @@ from typing import Any
 
 from PIL import Image as PilImage
 
-from vlm_ablate.config.components.source_configs import PagesConfig
 from vlm_ablate.data.sample import Image, ImageRef, Segment, Text, UnusableSample
+from vlm_ablate.data.sources.configs import PagesConfig
 from vlm_ablate.data.sources.records import RecordSource, stripped
 from vlm_ablate.data.sources.rows import Row
 from vlm_ablate.errors import AssetMissing, DataError

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from vlm_ablate.config.components.source_configs import PairsConfig
 from vlm_ablate.data.sample import Segment, Text
+from vlm_ablate.data.sources.configs import PairsConfig
 from vlm_ablate.data.sources.records import RecordSource, stripped
 from vlm_ablate.data.sources.rows import Row
 

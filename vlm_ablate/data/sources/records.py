@@ -7,11 +7,12 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import Any
 
-from vlm_ablate.config.components.source_configs import RecordsConfig
 from vlm_ablate.data.sample import Image, ImageRef, Sample, Segment, Text, UnusableSample
-from vlm_ablate.data.sources.base import AssetRecord, Source
+from vlm_ablate.data.sources.base import Source
+from vlm_ablate.data.sources.configs import RecordsConfig
 from vlm_ablate.data.sources.rows import Row, open_rows
 from vlm_ablate.errors import DataError
+from vlm_ablate.provenance import AssetRecord
 
 
 class RecordSource(Source):

@@ -14,11 +14,11 @@ from glob import glob
 from pathlib import Path
 from typing import Any, Protocol
 
-from vlm_ablate.config.components.source_configs import RecordsConfig
 from vlm_ablate.data.mixture import STREAM_WINDOW
+from vlm_ablate.data.sources.configs import RecordsConfig
 from vlm_ablate.data.sources.shards import MADE_OF_SHARDS, Row, TarRows, TarStream, unpacked
 from vlm_ablate.errors import AssetMissing, DataError
-from vlm_ablate.hub_access import DOWNLOAD_HINT, hub_allowed, offline_unless_allowed
+from vlm_ablate.hub import DOWNLOAD_HINT, hub_allowed, offline_unless_allowed
 
 __all__ = ["Row", "Rows", "open_rows"]
 

@@ -15,8 +15,8 @@ from vlm_ablate.evaluation.metrics import Metric, metrics
 
 if TYPE_CHECKING:
     from vlm_ablate.config.base import ComponentConfig
-    from vlm_ablate.data.offline.assets import AssetRecord
     from vlm_ablate.data.sample import ImageRef
+    from vlm_ablate.provenance import AssetRecord
 
 Split = Literal["train", "tune", "report"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 from vlm_ablate.evaluation.benchmarks.base import BenchmarkItem, Split
-from vlm_ablate.evaluation.benchmarks.hub import HubBenchmark, Row, answers_of
+from vlm_ablate.evaluation.benchmarks.tabular import HubBenchmark, Row, answers_of
 
 
 class ChartQa(HubBenchmark):

@@ -6,7 +6,7 @@ Test answers are not public: report is validation.
 from __future__ import annotations
 
 from vlm_ablate.evaluation.benchmarks.base import BenchmarkItem
-from vlm_ablate.evaluation.benchmarks.hub import HubBenchmark, Row, answers_of
+from vlm_ablate.evaluation.benchmarks.tabular import HubBenchmark, Row, answers_of
 
 
 class DocVqa(HubBenchmark):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from vlm_ablate.errors import DataError
 from vlm_ablate.evaluation.benchmarks.base import BenchmarkItem
-from vlm_ablate.evaluation.benchmarks.hub import HubBenchmark, Row, lettered
+from vlm_ablate.evaluation.benchmarks.tabular import HubBenchmark, Row, lettered
 
 
 class MathVista(HubBenchmark):

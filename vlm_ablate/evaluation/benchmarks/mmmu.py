@@ -11,7 +11,7 @@ from typing import Any
 
 from vlm_ablate.errors import DataError
 from vlm_ablate.evaluation.benchmarks.base import BenchmarkItem
-from vlm_ablate.evaluation.benchmarks.hub import HubBenchmark, Row, lettered
+from vlm_ablate.evaluation.benchmarks.tabular import HubBenchmark, Row, lettered
 
 
 class Mmmu(HubBenchmark):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vlm_ablate.evaluation.benchmarks.base import BenchmarkItem
-from vlm_ablate.evaluation.benchmarks.hub import HubBenchmark, Row
+from vlm_ablate.evaluation.benchmarks.tabular import HubBenchmark, Row
 
 
 class MmStar(HubBenchmark):

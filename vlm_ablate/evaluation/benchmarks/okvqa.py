@@ -5,7 +5,7 @@ That data set has `val2014` only, without image ids; demonstrations come from Mu
 
 from __future__ import annotations
 
-from vlm_ablate.evaluation.benchmarks.hub import Row
+from vlm_ablate.evaluation.benchmarks.tabular import Row
 from vlm_ablate.evaluation.benchmarks.vqav2 import VqaV2
 
 

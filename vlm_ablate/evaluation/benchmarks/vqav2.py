@@ -7,7 +7,7 @@ That data set has no train split; demonstrations come from Multimodal-Fatima/VQA
 from __future__ import annotations
 
 from vlm_ablate.evaluation.benchmarks.base import BenchmarkItem
-from vlm_ablate.evaluation.benchmarks.hub import HubBenchmark, Row, answers_of, most_common
+from vlm_ablate.evaluation.benchmarks.tabular import HubBenchmark, Row, answers_of, most_common
 
 
 class VqaV2(HubBenchmark):

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from transformers.masking_utils import create_masks_for_generate
 
-from vlm_ablate.config.components.architectures import AutoregressiveConfig
 from vlm_ablate.errors import ModelError
 from vlm_ablate.models.architectures.base import Architecture, Visual
+from vlm_ablate.models.architectures.configs import AutoregressiveConfig
 from vlm_ablate.models.language.base import LanguageModel
 
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from vlm_ablate.config.components.architectures import CrossAttentionConfig
 from vlm_ablate.errors import ModelError
 from vlm_ablate.models.architectures.base import Architecture, Visual
+from vlm_ablate.models.architectures.configs import CrossAttentionConfig
 from vlm_ablate.models.architectures.gated_block import GatedBlock
 from vlm_ablate.models.language.base import LanguageModel
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from vlm_ablate.config.components.connectors import LinearConfig
 from vlm_ablate.errors import ModelError
 from vlm_ablate.models.connectors.base import Connector
+from vlm_ablate.models.connectors.configs import LinearConfig
 from vlm_ablate.models.connectors.layers import init_linear
 
 

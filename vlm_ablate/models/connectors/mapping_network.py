@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from transformers import SiglipVisionConfig
 
-from vlm_ablate.config.components.connectors import MappingNetworkConfig
 from vlm_ablate.errors import ModelError
 from vlm_ablate.models.connectors.base import Connector
+from vlm_ablate.models.connectors.configs import MappingNetworkConfig
 from vlm_ablate.models.connectors.layers import INIT_STD, init_linear
 
 

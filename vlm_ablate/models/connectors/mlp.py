@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from vlm_ablate.config.components.connectors import MlpConfig
 from vlm_ablate.models.connectors.base import Connector
+from vlm_ablate.models.connectors.configs import MlpConfig
 from vlm_ablate.models.connectors.layers import Mlp, gated_mlp, init_linear
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from vlm_ablate.config.components.connectors import PerceiverConfig
 from vlm_ablate.errors import ModelError
 from vlm_ablate.models.connectors.base import Connector
+from vlm_ablate.models.connectors.configs import PerceiverConfig
 from vlm_ablate.models.connectors.layers import INIT_STD, Mlp, gated_mlp, init_linear
 
 

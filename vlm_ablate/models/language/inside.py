@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, PretrainedConfig, PreTrainedModel
 
-from vlm_ablate.models.checkpoints.names import FAMILIES
-from vlm_ablate.models.hub import read_named, tensor_names
+from vlm_ablate.checkpoints.names import FAMILIES
+from vlm_ablate.models.pretrained import read_named, tensor_names
 
 WELDED = ("idefics", "mllama")
 """Families whose decoder has cross-attention layers in it; without them it is a Llama."""

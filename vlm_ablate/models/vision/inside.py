@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from vlm_ablate.errors import ModelError
-from vlm_ablate.models.hub import read_tensors, tensor_names
+from vlm_ablate.models.pretrained import read_tensors, tensor_names
 
 TOWER_FIELDS = (
     "hidden_size",

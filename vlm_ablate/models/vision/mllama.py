@@ -7,11 +7,11 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers import MllamaVisionModel
 
-from vlm_ablate.config.components.vision import MllamaVisionConfig
 from vlm_ablate.errors import ModelError
-from vlm_ablate.models.hub import config_folder, read_config, read_tensors, tensor_names
+from vlm_ablate.models.pretrained import config_folder, read_config, read_tensors, tensor_names
 from vlm_ablate.models.vision.base import VisionEncoder, VisionFeatures
-from vlm_ablate.models.vision.hub import normalisation
+from vlm_ablate.models.vision.configs import MllamaVisionConfig
+from vlm_ablate.models.vision.hf import normalisation
 
 _ONE_TILE = 1
 """transformers' number of the aspect ratio 1 x 1, the first that is supported."""

@@ -11,11 +11,11 @@ from torch.nn.functional import interpolate
 from transformers import Idefics2VisionConfig, PretrainedConfig
 from transformers.models.idefics2.modeling_idefics2 import Idefics2VisionTransformer
 
-from vlm_ablate.config.components.vision import SiglipNanoConfig, SiglipNativeConfig
 from vlm_ablate.errors import ModelError
-from vlm_ablate.models.hub import config_folder, read_config, read_tensors, stand_in, tensor_names
+from vlm_ablate.models.pretrained import config_folder, read_config, read_tensors, tensor_names
 from vlm_ablate.models.vision.base import VisionEncoder, VisionFeatures
-from vlm_ablate.models.vision.hub import normalisation
+from vlm_ablate.models.vision.configs import SiglipNativeConfig
+from vlm_ablate.models.vision.hf import normalisation
 from vlm_ablate.models.vision.inside import TOWER_FIELDS
 from vlm_ablate.models.vision.patches import patch_mask
 
@@ -76,28 +76,6 @@ class SiglipNativeEncoder(NativeSiglip):
             tensors = read_tower(folder)
             self.mean, self.std = normalisation(folder, full)
         self.assemble(vision_config, tensors, meta=not load_weights)
-        if load_weights:
-            self.to(device)
-
-
-class SiglipNanoEncoder(NativeSiglip):
-    """The shipped small encoder, pretrained or at random."""
-
-    FOLDER = "siglip-nano"
-
-    def __init__(
-        self,
-        config: SiglipNanoConfig,
-        *,
-        device: torch.device | str = "cpu",
-        image_size: int | None = None,
-        load_weights: bool = True,
-    ) -> None:
-        super().__init__(config, device=device, image_size=image_size, load_weights=load_weights)
-        pretrained = load_weights and config.weights == "pretrained"
-        folder = stand_in(self.FOLDER, file="model.safetensors" if pretrained else "config.json")
-        vision_config = native_config(read_config(str(folder), planning=True), None)
-        self.assemble(vision_config, read_tower(folder) if pretrained else None, meta=not load_weights)
         if load_weights:
             self.to(device)
 

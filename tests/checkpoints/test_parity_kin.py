@@ -1,0 +1,262 @@
+"""Assembled with the right parts the model is LLaVA, PaliGemma, the first Idefics; Mllama where its seam is ours."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel
+
+from tests.checkpoints import kin
+from tests.checkpoints.kin import Kin, reference_inputs
+from tests.models.support import IMAGE, a_batch, assert_equal, assert_equal_gradients
+from vlm_ablate.checkpoints.assemblies import parts_of
+from vlm_ablate.checkpoints.names import EMBEDDING, FAMILIES
+from vlm_ablate.config.data import ImageConfig
+from vlm_ablate.config.model import ModelConfig
+from vlm_ablate.errors import ModelError
+from vlm_ablate.models.batch import IGNORE, Batch
+from vlm_ablate.models.generation import end_ids
+from vlm_ablate.models.vlm import VLM, build_vlm
+
+CASES = {
+    "llava": Kin("llava"),
+    "llava-last-layer": Kin("llava", options=dict(vision_feature_layer=-1), vision=dict(patch_size=16)),
+    "llava-first-layer-no-bias": Kin(
+        "llava",
+        side=48,
+        vision=dict(hidden_size=24, num_attention_heads=3),
+        text=dict(num_key_value_heads=1, hidden_size=48),
+        options=dict(vision_feature_layer=-4, multimodal_projector_bias=False, projector_hidden_act="relu"),
+    ),
+    "llava-class-token": Kin("llava", options=dict(vision_feature_select_strategy="full"), padded=7),
+    "llava-tied": Kin("llava", text=dict(tie_word_embeddings=True, num_key_value_heads=4), vision=dict(patch_size=16)),
+    "paligemma": Kin("paligemma"),
+    "paligemma-one-kv-head": Kin(
+        "paligemma", side=24, text=dict(num_key_value_heads=1, hidden_size=48, num_hidden_layers=2), padded=5
+    ),
+    # A window shorter than the longest sequence, longer than any padding: rows that see nothing are NaN in Gemma 2.
+    "paligemma-2": Kin(
+        "paligemma", vision=dict(patch_size=16), text=dict(sliding_window=14, query_pre_attn_scalar=8)
+    ),
+    "idefics": Kin("idefics", options=dict(cross_layer_interval=2)),
+    "idefics-vector-gates": Kin(
+        "idefics",
+        side=24,
+        text=dict(hidden_size=48, num_hidden_layers=6),
+        options=dict(cross_layer_interval=3, alpha_type="vector", qk_layer_norms=True, additional_vocab_size=3),
+    ),
+    "idefics-every-layer": Kin(
+        "idefics",
+        vision=dict(hidden_size=24, num_attention_heads=3, num_hidden_layers=1),
+        options=dict(
+            cross_layer_interval=1,
+            perceiver_config=dict(qk_layer_norms_perceiver=True, resampler_n_latents=5, resampler_depth=1),
+            additional_vocab_size=2,
+            tie_word_embeddings=True,
+        ),
+    ),
+    "mllama": Kin("mllama", tokens=("<|image|>",)),
+    "mllama-one-tile": Kin(
+        "mllama",
+        tokens=("<|image|>",),
+        text=dict(num_hidden_layers=5, cross_attention_layers=[1, 2], num_key_value_heads=4),
+        options=dict(supported_aspect_ratios=[[1, 1]], max_num_tiles=1),
+    ),
+}
+TEXTS = ["the dog says no", f"{IMAGE} what is it ?", f"{IMAGE} a cat {IMAGE} the red flag answer yes no one"]
+IMAGE_FIRST = [f"{IMAGE} what is it ? the answer", TEXTS[2]]
+"""What transformers' Mllama does at positions before the first image depends on that image: see COVERAGE.md."""
+
+
+@pytest.fixture(scope="module", params=CASES)
+def pair(request, tmp_path_factory) -> tuple[Kin, PreTrainedModel, VLM]:
+    case, folder = CASES[request.param], tmp_path_factory.mktemp(request.param)
+    reference = kin.save(case, folder)
+    return case, reference, kin.ours(case, folder, reference)
+
+
+def batch_for(case: Kin, vlm: VLM, *, left: bool, texts: list[str] | None = None) -> Batch:
+    """A sample with no, one and two images; the first words of each are a prompt without loss."""
+    batch = a_batch(vlm, texts or (IMAGE_FIRST if case.family == "mllama" else TEXTS), left=left)
+    words = (batch.labels != IGNORE).cumsum(1)
+    return replace(batch, labels=batch.labels.masked_fill(words <= 2, IGNORE))
+
+
+def in_precision(case: Kin, models: tuple[PreTrainedModel, VLM], dtype: torch.dtype) -> tuple[PreTrainedModel, VLM]:
+    """Copies whose every step is in that precision."""
+    copies = tuple(deepcopy(model).to(dtype) for model in models)
+    if dtype == torch.float64:
+        for model in copies:
+            kin.exact_norms(model)
+    return copies
+
+
+def our_logits(vlm: VLM, batch: Batch) -> Tensor:
+    visual = None if batch.pixel_values is None else vlm.encode_images(batch.pixel_values, batch.pixel_mask)
+    prompt = (batch.labels != IGNORE).cumsum(1) == 0
+    return vlm.logits(batch.input_ids, batch.attention_mask, visual, batch.view_sample, batch.view_image, prompt)
+
+
+def next_token_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    return cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+
+
+def our_gradients(vlm: VLM, theirs: int | None) -> dict[str, Tensor]:
+    """Gradients by name; that of our placeholder's row where the checkpoint has its own, `theirs`."""
+    gradients = {n: p.grad for n, p in vlm.named_parameters() if "trainable_tokens" not in n}
+    table = vlm.language.model.get_input_embeddings()
+    rows = getattr(table, "trainable_tokens", None)
+    if rows is not None and theirs is not None:
+        gradients[EMBEDDING][theirs] += rows.grad[vlm.image_token_id - table.start]
+    return gradients
+
+
+def their_gradients(case: Kin, reference: PreTrainedModel, vlm: VLM) -> dict[str, Tensor]:
+    """Gradients by our names. What has no place in our assembly must have none there either."""
+    gradients = {name: p.grad for name, p in reference.named_parameters()}
+    placed, homeless = FAMILIES[case.family](reference.config).group(gradients)
+    own = dict(vlm.named_parameters())
+    unread = homeless + [name for ours, theirs in placed.items() if ours not in own for name in theirs]
+    assert all(gradients[name] is None for name in unread)
+    return {
+        ours: torch.cat([gradients[name] for name in theirs]).reshape(own[ours].shape)
+        for ours, theirs in placed.items()
+        if ours in own
+    }
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("left", [False, True], ids=["right", "left"])
+def test_logits_loss_and_gradients(pair, dtype, left) -> None:
+    case, *models = pair
+    reference, vlm = in_precision(case, models, dtype)
+    batch = batch_for(case, vlm, left=left)
+    real = batch.attention_mask
+    expected = reference(**reference_inputs(reference, batch, vlm)).logits
+    found = our_logits(vlm, batch)
+    rows = expected.shape[-1]
+    assert found.shape[-1] == rows or case.family == "mllama"
+    assert_equal(found[real][:, :rows], expected[real])
+
+    losses = next_token_loss(found[..., :rows], batch.labels), next_token_loss(expected, batch.labels)
+    assert_equal(*losses)
+    if found.shape[-1] == rows:
+        output = vlm(batch)
+        assert_equal(output.loss_sum / output.supervised_tokens, losses[1])
+    for model, loss in zip((vlm, reference), losses, strict=True):
+        model.zero_grad()
+        loss.backward()
+    image = reference.config.image_token_id if case.family == "mllama" else None
+    assert_equal_gradients(our_gradients(vlm, image), their_gradients(case, reference, vlm))
+
+
+def test_greedy_generation(pair) -> None:
+    case, *models = pair
+    reference, vlm = in_precision(case, models, torch.float32)
+    batch = batch_for(case, vlm, left=True)
+    batch = replace(batch, labels=torch.full_like(batch.labels, IGNORE))
+    head = vlm.language.model.get_output_embeddings()
+    if hasattr(head, "trainable_tokens"):  # tokens that only we have are never the likeliest
+        head.trainable_tokens.data[:] = head.weight[3]
+    inputs = reference_inputs(reference, batch, vlm)
+    inputs.pop("position_ids")  # generate counts them itself
+    ids = reference.generate(
+        **inputs,
+        max_new_tokens=12,
+        do_sample=False,
+        eos_token_id=end_ids(vlm.language),
+        pad_token_id=0,
+    )
+    expected = vlm.tokenizer.batch_decode(ids[:, batch.input_ids.shape[1] :], skip_special_tokens=True)
+    visual = vlm.encode_images(batch.pixel_values, batch.pixel_mask)
+    found = vlm.generate(batch.input_ids, batch.attention_mask, visual, batch.view_sample, max_new_tokens=12, stop=[])
+    assert found == expected
+    assert len(set(found)) > 1 and any(found)
+
+
+def test_text_alone(pair) -> None:
+    """A batch without any image: a decoder with cross-attention leaves it out (Mllama) or runs its MLP (Idefics)."""
+    case, *models = pair
+    reference, vlm = in_precision(case, models, torch.float32)
+    batch = batch_for(case, vlm, left=True, texts=["the dog says no", "what is it ? the cat answer"])
+    with torch.no_grad():
+        expected = reference(**reference_inputs(reference, batch, vlm)).logits
+        found = our_logits(vlm, batch)[..., : expected.shape[-1]]
+    assert_equal(found[batch.attention_mask], expected[batch.attention_mask])
+
+
+def test_paligemma_without_its_prompt_rule_is_another_model(tmp_path) -> None:
+    """The comparison sees the prompt's attention; causal, ours is what transformers computes for a suffix alone."""
+    case = CASES["paligemma"]
+    reference = kin.save(case, tmp_path)
+    parts = parts_of(reference.config, str(tmp_path)) | dict(architecture="autoregressive")
+    vlm = build_vlm(ModelConfig.model_validate(parts), ImageConfig(size=case.side)).eval()
+    batch = batch_for(case, vlm, left=False)
+    real = batch.attention_mask
+    inputs = reference_inputs(reference, batch, vlm)
+    with torch.no_grad():
+        found = our_logits(vlm, batch)[real]
+        assert not torch.allclose(found, reference(**inputs).logits[real], atol=1e-2)
+        inputs["token_type_ids"] = torch.ones_like(batch.input_ids)
+        assert_equal(found, reference(**inputs).logits[real])
+
+
+def test_positions_before_the_first_image_see_it_in_transformers_mllama_only(tmp_path) -> None:
+    """There the cross-attention of a row that sees nothing goes to all images; ours leaves such positions alone."""
+    case = CASES["mllama-one-tile"]
+    reference = kin.save(case, tmp_path)
+    vlm = kin.ours(case, tmp_path, reference)
+    batch = batch_for(case, vlm, left=False, texts=[f"the dog {IMAGE} says what is it ?"])
+    other = replace(batch, pixel_values=batch.pixel_values + 1)
+    with torch.no_grad():
+        theirs = [reference(**reference_inputs(reference, b, vlm)).logits[:, :2] for b in (batch, other)]
+        found = [our_logits(vlm, b)[:, :2] for b in (batch, other)]
+    assert not torch.allclose(*theirs, atol=1e-2)
+    torch.testing.assert_close(*found, rtol=0, atol=0)
+
+
+def test_consecutive_images_of_mllama_are_seen_together(tmp_path) -> None:
+    """Where views are said to be of one image, as all of a run of images are for Mllama."""
+    case = CASES["mllama"]
+    reference = kin.save(case, tmp_path)
+    vlm = kin.ours(case, tmp_path, reference)
+    batch = batch_for(case, vlm, left=False, texts=[f"{IMAGE} {IMAGE} what is it ? {IMAGE} the cat"])
+    batch = replace(batch, view_image=torch.tensor([0, 0, 1]))
+    with torch.no_grad():
+        expected = reference(**reference_inputs(reference, batch, vlm)).logits
+        found = our_logits(vlm, batch)[..., : expected.shape[-1]]
+    assert_equal(found, expected)
+
+
+def test_a_tokeniser_without_our_tokens_gets_them_beside_the_checkpoints(tmp_path) -> None:
+    """A released LLaVA knows `<image>` alone; what it knows is untouched by the tokens that join."""
+    case = Kin("llava", tokens=(IMAGE,), padded=1)
+    reference = kin.save(case, tmp_path)
+    vlm = kin.ours(case, tmp_path, reference)
+    batch = batch_for(case, vlm, left=True)
+    real, known = batch.attention_mask, vlm.image_token_id + 1
+    with torch.no_grad():
+        expected = reference(**reference_inputs(reference, batch, vlm)).logits
+        found = our_logits(vlm, batch)
+    assert found.shape[-1] == known + 2
+    assert_equal(found[real][:, :known], expected[real][:, :known])
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        (Kin("llava", options=dict(vision_feature_layer=[-2, -1])), "several layers"),
+        (Kin("llava", options=dict(vision_feature_layer=1)), "from the first"),
+        (Kin("mllama", tokens=("<|image|>",), text=dict(cross_attention_layers=[5])), "before decoder layers"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_variants_that_are_no_assembly_of_ours_are_refused(case, message, tmp_path) -> None:
+    reference = kin.save(case, tmp_path)
+    with pytest.raises(ModelError, match=message):
+        kin.ours(case, tmp_path, reference)

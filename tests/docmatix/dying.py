@@ -1,0 +1,17 @@
+"""What a worker process does in the test of a reader that brings its process down; imports as little as a worker."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from vlm_ablate.docmatix import pool
+from vlm_ablate.docmatix.counts import PdfCounts
+from vlm_ablate.docmatix.find import Pdf
+
+
+def build_or_die(pdf: Pdf) -> PdfCounts:
+    """As the pool's own, but one PDF ends the process."""
+    if pdf.name == "beta.pdf.gz":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return pool.build_part(pdf, pool._settings, pool._state, pool._questioner)

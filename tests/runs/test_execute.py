@@ -1,0 +1,310 @@
+"""One spec from start to finish: recorded, never run twice, continued to the bit, and every way it can end."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from training.squares import STAGE, make_spec, save_parts
+
+from vlm_ablate.errors import StorageError
+from vlm_ablate.events import EvaluationProgress, RunFinished, RunStarted, StageStarted, StepDone
+from vlm_ablate.home import Home
+from vlm_ablate.runs.execute import execute
+from vlm_ablate.tracking.records import read_history, read_records
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("parts")
+    save_parts(folder)
+    return folder
+
+
+def new_home(folder: Path, store: Path) -> Home:
+    home = Home(folder).prepare(minimum_free=0)
+    shutil.copyfile(store, home.database)
+    return home
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory, parts, store_template):
+    """An uninterrupted run: (home, spec, outcome, events)."""
+    home, events = new_home(tmp_path_factory.mktemp("straight"), store_template), []
+    spec = make_spec(parts, curve={"points": 2, "limit": 4})
+    outcome = execute(spec, home=home, reporter=events.append)
+    assert outcome.status == "finished", outcome.message
+    return home, spec, outcome, events
+
+
+def weights(home: Home, spec) -> dict[str, torch.Tensor]:
+    return load_file(home.run(spec.hash).artifacts / "weights" / "trained.safetensors")
+
+
+def predictions(home: Home, spec) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in sorted(home.run(spec.hash).predictions.rglob("*.jsonl"))}
+
+
+def last_record(home, spec):
+    return next(r for r in read_records(home.tracking_uri, spec.experiment) if r.hash == spec.hash)
+
+
+def assert_same_result(mine, theirs):
+    ours, others = weights(*mine), weights(*theirs)
+    assert ours.keys() == others.keys()
+    assert not [name for name in ours if not torch.equal(ours[name], others[name])]
+    assert predictions(*mine) == predictions(*theirs)
+
+
+def test_a_run_is_recorded(straight):
+    home, spec, outcome, events = straight
+    record = read_records(home.tracking_uri, spec.experiment)[0]
+    assert (record.status, record.arm, record.seed, record.hash) == ("finished", spec.arm, 0, spec.hash)
+    assert {(s["column"], s["blind"]) for s in record.scores} == {("colour", False), ("colour", True)}
+    assert record.metrics["score/mean"] == outcome.mean == outcome.scores["colour"]
+    # Else equal predictions would prove little.
+    assert outcome.scores["colour"] > 0
+    assert record.tags["vlm.data_fingerprint"]
+    assert json.loads(record.tags["vlm.licences"])[0]["licence"] == "CC0-1.0"
+    assert record.params["stages.tune.lora.r"] == "2"
+    assert record.metrics["seen/images"] == 64
+    assert record.metrics["model/params_trainable"] < record.metrics["model/params_total"]
+    assert record.metrics["seen/flops"] > 0
+    kinds = [type(e) for e in events]
+    assert kinds.count(StageStarted) == 2
+    assert (kinds[0], kinds[-1]) == (RunStarted, RunFinished)
+    assert {e.column for e in events if isinstance(e, EvaluationProgress)} == {"colour"}
+
+
+def test_history_against_steps_and_what_was_seen(straight):
+    home, _, outcome, _ = straight
+    history = read_history(home.tracking_uri, outcome.tracking_run, ["train/loss", "curve/mean", "seen/images"])
+    assert [p.step for p in history["train/loss"]] == list(range(2, 17, 2))
+    assert [p.step for p in history["curve/mean"]] == [8, 16]
+    assert {p.step: p.value for p in history["seen/images"]} == {step: 4 * step for step in range(2, 17, 2)}
+
+
+def test_artifacts(straight):
+    home, spec, *_ = straight
+    record = read_records(home.tracking_uri, spec.experiment)[0]
+    root = Path(record.artifact_uri.removeprefix("file://"))
+    names = {str(p.relative_to(root)) for p in root.rglob("*") if p.is_file()}
+    assert names >= {
+        "config.yaml",
+        "plan.json",
+        "examples.png",
+        "predictions/predictions.csv",
+        "weights/trained.safetensors",
+    }
+    table = (root / "predictions" / "predictions.csv").read_text().splitlines()
+    assert len(table) == 1 + 2 * 8
+    assert (root / "examples.png").read_bytes().startswith(b"\x89PNG")
+    names = set(weights(home, spec))
+    assert any("lora_A" in name for name in names)
+    assert not any(name.startswith("vision.") for name in names)  # frozen all along
+
+
+def test_a_finished_run_is_not_run_again(straight, parts):
+    home, spec, outcome, _ = straight
+    events = []
+    again = execute(spec, home=home, reporter=events.append)
+    assert again.reused
+    assert (again.scores, again.blind) == (outcome.scores, outcome.blind)
+    assert [type(e) for e in events] == [RunFinished]
+    assert len(read_records(home.tracking_uri, spec.experiment)) == 1
+
+
+def test_another_table_that_needs_the_same_run_gets_its_record(straight, parts):
+    home, spec, outcome, _ = straight
+    twin = make_spec(parts, curve={"points": 2, "limit": 4}, experiment="tests/other", arm="the_same")
+    assert twin.hash == spec.hash
+    assert execute(twin, home=home).scores == outcome.scores
+    record = read_records(home.tracking_uri, "tests/other")[0]
+    assert record.arm == "the_same"
+    assert record.tags["vlm.reused_from"] == outcome.tracking_run
+
+
+def test_two_runs_of_one_seed_are_equal_to_the_bit(straight, home):
+    _, spec, *_ = straight
+    execute(spec, home=home)
+    assert_same_result((home, spec), straight[:2])
+
+
+KILLED = """
+    import os, signal
+    from pathlib import Path
+    from training.squares import make_spec
+    from vlm_ablate.home import Home
+    from vlm_ablate.runs.execute import execute
+    from vlm_ablate.training.callbacks import Monitor
+    Monitor.event_interval = 0.0
+    def die(event):
+        if type(event).__name__ == "StepDone" and event.step == 15:
+            os.kill(os.getpid(), signal.SIGKILL)
+    execute(make_spec(Path({parts!r}), curve={{"points": 2, "limit": 4}}), home=Home(Path({home!r})), reporter=die)
+"""
+
+
+def assert_continues(home: Home, straight, step: int) -> None:
+    """The unfinished run is recorded as such; continued from `step` it gives what the uninterrupted one gave."""
+    _, spec, outcome, _ = straight
+    record = last_record(home, spec)
+    assert (record.status, record.scores) == ("running", [])
+    events = []
+    assert execute(spec, home=home, reporter=events.append).scores == outcome.scores
+    assert next(e for e in events if isinstance(e, RunStarted)).resumed_step == step
+    assert_same_result((home, spec), straight[:2])
+    assert len(read_records(home.tracking_uri, spec.experiment)) == 1
+
+
+def test_killed_and_continued_equals_uninterrupted(straight, parts, home):
+    """SIGKILL in step 15, one step after a checkpoint."""
+    code = textwrap.dedent(KILLED).format(parts=str(parts), home=str(home.root))
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert_continues(home, straight, 14)
+
+
+def test_sigterm_while_training_stops_after_a_checkpoint(straight, home, monkeypatch):
+    monkeypatch.setattr("vlm_ablate.training.callbacks.Monitor.event_interval", 0.0)
+
+    def stop(event):
+        if isinstance(event, StepDone) and event.step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt, match="stopped after step 3"):
+        execute(straight[1], home=home, reporter=stop)
+    assert_continues(home, straight, 3)
+
+
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_between_micro_batches_waits_for_the_step(kind, straight, home, monkeypatch):
+    from vlm_ablate.training.module import TrainingModule
+
+    step = TrainingModule.training_step
+
+    def stop(module, batch, index):
+        if module.trainer.global_step == 2 and module.micro_batch == 0:
+            os.kill(os.getpid(), kind)
+        return step(module, batch, index)
+
+    monkeypatch.setattr(TrainingModule, "training_step", stop)
+    with pytest.raises(KeyboardInterrupt, match="stopped after step 3"):
+        execute(straight[1], home=home)
+    monkeypatch.undo()
+    assert_continues(home, straight, 3)
+
+
+def test_sigterm_before_the_first_step(straight, home, monkeypatch):
+    from vlm_ablate.data.module import VLMDataModule
+
+    loader = VLMDataModule.train_dataloader
+    monkeypatch.setattr(
+        VLMDataModule, "train_dataloader", lambda self: (os.kill(os.getpid(), signal.SIGTERM), loader(self))[1]
+    )
+    with pytest.raises(KeyboardInterrupt, match="before the first step"):
+        execute(straight[1], home=home)
+    monkeypatch.undo()
+    assert_continues(home, straight, 0)
+
+
+def test_ctrl_c_while_evaluating_keeps_the_answers(straight, home):
+    def stop(event):
+        if isinstance(event, EvaluationProgress) and event.blind:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        execute(straight[1], home=home, reporter=stop)
+    assert (home.run(straight[1].hash).predictions / "colour.jsonl").exists()
+    assert_continues(home, straight, 16)
+
+
+def test_arms_of_one_seed_see_the_same_data(parts, home, monkeypatch):
+    from vlm_ablate.training.module import TrainingModule
+
+    shown: list[list[str]] = []
+    step = TrainingModule.training_step
+    monkeypatch.setattr(
+        TrainingModule, "training_step", lambda self, b, i: (shown[-1].extend(b.sample_ids), step(self, b, i))[1]
+    )
+    short = {"only": STAGE | {"steps": 2}}
+    for arm in (
+        make_spec(parts, stages=short, blind=False),
+        make_spec(parts, stages=short, blind=False, connector={"name": "mlp"}, architecture="cross_attention"),
+        make_spec(parts, stages={"only": STAGE | {"steps": 2, "micro_batch_size": 4, "language": "lora"}}, blind=False),
+        make_spec(parts, stages=short, blind=False, seed=1),
+    ):
+        shown.append([])
+        outcome = execute(arm, home=home)
+        assert outcome.status == "finished", outcome.message
+    assert len(shown[0]) == 8
+    assert shown[0] == shown[1] == shown[2] != shown[3]
+
+
+def test_diverged_is_recorded_as_a_result(parts, home):
+    wild = {"only": STAGE | {"steps": 30, "learning_rate": 1e6, "gradient_clip": None, "divergence_loss_ratio": 1.5}}
+    spec = make_spec(parts, stages=wild)
+    outcome = execute(spec, home=home)
+    assert outcome.status == last_record(home, spec).status == "diverged"
+    assert "step" in outcome.message
+    assert not outcome.scores
+    assert execute(spec, home=home).reused
+
+
+def test_a_missing_asset_skips_the_run(parts, home):
+    spec = make_spec(parts, source={"missing": True})
+    outcome = execute(spec, home=home)
+    assert outcome.status == last_record(home, spec).status == "skipped"
+    assert "install the squares" in outcome.message
+    # Installed later, the run is made.
+    assert not execute(spec, home=home).reused
+
+
+def test_a_failure_is_recorded_with_its_traceback(parts, home):
+    spec = make_spec(parts, stages={"only": STAGE | {"language": "lora", "lora": {"language_targets": ["nowhere"]}}})
+    outcome = execute(spec, home=home)
+    assert outcome.status == last_record(home, spec).status == "failed"
+    assert "match no module" in outcome.message
+
+
+def test_an_unexpected_failure_keeps_its_traceback(parts, home, monkeypatch):
+    monkeypatch.setattr("vlm_ablate.runs.execute.train_stages", lambda plan: 1 / 0)
+    spec = make_spec(parts)
+    outcome = execute(spec, home=home)
+    assert outcome.status == "failed"
+    assert outcome.message == "ZeroDivisionError: division by zero"
+    root = Path(last_record(home, spec).artifact_uri.removeprefix("file://"))
+    assert "1 / 0" in (root / "traceback.txt").read_text()
+
+
+def test_a_full_disk_fails_the_run_and_loses_nothing(parts, home, straight):
+    _, spec, outcome, _ = straight
+    partial = home.run(spec.hash).checkpoints / f".stage-1-last.ckpt.{os.getpid()}.partial"
+    partial.parent.mkdir(parents=True)
+    partial.symlink_to("/dev/full")
+    failed = execute(spec, home=home)
+    assert failed.status == "failed"
+    assert "the disk is full" in failed.message
+    assert (home.run(spec.hash).checkpoints / "stage-0-final.pt").exists()
+    assert execute(spec, home=home).scores == outcome.scores
+
+
+def test_a_folder_that_cannot_be_written_is_one_clear_error(parts, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="is a file, not a folder"):
+        execute(make_spec(parts), home=Home(tmp_path / "file" / "home"))
+
+
+def test_too_little_space_is_one_clear_error(tmp_path):
+    with pytest.raises(StorageError, match="are needed"):
+        Home(tmp_path).prepare(minimum_free=2**60)

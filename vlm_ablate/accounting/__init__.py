@@ -1,0 +1,20 @@
+"""What a run costs, known before any weight is read: parameters, tokens, FLOPs, memory, bytes, GPU-hours."""
+
+from vlm_ablate.accounting.gpus import GPUS, Gpu
+from vlm_ablate.accounting.measure import SampleShape
+from vlm_ablate.accounting.memory import MemoryPlan, Sharding
+from vlm_ablate.accounting.plan import ModelPlan, Planner, StagePlan, plan_model, short_count, visual_tokens_of
+
+__all__ = [
+    "GPUS",
+    "Gpu",
+    "MemoryPlan",
+    "ModelPlan",
+    "Planner",
+    "SampleShape",
+    "Sharding",
+    "StagePlan",
+    "plan_model",
+    "short_count",
+    "visual_tokens_of",
+]

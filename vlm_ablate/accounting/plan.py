@@ -1,0 +1,240 @@
+"""The plan of a run: what it builds, trains and costs, computed on the meta device from configurations alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from vlm_ablate.accounting.gpus import GPUS
+from vlm_ablate.accounting.measure import Measurement, SampleShape, layers_of, measure, views_of
+from vlm_ablate.accounting.memory import BF16, FP32, MemoryPlan, Sharding, Units, plan_memory
+from vlm_ablate.accounting.parameters import parameters_by_part
+from vlm_ablate.checkpoints.start_from import check_checkpoint
+from vlm_ablate.config.experiment import RunConfig
+from vlm_ablate.config.stages import Stage, language_in_bf16
+from vlm_ablate.models.adapters import apply_training
+from vlm_ablate.models.vlm import VLM, build_vlm
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What one stage trains and costs."""
+
+    name: str
+    total: dict[str, int]
+    """Part -> parameters, adapters of this stage included."""
+    trainable: dict[str, int]
+    """Part -> parameters that require gradients."""
+    matched: dict[str, tuple[str, ...]]
+    """Backbone -> modules that carry adapters."""
+    training_flops: dict[str, float]
+    """Part -> operations per sample, forward and backward, recomputation under checkpointing included."""
+    memory: MemoryPlan
+    checkpoint_bytes: int
+    """A resumable checkpoint: new and trained parameters in fp32 and two moments (Muon keeps one of a matrix)."""
+    samples: int
+    """Steps times batch size."""
+
+    @property
+    def total_parameters(self) -> int:
+        """All parameters, adapters included."""
+        return sum(self.total.values())
+
+    @property
+    def trainable_parameters(self) -> int:
+        """All parameters that require gradients."""
+        return sum(self.trainable.values())
+
+    @property
+    def flops(self) -> float:
+        """Operations per sample in training."""
+        return sum(self.training_flops.values())
+
+    def gpu_hours(self, *, mfu: float = 0.4, peak: float = GPUS["h100"].flops) -> float:
+        """Device-hours of the stage when `mfu` of a device's `peak` operations a second are useful ones.
+
+        All samples are taken to be as long as the plan's sample. Recomputation counts as work.
+        """
+        return self.flops * self.samples / (mfu * peak) / 3600
+
+
+@dataclass(frozen=True)
+class ModelPlan:
+    """What an arm builds and costs. `stages` stand in the order in which they are trained."""
+
+    parameters: dict[str, int]
+    """Part -> parameters without adapters."""
+    views_per_image: int
+    visual_tokens_per_image: int
+    """Tokens out of the connector."""
+    text_tokens_per_image: int
+    """Placeholders that an image takes in the text stream (position tokens and the like not counted)."""
+    sample: SampleShape
+    sequence: int
+    """Tokens of the sample in the text stream."""
+    forward_flops: dict[str, float]
+    """Part (vision, connector, cross_attention, language) -> operations per sample without adapters."""
+    stages: dict[str, StagePlan] = field(default_factory=dict)
+
+    @property
+    def last(self) -> StagePlan:
+        """The last stage: what a one-stage experiment's table shows."""
+        return list(self.stages.values())[-1]
+
+    @property
+    def total_parameters(self) -> int:
+        """All parameters without adapters, as the papers count."""
+        return sum(self.parameters.values())
+
+    @property
+    def flops(self) -> float:
+        """Operations per sample of a forward pass."""
+        return sum(self.forward_flops.values())
+
+
+class Planner:
+    """Plans runs without weights or an accelerator; what several runs share is worked out once.
+
+    Args:
+        sample: what operations are counted for; None: one image of the data section's size and 128 text tokens.
+        shards: devices of a group that shares what `sharding` says.
+        sharding: moments (ZeRO-1), gradients (ZeRO-2), weights (ZeRO-3, FSDP).
+    """
+
+    def __init__(
+        self, *, sample: SampleShape | None = None, shards: int = 1, sharding: Sharding = Sharding.zero3
+    ) -> None:
+        self.sample, self.shards, self.sharding = sample or SampleShape(), shards, sharding
+        self._models: dict[str, tuple[dict[str, int], Measurement]] = {}
+        self._stages: dict[str, StagePlan] = {}
+
+    def plan(self, config: RunConfig) -> ModelPlan:
+        """The plan of one run.
+
+        Raises:
+            AssetMissing: a configuration is not on this machine.
+            ModelError: the parts do not fit, or adapters match nothing.
+        """
+        parameters, cost = self._model(config)
+        return ModelPlan(
+            parameters=parameters,
+            views_per_image=cost.views,
+            visual_tokens_per_image=cost.views * cost.visual_tokens,
+            text_tokens_per_image=cost.views * cost.text_tokens,
+            sample=self.sample,
+            sequence=cost.sequence,
+            forward_flops=cost.forward,
+            stages={name: self._stage(name, stage, config) for name, stage in config.stages.items()},
+        )
+
+    def _model(self, config: RunConfig) -> tuple[dict[str, int], Measurement]:
+        key = f"{config.model.model_dump_json()} {config.data.image.model_dump_json()}"
+        if key not in self._models:
+            vlm = _build(config).requires_grad_(False)
+            if config.model.init_from:
+                check_checkpoint(vlm, config.model.init_from)
+            self._models[key] = parameters_by_part(vlm), measure(vlm, self.sample, backward=False)
+        return self._models[key]
+
+    def _stage(self, name: str, stage: Stage, config: RunConfig) -> StagePlan:
+        parts = (config.model, config.data.image, stage)
+        beside = (config.data.sequence_length, language_in_bf16(config.stages.values()))
+        key = " ".join([*(part.model_dump_json() for part in parts), *map(str, beside)])
+        if key not in self._stages:
+            self._stages[key] = self._plan_stage(name, stage, config)
+        return replace(self._stages[key], name=name)
+
+    def _plan_stage(self, name: str, stage: Stage, config: RunConfig) -> StagePlan:
+        vlm = _build(config)
+        report = apply_training(vlm, _uncheckpointed(stage))
+        total, trainable = parameters_by_part(vlm), parameters_by_part(vlm, trainable=True)
+        half = _held_in_bf16(vlm, config)
+        buffers = sum(b.numel() * b.element_size() for b in vlm.buffers())
+        new = ("connector.", "architecture.")
+        kept = sum(p.numel() for n, p in vlm.named_parameters() if p.requires_grad or n.startswith(new))
+        for parameter in vlm.parameters():
+            if id(parameter) in half:
+                parameter.data = parameter.data.to(torch.bfloat16)
+        cost = measure(vlm.train(), self.sample, autocast=stage.precision == "bf16", half=frozenset(half))
+        trained = sum(trainable.values())
+        return StagePlan(
+            name=name,
+            total=total,
+            trainable=trainable,
+            matched=report.matched,
+            training_flops=_training_flops(stage, cost),
+            memory=plan_memory(
+                stage,
+                cost,
+                fixed_bytes=FP32 * sum(total.values()) - (FP32 - BF16) * sum(half.values()) + buffers,
+                trained=trained,
+                units=_units(vlm),
+                sequence=config.data.sequence_length,
+                vocabulary=vlm.language.vocabulary,
+                shards=self.shards,
+                sharding=self.sharding,
+            ),
+            checkpoint_bytes=FP32 * (kept + 2 * trained),
+            samples=stage.steps * stage.batch_size,
+        )
+
+
+def plan_model(
+    config: RunConfig,
+    *,
+    sample: SampleShape | None = None,
+    shards: int = 1,
+    sharding: Sharding = Sharding.zero3,
+) -> ModelPlan:
+    """Plan one run; see `Planner`."""
+    return Planner(sample=sample, shards=shards, sharding=sharding).plan(config)
+
+
+def visual_tokens_of(config: RunConfig, width: int, height: int) -> int:
+    """Visual tokens of an image of that size in pixels, all its views together."""
+    views, size = views_of(config.data.image, width, height)
+    return views * _build(config).visual_tokens(*size)
+
+
+def short_count(number: float) -> str:
+    """A count as papers print it, with three significant digits: 7.66B, 743M, 4.74M."""
+    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= 0.9995 * size:
+            value = number / size
+            digits = 2 if value < 9.995 else 1 if value < 99.95 else 0
+            return f"{value:.{digits}f}{unit}"
+    return f"{number:.0f}"
+
+
+def _build(config: RunConfig) -> VLM:
+    model = config.model.model_copy(update={"init_from": None})
+    return build_vlm(model, config.data.image, load_weights=False)
+
+
+def _held_in_bf16(vlm: VLM, config: RunConfig) -> dict[int, int]:
+    """Id -> size of the parameters that a GPU holds in bf16: the language model's own, if no stage trains them."""
+    if not language_in_bf16(config.stages.values()):
+        return {}
+    return {id(p): p.numel() for p in vlm.language.parameters() if not p.requires_grad}
+
+
+def _units(vlm: VLM) -> Units:
+    layers = [layer for part in layers_of(vlm).values() for layer in part]
+    sizes = [sum(p.numel() for p in layer.parameters()) for layer in layers]
+    trained = [sum(p.numel() for p in layer.parameters() if p.requires_grad) for layer in layers]
+    outside = sum(p.numel() for p in vlm.parameters()) - sum(sizes)
+    return Units(outside, max(sizes, default=0), max(trained, default=0))
+
+
+def _uncheckpointed(stage: Stage) -> Stage:
+    """The stage without checkpointing, whose effect follows from the cost of the layers, and without noise."""
+    return stage.model_copy(update={"gradient_checkpointing": False, "neftune_alpha": None})
+
+
+def _training_flops(stage: Stage, cost: Measurement) -> dict[str, float]:
+    again = dict.fromkeys(cost.forward, 0.0)
+    if stage.gradient_checkpointing:
+        for part, layers in cost.meter.layers.items():
+            again[part] = sum(layer.again for layer in layers) if cost.graded[part] else 0.0
+    return {part: cost.forward[part] + cost.backward[part] + again[part] for part in cost.forward}

@@ -1,0 +1,216 @@
+"""A checkpoint folder of this package's own, for assemblies that transformers has no class for, and its loader.
+
+```
+vlm_ablate.json        the assembly, the image preparation, the prompt format, the run it came from
+assembly.safetensors   connector, architecture, adapters, and encoders that are no transformers model
+language/              the language model and its tokeniser: a plain transformers checkpoint
+vision/                the vision tower, where it is a model of transformers: likewise
+```
+
+The folder is whole by itself: nothing else is needed to load it, but the package of an encoder that is an ONNX graph.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModel
+
+from vlm_ablate.checkpoints.to_transformers import plain_tensors
+from vlm_ablate.config.data import ImageConfig
+from vlm_ablate.config.model import ModelConfig
+from vlm_ablate.errors import AssetMissing, ModelError
+from vlm_ablate.models.adapters import merge_adapters
+from vlm_ablate.models.pretrained import OWN_DESCRIPTION, opened_tensors, quietly, resolve
+from vlm_ablate.models.trained_state import adapter_metadata, fill, restore_adapters
+from vlm_ablate.models.vision.hf import HubVisionEncoder
+from vlm_ablate.models.vision.siglip import NativeSiglip
+from vlm_ablate.models.vlm import VLM, build_vlm
+from vlm_ablate.registry import load_plugins
+from vlm_ablate.storage import storage_errors
+
+TENSORS = "assembly.safetensors"
+FORMAT = 1
+_LANGUAGE, _VISION = "language.model.", "vision.backbone."
+
+
+@dataclass(frozen=True)
+class Description:
+    """What the folder says of itself."""
+
+    model: ModelConfig
+    """The assembly; `id` of the parts are names of folders inside."""
+    image: ImageConfig
+    prompt: str
+    """Prompt format that it was trained on: plain, chat or template."""
+    plugins: tuple[str, ...] = ()
+    run: Mapping[str, Any] | None = None
+    """`RunSpec.to_dict()` of the run it came from."""
+
+
+def save_checkpoint(
+    vlm: VLM,
+    folder: Path,
+    *,
+    prompt: str = "plain",
+    plugins: tuple[str, ...] = (),
+    run: Mapping[str, Any] | None = None,
+    keep_adapters: bool = False,
+) -> None:
+    """Write a model into an existing folder. Without `keep_adapters` they are folded into `vlm`'s weights.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    if not keep_adapters:
+        merge_adapters(vlm)
+    tensors = plain_tensors(vlm)
+    parts = {"language": _save_language(vlm, folder / "language", tensors)}
+    if isinstance(vlm.vision, NativeSiglip | HubVisionEncoder):
+        parts["vision"] = _save_vision(vlm, folder / "vision", tensors)
+    elif "weights" in type(vlm.config.vision).model_fields:
+        # Its tensors are all here: the loader need not find the package that they came from.
+        parts["vision"] = {**vlm.config.vision.model_dump(mode="json"), "weights": "random"}
+    tensors |= {name: tensor for name, tensor in vlm.state_dict().items() if "lora_" in name}
+    body = {
+        "format": FORMAT,
+        "model": {**vlm.config.model_dump(mode="json"), **parts, "init_from": None},
+        "image": vlm.image.model_dump(mode="json"),
+        "prompt": prompt,
+        "plugins": list(plugins),
+        "run": run,
+    }
+    with storage_errors("write", folder):
+        (folder / OWN_DESCRIPTION).write_text(json.dumps(body, indent=1, ensure_ascii=False) + "\n")
+        own = {n: t.detach().cpu().contiguous() for n, t in tensors.items()}
+        save_file(own, folder / TENSORS, metadata={"format": "pt", **adapter_metadata(vlm)})
+
+
+def read_description(folder: Path) -> Description:
+    """What a checkpoint folder of this package holds.
+
+    Raises:
+        AssetMissing: it is none.
+        ModelError: it is of a later format, or damaged.
+    """
+    try:
+        body = json.loads((folder / OWN_DESCRIPTION).read_text())
+        if body["format"] != FORMAT:
+            raise ModelError(f"{folder} is a checkpoint of format {body['format']}; this version reads {FORMAT}")
+        load_plugins(body["plugins"])
+        model = ModelConfig.model_validate(body["model"])
+        image = ImageConfig.model_validate(body["image"])
+        return Description(model, image, body["prompt"], tuple(body["plugins"]), body["run"])
+    except FileNotFoundError as error:
+        raise AssetMissing(f"{folder} is no checkpoint of this package: it has no {OWN_DESCRIPTION}") from error
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{folder / OWN_DESCRIPTION} cannot be read: {error}") from error
+
+
+def load_checkpoint(folder: str | Path, *, device: torch.device | str = "cpu") -> VLM:
+    """The model in a folder that `vlm-ablate export` wrote for an assembly of this package's own.
+
+    Returns:
+        The model in evaluation mode; adapters that were kept are in it.
+
+    Raises:
+        AssetMissing: the folder is no such checkpoint.
+        ModelError: it is damaged.
+    """
+    folder = resolve(str(folder))
+    description = read_description(folder)
+    vlm = build_vlm(_located(description.model, folder), description.image)
+    tensors, metadata = _read(folder)
+    restore_adapters(vlm, metadata)
+    parts = (_LANGUAGE, *((_VISION,) if (folder / "vision").is_dir() else ()))
+    kept = vlm.state_dict().keys()
+    needed = {n for n in kept if "lora_" in n or not n.startswith(parts)}
+    fill(vlm, tensors, needed, fault=f"{folder / TENSORS} does not fit {OWN_DESCRIPTION}")
+    return vlm.to(device).eval().requires_grad_(False)
+
+
+def merged_tensors(vlm: VLM) -> dict[str, Tensor]:
+    """All tensors under this package's names, adapters folded in, to start another model from. Changes `vlm`."""
+    merge_adapters(vlm)
+    return plain_tensors(vlm)
+
+
+def planned_tensors(folder: Path) -> dict[str, Tensor]:
+    """As `merged_tensors` of the folder's model, on the meta device: nothing but configurations is read."""
+    description = read_description(folder)
+    vlm = build_vlm(_located(description.model, folder), description.image, load_weights=False)
+    return plain_tensors(vlm)
+
+
+def _read(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    with opened_tensors(folder / TENSORS) as file:
+        return {name: file.get_tensor(name) for name in list(file.keys())}, file.metadata() or {}
+
+
+def _located(model: ModelConfig, folder: Path) -> ModelConfig:
+    """The assembly with the folders of its parts in full."""
+    parts = {}
+    for name in ("vision", "language"):
+        part = getattr(model, name)
+        if (folder / name).is_dir():
+            parts[name] = part.model_copy(update={"id": str(folder / name)})
+    return model.model_copy(update=parts)
+
+
+def _save_language(vlm: VLM, folder: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """Write the language model; its tensors are taken out of `tensors`. Returns the part as the loader builds it."""
+    own = _taken(tensors, _LANGUAGE)
+    model = vlm.language.model
+    config = type(model.config).from_dict(model.config.to_dict() | {"vocab_size": vlm.language.vocabulary})
+    config.architectures = [type(model).__name__]
+    if config.tie_word_embeddings:
+        own = {n: t for n, t in own.items() if not n.startswith("lm_head.")}
+    _write_part(folder, config, own)
+    with storage_errors("write", folder):
+        model.generation_config.save_pretrained(folder)
+        vlm.tokenizer.save_pretrained(folder)
+    trust = getattr(vlm.config.language, "trust_remote_code", False)
+    return {"name": "hf", "id": "language", "trust_remote_code": trust}
+
+
+def _save_vision(vlm: VLM, folder: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """Write the tower; layers and heads that the encoder cut off are zeros, and are cut off again when it is read."""
+    own, backbone = _taken(tensors, _VISION), vlm.vision.backbone
+    config = type(backbone.config).from_dict(backbone.config.to_dict())
+    config.architectures = [type(backbone).__name__]
+    part = vlm.config.vision
+    if isinstance(vlm.vision, NativeSiglip):
+        described = {"name": "siglip-native", "id": "vision", "patches": vlm.vision.patches}
+    else:
+        with torch.device("meta"):
+            whole = AutoModel.from_config(config, trust_remote_code=part.trust_remote_code).state_dict()
+        own |= {name: torch.zeros(t.shape) for name, t in whole.items() if name not in own}
+        described = {**part.model_dump(mode="json"), "id": "vision", "revision": None}
+    _write_part(folder, config, own)
+    pixels = {"image_mean": list(vlm.vision.mean), "image_std": list(vlm.vision.std)}
+    with storage_errors("write", folder):
+        (folder / "preprocessor_config.json").write_text(json.dumps(pixels, indent=1) + "\n")
+    return described
+
+
+def _write_part(folder: Path, config: Any, tensors: dict[str, Tensor]) -> None:
+    from safetensors.torch import save_file
+
+    config.dtype = next(t.dtype for t in tensors.values() if t.is_floating_point())
+    with storage_errors("write", folder), quietly():
+        folder.mkdir(exist_ok=True)
+        config.save_pretrained(folder)
+        whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(whole, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _taken(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {n.removeprefix(prefix): tensors.pop(n) for n in list(tensors) if n.startswith(prefix)}

@@ -1,0 +1,236 @@
+"""A checkpoint loaded twice, with transformers and as our assembly: do both compute the same?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image as Pillow
+from torch import Tensor
+from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
+
+from vlm_ablate.checkpoints.inputs import inputs_for
+from vlm_ablate.checkpoints.released import assembly_of
+from vlm_ablate.config.data import DataConfig, ImageConfig
+from vlm_ablate.config.model import ModelConfig
+from vlm_ablate.data.collate import Collator
+from vlm_ablate.data.encode import Encoder
+from vlm_ablate.data.sample import Image, ImageRef, Sample, Text
+from vlm_ablate.errors import ModelError
+from vlm_ablate.models.batch import IGNORE, Batch
+from vlm_ablate.models.pretrained import is_own_checkpoint, quietly, read_config, resolve, tensor_names
+from vlm_ablate.models.tokens import FAKE, GLOBAL_IMAGE, IMAGE
+from vlm_ablate.models.vlm import VLM, build_vlm
+
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10, torch.bfloat16: 5e-2, torch.float16: 5e-3}
+"""Largest difference of logits over the largest logit."""
+_SIZES = ((97, 61), (50, 120), (64, 64), (150, 40))
+"""(width, height) of the pictures of noise, over and over."""
+_BLOCKS = ("idefics2", "idefics3", "smolvlm")
+"""Families whose image blocks and pictures the data room lays out; the others get squares and bare placeholders."""
+_WORDS = "what is shown here ? answer yes or no"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A batch that both are fed: how many images each sample has, and how it is padded."""
+
+    name: str
+    images: tuple[int, ...]
+    left: bool = False
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One case, compared."""
+
+    case: Case
+    tokens: int
+    """Positions compared (padding left out)."""
+    views: int
+    difference: float
+    """Largest difference of a logit."""
+    scale: float
+    """Largest logit of transformers'."""
+    prepared: str
+    """The released processor against our data room: "equal", what differs, or "" where there is no processor."""
+
+    @property
+    def relative(self) -> float:
+        """Difference over the largest logit."""
+        return self.difference / max(self.scale, 1e-12)
+
+
+def cases(images: int = 3) -> list[Case]:
+    """No image, one, many, and batches that mix them, padded on either side."""
+    mixed = (0, 1, images)
+    return [
+        Case("no image", (0,)),
+        Case("one image", (1,)),
+        Case(f"{images} images", (images,)),
+        Case("mixed, padded right", mixed),
+        Case("mixed, padded left", mixed, left=True),
+    ]
+
+
+@dataclass
+class Parity:
+    """Both models of one checkpoint."""
+
+    folder: Path
+    config: ModelConfig
+    image: ImageConfig
+    theirs: PreTrainedModel
+    ours: VLM
+    processor: ProcessorMixin | None
+
+    @property
+    def tolerance(self) -> float:
+        """For the relative difference, in this precision."""
+        return TOLERANCE[self.theirs.dtype]
+
+    def compare(self, todo: Sequence[Case]) -> Iterator[Compared]:
+        """The cases, one by one."""
+        for case in todo:
+            yield self._compare(case)
+
+    @torch.no_grad()
+    def _compare(self, case: Case) -> Compared:
+        samples = self._samples(case)
+        laid_out = self.theirs.config.model_type in _BLOCKS
+        batch = self._encoded(samples, case.left) if laid_out else self._bare(case)
+        expected = self.theirs(**inputs_for(self.theirs, self.ours, batch)).logits.float()
+        pixels = batch.pixel_values
+        visual = None if pixels is None else self.ours.encode_images(pixels, batch.pixel_mask)
+        prompt = torch.ones_like(batch.attention_mask)
+        found = self.ours.logits(
+            batch.input_ids, batch.attention_mask, visual, batch.view_sample, batch.view_image, prompt
+        ).float()
+        shared, real = min(found.shape[-1], expected.shape[-1]), batch.attention_mask
+        if self.theirs.config.model_type == "mllama":  # positions before the first image: see the families' coverage
+            real = real & ((batch.input_ids == self.ours.image_token_id).cumsum(1) > 0) if visual is not None else real
+        difference = (found[real][:, :shared] - expected[real][:, :shared]).abs().max()
+        views = 0 if pixels is None else len(pixels)
+        prepared = self._prepared(samples, batch) if laid_out and not case.left else ""
+        return Compared(case, int(real.sum()), views, float(difference), float(expected[real].abs().max()), prepared)
+
+    def _samples(self, case: Case) -> list[Sample]:
+        number, samples = 0, []
+        for row, count in enumerate(case.images):
+            segments: list[Text | Image] = [Text("the picture")] if row % 2 else []
+            for _ in range(count):
+                width, height = _SIZES[number % len(_SIZES)]
+                noise = np.random.default_rng(number).integers(0, 256, (height, width, 3), np.uint8)
+                segments += [Image(ImageRef(noise)), Text(f" {_WORDS[: 9 + 6 * number]}")]
+                number += 1
+            samples.append(Sample(str(row), (*segments, Text(f" {_WORDS}")), "parity"))
+        return samples
+
+    def _encoded(self, samples: Sequence[Sample], left: bool) -> Batch:
+        vlm = self.ours
+        data = DataConfig.model_construct(image=self.image, prompt="plain", sequence_length=2**20)
+        encoder = Encoder(vlm.tokenizer, data, lambda h, w: vlm.architecture.text_tokens(vlm.visual_tokens(h, w)))
+        collate = Collator(encoder.pad, vlm.vision.mean, vlm.vision.std, side="left" if left else "right")
+        return collate([encoder(sample, generate=True) for sample in samples])
+
+    def _bare(self, case: Case) -> Batch:
+        """Placeholders without tokens around them, and random squares."""
+        vlm, tokenizer = self.ours, self.ours.tokenizer
+        tokenizer.padding_side = "left" if case.left else "right"
+        around = FAKE if self.theirs.config.model_type == "idefics" else ""
+        block = around + IMAGE * vlm.text_tokens_per_view + around
+        texts = [block.join([""] + [f" {_WORDS[: 9 + 6 * i]} " for i in range(n)]) + f" {_WORDS}" for n in case.images]
+        if self.theirs.config.model_type == "mllama":
+            texts = [text for text, n in zip(texts, case.images, strict=True) if n or not any(case.images)]
+        images = [n for n in case.images if n or self.theirs.config.model_type != "mllama" or not any(case.images)]
+        encoded = tokenizer(texts, padding=True, return_tensors="pt")
+        count, side = sum(images), vlm.side
+        pixels = torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(0)) if count else None
+        labels = torch.full_like(encoded.input_ids, IGNORE)
+        rows = torch.arange(len(images)).repeat_interleave(torch.tensor(images))
+        ids = [str(row) for row in range(len(images))]
+        return Batch(encoded.input_ids, encoded.attention_mask.bool(), labels, pixels, None, rows, ids, count)
+
+    def _prepared(self, samples: Sequence[Sample], batch: Batch) -> str:
+        if self.processor is None:
+            return ""
+        for row, sample in enumerate(samples):
+            text = "".join(s.text if isinstance(s, Text) else IMAGE for s in sample.segments)
+            pictures = [Pillow.fromarray(ref.source) for ref in sample.images]
+            made = self.processor(images=pictures or None, text=text, return_tensors="pt")
+            ours = batch.input_ids[row][batch.attention_mask[row]]
+            if made["input_ids"][0].tolist() != ours.tolist():
+                return "token ids differ"
+            if pictures and (apart := self._pixels_apart(made["pixel_values"][0], batch, row)) > 1e-5:
+                return f"pixels differ by {apart:.2g}"
+        return "equal"
+
+    @staticmethod
+    def _pixels_apart(theirs: Tensor, batch: Batch, row: int) -> float:
+        own = batch.pixel_values[batch.view_sample == row]
+        height, width = theirs.shape[-2:]
+        if len(own) != len(theirs) or own.shape[-2] < height or own.shape[-1] < width:
+            return float("inf")
+        return float((own[..., :height, :width] - theirs.float()).abs().max())
+
+
+def load_parity(
+    id: str, *, dtype: torch.dtype = torch.float32, on: Callable[[str], None] = lambda what: None
+) -> Parity:
+    """Both models of a checkpoint (local folder or hub id), on the CPU.
+
+    Args:
+        id: the checkpoint.
+        dtype: of both.
+        on: told what is being done.
+
+    Raises:
+        AssetMissing: the checkpoint is not on this machine.
+        ModelError: it is damaged, or of a family that is no assembly of ours.
+    """
+    folder = resolve(id)
+    if is_own_checkpoint(folder):
+        raise ModelError(f"{folder} is a checkpoint of this package: transformers has no class to compare it with")
+    on("reading the configuration")
+    config = read_config(str(folder), planning=False)
+    tensor_names(folder)  # damaged files are named before anything is built
+    model, image = assembly_of(config, folder)
+    with quietly():
+        processor = _processor(folder)
+        image = _expressible(image, config, processor)
+        on("loading our assembly")
+        vlm = build_vlm(model, image).to(dtype).eval().requires_grad_(False)
+        on("loading transformers' model")
+        theirs, report = AutoModelForImageTextToText.from_pretrained(
+            folder, dtype=dtype, local_files_only=True, output_loading_info=True
+        )
+    if report["missing_keys"]:
+        raise ModelError(f"{folder} lacks tensors: {sorted(report['missing_keys'])[:4]}")
+    return Parity(folder, model, image, theirs.eval().requires_grad_(False), vlm, processor)
+
+
+def _processor(folder: Path) -> ProcessorMixin | None:
+    """The folder's processor; None when it has none, or none that can be loaded here."""
+    if not any((folder / name).is_file() for name in ("processor_config.json", "preprocessor_config.json")):
+        return None
+    try:
+        return AutoProcessor.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, ImportError):
+        return None
+
+
+def _expressible(image: ImageConfig, config: object, processor: ProcessorMixin | None) -> ImageConfig:
+    """Without a tokeniser that knows their places, tiles cannot be written: whole squares instead."""
+    if image.split != "tiles" or (processor is not None and GLOBAL_IMAGE in processor.tokenizer.get_vocab()):
+        return image
+    return ImageConfig(size=config.vision_config.image_size)
+
+
+def within(results: Sequence[Compared], tolerance: float) -> bool:
+    """Whether all differences are no larger than the tolerance, and processors agree where they were compared."""
+    return all(r.relative <= tolerance and r.prepared in ("", "equal") for r in results)
+
+

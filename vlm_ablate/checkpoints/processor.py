@@ -1,0 +1,116 @@
+"""transformers' own processors set up to give the token ids and pixels that a run was trained and scored on.
+
+Which processor fits is decided by how images are cut, not by the model: `Idefics2Processor` writes whole images and
+four crops (also squares, with any filter), `Idefics3Processor` writes tiles with their positions.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vlm_ablate.checkpoints.chat import chat_template
+from vlm_ablate.config.data import ImageConfig
+from vlm_ablate.errors import ModelError
+from vlm_ablate.models.vlm import VLM
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, ProcessorMixin
+
+_FILTERS = {"bilinear": 2, "bicubic": 3, "lanczos": 1}
+"""Pillow's numbers of its filters."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A processor, and what it cannot say of the run's image preparation."""
+
+    processor: ProcessorMixin
+    remarks: tuple[str, ...] = ()
+
+
+def processor_for(vlm: VLM, prompt: str) -> Prepared:
+    """The processor of this model's images and text, with a chat template that writes the prompt format.
+
+    Args:
+        vlm: the model; its tokeniser is copied.
+        prompt: "plain", "chat" or "template" (`DataConfig.prompt`).
+
+    Raises:
+        ModelError: no processor of transformers prepares images in this way.
+    """
+    from transformers import Idefics2Processor, Idefics3Processor
+    from transformers.models.idefics2.image_processing_pil_idefics2 import Idefics2ImageProcessorPil
+    from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+
+    image, tokenizer = vlm.image, deepcopy(vlm.tokenizer)
+    count = placeholders(vlm)
+    template = chat_template(prompt, tokenizer)
+    common = dict(
+        resample=_FILTERS[resample_of(image)], image_mean=list(vlm.vision.mean), image_std=list(vlm.vision.std)
+    )
+    if image.split == "tiles":
+        sizes = dict(size={"longest_edge": image.size}, max_image_size={"longest_edge": image.tile})
+        pixels = Idefics3ImageProcessorPil(do_image_splitting=True, **sizes, **common)
+        processor = Idefics3Processor(pixels, tokenizer, image_seq_len=count, chat_template=template)
+    else:
+        size = {"shortest_edge": image.shortest or 1, "longest_edge": image.size}
+        if image.resize == "square":
+            size = {"height": image.size, "width": image.size}
+        pixels = Idefics2ImageProcessorPil(do_image_splitting=image.split == "crops", size=size, **common)
+        processor = Idefics2Processor(pixels, tokenizer, image_seq_len=count, chat_template=template)
+    return Prepared(processor, tuple(_remarks(image)))
+
+
+def placeholders(vlm: VLM) -> int:
+    """`<image>` tokens of any view.
+
+    Raises:
+        ModelError: their number depends on the size of the view.
+    """
+    image = vlm.image
+    count = vlm.text_tokens_per_view
+    fixed = image.split == "tiles" or image.resize == "square" or vlm.connector.config.name in _ANY_SIZE
+    if not fixed and vlm.architecture.config.name != "cross_attention":
+        raise ModelError(
+            f"images keep their aspect ratio and the connector {vlm.connector.config.name!r} gives more tokens to a"
+            " larger view: no processor of transformers counts tokens by size",
+            hint="train with data.image.resize: square, or with a connector that gives a fixed number of tokens",
+        )
+    return count
+
+
+_ANY_SIZE = ("perceiver", "mapping_network")
+"""Connectors that give the same number of tokens for views of any size."""
+
+
+def resample_of(image: ImageConfig) -> str:
+    """The filter by name, "auto" resolved as in `data/images.py`."""
+    if image.resample != "auto":
+        return image.resample
+    return "lanczos" if image.split == "tiles" else "bicubic" if image.resize == "square" else "bilinear"
+
+
+def _remarks(image: ImageConfig) -> list[str]:
+    if not image.fast:
+        return []
+    return ["the run decoded JPEG at a reduced size (data.image.fast); the processor decodes in full: pixels differ"]
+
+
+def generation_config(vlm: VLM) -> GenerationConfig:
+    """Greedy, with the ends and the padding that this package generates with."""
+    from transformers import GenerationConfig
+
+    from vlm_ablate.models.generation import end_ids
+
+    tokenizer, ends = vlm.tokenizer, end_ids(vlm.language)
+    pad = tokenizer.pad_token_id
+    return GenerationConfig(
+        do_sample=False,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=ends or None,
+        pad_token_id=pad if pad is not None else (ends or [0])[0],
+    )
+
+

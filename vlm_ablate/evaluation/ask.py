@@ -1,0 +1,135 @@
+"""One question to a trained run, or to a checkpoint folder: the prompt of the evaluation, answered greedily."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from vlm_ablate.config.data import DataConfig
+from vlm_ablate.data.collate import Collator
+from vlm_ablate.data.encode import Encoder
+from vlm_ablate.data.sample import ImageRef
+from vlm_ablate.errors import DataError, ModelError
+from vlm_ablate.evaluation.benchmarks.base import Benchmark, BenchmarkItem
+from vlm_ablate.evaluation.prompts import build_prompt, get_template
+
+if TYPE_CHECKING:
+    from vlm_ablate.models.vlm import VLM
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A question with its pictures; with an answer, a demonstration."""
+
+    question: str
+    images: tuple[Path, ...] = ()
+    answer: str = ""
+
+    def item(self, number: int) -> BenchmarkItem:
+        """As an item of a benchmark, for the prompt."""
+        pictures = tuple(ImageRef(path) for path in self.images)
+        return BenchmarkItem(f"question {number}", pictures, self.question, (self.answer,), self.answer)
+
+
+Answerer = Callable[[Shot, Sequence[Shot], int], str]
+"""(question, demonstrations, tokens at most) -> answer."""
+
+
+def read_shots(file: Path) -> list[Shot]:
+    """Demonstrations of a JSONL file: {"image": path (or "images": [...]), "question": ..., "answer": ...} a line.
+
+    Paths are relative to the file.
+
+    Raises:
+        DataError: the file or a line of it cannot be read.
+    """
+    try:
+        lines = file.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"the demonstrations {file} cannot be read: {error}") from error
+    shots = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            names = row.get("images") or [row["image"]]
+            shots.append(Shot(row["question"], tuple(file.parent / name for name in names), str(row["answer"])))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(
+                f"{file}:{number} is no demonstration: {error!r}",
+                hint='a line is {"image": "cat.png", "question": "What is this?", "answer": "cat"}',
+            ) from error
+    return shots
+
+
+def with_vlm(vlm: VLM, data: DataConfig, *, template: str = "vqa") -> Answerer:
+    """Answers of our own model, prompted as its benchmarks prompt it.
+
+    Args:
+        vlm: the model.
+        data: prompt format and image preparation.
+        template: name in `evaluation/prompts.py`.
+    """
+    encoder = Encoder(vlm.tokenizer, data, lambda h, w: vlm.architecture.text_tokens(vlm.visual_tokens(h, w)))
+    collate = Collator(encoder.pad, vlm.vision.mean, vlm.vision.std, side="left")
+    form = get_template(template)
+
+    def answer(question: Shot, shots: Sequence[Shot], max_new_tokens: int) -> str:
+        items = [shot.item(number) for number, shot in enumerate((*shots, question), 1)]
+        sample = build_prompt(items[-1], items[:-1], form, data.prompt)
+        batch = collate([encoder(sample, generate=True)]).to(next(vlm.parameters()).device)
+        visual = None if batch.pixel_values is None else vlm.encode_images(batch.pixel_values, batch.pixel_mask)
+        with torch.no_grad():
+            (text,) = vlm.generate(
+                batch.input_ids, batch.attention_mask, visual, batch.view_sample, view_image=batch.view_image,
+                max_new_tokens=max_new_tokens, stop=list(Benchmark.stop),
+            )  # fmt: skip
+        return text.strip()
+
+    return answer
+
+
+def with_transformers(folder: Path, device: torch.device | str = "cpu") -> Answerer:
+    """Answers of a checkpoint that transformers loads, prompted with its own chat template.
+
+    Raises:
+        ModelError: transformers has no class for it, it is damaged, or it has no processor.
+    """
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    from vlm_ablate.models.pretrained import quietly, tensor_names
+
+    tensor_names(folder)  # damaged files are named before anything is built
+    try:
+        with quietly():
+            processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+            model = AutoModelForImageTextToText.from_pretrained(folder, local_files_only=True).eval().to(device)
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        raise ModelError(f"transformers cannot load {folder}: {error}") from error
+
+    def answer(question: Shot, shots: Sequence[Shot], max_new_tokens: int) -> str:
+        turns, pictures = [], []
+        for shot in (*shots, question):
+            pictures += [ImageRef(path).load() for path in shot.images]
+            content = [*({"type": "image"} for _ in shot.images), {"type": "text", "text": shot.question}]
+            turns.append({"role": "user", "content": content})
+            if shot is not question:
+                turns.append({"role": "assistant", "content": [{"type": "text", "text": shot.answer}]})
+        prompt = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        bos = processor.tokenizer.bos_token
+        special = {} if not (bos and prompt.startswith(bos)) else {"add_special_tokens": False}
+        inputs = processor(images=pictures or None, text=prompt, return_tensors="pt", **special).to(device)
+        inputs.pop("token_type_ids", None)
+        with torch.no_grad():
+            ids = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+        text = processor.tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        places = [place for place in (text.find(stop) for stop in Benchmark.stop) if place > 0]
+        return text[: min(places, default=len(text))].strip()
+
+    return answer

@@ -1,0 +1,104 @@
+"""Any Hugging Face causal language model, alone or as the text part of a vision-language checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from vlm_ablate.errors import AssetMissing, ModelError
+from vlm_ablate.models.language.base import LanguageModel
+from vlm_ablate.models.language.configs import HubLanguageConfig
+from vlm_ablate.models.language.inside import WELDED, fit_tables, text_config, welded_tensors
+from vlm_ablate.models.pretrained import config_folder, read_config, read_tensors, tensor_names
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "spiece.model")
+
+
+class HubLanguageModel(LanguageModel):
+    """A causal language model of transformers with its tokeniser, by hub id or local folder.
+
+    Of a vision-language checkpoint (Idefics2, Idefics3, SmolVLM, LLaVA, ...) the text part is taken; of Idefics and
+    Mllama their decoder without its cross-attention layers, a Llama.
+    """
+
+    def __init__(
+        self, config: HubLanguageConfig, *, load_weights: bool = True, dtype: torch.dtype = torch.float32
+    ) -> None:
+        super().__init__(config, load_weights=load_weights, dtype=dtype)
+        folder = config_folder(config.id, config.revision, planning=not load_weights)
+        trust = config.trust_remote_code
+        full = read_config(config.id, config.revision, planning=not load_weights, trust_remote_code=trust)
+        text = text_config(full)
+        if not load_weights:
+            with torch.device("meta"):
+                self.model = AutoModelForCausalLM.from_config(text or full, trust_remote_code=trust, dtype=dtype)
+                fit_tables(self.model, full)
+        elif text is not None:
+            self.model = text_part(folder, full, dtype)
+        else:
+            self.model = AutoModelForCausalLM.from_pretrained(
+                folder, trust_remote_code=trust, local_files_only=True, dtype=dtype
+            )
+        self.image_token_id = getattr(full, "image_token_id", None)
+        self.tokenizer = read_tokenizer(folder, needed=load_weights, trust_remote_code=trust)
+
+
+def text_part(folder: Path, full: PretrainedConfig, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """The language model inside a vision-language checkpoint of configuration `full`.
+
+    Raises:
+        ModelError: the checkpoint's text tensors are not those of the configuration.
+    """
+    config = text_config(full)
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    fit_tables(model, full)
+    if full.model_type in WELDED:
+        tensors = welded_tensors(folder, full)
+    else:
+        tensors = _tensors_of_text(folder, model.base_model_prefix)
+    missing, surplus = model.load_state_dict(tensors, strict=False)
+    tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
+    if set(missing) - tied or surplus:
+        raise ModelError(f"{folder}: text tensors missing {sorted(missing)[:3]}, surplus {sorted(surplus)[:3]}")
+    model.tie_weights()
+    return model.eval()
+
+
+def _tensors_of_text(folder: Path, prefix: str) -> dict[str, Tensor]:
+    names = tensor_names(folder)
+    suffix = "embed_tokens.weight"
+    prefixes = [name.removesuffix(suffix) for name in names if name.endswith(suffix)]
+    if len(prefixes) != 1:
+        raise ModelError(f"{folder} holds {len(prefixes)} text embeddings, expected one")
+    tensors = {f"{prefix}.{name}": tensor for name, tensor in read_tensors(folder, prefixes[0]).items()}
+    for name in names:
+        if name.endswith("lm_head.weight"):
+            tensors["lm_head.weight"] = read_tensors(folder, name)[""]
+    return tensors
+
+
+def read_tokenizer(folder: Path, *, needed: bool, trust_remote_code: bool = False) -> PreTrainedTokenizerBase | None:
+    """The tokeniser in a folder; None when there is none and it is not `needed`.
+
+    Raises:
+        AssetMissing: it is needed and not there.
+    """
+    # Without any of these transformers may make an empty tokeniser up from the configuration alone.
+    present = any((folder / name).is_file() for name in TOKENIZER_FILES)
+    if not present and not needed:
+        return None
+    try:
+        if not present:
+            raise OSError(f"none of {', '.join(TOKENIZER_FILES)}")
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
+    except (OSError, ValueError, ImportError, AttributeError, TypeError) as error:
+        if needed:
+            raise AssetMissing(f"{folder} holds no tokeniser that transformers can read: {error}") from error
+        return None
+    if tokenizer.pad_token is None:
+        # A padding id is never attended to nor scored; the end of text is in every vocabulary.
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer

@@ -1,0 +1,238 @@
+"""Where weights and configurations come from: a local folder, the hub cache, the hub itself (only when asked for)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vlm_ablate.errors import AssetMissing, ModelError
+from vlm_ablate.hub import DOWNLOAD_HINT, hub_allowed
+
+if TYPE_CHECKING:
+    from safetensors import safe_open
+    from torch import Tensor
+    from transformers import PretrainedConfig
+
+_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py"]
+"""What is downloaded of a repository: not the same weights again in other formats."""
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Without the progress bars of transformers and the hub, which would tear those of the command line."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from transformers.utils import logging
+
+    bars, hub_bars = logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
+    logging.disable_progress_bar()
+    if not hub_allowed():
+        disable_progress_bars()
+    try:
+        yield
+    finally:
+        if bars:
+            logging.enable_progress_bar()
+        if hub_bars:
+            enable_progress_bars()
+
+
+def resolve(id: str, revision: str | None = None) -> Path:
+    """The local folder that holds the model `id`: itself when it is a folder, else its snapshot in the hub cache.
+
+    Raises:
+        AssetMissing: it is not on this machine. Raised without touching the network unless downloads are allowed.
+    """
+    local = Path(id).expanduser()
+    if local.is_dir():
+        return local
+    if _is_path(id):
+        raise AssetMissing(
+            f"the folder {id!r} does not exist", hint="give an existing local folder, or a hub id owner/name"
+        )
+    return _snapshot(id, revision)
+
+
+def _is_path(id: str) -> bool:
+    return id.startswith(("/", ".", "~")) or id.count("/") != 1
+
+
+def _snapshot(id: str, revision: str | None) -> Path:
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(id, revision=revision, local_files_only=not hub_allowed(), allow_patterns=_FILES))
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
+        at = f" at revision {revision!r}" if revision else ""
+        why = f" and the hub did not give it: {error}" if hub_allowed() else ""
+        raise AssetMissing(
+            f"{id!r}{at} is not on this machine (looked in {constants.HF_HUB_CACHE}){why}",
+            hint=DOWNLOAD_HINT,
+        ) from error
+
+
+OWN_DESCRIPTION = "vlm_ablate.json"
+"""The file that makes a folder a checkpoint of this package; see `checkpoints/own.py`."""
+
+
+def is_own_checkpoint(folder: Path) -> bool:
+    """Whether `checkpoints.load_checkpoint` is what reads this folder."""
+    return (folder / OWN_DESCRIPTION).is_file()
+
+
+def bundled_config(id: str) -> Path | None:
+    """Folder of the configuration that the package carries for a well-known hub id, for planning without weights."""
+    folder = Path(str(files("vlm_ablate") / "assets" / "configs" / id.replace("/", "--")))
+    return folder if (folder / "config.json").is_file() else None
+
+
+def read_config(
+    id: str, revision: str | None = None, *, planning: bool, trust_remote_code: bool = False
+) -> PretrainedConfig:
+    """The transformers configuration of `id`. When `planning`, one carried by the package serves if there is no other.
+
+    Raises:
+        AssetMissing: there is none on this machine.
+    """
+    from transformers import AutoConfig
+
+    folder = config_folder(id, revision, planning=planning)
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise AssetMissing(f"{folder} holds no configuration that transformers can read: {error}") from error
+
+
+def config_folder(id: str, revision: str | None = None, *, planning: bool) -> Path:
+    """The folder with the model's config.json; see `read_config`."""
+    try:
+        return resolve(id, revision)
+    except AssetMissing:
+        bundled = bundled_config(id) if planning else None
+        if bundled is None:
+            raise
+        return bundled
+
+
+def stand_in(name: str, *, file: str = "model.safetensors") -> Path:
+    """Folder of a stand-in that the package carries.
+
+    Raises:
+        AssetMissing: the package was installed without it.
+    """
+    folder = Path(str(files("vlm_ablate") / "assets" / "standins" / name))
+    if not (folder / file).is_file():
+        raise AssetMissing(
+            f"the stand-in {name!r} is not in this installation ({folder / file})",
+            hint="`vlm-ablate pretrain` makes the stand-ins; or install the package with its assets",
+        )
+    return folder
+
+
+def tensor_files(folder: Path) -> list[Path]:
+    """The safetensors files of a checkpoint folder, shards in order.
+
+    Raises:
+        AssetMissing: there are none.
+    """
+    found = sorted(folder.glob("*.safetensors"))
+    if not found:
+        raise AssetMissing(
+            f"{folder} holds no *.safetensors file", hint="convert the checkpoint with save_pretrained first"
+        )
+    return found
+
+
+@contextmanager
+def opened_tensors(file: Path) -> Iterator[safe_open]:
+    """A safetensors file, open for reading.
+
+    Raises:
+        ModelError: it is cut short, or not of that format.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            yield tensors
+    except (SafetensorError, OSError) as error:
+        raise ModelError(
+            f"{file} cannot be read as safetensors: {error}",
+            hint="it may have been copied or downloaded in part; compare its size with the original's",
+        ) from error
+
+
+def tensor_names(folder: Path) -> dict[str, Path]:
+    """Tensor name -> the file that holds it.
+
+    Raises:
+        AssetMissing: there are no safetensors files, or not all that the index names.
+        ModelError: a file cannot be read.
+    """
+    names: dict[str, Path] = {}
+    files = tensor_files(folder)
+    _check_index(folder, files)
+    for file in files:
+        with opened_tensors(file) as tensors:
+            names.update(dict.fromkeys(tensors.keys(), file))
+    return names
+
+
+def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Tensor name -> shape, from the files' headers; raises as `tensor_names`."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in sorted(set(tensor_names(folder).values())):
+        with opened_tensors(file) as tensors:
+            shapes.update({name: tuple(tensors.get_slice(name).get_shape()) for name in list(tensors.keys())})
+    return shapes
+
+
+def _check_index(folder: Path, files: list[Path]) -> None:
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        wanted = set(json.loads(index.read_text()).get("weight_map", {}).values())
+        missing = sorted(wanted - {file.name for file in files})
+        if missing:
+            raise AssetMissing(f"{folder} lacks {len(missing)} of {len(wanted)} files of weights: {missing[0]}, ...")
+
+
+def read_tensors(folder: Path, prefix: str = "") -> dict[str, Tensor]:
+    """The tensors whose name starts with `prefix`, by the rest of the name. Other tensors are not read from disk."""
+    names = tensor_names(folder)
+    wanted = {name: file for name, file in names.items() if name.startswith(prefix)}
+    return {name.removeprefix(prefix): tensor for name, tensor in _read(wanted).items()}
+
+
+def read_named(folder: Path, names: Iterable[str]) -> dict[str, Tensor]:
+    """These tensors of a checkpoint. Others are not read from disk."""
+    files = tensor_names(folder)
+    return _read({name: files[name] for name in names})
+
+
+def _read(files: dict[str, Path]) -> dict[str, Tensor]:
+    wanted: dict[Path, list[str]] = {}
+    for name, file in files.items():
+        wanted.setdefault(file, []).append(name)
+    tensors: dict[str, Tensor] = {}
+    for file, names in wanted.items():
+        with opened_tensors(file) as opened:
+            tensors.update({name: opened.get_tensor(name) for name in names})
+    return tensors
+
+
+def sha256(path: Path) -> str:
+    """Hex SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_sha256(path: Path, expected: str) -> None:
+    """Raises ModelError when the file is not the expected one."""
+    found = sha256(path)
+    if found != expected:
+        raise ModelError(f"{path} is not the file this package knows: sha256 {found}, expected {expected}")

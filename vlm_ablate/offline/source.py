@@ -1,0 +1,93 @@
+"""The source "offline": several pictures of one task with a question or caption each, as one interleaved document.
+
+Training samples have the shape of few-shot prompts, because that is how the papers' ablations are scored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+
+from vlm_ablate.data.sample import Image, ImageRef, Sample, Text
+from vlm_ablate.data.sources.base import Source
+from vlm_ablate.offline.configs import OfflineSourceConfig
+from vlm_ablate.offline.store import ItemStore, item_store, items
+from vlm_ablate.offline.tasks import TASKS, licence_records, share_out
+from vlm_ablate.provenance import AssetRecord
+
+
+class Offline(Source):
+    """Rows are drawn from the train split only.
+
+    Raises:
+        AssetMissing: on construction, when the material of a task is not on this machine.
+    """
+
+    config: OfflineSourceConfig
+
+    def __init__(self, config: OfflineSourceConfig) -> None:
+        super().__init__(config)
+        self._licences = licence_records(config.tasks)
+        rng = random.Random(f"offline/{config.rows}")
+        # Row -> (task, number of its first item): items are never used twice.
+        self._counts = dict.fromkeys(config.tasks, 0)
+        self._plan = []
+        for task in share_out(config.tasks, config.rows, rng):
+            self._plan.append((task, self._counts[task]))
+            self._counts[task] += config.pictures
+        self._stores: dict[str, ItemStore] = {}
+        self._described = [rng.random() < config.described for _ in self._plan]
+
+    def __len__(self) -> int:
+        return self.config.rows
+
+    def __getitem__(self, index: int) -> Sample:
+        task, first = self._plan[index]
+        store = self._store(task)
+        segments: list[Image | Text] = []
+        described = self._described[index]
+        for i in range(first, first + self.config.pictures):
+            segments += _described(store, i) if described else _shot(store, i)
+        return Sample(f"offline/{task}/{first}", tuple(segments), f"offline/{task}")
+
+    def prepare(self) -> None:
+        for task, count in self._counts.items():
+            if count:
+                item_store(task, "train", count, self.config.side)
+        self._stores.clear()
+
+    def _store(self, task: str) -> ItemStore:
+        if task not in self._stores:
+            self._stores[task] = items(task, "train", self._counts[task], self.config.side)
+        return self._stores[task]
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_stores": {}}  # arrays that are mapped from disk would be copied
+
+    @property
+    def fingerprint(self) -> str:
+        made_of = [TASKS[task].fingerprint for task, count in self._counts.items() if count]
+        body = json.dumps([self.config.model_dump(mode="json"), made_of], sort_keys=True)
+        return hashlib.sha256(body.encode()).hexdigest()[:16]
+
+    @property
+    def licences(self) -> list[AssetRecord]:
+        return self._licences
+
+
+def _described(store: ItemStore, i: int) -> list[Image | Text]:
+    """One picture with all that is in it, as the web's image-text pairs are to the papers' mixtures."""
+    row = store.rows[i]
+    return [Image(ImageRef(store.images[i], row["id"])), Text(f"{row['description']}\n\n", supervised=True)]
+
+
+def _shot(store: ItemStore, i: int) -> list[Image | Text]:
+    """One picture with its question and answer, or its caption, as the few-shot templates write it."""
+    row = store.rows[i]
+    lead = f"Question: {row['question']} Answer:" if row["question"] else "Caption:"
+    return [
+        Image(ImageRef(store.images[i], row["id"])),
+        Text(lead),
+        Text(f" {row['answer']}\n\n", supervised=True),
+    ]

@@ -1,0 +1,1 @@
+"""PDF files: pages, words, and how they are laid out."""

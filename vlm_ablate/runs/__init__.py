@@ -1,0 +1,1 @@
+"""One run from start to finish: its spec, its execution, what it leaves."""

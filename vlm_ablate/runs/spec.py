@@ -1,0 +1,120 @@
+"""A fully resolved run as a value: plain data, validated, hashable."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from vlm_ablate.config.expand import LoadedExperiment
+from vlm_ablate.config.experiment import RunConfig, Seeds
+from vlm_ablate.config.loading import ResolvedArm
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One arm with one seed at one scale.
+
+    `hash` covers what decides the outcome (config and seeds) and nothing else, so that two tables which need the
+    same run share it. Labels (experiment, arm, paper cell, stand-ins) travel beside it.
+    """
+
+    experiment: str
+    arm: str
+    label: str
+    seed: int
+    scale: str
+    config: RunConfig
+    seeds: Seeds
+    plugins: tuple[str, ...] = ()
+    paper: str | None = None
+    cell: dict[str, Any] | None = None
+    stand_ins: dict[str, str] = field(default_factory=dict)
+    """Dotted path -> "paper's name -> stand-in (note)"."""
+    scaled: dict[str, str] = field(default_factory=dict)
+    """Dotted path -> "paper's value -> value at this scale", for every other field that the scale changed."""
+
+    @property
+    def hash(self) -> str:
+        """First 12 hex digits of the SHA-256 of the canonical JSON of config and seeds."""
+        body = {"config": self.config.model_dump(mode="json"), "seeds": self.seeds.model_dump(mode="json")}
+        return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def run_name(self) -> str:
+        """A name that a person can read in the MLflow UI, e.g. `ar_perceiver_lora · seed 0 · laptop`."""
+        return f"{self.arm} · seed {self.seed} · {self.scale}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for another process, a file or a queue."""
+        return {
+            "experiment": self.experiment,
+            "arm": self.arm,
+            "label": self.label,
+            "seed": self.seed,
+            "scale": self.scale,
+            "config": self.config.model_dump(mode="json"),
+            "seeds": self.seeds.model_dump(mode="json"),
+            "plugins": list(self.plugins),
+            "paper": self.paper,
+            "cell": self.cell,
+            "stand_ins": self.stand_ins,
+            "scaled": self.scaled,
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> RunSpec:
+        """The inverse of `to_dict`; plug-ins are loaded first so that their parts validate."""
+        from vlm_ablate.registry import load_plugins
+
+        load_plugins(list(data["plugins"]))
+        parsed = {
+            **data,
+            "config": RunConfig.model_validate(data["config"]),
+            "seeds": Seeds.model_validate(data["seeds"]),
+            "plugins": tuple(data["plugins"]),
+        }
+        return cls(**parsed)
+
+
+def specs_of(
+    loaded: LoadedExperiment, *, arms: Sequence[str] | None = None, seeds: Sequence[int] | None = None
+) -> list[RunSpec]:
+    """One RunSpec for each arm and seed, seed by seed, so that a whole table exists as early as possible.
+
+    Raises:
+        UnknownNameError: an arm that the file does not have.
+    """
+    chosen = loaded.select(arms)
+    numbers = list(dict.fromkeys(loaded.experiment.seeds if seeds is None else seeds))
+    return [spec_of(loaded, arm, seed) for seed in numbers for arm in chosen]
+
+
+def spec_of(loaded: LoadedExperiment, arm: ResolvedArm, seed: int) -> RunSpec:
+    """The run of one arm with one seed."""
+    experiment = loaded.experiment
+    return RunSpec(
+        experiment=experiment.name,
+        arm=arm.name,
+        label=arm.label,
+        seed=seed,
+        scale=loaded.scale.name,
+        config=arm.config,
+        seeds=seeds_from(seed),
+        plugins=tuple(experiment.plugins),
+        paper=experiment.paper.key if experiment.paper else None,
+        cell=arm.cell,
+        stand_ins=dict(arm.stand_ins),
+        scaled=dict(arm.scaled),
+    )
+
+
+def seeds_from(number: int) -> Seeds:
+    """Independent seeds for the streams of run `number`; they depend on nothing else: all arms share the data order."""
+
+    def stream(name: str) -> int:
+        return int.from_bytes(hashlib.sha256(f"{name}:{number}".encode()).digest()[:4], "big") >> 1
+
+    return Seeds(**{name: stream(name) for name in Seeds.model_fields})
