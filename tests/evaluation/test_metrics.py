@@ -37,6 +37,15 @@ def test_edge_cases(metric: str, prediction: str, references: list[str], expecte
     assert value is None if expected is None else value == pytest.approx(expected, abs=1e-12), why
 
 
+@pytest.mark.parametrize("name", SINGLE)
+@pytest.mark.parametrize("digits", [4_301, 20_000])
+def test_a_digit_repeated_without_end_is_scored_like_any_answer(name: str, digits: int) -> None:
+    metric = metrics[name]
+    assert metric.score("7" * digits, ["7"]).value in (0, None)
+    assert metric.score("7" * digits, ["7" * digits]).value == 1
+    assert metric.score("7", ["7" * digits]).value in (0, None)
+
+
 def test_cider_agrees_with_pycocoevalcap() -> None:
     items = CIDER["items"]
     result = Cider("python").corpus([i["prediction"] for i in items], [i["references"] for i in items])

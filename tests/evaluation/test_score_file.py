@@ -33,6 +33,12 @@ def test_prints_mean_count_and_unparsed(tmp_path: Path, capsys: pytest.CaptureFi
         ('{"prediction": 5, "references": ["5"]}', "must be a text, not int"),
         ('{"prediction": "x", "references": "x"}', "must be a list of texts"),
         ('{"prediction": "x", "references": []}', "nothing to score against"),
+        ('{"prediction": null, "references": ["5"]}', "a.jsonl:2: 'prediction' must be a text, not NoneType"),
+        ('{"prediction": NaN, "references": ["5"]}', "a.jsonl:2: 'prediction' must be a text, not float"),
+        ('{"prediction": "x", "references": ["5", null]}', "a list of texts; one is NoneType"),
+        ('{"prediction": "x", "references": [["5"]]}', "a.jsonl:2: 'references' must be a list of texts; one is list"),
+        ('{"prediction": ' + "7" * 5000 + ', "references": ["5"]}', "a.jsonl:2: cannot be read as JSON"),
+        ("[" * 200_000, "a.jsonl:2: cannot be read as JSON"),
     ],
 )
 def test_bad_lines_are_named(tmp_path: Path, line: str, message: str) -> None:

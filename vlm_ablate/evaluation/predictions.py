@@ -8,6 +8,7 @@ A file of another protocol is started anew; a torn last line is dropped.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
@@ -92,9 +93,10 @@ class PredictionFile:
             return 0
         kept = len(head) + 1
         for line in lines[:-1]:
-            if (row := _parsed(line)) is None:
-                break
-            prediction = _prediction(row)
+            try:
+                prediction = _prediction(_parsed(line))
+            except ValueError:
+                break  # what follows is asked again
             self.done[prediction.id] = prediction
             kept += len(line) + 1
         return kept
@@ -104,24 +106,55 @@ def read_predictions(path: Path) -> list[Prediction]:
     """The predictions of a file, finished or not.
 
     Raises:
-        DataError: the file is not there or not such a file.
+        DataError: the file is not there or not such a file, or a line of it is no prediction; the message says which.
     """
     try:
         head, *lines = path.read_bytes().split(b"\n")
     except OSError as error:
         raise DataError(f"cannot read predictions from {path}: {error}") from error
     if "protocol" not in (_parsed(head) or {}):
-        raise DataError(f"{path} is not a predictions file")
-    return [_prediction(row) for row in map(_parsed, lines) if row is not None]
+        raise DataError(f"{path} is not a predictions file: its first line names no protocol")
+    predictions = []
+    for number, line in enumerate(lines[:-1], 2):  # what follows the last line end is torn, or nothing
+        try:
+            predictions.append(_prediction(_parsed(line)))
+        except ValueError as error:
+            raise DataError(f"{path}:{number}: {error}") from error
+    return predictions
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) else None
 
 
-def _prediction(row: dict[str, Any]) -> Prediction:
-    return Prediction(**{**row, "references": tuple(row["references"]), "shots": tuple(row["shots"])})
+def _prediction(row: dict[str, Any] | None) -> Prediction:
+    """A prediction from what a line holds; keys that this version does not know are ignored.
+
+    Raises:
+        ValueError: it is no prediction, with the first field that is not what it should be.
+    """
+    if row is None:
+        raise ValueError("not a JSON object")
+    for name in ("id", "question", "prediction"):
+        if not isinstance(row.get(name), str):
+            raise ValueError(f"{name!r} must be a text, not {_kind(row, name)}")
+    for name in ("references", "shots"):
+        value = row.get(name)
+        if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+            inside = f"a list with {next(type(t).__name__ for t in value if not isinstance(t, str))}" if (
+                isinstance(value, list)) else _kind(row, name)  # fmt: skip
+            raise ValueError(f"{name!r} must be a list of texts, not {inside}")
+    score = row.get("score")
+    number = isinstance(score, (int, float)) and not isinstance(score, bool)
+    if score is not None and not (number and math.isfinite(score)):
+        raise ValueError(f"'score' must be a finite number or null, not {score if number else type(score).__name__}")
+    references, shots = tuple(row["references"]), tuple(row["shots"])
+    return Prediction(row["id"], row["question"], row["prediction"], references, shots, score)
+
+
+def _kind(row: dict[str, Any], name: str) -> str:
+    return type(row[name]).__name__ if name in row else "missing"

@@ -31,6 +31,8 @@ def _row(line: str, where: str) -> tuple[str, list[str]]:
         row: Any = json.loads(line)
     except json.JSONDecodeError as error:
         raise DataError(f"{where}: not a JSON object: {error.msg}") from error
+    except (ValueError, RecursionError) as error:  # a number of more digits than Python reads, lists without end
+        raise DataError(f"{where}: cannot be read as JSON: {error}") from error
     if not isinstance(row, dict):
         raise DataError(f"{where}: not a JSON object")
     missing = [key for key in ("prediction", "references") if key not in row]
@@ -40,8 +42,11 @@ def _row(line: str, where: str) -> tuple[str, list[str]]:
     prediction, references = row["prediction"], row["references"]
     if not isinstance(prediction, str):
         raise DataError(f"{where}: 'prediction' must be a text, not {type(prediction).__name__}")
-    if not isinstance(references, list) or not all(isinstance(r, str) for r in references):
-        raise DataError(f"{where}: 'references' must be a list of texts")
+    if not isinstance(references, list):
+        raise DataError(f"{where}: 'references' must be a list of texts, not {type(references).__name__}")
+    for reference in references:
+        if not isinstance(reference, str):
+            raise DataError(f"{where}: 'references' must be a list of texts; one is {type(reference).__name__}")
     if not references:
         raise DataError(f"{where}: 'references' is empty; there is nothing to score against")
     return prediction, references

@@ -1,6 +1,6 @@
 """DocVQA (arXiv:2007.00398), schema of HuggingFaceM4/DocumentVQA and lmms-lab/DocVQA.
 
-Test answers are not public: report is validation.
+Test answers are not public: report is validation. Scored as the official script scores, since published numbers are.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from vlm_ablate.evaluation.benchmarks.tabular import HubBenchmark, Row, answers_
 class DocVqa(HubBenchmark):
     """Questions on scanned pages. At zero shots the papers use the template `docvqa_gemini`."""
 
-    metric_name, template = "anls", "vqa"
+    metric_name, template = "anls_docvqa", "vqa"
     columns = ("questionId", "question", "answers", "ucsf_document_id", "ucsf_document_page_no")
     max_new_tokens = 32
 

@@ -54,12 +54,13 @@ class MetricRegistry:
 
 
 metrics = MetricRegistry()
-for _name, _class in {
-    "vqa_accuracy": "VqaAccuracy",
-    "anls": "Anls",
-    "cider": "Cider",
-    "relaxed_accuracy": "RelaxedAccuracy",
-    "exact_match": "ExactMatch",
-    "multiple_choice": "MultipleChoice",
+for _name, _target in {
+    "vqa_accuracy": "vqa_accuracy:VqaAccuracy",
+    "anls": "anls:Anls",
+    "anls_docvqa": "anls:DocVqaAnls",
+    "cider": "cider:Cider",
+    "relaxed_accuracy": "relaxed_accuracy:RelaxedAccuracy",
+    "exact_match": "exact_match:ExactMatch",
+    "multiple_choice": "multiple_choice:MultipleChoice",
 }.items():
-    metrics.declare(_name, f"{__name__}.{_name}:{_class}")
+    metrics.declare(_name, f"{__name__}.{_target}")

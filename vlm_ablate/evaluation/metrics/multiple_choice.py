@@ -6,11 +6,12 @@ References of an item, in any order:
 - no bare letter at all: an open question. A number is right when it equals the reference at the reference's own
   decimals, a text when it matches as in `exact_match`; an empty answer is unparsed.
 
-An answer names a choice, in this order of precedence: it equals one choice's text; it is a letter alone or begins with
-a letter set off by `.`, `)`, `:` or `,`; it says `answer is B`, `answer: B`, `option B`, `choice B`; it has exactly one
-letter in brackets. If a rule finds two different letters the answer is unparsed. A leading `A` or `I` in a sentence
-(`A man`) names nothing. Source of the need: MMMU's evaluation picks a random choice when parsing fails
-(https://github.com/MMMU-Benchmark/MMMU, mmmu/utils/eval_utils.py), which moves scores by points.
+Which forms of an answer name a choice, and which are unparsed, is the table in `choice_parser`. Source of the need:
+MMMU's evaluation picks a random choice when parsing fails (https://github.com/MMMU-Benchmark/MMMU,
+mmmu/utils/eval_utils.py), which moves scores by points.
+
+Version 2: reads Markdown, LaTeX, letters on lines of their own and small letters after "answer is"; two letters named
+are unparsed; a single letter is a letter also where choices' texts are letters.
 """
 
 from __future__ import annotations
@@ -21,48 +22,24 @@ from fractions import Fraction
 
 from vlm_ablate.errors import DataError
 from vlm_ablate.evaluation.metrics.base import ItemScore, Metric, check_references
+from vlm_ablate.evaluation.metrics.choice_parser import parse_choice
 from vlm_ablate.evaluation.metrics.exact_match import normalise
 from vlm_ablate.evaluation.metrics.numbers import decimal_places, parse_number
 
 _CHOICE = re.compile(r"([A-Z])\. (.*)", re.DOTALL)
-_ALONE = re.compile(r"[(\[]?([A-Za-z])[)\]]?\s*[.,:]?")
-_LEADING = re.compile(r"[(\[]([A-Z])[)\]]|([A-Z])\s*[.):,](?!\S*[.])")
-_SAID = re.compile(
-    r"\b(?:answer|option|choice)\s*(?:is|:)?\s*:?\s*(?:option\s+|choice\s+)?[(\[*]*([A-Z])(?![A-Za-z'’])", re.IGNORECASE
-)
-_BRACKETED = re.compile(r"[(\[]([A-Z])[)\]]")
 
 
 def split_references(references: Sequence[str]) -> tuple[set[str], dict[str, str]]:
-    """Right letters, and letter -> normalised text of the choices.
+    """Right letters, and letter -> text of the choices.
 
     Raises:
         DataError: a right letter is not among the choices.
     """
     letters = {r.strip() for r in references if re.fullmatch(r"[A-Z]", r.strip())}
-    choices = {m[1]: normalise(m[2]) for m in map(_CHOICE.fullmatch, references) if m} if letters else {}
+    choices = {m[1]: m[2] for m in map(_CHOICE.fullmatch, references) if m} if letters else {}
     if choices and not letters <= choices.keys():
         raise DataError(f"multiple_choice: right letter {sorted(letters - choices.keys())} is not among the choices")
     return letters, choices
-
-
-def parse_choice(answer: str, choices: dict[str, str]) -> str | None:
-    """The letter that an answer names; None when it names none or more than one."""
-    text = answer.strip()
-    by_text = {letter for letter, choice in choices.items() if choice and choice == normalise(text)}
-    if len(by_text) == 1:
-        return by_text.pop()
-    if alone := _ALONE.fullmatch(text):
-        found = {alone[1].upper()}
-    else:
-        found = set()
-        if leading := _LEADING.match(text):
-            found = {leading[1] or leading[2]}
-        # "B. Or is it (C)?" names two
-        found |= {m[1] for m in _SAID.finditer(text) if m[1].isupper()} | {m[1] for m in _BRACKETED.finditer(text)}
-    if len(found) != 1 or (choices and not found <= choices.keys()):
-        return None
-    return found.pop()
 
 
 def open_answer(prediction: str, references: Sequence[str]) -> bool:
@@ -82,7 +59,7 @@ class MultipleChoice(Metric):
     """The right letter, read strictly; unreadable answers are counted, never guessed."""
 
     name = "multiple_choice"
-    version = "1"
+    version = "2"
     summary = "the right letter; unreadable answers are counted as unparsed and score 0"
 
     def score(self, prediction: str, references: Sequence[str]) -> ItemScore:

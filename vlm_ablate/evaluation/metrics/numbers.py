@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from fractions import Fraction
 
 _NUMBER = re.compile(
@@ -28,7 +29,8 @@ def parse_number(text: str) -> Fraction | None:
     if not whole and not decimals:
         return None
     exponent = int((match["exponent"] or "e0")[1:]) - len(decimals)
-    value = int(whole + decimals) * Fraction(10) ** exponent
+    # Not int(): Python refuses to read more than 4,300 digits, and a model that repeats one digit writes them.
+    value = Fraction(Decimal(whole + decimals)) * Fraction(10) ** exponent
     value = -value if match["sign"] == "-" else value
     return value / 100 if match["percent"] else value
 
