@@ -12,7 +12,7 @@ from vlm_ablate.config.json_schema import file_schema
 from vlm_ablate.config.scales import read_scale, scale_files
 from vlm_ablate.papers import find_row
 from vlm_ablate.runs.spec import specs_of
-from vlm_ablate.tracking.records import load_records
+from vlm_ablate.tracking.record_file import load_records
 
 ROOT = Path(__file__).parents[2] / "experiments"
 SCALES = scale_files(ROOT)

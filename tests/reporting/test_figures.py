@@ -16,7 +16,8 @@ from vlm_ablate.reporting import figure_paper, figure_seen, report, write_result
 from vlm_ablate.reporting.figures import _scientific as scientific
 from vlm_ablate.reporting.figures import curves, spread_out
 from vlm_ablate.tracking import schema
-from vlm_ablate.tracking.records import History, Point, RunRecord, load_records
+from vlm_ablate.tracking.record_file import load_records
+from vlm_ablate.tracking.records import History, Point, RunRecord
 
 Histories = dict[str, History]
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from vlm_ablate.config.experiment import Arm, Experiment, TableConfig
 from vlm_ablate.errors import UnknownNameError
 from vlm_ablate.reporting import FORMATS, Report, render, report
-from vlm_ablate.reporting.layout import lay_out, parameters
+from vlm_ablate.reporting.layout import Cell, Column, Grid, Layout, lay_out, parameters
 from vlm_ablate.reporting.renderers import latex, markdown
 from vlm_ablate.reporting.renderers.png import text_width, wrap
 from vlm_ablate.reporting.renderers.terminal import print_report
@@ -192,5 +192,49 @@ def test_parameter_counts_read_like_the_papers(count: int, text: str) -> None:
     assert parameters(count) == text
 
 
-def test_markdown_escape() -> None:
-    assert markdown.escape("a_b|c") == r"a\_b\|c"
+@pytest.mark.parametrize(
+    ("text", "literal"),
+    [
+        ("a_b|c", r"a\_b\|c"),
+        ("costs $5, not $6", r"costs \$5, not \$6"),
+        ("~~a~~ [b](c) <i> `d`", r"\~\~a\~\~ \[b\](c) \<i\> \`d\`"),
+        ("a &amp; b & c", r"a \&amp; b & c"),
+        ("one\r\ntwo\u2028three", "one two three"),
+    ],
+)
+def test_markdown_shows_a_text_as_it_is_on_one_line(text: str, literal: str) -> None:
+    assert markdown.escape(text) == literal
+
+
+def table_of(*labels: str, title: str = "t") -> Layout:
+    columns = (Column("arm", "[Arm]", numeric=False), Column("mean", "*Score"))
+    return Layout(title, "s", "", Grid(columns, tuple((Cell(label), Cell("1.0")) for label in labels)), "", None, ())
+
+
+def test_no_cell_of_latex_is_taken_for_an_argument_of_what_stands_before_it() -> None:
+    text = latex.render(table_of("[2pt] ours", "*x", "[4ex]", "a"))
+    assert not re.search(r"(?:\\\\|rule)\s*[\[*]", text)
+    assert "{[}2pt] ours & 1.0" in text and "{*}x & 1.0" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "literal"),
+    [
+        ("≈ α Ω Β", r"$\approx$ $\alpha$ $\Omega$ $B$"),
+        ("naïve Šô", r"na\"{i}ve \v{S}\^{o}"),
+        ("x² ½ ﬁne ＡＢ", "x$^2$ 1/2 fine AB"),
+        ("--lr << 1 >>", r"-{}-lr \textless{}\textless{} 1 \textgreater{}\textgreater{}"),
+        ("a\n\nb\tc", "a b c"),
+        ("中 🎉", "U+4E2D U+1F389"),
+        ("a\u200bb\ufe0f\x07", "a{}b{}U+0007"),
+    ],
+)
+def test_no_character_acts_or_stops_latex(text: str, literal: str) -> None:
+    assert latex.escape(text) == literal
+
+
+def test_latex_says_which_characters_stand_as_their_codes() -> None:
+    text = latex.render(table_of("a 🎉", title="中 and é"))
+    assert "% U+4E2D CJK UNIFIED IDEOGRAPH-4E2D: not in the usual fonts" in text
+    assert "% U+1F389 PARTY POPPER: not in" in text and "E9" not in text
+    assert text.isascii()

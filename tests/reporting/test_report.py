@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from statistics import fmean
+from typing import Any
 
 import pytest
 
@@ -261,3 +262,22 @@ def test_what_holds_for_several_arms_is_said_once(experiment: Experiment, run: R
     assert ("Cross-attention, frozen; Cross-attention, LoRA", "1 seed scored, 2 not run.") in notes
     every = report(experiment, [run(arm, 0) for arm in experiment.arms]).notes
     assert ("All arms", "1 seed scored, 2 not run.") in every
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"score": float("nan")}, "'score' must be a finite number, not nan"),
+        ({"score": "high"}, "'score' must be a finite number, not 'high'"),
+        ({"items": "12"}, "'items' must be a whole number, not '12'"),
+        ({"column": None}, "'column' must be a text, not None"),
+        ({"blind": 0}, "'blind' must be a truth value, not 0"),
+    ],
+)
+def test_a_foreign_score_is_one_line_that_names_run_and_field(
+    experiment: Experiment, runs: list[RunRecord], change: dict[str, Any], message: str
+) -> None:
+    bad = replace(runs[0], scores=[runs[0].scores[0] | change, *runs[0].scores[1:]])
+    with pytest.raises(DataError) as caught:
+        report(experiment, [bad, *runs[1:]])
+    assert str(caught.value) == f"run {bad.name!r}: a score record's {message}"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +19,8 @@ from vlm_ablate.home import Home
 from vlm_ablate.tracking import schema
 from vlm_ablate.tracking.client_reader import ClientReader
 from vlm_ablate.tracking.logger import RunTracker
-from vlm_ablate.tracking.records import dump_records, find_done, load_records, read_history, read_records
+from vlm_ablate.tracking.record_file import dump_records, load_records
+from vlm_ablate.tracking.records import Point, RunRecord, find_done, read_history, read_records
 from vlm_ablate.tracking.ui import ui_pages
 
 
@@ -101,6 +105,54 @@ def test_records_survive_a_file_and_keep_nothing_of_the_machine(recorded: Home, 
 def test_a_file_that_is_no_records_file_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "bad.json").write_text('{"records": 3')
     with pytest.raises(TrackingError, match=r"bad\.json"):
+        load_records(tmp_path / "bad.json")
+
+
+def a_file_with(path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """A records file of one run with one score, after a change by hand."""
+    score = {"column": "vqa", "blind": False, "score": 50.0}
+    record = RunRecord("r", "e", "n", "finished", {}, {}, {"m": float("nan")}, "a", 0, "tiny", [score])
+    dump_records(path, [record], {"r": {"m": [Point(0, 1.0, 2)]}})
+    body = json.loads(path.read_text())
+    change(body)
+    path.write_text(json.dumps(body))
+    return path
+
+
+FOREIGN: list[tuple[Callable[[dict[str, Any]], object], str]] = [
+    (lambda b: b["records"][0].update(seed="zero"), r"records\[0\]\.seed: .*'zero'"),
+    (lambda b: b["records"][0].update(seed=None), r"records\[0\]\.seed: .*None"),
+    (lambda b: b["records"][0].update(scores="[]"), r"records\[0\]\.scores: .*'\[\]'"),
+    (lambda b: b["records"][0].update(scores=[["vqa"]]), r"records\[0\]\.scores\[0\]: "),
+    (lambda b: b["records"][0]["scores"][0].update(score=float("nan")), r"records\[0\]\.scores\[0\]\.score: .*nan"),
+    (lambda b: b["records"][0]["scores"][0].update(score=float("inf")), r"records\[0\]\.scores\[0\]\.score: .*inf"),
+    (lambda b: b["records"][0]["scores"][0].update(score="high"), r"records\[0\]\.scores\[0\]\.score: .*'high'"),
+    (lambda b: b["records"][0]["scores"][0].pop("column"), r"records\[0\]\.scores\[0\] has no 'column'"),
+    (lambda b: b["records"][0].update(metrics={"m": "much"}), r"records\[0\]\.metrics\.m: .*'much'"),
+    (lambda b: b["records"][0].update(new=1), r"records\[0\]: unknown field 'new'"),
+    (lambda b: b["records"][0].pop("arm"), r"records\[0\] has no 'arm'"),
+    (lambda b: b["records"].append(None), r"records\[1\] must be an object"),
+    (lambda b: b.update(records=None), "records must be a list"),
+    (lambda b: b.update(format=2), "records of format 2"),
+    (lambda b: b.update(histories={"r": {"m": [[0, "x", 1]]}}), r"histories\.r\.m\[0\]: .*'x'"),
+    (lambda b: b.update(histories={"r": {"m": [[0]]}}), r"histories\.r\.m\[0\] must be"),
+    (lambda b: b.update(histories=[]), "histories must be an object"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), FOREIGN, ids=[message for _, message in FOREIGN])
+def test_foreign_contents_are_one_line_that_names_the_value(
+    tmp_path: Path, change: Callable[[dict[str, Any]], object], message: str
+) -> None:
+    with pytest.raises(TrackingError, match=rf"bad\.json: cannot be read as a records file \({message}") as caught:
+        load_records(a_file_with(tmp_path / "bad.json", change))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("text", ["", "null", "[]", "{}", "[" * 200_000, '{"format": ' + "7" * 5000 + "}"])
+def test_what_is_no_records_file_at_all_is_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "bad.json").write_text(text)
+    with pytest.raises(TrackingError, match=r"bad\.json: cannot be read as a records file"):
         load_records(tmp_path / "bad.json")
 
 

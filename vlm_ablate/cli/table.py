@@ -69,7 +69,8 @@ def build_report(
     """
     from vlm_ablate.reporting import report
     from vlm_ablate.runs.spec import specs_of
-    from vlm_ablate.tracking.records import load_records, read_records
+    from vlm_ablate.tracking.record_file import load_records
+    from vlm_ablate.tracking.records import read_records
 
     experiment = loaded.experiment
     found = load_records(records_file).records if records_file else read_records(tracking_uri, experiment.name)
@@ -134,7 +135,8 @@ def _write(report: Report, format: str | None, out: Path | None) -> None:
 def _write_folder(loaded: LoadedExperiment, report: Report, uri: str, records: Path | None, out: Path) -> None:
     from vlm_ablate.cli.publish import histories
     from vlm_ablate.reporting import write_results
-    from vlm_ablate.tracking.records import load_records, read_records
+    from vlm_ablate.tracking.record_file import load_records
+    from vlm_ablate.tracking.records import read_records
 
     if records is not None:
         read = load_records(records)

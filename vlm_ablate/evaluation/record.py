@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
+
+from vlm_ablate.errors import DataError
+
+_KINDS = {"str": "text", "int": "whole number", "float": "finite number", "bool": "truth value"}
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,18 @@ class ScoreRecord:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ScoreRecord:
-        """The inverse of `to_dict`; keys that this version does not know are ignored."""
-        known = {f.name for f in fields(cls)}
+        """The inverse of `to_dict`; keys that this version does not know are ignored.
+
+        Raises:
+            DataError: a field is missing or of another type, or the score is not finite.
+        """
+        known = {f.name: f for f in fields(cls)}
+        if missing := [n for n, f in known.items() if n not in data and f.default is f.default_factory is MISSING]:
+            raise DataError(f"a score record has no {missing[0]!r}")
+        for name in (n for n in known if n in data):
+            value, kind = data[name], known[name].type  # annotations are texts here
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            right = number and math.isfinite(value) if kind == "float" else type(value).__name__ == kind
+            if not right:
+                raise DataError(f"a score record's {name!r} must be a {_KINDS[str(kind)]}, not {value!r}")
         return cls(**{k: v for k, v in data.items() if k in known})

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from vlm_ablate.config.experiment import Claim
-from vlm_ablate.reporting.frame import NOT_RUN, ArmRow, ClaimRow
+from vlm_ablate.reporting.rows import NOT_RUN, ArmRow, ClaimRow
 from vlm_ablate.reporting.statistics import Difference, Verdict, holm, judge, paired_difference
 from vlm_ablate.tracking import schema
 

@@ -10,7 +10,8 @@ from vlm_ablate.reporting.figures import figure_paper, figure_seen
 from vlm_ablate.reporting.frame import Report
 from vlm_ablate.reporting.renderers import FORMATS, SUFFIXES, render
 from vlm_ablate.storage import storage_errors
-from vlm_ablate.tracking.records import History, RunRecord, dump_records
+from vlm_ablate.tracking.record_file import dump_records
+from vlm_ablate.tracking.records import History, RunRecord
 
 FIGURE_FORMATS = ("png", "svg")
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from vlm_ablate.reporting.frame import ArmRow, ClaimRow, Report
+from vlm_ablate.reporting.frame import Report
 from vlm_ablate.reporting.paper import PARAMETER_COLUMNS, heading, is_result, source
+from vlm_ablate.reporting.rows import ArmRow, ClaimRow
 from vlm_ablate.reporting.statistics import Estimate, Order
 from vlm_ablate.tracking import schema
 

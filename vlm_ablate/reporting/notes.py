@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
+from vlm_ablate.reporting.rows import ArmRow
 from vlm_ablate.reporting.select import Selection
 from vlm_ablate.tracking import schema
-
-if TYPE_CHECKING:
-    from vlm_ablate.reporting.frame import ArmRow
 
 Note = tuple[str, str]
 

@@ -117,8 +117,15 @@ def _configuration(record: RunRecord) -> dict[str, str]:
 
 
 def scores_of(record: RunRecord) -> list[ScoreRecord]:
-    """The score records of a run that finished; none otherwise (a diverged run has no score)."""
-    return [ScoreRecord.from_dict(d) for d in record.scores] if record.status == schema.FINISHED else []
+    """The score records of a run that finished; none otherwise (a diverged run has no score).
+
+    Raises:
+        DataError: a score that is none, with the run's name.
+    """
+    try:
+        return [ScoreRecord.from_dict(d) for d in record.scores] if record.status == schema.FINISHED else []
+    except DataError as error:
+        raise DataError(f"run {record.name!r}: {error.message}") from error
 
 
 def check_protocols(records: Iterable[RunRecord]) -> dict[str, ScoreRecord]:

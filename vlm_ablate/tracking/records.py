@@ -6,14 +6,12 @@ MlflowClient. Both give equal records.
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vlm_ablate.errors import TrackingError
 from vlm_ablate.tracking import schema
 
 
@@ -181,70 +179,3 @@ def make_record(
         end_time=end_time,
         artifact_uri=artifact_uri or "",
     )
-
-
-# --- records as a file -----------------------------------------------------------------------------------------------
-FILE_FORMAT = 1
-
-
-@dataclass(frozen=True)
-class RecordFile:
-    """What a records file holds: the runs, and the metric histories that figures need, by run id."""
-
-    records: list[RunRecord]
-    histories: dict[str, History] = field(default_factory=dict)
-
-
-def dump_records(path: Path, records: Sequence[RunRecord], histories: Mapping[str, History] | None = None) -> None:
-    """Write records to a JSON file from which every table and figure can be rendered without a store.
-
-    What is private to a machine (artifact locations, MLflow's own tags with user and script names) is left out.
-    """
-    public = []
-    for record in records:
-        tags = {key: value for key, value in record.tags.items() if not key.startswith("mlflow.")}
-        public.append(asdict(replace(record, tags=tags, artifact_uri="")))
-    for data in public:
-        data["metrics"] = {key: _number(value) for key, value in data["metrics"].items()}
-    points = {
-        run: {key: [[p.step, _number(p.value), p.time_ms] for p in series] for key, series in history.items()}
-        for run, history in (histories or {}).items()
-    }
-    body = {"format": FILE_FORMAT, "records": public, "histories": points}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def load_records(path: Path) -> RecordFile:
-    """The inverse of `dump_records`.
-
-    Raises:
-        TrackingError: the file is missing or not a records file.
-    """
-    try:
-        body = json.loads(path.read_text(encoding="utf-8"))
-        if body["format"] != FILE_FORMAT:
-            raise TrackingError(f"{path}: records of format {body['format']}, this version reads {FILE_FORMAT}")
-        records = [
-            RunRecord(**{**data, "metrics": {k: _parse(v) for k, v in data["metrics"].items()}})
-            for data in body["records"]
-        ]
-        histories = {
-            run: {
-                key: [Point(step, _parse(value), time_ms) for step, value, time_ms in series]
-                for key, series in history.items()
-            }
-            for run, history in body["histories"].items()
-        }
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TrackingError(f"{path}: cannot be read as a records file ({error})") from error
-    return RecordFile(records, histories)
-
-
-def _number(value: float) -> float | str:
-    return value if math.isfinite(value) else str(value)
-
-
-def _parse(value: float | str) -> float:
-    number = float(value)
-    return math.nan if math.isnan(number) else number

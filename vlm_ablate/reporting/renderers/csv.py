@@ -6,7 +6,8 @@ import csv
 import io
 import json
 
-from vlm_ablate.reporting.frame import ArmRow, Report
+from vlm_ablate.reporting.frame import Report
+from vlm_ablate.reporting.rows import ArmRow
 from vlm_ablate.tracking import schema
 
 FIELDS = (

@@ -2,31 +2,8 @@
 
 from __future__ import annotations
 
-from vlm_ablate.reporting.layout import MARK, Cell, Column, Grid, Layout
-
-_ESCAPES = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "±": r"$\pm$",
-    "−": "$-$",
-    "–": "--",
-    "τ": r"$\tau$",
-    "→": r"$\to$",
-    "×": r"$\times$",
-    "·": r"$\cdot$",
-    "≤": r"$\le$",
-    "≥": r"$\ge$",
-    MARK: r"$^\dagger$",
-}
-
+from vlm_ablate.reporting.layout import Cell, Column, Grid, Layout
+from vlm_ablate.reporting.renderers.latex_text import escape, lacking
 
 WRAPPED = r">{\raggedright\arraybackslash}p{0.32\textwidth}"
 """Text that wraps, for claims and verdicts."""
@@ -36,6 +13,7 @@ def render(layout: Layout) -> str:
     """A `table*` float. Needs \\usepackage{booktabs,graphicx,array}."""
     lines = [
         "% needs \\usepackage{booktabs,graphicx,array}",
+        *(f"% {name}: not in the usual fonts, its code stands in its place" for name in lacking(_all(layout))),
         r"\begin{table*}[t]",
         r"\centering\small",
         rf"\caption{{{escape(layout.title)}. {escape(layout.subtitle)}.}}",
@@ -95,6 +73,11 @@ def cell(value: Cell) -> str:
     return f"{text}{spread}{escape(value.mark)}"
 
 
-def escape(text: str) -> str:
-    """Text made literal for LaTeX."""
-    return "".join(_ESCAPES.get(character, character) for character in text)
+def _all(layout: Layout) -> str:
+    """All texts of a layout."""
+    tables = [layout.table, *([layout.claims] if layout.claims else [])]
+    texts = [layout.title, layout.subtitle, layout.order, *(text for note in layout.notes for text in note)]
+    for table in tables:
+        texts += [text for c in table.columns for text in (c.heading, c.group)]
+        texts += [c.plain for row in (*table.rows, *table.foot) for c in row]
+    return " ".join(texts)

@@ -41,5 +41,6 @@ def cell(value: Cell) -> str:
 
 
 def escape(text: str) -> str:
-    """Text that Markdown would read as markup, made literal."""
-    return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", text).replace("\n", " ")
+    """Text that GitHub's Markdown would read as markup or mathematics, made literal, on one line."""
+    one_line = " ".join(text.split())
+    return re.sub(r"([\\`*_|<>\[\]$~]|&(?=#?\w+;))", r"\\\1", one_line)
