@@ -64,9 +64,10 @@ def load_records(path: Path) -> RecordFile:
 
 def _record_file(body: object) -> RecordFile:
     """Raises ValueError: what is wrong, and where."""
-    top = _object(body, "its content", ("format", "records", "histories"))
+    top = _object(body, "its content", ("format",))
     if top["format"] != FILE_FORMAT:
         raise ValueError(f"records of format {top['format']}, this version reads {FILE_FORMAT}")
+    _object(body, "its content", ("records", "histories"))
     if not isinstance(top["records"], list):
         raise ValueError(f"records must be a list, not {type(top['records']).__name__}")
     records = [_record(data, f"records[{i}]") for i, data in enumerate(top["records"])]
@@ -138,5 +139,5 @@ def _parse(value: object, where: str) -> float:
     """A number; those that JSON has no word for are written as texts."""
     if isinstance(value, bool) or not (isinstance(value, (int, float)) or value in ("nan", "inf", "-inf")):
         raise ValueError(f"{where}: a number is needed, not {value!r}")
-    number = float(value)  # type: ignore[arg-type]  # one of the three texts, or a number
+    number = float(value)
     return math.nan if math.isnan(number) else number
