@@ -19,12 +19,12 @@ _ESCAPES = {
 }  # fmt: skip
 _SIGNS = {
     "±": r"\pm", "−": "-", "→": r"\to", "←": r"\leftarrow", "↑": r"\uparrow", "↓": r"\downarrow",
-    "↔": r"\leftrightarrow", "⇒": r"\Rightarrow", "×": r"\times", "÷": r"\div", "·": r"\cdot", "∙": r"\cdot", "≤": r"\le",
-    "≥": r"\ge", "≠": r"\ne", "≈": r"\approx", "∼": r"\sim", "≪": r"\ll", "≫": r"\gg", "∞": r"\infty", "∑": r"\sum", "∏": r"\prod",
-    "√": r"\surd", "∂": r"\partial", "∈": r"\in", "∝": r"\propto", "∆": r"\Delta", "µ": r"\mu", "°": r"^\circ", "‰": r"^0/_{00}",
-    "✓": r"\surd", "✔": r"\surd", "✗": r"\times", "✘": r"\times", "★": r"\star", "☆": r"\star", "•": r"\bullet",
-    "¹": "^1", "²": "^2", "³": "^3", "⁰": "^0", "⁴": "^4", "₀": "_0", "₁": "_1", "₂": "_2", "₃": "_3", "¬": r"\neg",
-    "ς": r"\varsigma",
+    "↔": r"\leftrightarrow", "⇒": r"\Rightarrow", "×": r"\times", "÷": r"\div", "·": r"\cdot", "∙": r"\cdot",
+    "≤": r"\le", "≥": r"\ge", "≠": r"\ne", "≈": r"\approx", "∼": r"\sim", "≪": r"\ll", "≫": r"\gg",
+    "∞": r"\infty", "∑": r"\sum", "∏": r"\prod", "√": r"\surd", "∂": r"\partial", "∈": r"\in", "∝": r"\propto",
+    "∆": r"\Delta", "µ": r"\mu", "°": r"^\circ", "‰": r"^0/_{00}", "✓": r"\surd", "✔": r"\surd", "✗": r"\times",
+    "✘": r"\times", "★": r"\star", "☆": r"\star", "•": r"\bullet", "¹": "^1", "²": "^2", "³": "^3", "⁰": "^0",
+    "⁴": "^4", "₀": "_0", "₁": "_1", "₂": "_2", "₃": "_3", "¬": r"\neg", "ς": r"\varsigma",
 }  # fmt: skip
 _WORDS = {
     "–": "--", "—": "---", "‐": "-", "‑": "-", "“": "``", "”": "''", "„": ",,", "‘": "`", "’": "'", "…": r"\dots{}",
@@ -89,7 +89,7 @@ def _greek(character: str) -> str:
 
 def _accented(character: str) -> str:
     """A Latin letter with its accents, e.g. `\\'{e}`; "" for what is none."""
-    base, *marks = unicodedata.normalize("NFD", character)
+    base, *marks = list(unicodedata.normalize("NFD", character))
     if not (base.isascii() and base.isalpha() and marks and all(mark in _ACCENTS for mark in marks)):
         return ""
     for mark in marks:
