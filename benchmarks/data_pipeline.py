@@ -31,7 +31,9 @@ import torch
 from PIL import Image
 
 from vlm_ablate.config.data import DataConfig
+from vlm_ablate.config.execution import Execution
 from vlm_ablate.config.expand import load_experiment
+from vlm_ablate.config.run_config import RunStage
 from vlm_ablate.config.stages import Stage
 from vlm_ablate.data.dataset import build_mixture
 from vlm_ablate.data.module import VLMDataModule
@@ -55,14 +57,14 @@ class Rate:
     cpu: float
 
 
-def module(vlm: VLM, config: DataConfig, stage: Stage) -> VLMDataModule:
+def module(vlm: VLM, stage: RunStage, workers: int) -> VLMDataModule:
     """The data of a run whose sources are opened anew, and prepared as a run prepares them."""
-    mixture = build_mixture(config, 0)
+    mixture = build_mixture(stage.data, 0)
     for source in mixture.sources:
         source.prepare()
     return VLMDataModule(
-        config,
         stage,
+        execution=Execution(workers=workers),
         mixture=mixture,
         tokenizer=vlm.tokenizer,
         tokens_per_view=lambda height, width: vlm.architecture.text_tokens(vlm.visual_tokens(height, width)),
@@ -81,7 +83,7 @@ def cpu_seconds() -> float:
 
 def feed(data: VLMDataModule, batches: int) -> tuple[Rate, list[Batch]]:
     """A round of the loader alone. The first batches, which wait for the processes to start, are not timed."""
-    warm = 2 * max(1, data.config.workers) * 2  # what the workers have ready beforehand
+    warm = 2 * max(1, data.execution.workers) * 2  # what the workers have ready beforehand
     cpu = cpu_seconds()
     stream = iter(data.train_dataloader())
     for _ in islice(stream, warm):
@@ -90,7 +92,7 @@ def feed(data: VLMDataModule, batches: int) -> tuple[Rate, list[Batch]]:
     given = list(islice(stream, batches))
     wall = time.perf_counter() - start
     stream.close()  # ends the processes, so that their CPU time is known
-    ahead = data.config.workers * 2
+    ahead = data.execution.workers * 2
     return Rate(wall, (cpu_seconds() - cpu) * batches / (batches + warm + ahead)), given
 
 
@@ -128,35 +130,35 @@ def photos(folder: Path, rows: int = 2000) -> Path:
     return folder
 
 
-def feeding(label: str, vlm: VLM, config: DataConfig, stage: Stage, steps: int, rounds: int) -> bool:
+def feeding(label: str, vlm: VLM, stage: RunStage, workers: int, steps: int, rounds: int) -> bool:
     """Measure one mixture, print it, and say whether the target is reached."""
     pairs = []
     for index in range(rounds + 1):
-        fed, batches = feed(module(vlm, config, stage), steps)
+        fed, batches = feed(module(vlm, stage, workers), steps)
         used = consume(vlm, stage, batches)
         if index:  # the first round warms up
             pairs.append((fed, used))
             print(f"  round {index}: fed {used.wall / fed.wall:.1f} times as fast as consumed", flush=True)
     sequences = steps * stage.batch_size
     wall = median(used.wall / fed.wall for fed, used in pairs)
-    cpu = median(used.cpu / (fed.cpu / max(1, config.workers)) for fed, used in pairs)
+    cpu = median(used.cpu / (fed.cpu / max(1, workers)) for fed, used in pairs)
     fed_rate, used_rate = (sequences / median(pair[i].wall for pair in pairs) for i in (0, 1))
     print(
-        f"{label}: loader {fed_rate:.0f} sequences/s with {config.workers} workers, model {used_rate:.1f} sequences/s; "
+        f"{label}: loader {fed_rate:.0f} sequences/s with {workers} workers, model {used_rate:.1f} sequences/s; "
         f"median of ratios {wall:.1f} by wall time, {cpu:.1f} by CPU time a worker"
     )
     return cpu >= TIMES_FED
 
 
-def resuming(vlm: VLM, config: DataConfig, stage: Stage, repeats: int) -> bool:
+def resuming(vlm: VLM, stage: RunStage, workers: int, repeats: int) -> bool:
     """Time resumes at several positions, and say whether the target is reached."""
-    state = module(vlm, config, stage).state_dict()
+    state = module(vlm, stage, workers).state_dict()
     reached = True
     for position in POSITIONS:
         times, cpu = [], cpu_seconds()
         for _ in range(repeats):
             start = time.perf_counter()
-            data = module(vlm, config, stage)
+            data = module(vlm, stage, workers)
             data.load_state_dict({**state, "consumed": position})
             stream = iter(data.train_dataloader())
             next(stream)
@@ -182,19 +184,19 @@ def main() -> None:
     load_plugins()
     threads = configure_threads()
     spec = specs_of(load_experiment(options.experiment, scale=options.scale), arms=[options.arm])[0]
-    stage = next(iter(spec.config.stages.values())).model_copy(update={"micro_batch_size": None})
-    own = spec.config.data.model_copy(update={"workers": options.workers})
-    vlm = build_vlm(spec.config.model, own.image, seed=0).to(training_device()).train()
+    stage = next(iter(spec.config.stages.values()))
+    vlm = build_vlm(spec.config.model, spec.config.widest_image, seed=0).to(training_device()).train()
     apply_training(vlm, stage)
     print(f"{spec.arm} at {spec.scale}: batches of {stage.batch_size}, {threads} thread(s), device {training_device()}")
     with tempfile.TemporaryDirectory() as folder:
         datasets.config.HF_DATASETS_CACHE = Path(folder) / "cache"
         source = {"name": "pairs", "id": str(photos(Path(folder)))}
-        jpeg = DataConfig.model_validate({**own.model_dump(), "mixture": {"photos": {"source": source}}})
+        data = DataConfig.model_validate({**stage.data.model_dump(), "mixture": {"photos": {"source": source}}})
+        jpeg = stage.model_copy(update={"data": data})
         reached = [
-            feeding("composed pictures", vlm, own, stage, options.steps, options.rounds),
-            feeding("photos", vlm, jpeg, stage, options.steps, options.rounds),
-            *(resuming(vlm, config, stage, 3) for config in (own, jpeg)),
+            feeding("composed pictures", vlm, stage, options.workers, options.steps, options.rounds),
+            feeding("photos", vlm, jpeg, options.workers, options.steps, options.rounds),
+            *(resuming(vlm, kind, options.workers, 3) for kind in (stage, jpeg)),
         ]
     print(f"target: fed at least {TIMES_FED:g} times as fast as consumed, both mixtures: {_verdict(all(reached[:2]))}")
     print(f"target: resume within {RESUME_S:g} s at any position, both mixtures: {_verdict(all(reached[2:]))}")

@@ -26,7 +26,9 @@ import lightning.pytorch as pl
 import torch
 from torch.utils.data import DataLoader
 
+from vlm_ablate.config.execution import Execution
 from vlm_ablate.config.expand import load_experiment
+from vlm_ablate.config.run_config import RunStage
 from vlm_ablate.config.stages import Stage
 from vlm_ablate.data.dataset import build_mixture
 from vlm_ablate.data.module import VLMDataModule
@@ -124,19 +126,19 @@ def harness(vlm: VLM, stage: Stage, batches: list[Batch], tracker: RunTracker, f
     wall, cpu = time.perf_counter(), time.process_time()
     trainer.save_checkpoint(folder / "last.ckpt")
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    share = stage.steps / stage.checkpoint_every
+    share = stage.steps / module.execution.checkpoint_every
     return Timing(clock.wall + wall * share, clock.cpu + cpu * share, float(module.step_loss), wall, cpu)
 
 
-def prepare(spec: RunSpec, stage: Stage) -> tuple[VLM, list[Batch]]:
+def prepare(spec: RunSpec, stage: RunStage) -> tuple[VLM, list[Batch]]:
     """The model of an arm, and as many of its real batches as a round has steps."""
     config = spec.config
-    vlm = build_vlm(config.model, config.data.image, seed=0).to(training_device())
+    vlm = build_vlm(config.model, config.widest_image, seed=0).to(training_device())
     apply_training(vlm, stage)
     data = VLMDataModule(
-        config.data,
         stage,
-        mixture=build_mixture(config.data, 0),
+        execution=Execution(),
+        mixture=build_mixture(stage.data, 0),
         tokenizer=vlm.tokenizer,
         tokens_per_view=lambda height, width: vlm.architecture.text_tokens(vlm.visual_tokens(height, width)),
         mean=vlm.vision.mean,
@@ -161,7 +163,7 @@ def main() -> None:
     spec = specs_of(load_experiment(options.experiment, scale=options.scale, sets=options.sets, arms=[options.arm]))[0]
     stage = next(iter(spec.config.stages.values()))
     # Accumulation would only add the same forward passes to both.
-    stage = stage.model_copy(update={"steps": options.steps, "warmup_steps": 0, "micro_batch_size": None})
+    stage = stage.model_copy(update={"steps": options.steps, "warmup_steps": 0})
     vlm, batches = prepare(spec, stage)
     print(
         f"{spec.arm} at {spec.scale}: {sum(p.numel() for p in vlm.parameters()):,} parameters, "
@@ -189,13 +191,14 @@ def main() -> None:
 
 def report(pairs: list[tuple[Timing, Timing]], stage: Stage) -> None:
     """Medians, and the verdict."""
+    every = Execution().checkpoint_every
     for kind in ("wall", "cpu"):
         base, ours = (median(getattr(pair[i], kind) for pair in pairs) * 1000 / stage.steps for i in (0, 1))
         ratio = median(getattr(two, kind) / getattr(one, kind) for one, two in pairs)
         saving = median(getattr(two, f"checkpoint_{kind}") for _, two in pairs) * 1000
         print(
             f"{kind:>4}: plain {base:.2f} ms/step, harness {ours:.2f} ms/step (of it checkpoints "
-            f"{saving / stage.checkpoint_every:.2f}: {saving:.0f} ms every {stage.checkpoint_every}), "
+            f"{saving / every:.2f}: {saving:.0f} ms every {every}), "
             f"median of ratios {ratio:.3f}"
         )
     same = all(abs(one.loss - two.loss) <= 1e-4 * abs(one.loss) for one, two in pairs)

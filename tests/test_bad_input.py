@@ -39,7 +39,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from training.squares import STAGE, save_parts, square
+from training.squares import EXECUTION, STAGE, save_parts, square
 from typer.testing import CliRunner, Result
 
 from vlm_ablate.cli.app import app
@@ -77,7 +77,8 @@ def write(folder: Path, parts: Path, arms: dict[str, dict[str, Any]], **stage: A
         },
         "data": {"mixture": {"one": {"source": "squares"}}, "image": {"size": 16}, "sequence_length": 64},
         "stages": {"train": STAGE | {"steps": 2} | stage},
-        "evaluation": {"benchmarks": {"colour": {"benchmark": "squares"}}, "shots": 1, "batch_size": 4, "blind": False},
+        "evaluation": {"benchmarks": {"colour": {"benchmark": "squares"}}, "shots": 1, "blind": False},
+        "execution": EXECUTION,
         "arms": {name: {"set": changes} for name, changes in arms.items()},
     }
     file = folder / "bad.yaml"
@@ -98,7 +99,7 @@ def pairs(folder: Path, name: str, broken: int, whole: int) -> dict[str, Any]:
         rows.append(json.dumps({"image": f"{i}.png", "text": colour}))
     (folder / name / "rows.jsonl").write_text("\n".join(rows))
     source = {"name": "pairs", "id": str(folder / name / "rows.jsonl")}
-    return {"data.mixture.one.source": source, "data.max_skipped": 1.0}
+    return {"data.mixture.one.source": source, "execution.max_skipped": 1.0}
 
 
 def questions(folder: Path) -> dict[str, Any]:
@@ -204,7 +205,7 @@ def test_a_tracking_server_that_is_down(command: str, parts: Path, tmp_path: Pat
 
 
 def test_after_ctrl_c_what_is_done_is_kept_and_a_checkpoint_stays(parts: Path, tmp_path: Path, home: Home) -> None:
-    arms = {"first": {}, "long": {"stages.train.steps": 100_000, "stages.train.checkpoint_every": 100_000}}
+    arms = {"first": {}, "long": {"stages.train.steps": 100_000, "execution.checkpoint_every": 100_000}}
     file = write(tmp_path, parts, arms)
     command = [sys.executable, "-m", "vlm_ablate", "run", str(file), "--scale", "paper", "--home", str(home.root)]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}

@@ -5,22 +5,25 @@ from __future__ import annotations
 import torch
 
 from vlm_ablate.accounting import SampleShape, plan_model
-from vlm_ablate.config.data import DataConfig, ImageConfig
-from vlm_ablate.config.experiment import RunConfig
-from vlm_ablate.config.model import ModelConfig
-from vlm_ablate.config.stages import Stage, language_in_bf16
+from vlm_ablate.config.execution import Execution
+from vlm_ablate.config.run_config import RunConfig
+from vlm_ablate.config.stages import language_in_bf16
 from vlm_ablate.models.adapters import apply_training
 from vlm_ablate.models.batch import IGNORE, Batch
 from vlm_ablate.models.vlm import build_vlm
 
 
 def run_config(model, image=None, *, sequence_length=128, **stage) -> RunConfig:
-    """A run without data sources and benchmarks, which a plan does not read."""
-    return RunConfig.model_construct(
-        model=ModelConfig.model_validate(model),
-        data=DataConfig.model_construct(image=ImageConfig(**image or {}), sequence_length=sequence_length),
-        stages={"train": Stage(**{"steps": 1, "batch_size": 2, **stage})},
-        evaluation=None,
+    """A run of one stage; fields of `stage` that say only how it is computed become its execution."""
+    execution = {key: stage.pop(key) for key in list(stage) if key in Execution.model_fields}
+    data = {"mixture": {"any": {"source": "offline"}}, "image": image or {}, "sequence_length": sequence_length}
+    return RunConfig.model_validate(
+        {
+            "model": model,
+            "stages": {"train": {"steps": 1, "batch_size": 2, "data": data, **stage}},
+            "evaluation": {"benchmarks": {"any": {"benchmark": "offline_vqa"}}},
+            "execution": execution,
+        }
     )
 
 
@@ -58,8 +61,9 @@ def planned_and_real(tiny, assembly, **stage):
     model = {**tiny, "connector": connector, "architecture": architecture}
     config = run_config(model, {"size": 64}, sequence_length=1, **stage)
     half = language_in_bf16(config.stages.values())
-    vlm = build_vlm(config.model, config.data.image, language_dtype=torch.bfloat16 if half else torch.float32)
-    apply_training(vlm, config.stages["train"])
+    vlm = build_vlm(config.model, config.widest_image, language_dtype=torch.bfloat16 if half else torch.float32)
+    checkpointing = config.execution.gradient_checkpointing
+    apply_training(vlm, config.stages["train"], gradient_checkpointing=checkpointing)
     return plan_model(config, sample=SampleShape(text_tokens=TEXT)), vlm.train()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from training.squares import STAGE, save_parts
+from training.squares import EXECUTION, STAGE, save_parts
 from typer.testing import CliRunner, Result
 
 from vlm_ablate.cli.app import app
@@ -94,7 +94,8 @@ def file(tmp_path: Path) -> Path:
         },
         "data": {"mixture": {"one": {"source": "squares"}}, "image": {"size": 16}, "sequence_length": 64},
         "stages": {"train": STAGE | {"steps": 2}},
-        "evaluation": {"benchmarks": {"colour": {"benchmark": "squares"}}, "shots": 1, "batch_size": 4, "blind": False},
+        "evaluation": {"benchmarks": {"colour": {"benchmark": "squares"}}, "shots": 1, "blind": False},
+        "execution": EXECUTION,
         "arms": {"straight": {"label": "Linear"}, "pooled": {"set": {"model.connector": perceiver}}},
         "table": {"claims": [{"text": "Pooling helps", "better": "pooled", "worse": "straight"}]},
     }

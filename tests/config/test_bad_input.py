@@ -68,8 +68,8 @@ GOLDEN = [
         id="unknown choice",
     ),
     pytest.param(
-        ("batch_size: 16", "batch_size: 16, micro_batch_size: 5"),
-        ["experiments/demo.yaml:15: stages.pretrain: micro_batch_size 5 does not divide batch_size 16"],
+        ("evaluation:\n", "execution: {micro_batch_size: 5}\nevaluation:\n"),
+        ["experiments/demo.yaml:16: execution.micro_batch_size: 5 does not divide batch_size 16 of stage 'pretrain'"],
         id="values that do not fit",
     ),
     pytest.param(
@@ -110,7 +110,7 @@ GOLDEN = [
     pytest.param(
         ("factor: [model.connector.depth]", "factor: [modle.connector]"),
         ["experiments/demo.yaml:4: factor[0]: 'modle.connector' is no field of a run; they start with model, data, "
-         "stages, evaluation (did you mean 'model'?)"],
+         "stages, evaluation, execution (did you mean 'model'?)"],
         id="factor that is no field",
     ),
 ]  # fmt: skip
@@ -218,8 +218,8 @@ def test_setting_that_fits_no_arm_names_none(write: Write) -> None:
 
 
 def test_value_that_a_setting_makes_unfit_is_the_settings(write: Write) -> None:
-    (found,) = problems(write(), sets=("stages.pretrain.micro_batch_size=3",))
-    assert found.startswith("--set stages.pretrain.micro_batch_size=3: stages.pretrain: micro_batch_size 3 does not")
+    (found,) = problems(write(), sets=("execution.micro_batch_size=3",))
+    assert found.startswith("--set execution.micro_batch_size=3: execution.micro_batch_size: 3 does not")
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def test_scale_is_applied_after_the_diff_and_told(write: Write) -> None:
     assert one.config.model.vision.name == "siglip-nano" and one.config.model.language.quality == "good"
     assert (one.config.stages["pretrain"].steps, three.config.stages["pretrain"].steps) == (10, 30)
     assert (one.config.model.connector.latents, three.config.model.connector.latents) == (128, 8)
-    assert list(one.config.data.mixture) == ["offline"]
+    assert list(one.config.last_stage.data.mixture) == ["offline"]
     assert three.stand_ins == {
         "model.vision": "google/siglip-so400m-patch14-384 -> siglip-nano (small)",
         "model.language": "mistralai/Mistral-7B-v0.1 -> llama-nano, quality good",

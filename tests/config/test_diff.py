@@ -49,5 +49,5 @@ def test_unequal_budget_is_warned_about_even_as_a_factor(write: Write) -> None:
 
 
 def test_what_does_not_change_the_outcome_is_no_warning(write: Write) -> None:
-    file = write(("model.connector.depth: 1", "stages.pretrain.micro_batch_size: 2"))
+    file = write(("model.connector.depth: 1", "execution.micro_batch_size: 2"))
     assert load_experiment(file, scale="tiny").warnings == []

@@ -59,20 +59,21 @@ def test_claims_agree_with_the_papers_own_numbers(file: Path) -> None:
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
 def test_pictures_are_composed_at_the_size_at_which_they_are_shown(file: Path, scale: str) -> None:
     base = load_experiment(file, scale=scale).base
-    parts = [entry.source for entry in base.data.mixture.values()]
+    parts = [entry.source for stage in base.stages.values() for entry in stage.data.mixture.values()]
     parts += [entry.benchmark for entry in base.evaluation.benchmarks.values()]
     (side,) = {part.side for part in parts if part.name.startswith("offline")}
     patch = {"laptop": 1, "workstation": 14}[scale]
-    assert base.data.image.size == (side // patch) * patch or base.data.image.split == "tiles"
+    image = base.last_stage.data.image
+    assert image.size == (side // patch) * patch or image.split == "tiles"
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
 def test_views_at_workstation_scale_are_whole_patches(file: Path) -> None:
     """Its encoder drops pixels that fill no patch."""
     for arm in load_experiment(file, scale="workstation").arms.values():
-        image = arm.config.data.image
         assert arm.config.model.vision.name == "vit-s14"
-        assert [s for s in (image.size, image.shortest, image.tile) if s is not None and s % 14] == []
+        sides = [side for image in arm.config.images() for side in (image.size, image.shortest, image.tile)]
+        assert [side for side in sides if side is not None and side % 14] == []
 
 
 @pytest.mark.parametrize("name", SCALES)

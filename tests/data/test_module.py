@@ -15,7 +15,8 @@ from transformers import PreTrainedTokenizerFast
 from tests.data import records
 from tests.data.conftest import Drawn, data_config
 from vlm_ablate.config.data import DataConfig, ImageConfig
-from vlm_ablate.config.stages import Stage
+from vlm_ablate.config.execution import Execution
+from vlm_ablate.config.run_config import RunStage
 from vlm_ablate.data.collate import Collator
 from vlm_ablate.data.encode import EncodedSample, Encoder
 from vlm_ablate.data.mixture import Mixture
@@ -31,12 +32,13 @@ MIXTURE = Mixture({"a": Drawn("a", 40), "b": Drawn("b", 9)}, {"a": 2.0, "b": 1.0
 
 def module(
     tokenizer: PreTrainedTokenizerFast, config: DataConfig = CONFIG, mixture: Mixture = MIXTURE, start: int = 0,
-    **stage: int,
+    batch_size: int = 4, **execution: float,
 ) -> VLMDataModule:
-    stage_config = Stage(**{"steps": 12, "batch_size": 4, **stage})
+    stage = RunStage(steps=12, batch_size=batch_size, data=config)
     return VLMDataModule(
-        config, stage_config, mixture=mixture, tokenizer=tokenizer, tokens_per_view=3, mean=HALF, std=HALF, start=start
-    )
+        stage, execution=Execution(**execution), mixture=mixture, tokenizer=tokenizer, tokens_per_view=3, mean=HALF,
+        std=HALF, start=start,
+    )  # fmt: skip
 
 
 def first_ids(data: VLMDataModule, batches: int) -> list[list[str]]:
@@ -85,8 +87,7 @@ def test_masks_and_pixels_are_absent_where_not_needed() -> None:
 
 def test_order_does_not_depend_on_workers_micro_batches_or_ranks(tokenizer: PreTrainedTokenizerFast) -> None:
     whole = first_ids(module(tokenizer), 4)
-    with_workers = data_config(image=ImageConfig(size=16), workers=2)
-    assert first_ids(module(tokenizer, with_workers), 4) == whole
+    assert first_ids(module(tokenizer, workers=2), 4) == whole
     assert list(chain(*first_ids(module(tokenizer, micro_batch_size=2), 8))) == list(chain(*whole))
     ranks = [iter(EndlessBatches(0, 2, rank, 2)) for rank in range(2)]
     assert [i for _ in range(4) for rank in ranks for i in next(rank)] == list(range(16))
@@ -119,13 +120,13 @@ class Recorder(pl.LightningModule):
 def trained(
     tokenizer: PreTrainedTokenizerFast, workers: int, steps: int, mixture: Mixture = MIXTURE, **fit: object
 ) -> tuple[pl.Trainer, Recorder]:
-    config = data_config(image=ImageConfig(size=16), workers=workers)
     recorder = Recorder()
     trainer = pl.Trainer(
         max_steps=steps, max_epochs=-1, accelerator="cpu", logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False,
     )
-    trainer.fit(recorder, datamodule=module(tokenizer, config, mixture, micro_batch_size=2, start=4), **fit)
+    data = module(tokenizer, CONFIG, mixture, micro_batch_size=2, workers=workers, start=4)
+    trainer.fit(recorder, datamodule=data, **fit)
     return trainer, recorder
 
 
@@ -186,21 +187,20 @@ def broken_mixture(broken: set[int]) -> Mixture:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_undecodable_images_are_replaced_and_counted(tokenizer: PreTrainedTokenizerFast, workers: int) -> None:
-    config = data_config(image=ImageConfig(size=16), workers=workers, max_skipped=0.1)
-    data = module(tokenizer, config, broken_mixture({3, 4, 50}))
+    data = module(tokenizer, CONFIG, broken_mixture({3, 4, 50}), workers=workers, max_skipped=0.1)
     loader = iter(data.train_dataloader())
     shown = [name for _ in range(50) for name in next(loader).sample_ids]
     assert not {"a:3", "a:4", "a:50"} & set(shown) and shown.count("a:5") == 3
     assert data.skips.skipped >= 3
-    alone = module(tokenizer, config, broken_mixture({3, 4, 50})).dataset
+    alone = module(tokenizer, CONFIG, broken_mixture({3, 4, 50}), max_skipped=0.1).dataset
     assert [alone[i].id for i in reversed(range(200))][::-1] == shown
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_too_many_unusable_samples_fail_the_run(tokenizer: PreTrainedTokenizerFast, workers: int) -> None:
-    config = data_config(image=ImageConfig(size=16), workers=workers, max_skipped=0.1)
-    loader = iter(module(tokenizer, config, broken_mixture(set(range(0, 200, 4)))).train_dataloader())
-    with pytest.raises(DataError, match=r"above data.max_skipped = 0.1; the last one: .*a:\d+") as caught:
+    mixture = broken_mixture(set(range(0, 200, 4)))
+    loader = iter(module(tokenizer, CONFIG, mixture, workers=workers, max_skipped=0.1).train_dataloader())
+    with pytest.raises(DataError, match=r"above execution.max_skipped = 0.1; the last one: .*a:\d+") as caught:
         for _ in range(60):
             next(loader)
     assert "Traceback" not in str(caught.value)

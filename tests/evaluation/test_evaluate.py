@@ -59,7 +59,7 @@ def test_record_says_how_it_was_made(vlm: VLM, data_config: DataConfig, tmp_path
 
 def test_answers_do_not_depend_on_the_batch(vlm: VLM, data_config: DataConfig, tmp_path: Path) -> None:
     for size in (1, 5, 32):
-        evaluate(vlm, "s", entry(), config(batch_size=size), data_config, blind=False, out=tmp_path / f"{size}.jsonl")
+        evaluate(vlm, "s", entry(), config(), data_config, batch_size=size, blind=False, out=tmp_path / f"{size}.jsonl")
     assert answers(tmp_path / "1.jsonl") == answers(tmp_path / "5.jsonl") == answers(tmp_path / "32.jsonl")
     assert len(set(answers(tmp_path / "1.jsonl").values())) > 1, "a model that always says the same proves nothing"
 
@@ -110,7 +110,7 @@ def test_each_image_is_encoded_once(vlm: VLM, data_config: DataConfig, tmp_path:
     views = []
     whole = vlm.encode_images
     monkeypatch.setattr(vlm, "encode_images", lambda pixels, mask: views.append(len(pixels)) or whole(pixels, mask))
-    evaluate(vlm, "s", entry(), config(batch_size=3, shots=4), data_config, blind=False, out=tmp_path / "p.jsonl")
+    evaluate(vlm, "s", entry(), config(shots=4), data_config, batch_size=3, blind=False, out=tmp_path / "p.jsonl")
     shown = {s for p in read_predictions(tmp_path / "p.jsonl") for s in (*p.shots, p.id)}
     assert sum(views) == len(shown) < 12 * 5
 
@@ -140,15 +140,15 @@ def test_a_finished_file_is_not_computed_again(vlm: VLM, data_config: DataConfig
 
 def test_torn_line_is_dropped_and_the_rest_kept(vlm: VLM, data_config: DataConfig, tmp_path: Path, monkeypatch) -> None:
     out = tmp_path / "p.jsonl"
-    cfg = config(batch_size=3)
-    first = evaluate(vlm, "s", entry(), cfg, data_config, blind=False, out=out)
+    cfg = config()
+    first = evaluate(vlm, "s", entry(), cfg, data_config, batch_size=3, blind=False, out=out)
     whole = out.read_bytes()
     lines = whole.split(b"\n")
     out.write_bytes(b"\n".join(lines[:5]) + b"\n" + lines[5][:20])
     rows = []
     generate = vlm.generate
     monkeypatch.setattr(vlm, "generate", lambda ids, *a, **k: rows.append(len(ids)) or generate(ids, *a, **k))
-    assert evaluate(vlm, "s", entry(), cfg, data_config, blind=False, out=out) == first
+    assert evaluate(vlm, "s", entry(), cfg, data_config, batch_size=3, blind=False, out=out) == first
     assert out.read_bytes() == whole
     assert 0 < sum(rows) <= 12
 
@@ -168,7 +168,7 @@ def test_killed_evaluation_continues(checkpoints: Path, data_config: DataConfig,
     assert 0 < len(read_predictions(out)) < 12
     model = tiny_vlm(checkpoints, data_config.image)
     for path in (out, whole):
-        evaluate(model, "s", entry(), config(batch_size=2), data_config, blind=False, out=path)
+        evaluate(model, "s", entry(), config(), data_config, batch_size=2, blind=False, out=path)
     assert out.read_bytes() == whole.read_bytes()
 
 
@@ -180,7 +180,7 @@ def test_shots_are_interleaved_with_their_images(
     rows = []
     generate = vlm.generate
     monkeypatch.setattr(vlm, "generate", lambda ids, *a, **k: rows.extend(ids.tolist()) or generate(ids, *a, **k))
-    cfg = config(demonstrations=Demonstrations(selection=selection), batch_size=2)
+    cfg = config(demonstrations=Demonstrations(selection=selection))
     out = tmp_path / "p.jsonl"
     record = evaluate(vlm, "s", entry(limit=3, shots=shots), cfg, data_config, blind=False, out=out)
     assert (record.shots, len(rows)) == (shots, 3)

@@ -20,7 +20,7 @@ from vlm_ablate.tracking.logger import RunTracker
 
 
 def note_of(spec: RunSpec) -> str:
-    return spec.config.data.mixture["stub"].source.note
+    return spec.config.last_stage.data.mixture["stub"].source.note
 
 
 def execute(spec: RunSpec, *, home: Home, reporter: Callable[[Event], None], tracking_uri: str) -> RunOutcome:

@@ -153,8 +153,8 @@ def test_loss_is_the_sum_over_supervised_tokens(vlm: VLM) -> None:
 def test_gradient_checkpointing_gives_the_same_gradients_even_for_two_forwards(vlm: VLM) -> None:
     gradients = []
     for checkpointing in (False, True):
-        stage = Stage(steps=1, batch_size=1, language="lora", vision="full", gradient_checkpointing=checkpointing)
-        apply_training(vlm, stage)
+        stage = Stage(steps=1, batch_size=1, language="lora", vision="full")
+        apply_training(vlm, stage, gradient_checkpointing=checkpointing)
         vlm.train()
         for module in vlm.modules():
             if isinstance(module, torch.nn.Dropout):
@@ -176,7 +176,7 @@ def test_checkpointed_blocks_are_computed_again(texts: list[str] | None, llama, 
     for i, block in enumerate(vlm.architecture.blocks):
         block.down_proj.register_forward_hook(lambda *_, i=i: calls.append(i))
     for checkpointing, expected in ((True, [0, 1, 1, 0]), (False, [0, 1])):
-        apply_training(vlm, Stage(steps=1, batch_size=1, gradient_checkpointing=checkpointing))
+        apply_training(vlm, Stage(steps=1, batch_size=1), gradient_checkpointing=checkpointing)
         calls.clear()
         vlm(a_batch(vlm, texts)).loss_sum.backward()
         assert calls == expected

@@ -25,8 +25,8 @@ from vlm_ablate.config.stages import LoraConfig, Stage
 from vlm_ablate.errors import AssetMissing, ModelError
 from vlm_ablate.models.adapters import apply_training
 from vlm_ablate.models.pretrained import sha256
-from vlm_ablate.offline.encoders import vit
 from vlm_ablate.offline.configs import VitS14Config
+from vlm_ablate.offline.encoders import vit
 from vlm_ablate.offline.encoders.packaged import PackagedFile
 from vlm_ablate.registry import vision_encoders
 
@@ -202,8 +202,8 @@ def test_it_takes_adapters_and_gradient_checkpointing(llama) -> None:
     x = torch.randn(2, 3, 42, 42)
     before = vlm.encode_images(x, None)
     for kind in ("lora", "dora"):
-        stage = Stage(steps=1, batch_size=1, vision=kind, lora=LoraConfig(r=2), gradient_checkpointing=kind == "dora")
-        matched = apply_training(vlm, stage).matched["vision"]
+        stage = Stage(steps=1, batch_size=1, vision=kind, lora=LoraConfig(r=2))
+        matched = apply_training(vlm, stage, gradient_checkpointing=kind == "dora").matched["vision"]
         assert len(matched) == 4 * 6 and {n.rpartition(".")[2] for n in matched} == {
             "q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2"
         }  # fmt: skip

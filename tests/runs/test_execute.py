@@ -241,7 +241,7 @@ def test_arms_of_one_seed_see_the_same_data(parts, home, monkeypatch):
     for arm in (
         make_spec(parts, stages=short, blind=False),
         make_spec(parts, stages=short, blind=False, connector={"name": "mlp"}, architecture="cross_attention"),
-        make_spec(parts, stages={"only": STAGE | {"steps": 2, "micro_batch_size": 4, "language": "lora"}}, blind=False),
+        make_spec(parts, stages={"only": short["only"] | {"language": "lora"}}, blind=False),
         make_spec(parts, stages=short, blind=False, seed=1),
     ):
         shown.append([])

@@ -23,8 +23,8 @@ def make_spec(
             "config": {
                 "model": {"vision": "siglip-nano", "language": {"name": "hf", "id": "x/y"}, "connector": "mlp",
                           "architecture": "autoregressive"},
-                "data": {"mixture": {"stub": {"source": {"name": "stub-source", "note": note or arm}}}},
-                "stages": {"train": {"steps": 10, "batch_size": 4}},
+                "stages": {"train": {"steps": 10, "batch_size": 4, "data": {"mixture": {"stub": {
+                    "source": {"name": "stub-source", "note": note or arm}}}}}},
                 "evaluation": {"benchmarks": {"vqa": {"benchmark": "stub-benchmark"}}},
             },
             "seeds": {"init": seed, "data": seed, "dropout": seed},

@@ -111,14 +111,14 @@ class Endless:
 
 
 class RowData(pl.LightningDataModule):
-    def __init__(self, stage: Stage, start: int) -> None:
+    def __init__(self, stage: Stage, start: int, micro_batch_size: int | None = None) -> None:
         super().__init__()
-        self.stage, self.start = stage, start
+        self.stage, self.start, self.micro_batch_size = stage, start, micro_batch_size
         self.from_step = 0
 
     def train_dataloader(self) -> DataLoader:
         world, rank = self.trainer.world_size, self.trainer.global_rank
-        size = self.stage.micro_batch_size or self.stage.batch_size // world
+        size = self.micro_batch_size or self.stage.batch_size // world
         start = self.start + self.from_step * self.stage.batch_size
         return DataLoader(Rows(), batch_sampler=Endless(start, size, rank, world), collate_fn=collate)
 

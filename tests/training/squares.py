@@ -13,6 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast,
 
 from vlm_ablate.config.base import ComponentConfig
 from vlm_ablate.config.experiment import RunConfig, Seeds
+from vlm_ablate.config.shared_data import composed, run_data
 from vlm_ablate.data.sample import Image, ImageRef, Sample, Text
 from vlm_ablate.data.sources.base import AssetRecord, Source
 from vlm_ablate.errors import AssetMissing
@@ -115,14 +116,13 @@ def save_parts(folder: Path) -> None:
     ).save_pretrained(folder / "vision")
 
 
-STAGE: dict[str, Any] = dict(
-    steps=6, batch_size=4, micro_batch_size=2, learning_rate=1e-2, checkpoint_every=2, log_every=2
-)
+STAGE: dict[str, Any] = dict(steps=6, batch_size=4, learning_rate=1e-2)
+EXECUTION: dict[str, Any] = dict(micro_batch_size=2, checkpoint_every=2, log_every=2, evaluation_batch_size=4)
 
 
 def make_spec(parts: Path, *, seed: int = 0, arm: str = "mlp", stages: dict | None = None, connector: Any = None,
               source: dict | None = None, architecture: str = "autoregressive", experiment: str = "tests/squares",
-              **evaluation: Any) -> RunSpec:  # fmt: skip
+              execution: dict | None = None, **evaluation: Any) -> RunSpec:  # fmt: skip
     """A run of seconds that learns something: twelve steps in full, four of LoRA, and eight questions."""
     config = {
         "model": {
@@ -141,7 +141,9 @@ def make_spec(parts: Path, *, seed: int = 0, arm: str = "mlp", stages: dict | No
             "align": STAGE | {"steps": 12, "language": "full"},
             "tune": STAGE | {"steps": 4, "language": "lora", "lora": {"r": 2, "dropout": 0.1}, "neftune_alpha": 5.0},
         },
-        "evaluation": {"benchmarks": {"colour": {"benchmark": "squares"}}, "shots": 1, "batch_size": 4} | evaluation,
+        "evaluation": {"benchmarks": {"colour": {"benchmark": "squares"}}, "shots": 1} | evaluation,
+        "execution": EXECUTION | (execution or {}),
     }
     seeds = Seeds(init=seed, data=seed, dropout=seed)
-    return RunSpec(experiment, arm, arm, seed, "test", RunConfig.model_validate(config), seeds, ("training.squares",))
+    run = RunConfig.model_validate(run_data(composed(config)))
+    return RunSpec(experiment, arm, arm, seed, "test", run, seeds, ("training.squares",))

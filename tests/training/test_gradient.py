@@ -4,6 +4,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from vlm_ablate.config.execution import Execution
 from vlm_ablate.config.stages import Stage
 from vlm_ablate.training.fit import build_trainer, quiet_lightning
 from vlm_ablate.training.module import TrainingModule
@@ -26,11 +27,11 @@ def gradients(tmp_path, micro, clip=None, **options):
     torch.manual_seed(0)
     vlm = SmallVLM(dropout=0.0)
     vlm.vision.eval()  # batch statistics would depend on the split
-    stage = Stage(steps=1, batch_size=8, micro_batch_size=micro, gradient_clip=clip)
-    module = TrainingModule(vlm, stage, world_size=options.get("devices", 1))
+    stage = Stage(steps=1, batch_size=8, gradient_clip=clip)
+    module = TrainingModule(vlm, stage, Execution(micro_batch_size=micro), world_size=options.get("devices", 1))
     path = tmp_path / f"{micro}.pt"
     with quiet_lightning():
-        build_trainer(stage, [Keep(path)], tmp_path, **options).fit(module, datamodule=RowData(stage, 0))
+        build_trainer(stage, [Keep(path)], tmp_path, **options).fit(module, datamodule=RowData(stage, 0, micro))
     return torch.load(path)
 
 

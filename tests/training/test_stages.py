@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from vlm_ablate.config.execution import Execution
 from vlm_ablate.config.stages import Stage, Training
 from vlm_ablate.errors import Diverged, ModelError, StorageError
 from vlm_ablate.events import Checkpointed, StageStarted, StepDone
@@ -20,7 +21,7 @@ from vlm_ablate.training.stages import Plan, curve_steps, steps_done, train_stag
 from .rows import RowData, SmallVLM, sample_row
 
 
-def adapt(vlm, stage):
+def adapt(vlm, stage, execution=None):
     """Freeze and unfreeze by part: enough to tell stages apart."""
     vlm.requires_grad_(False)
     vlm.connector.requires_grad_(stage.connector == "full")
@@ -29,11 +30,19 @@ def adapt(vlm, stage):
 
 
 STAGES = {
-    "align": Stage(steps=6, batch_size=4, micro_batch_size=2, checkpoint_every=2, log_every=3, warmup_steps=2,
-                   learning_rate=1e-2, schedule="cosine", neftune_alpha=5.0),
-    "tune": Stage(steps=5, batch_size=4, checkpoint_every=2, log_every=2, learning_rate=1e-3,
-                  language="full", vision="full", weight_decay=0.1),
+    "align": Stage(steps=6, batch_size=4, warmup_steps=2, learning_rate=1e-2, schedule="cosine", neftune_alpha=5.0),
+    "tune": Stage(steps=5, batch_size=4, learning_rate=1e-3, language="full", vision="full", weight_decay=0.1),
 }  # fmt: skip
+EXECUTION = Execution(checkpoint_every=2, log_every=3, stages={"align": {"micro_batch_size": 2}})
+
+
+def data_of(stages):
+    """The data of a stage by its name, as a run gives it."""
+
+    def data(name, start):
+        return RowData(stages[name], start, EXECUTION.of_stage(name).micro_batch_size)
+
+    return data
 
 
 def make_plan(folder: Path, events=None, stages=None, **values) -> Plan:
@@ -41,7 +50,8 @@ def make_plan(folder: Path, events=None, stages=None, **values) -> Plan:
     folder.mkdir(parents=True, exist_ok=True)
     events = [] if events is None else events
     defaults = dict(
-        vlm=SmallVLM(), stages=stages or STAGES, data=RowData, apply_training=adapt, folder=folder, run="r",
+        vlm=SmallVLM(), stages=stages or STAGES, data=data_of(stages or STAGES), apply_training=adapt, folder=folder,
+        run="r", execution=EXECUTION,
         init_seed=1, dropout_seed=2, reporter=events.append, track=events.append,
     )  # fmt: skip
     return Plan(**(defaults | values))
@@ -102,7 +112,7 @@ def test_between_stages(tmp_path, straight):
     def refuse(stage, start):
         if start:
             raise RuntimeError("killed between stages")
-        return RowData(stage, start)
+        return data_of(STAGES)(stage, start)
 
     with pytest.raises(RuntimeError):
         train_stages(make_plan(tmp_path, data=refuse))
@@ -165,7 +175,7 @@ def test_events_and_counts(straight):
     _, seen, events = straight
     assert [e.stage for e in events if isinstance(e, StageStarted)] == ["align", "tune"]
     assert [e.step for e in events if isinstance(e, Checkpointed)] == [2, 4, 8, 10]
-    assert [e.step for e in events if hasattr(e, "grad_norm")] == [3, 6, 8, 10, 11]
+    assert [e.step for e in events if hasattr(e, "grad_norm")] == [3, 6, 9, 11]
     assert (seen.sequences, seen.images, seen.visual_tokens) == (44, 44, 176)
     rows = [sample_row(i) for i in range(44)]
     assert seen.text_tokens == sum(int(row["mask"].sum()) for row in rows) - 176

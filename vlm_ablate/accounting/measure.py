@@ -55,6 +55,7 @@ class Measurement:
 
 def measure(
     vlm: VLM,
+    image: ImageConfig,
     sample: SampleShape,
     *,
     backward: bool = True,
@@ -65,12 +66,13 @@ def measure(
 
     Args:
         vlm: the model, set up for a stage.
+        image: how the sample's images are prepared.
         sample: shape of the sample.
         backward: whether to run the backward pass, too.
         autocast: to bf16, as mixed precision does on a GPU.
         half: ids of parameters that are in bf16 already, so that autocast makes no copy.
     """
-    views, size = views_of(vlm.image, *sides(vlm.image, sample))
+    views, size = views_of(image, *sides(image, sample))
     tokens = vlm.visual_tokens(*size)
     text_tokens = vlm.architecture.text_tokens(tokens)
     sequence = sample.text_tokens + sample.images * views * text_tokens

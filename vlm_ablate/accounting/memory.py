@@ -7,6 +7,7 @@ from enum import StrEnum
 from math import ceil
 
 from vlm_ablate.accounting.measure import IN_LANGUAGE, Measurement
+from vlm_ablate.config.execution import Execution
 from vlm_ablate.config.stages import Stage
 
 FP32, BF16 = 4, 2
@@ -76,6 +77,7 @@ class MemoryPlan:
 
 def plan_memory(
     stage: Stage,
+    execution: Execution,
     cost: Measurement,
     *,
     fixed_bytes: int,
@@ -91,7 +93,8 @@ def plan_memory(
     What the language model keeps grows with the sequence; what encoder and connector keep, with the images.
 
     Args:
-        stage: precision, checkpointing and micro-batch.
+        stage: precision and batch size.
+        execution: of the stage: micro-batch and checkpointing.
         cost: of one sample, without checkpointing.
         fixed_bytes: parameters and buffers.
         trained: parameters that require gradients.
@@ -101,13 +104,13 @@ def plan_memory(
         shards: devices of a group.
         sharding: what they hold a share of.
     """
-    micro = stage.micro_batch_size or stage.batch_size
+    micro, again = execution.micro_batch_size or stage.batch_size, execution.gradient_checkpointing
     length = max(sequence, cost.sequence)
     supervised = length - (cost.sequence - cost.supervised)
     grow = dict.fromkeys(IN_LANGUAGE, length / cost.sequence)
-    kept = sum(_kept(stage, cost, part) * grow.get(part, 1.0) for part in cost.saved if part != "loss")
+    kept = sum(_kept(cost, part, again) * grow.get(part, 1.0) for part in cost.saved if part != "loss")
     widest = max((c.saved * grow.get(p, 1.0) for p, costs in cost.meter.layers.items() for c in costs), default=0.0)
-    widest *= 1.25 if stage.gradient_checkpointing else 0.5
+    widest *= 1.25 if again else 0.5
     logits = supervised * vocabulary * (2 * FP32 + (BF16 if stage.precision == "bf16" else FP32))
     gathers = shards > 1 and sharding is Sharding.zero3
     width = BF16 if stage.precision == "bf16" else FP32
@@ -117,31 +120,31 @@ def plan_memory(
         gradients=ceil(FP32 * trained / (1 if sharding is Sharding.zero1 else shards)),
         activations=int(kept * micro),
         transient=int(max(logits, widest) * micro),
-        copies=_dense(stage, cost) + (_copies(stage, cost) if stage.precision == "bf16" and not gathers else 0),
+        copies=_dense(cost, again) + (_copies(cost, again) if stage.precision == "bf16" and not gathers else 0),
         gathered=width * (units.outside + 2 * units.largest + units.trained) if gathers else 0,
         accumulates=micro * shards < stage.batch_size,
     )
 
 
-def _kept(stage: Stage, cost: Measurement, part: str) -> float:
+def _kept(cost: Measurement, part: str, again: bool) -> float:
     """Bytes that autograd keeps of a stretch (vision, connector, language) of one sample."""
     parts = IN_LANGUAGE if part == "language" else (part,)
     layers = [layer for p in parts for layer in cost.meter.layers.get(p, [])]
-    if not (stage.gradient_checkpointing and layers and cost.saved[part]):
+    if not (again and layers and cost.saved[part]):
         return cost.saved[part]
     return cost.saved[part] + sum(layer.inputs - layer.saved for layer in layers)
 
 
-def _dense(stage: Stage, cost: Measurement) -> int:
+def _dense(cost: Measurement, again: bool) -> int:
     each = [layer.dense for layers in cost.meter.layers.values() for layer in layers]
-    return max(each, default=0) if stage.gradient_checkpointing else sum(each)
+    return max(each, default=0) if again else sum(each)
 
 
-def _copies(stage: Stage, cost: Measurement) -> int:
+def _copies(cost: Measurement, again: bool) -> int:
     """Of layers, all copies are alive at once, or one layer's under checkpointing."""
     weights = cost.loose_weights
     for part, layers in cost.meter.layers.items():
         if cost.graded[part] and layers:
             each = [layer.weights for layer in layers]
-            weights += max(each) if stage.gradient_checkpointing else sum(each)
+            weights += max(each) if again else sum(each)
     return BF16 * weights

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -11,7 +12,9 @@ from vlm_ablate.accounting.measure import Measurement, SampleShape, layers_of, m
 from vlm_ablate.accounting.memory import BF16, FP32, MemoryPlan, Sharding, Units, plan_memory
 from vlm_ablate.accounting.parameters import parameters_by_part
 from vlm_ablate.checkpoints.start_from import check_checkpoint
-from vlm_ablate.config.experiment import RunConfig
+from vlm_ablate.config.data import ImageConfig
+from vlm_ablate.config.execution import Execution
+from vlm_ablate.config.run_config import RunConfig, RunStage
 from vlm_ablate.config.stages import Stage, language_in_bf16
 from vlm_ablate.models.adapters import apply_training
 from vlm_ablate.models.vlm import VLM, build_vlm
@@ -29,8 +32,14 @@ class StagePlan:
     matched: dict[str, tuple[str, ...]]
     """Backbone -> modules that carry adapters."""
     training_flops: dict[str, float]
-    """Part -> operations per sample, forward and backward, recomputation under checkpointing included."""
+    """Part -> operations per sample, forward and backward, recomputation under checkpointing included; where images
+    grow within the stage, the mean over its steps."""
+    views: float
+    """Views of one image, as well a mean."""
+    sequence: float
+    """Tokens of the sample in the text stream, as well a mean."""
     memory: MemoryPlan
+    """At the steps that need most."""
     checkpoint_bytes: int
     """A resumable checkpoint: new and trained parameters in fp32 and two moments (Muon keeps one of a matrix)."""
     samples: int
@@ -129,25 +138,32 @@ class Planner:
         )
 
     def _model(self, config: RunConfig) -> tuple[dict[str, int], Measurement]:
-        key = f"{config.model.model_dump_json()} {config.data.image.model_dump_json()}"
+        image = list(config.last_stage.data.image_by_step().values())[-1]
+        key = " ".join(part.model_dump_json() for part in (config.model, config.widest_image, image))
         if key not in self._models:
             vlm = _build(config).requires_grad_(False)
             if config.model.init_from:
                 check_checkpoint(vlm, config.model.init_from)
-            self._models[key] = parameters_by_part(vlm), measure(vlm, self.sample, backward=False)
+            self._models[key] = parameters_by_part(vlm), measure(vlm, image, self.sample, backward=False)
         return self._models[key]
 
-    def _stage(self, name: str, stage: Stage, config: RunConfig) -> StagePlan:
-        parts = (config.model, config.data.image, stage)
-        beside = (config.data.sequence_length, language_in_bf16(config.stages.values()))
-        key = " ".join([*(part.model_dump_json() for part in parts), *map(str, beside)])
+    def _stage(self, name: str, stage: RunStage, config: RunConfig) -> StagePlan:
+        execution = config.execution.of_stage(name)
+        parts = (config.model, config.widest_image, execution)
+        own = stage.model_dump_json(exclude={"data": {"mixture"}})
+        half = str(language_in_bf16(config.stages.values()))
+        key = " ".join([*(part.model_dump_json() for part in parts), own, half])
         if key not in self._stages:
-            self._stages[key] = self._plan_stage(name, stage, config)
+            shares = _shares(stage)
+            plans = [self._plan_stage(name, stage, execution, image, config) for image in shares]
+            self._stages[key] = _weighed(plans, list(shares.values()))
         return replace(self._stages[key], name=name)
 
-    def _plan_stage(self, name: str, stage: Stage, config: RunConfig) -> StagePlan:
+    def _plan_stage(
+        self, name: str, stage: RunStage, execution: Execution, image: ImageConfig, config: RunConfig
+    ) -> StagePlan:
         vlm = _build(config)
-        report = apply_training(vlm, _uncheckpointed(stage))
+        report = apply_training(vlm, _without_noise(stage))
         total, trainable = parameters_by_part(vlm), parameters_by_part(vlm, trainable=True)
         half = _held_in_bf16(vlm, config)
         buffers = sum(b.numel() * b.element_size() for b in vlm.buffers())
@@ -156,21 +172,24 @@ class Planner:
         for parameter in vlm.parameters():
             if id(parameter) in half:
                 parameter.data = parameter.data.to(torch.bfloat16)
-        cost = measure(vlm.train(), self.sample, autocast=stage.precision == "bf16", half=frozenset(half))
+        cost = measure(vlm.train(), image, self.sample, autocast=stage.precision == "bf16", half=frozenset(half))
         trained = sum(trainable.values())
         return StagePlan(
             name=name,
             total=total,
             trainable=trainable,
             matched=report.matched,
-            training_flops=_training_flops(stage, cost),
+            training_flops=_training_flops(execution, cost),
+            views=cost.views,
+            sequence=cost.sequence,
             memory=plan_memory(
                 stage,
+                execution,
                 cost,
                 fixed_bytes=FP32 * sum(total.values()) - (FP32 - BF16) * sum(half.values()) + buffers,
                 trained=trained,
                 units=_units(vlm),
-                sequence=config.data.sequence_length,
+                sequence=stage.data.sequence_length,
                 vocabulary=vlm.language.vocabulary,
                 shards=self.shards,
                 sharding=self.sharding,
@@ -192,8 +211,8 @@ def plan_model(
 
 
 def visual_tokens_of(config: RunConfig, width: int, height: int) -> int:
-    """Visual tokens of an image of that size in pixels, all its views together."""
-    views, size = views_of(config.data.image, width, height)
+    """Visual tokens of an image of that size in pixels in the last stage, all its views together."""
+    views, size = views_of(config.last_stage.data.image, width, height)
     return views * _build(config).visual_tokens(*size)
 
 
@@ -209,7 +228,7 @@ def short_count(number: float) -> str:
 
 def _build(config: RunConfig) -> VLM:
     model = config.model.model_copy(update={"init_from": None})
-    return build_vlm(model, config.data.image, load_weights=False)
+    return build_vlm(model, config.widest_image, load_weights=False)
 
 
 def _held_in_bf16(vlm: VLM, config: RunConfig) -> dict[int, int]:
@@ -227,14 +246,42 @@ def _units(vlm: VLM) -> Units:
     return Units(outside, max(sizes, default=0), max(trained, default=0))
 
 
-def _uncheckpointed(stage: Stage) -> Stage:
-    """The stage without checkpointing, whose effect follows from the cost of the layers, and without noise."""
-    return stage.model_copy(update={"gradient_checkpointing": False, "neftune_alpha": None})
+def _without_noise(stage: Stage) -> Stage:
+    return stage.model_copy(update={"neftune_alpha": None})
 
 
-def _training_flops(stage: Stage, cost: Measurement) -> dict[str, float]:
+def _shares(stage: RunStage) -> dict[ImageConfig, float]:
+    """Preparation of images -> share of the stage's steps that it holds for."""
+    images = stage.data.image_by_step()
+    begins = [min(step, stage.steps) for step in images]
+    shares: dict[ImageConfig, float] = {}
+    for image, begin, end in zip(images.values(), begins, [*begins[1:], stage.steps], strict=True):
+        if end > begin:
+            shares[image] = shares.get(image, 0.0) + (end - begin) / stage.steps
+    return shares
+
+
+def _weighed(plans: Sequence[StagePlan], shares: Sequence[float]) -> StagePlan:
+    """One plan of a stage from those for the sizes of its images: means over the steps, and the largest memory."""
+
+    def mean(value: Callable[[StagePlan], float]) -> float:
+        return sum(share * value(plan) for share, plan in zip(shares, plans, strict=True))
+
+    if len(plans) == 1:
+        return plans[0]
+    return replace(
+        plans[-1],
+        training_flops={part: mean(lambda p, part=part: p.training_flops[part]) for part in plans[-1].training_flops},
+        views=mean(lambda p: p.views),
+        sequence=mean(lambda p: p.sequence),
+        memory=max((plan.memory for plan in plans), key=lambda memory: memory.peak),
+    )
+
+
+def _training_flops(execution: Execution, cost: Measurement) -> dict[str, float]:
+    """Checkpointing is counted from the cost of the layers, which are measured without it."""
     again = dict.fromkeys(cost.forward, 0.0)
-    if stage.gradient_checkpointing:
+    if execution.gradient_checkpointing:
         for part, layers in cost.meter.layers.items():
             again[part] = sum(layer.again for layer in layers) if cost.graded[part] else 0.0
     return {part: cost.forward[part] + cost.backward[part] + again[part] for part in cost.forward}

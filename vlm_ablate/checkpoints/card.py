@@ -98,9 +98,9 @@ def _run_rows(found: FinishedRun) -> list[tuple[str, Any]]:
 
 
 def _model_rows(found: FinishedRun) -> list[tuple[str, str]]:
-    model, image = found.spec.config.model, found.spec.config.data.image
+    model, image = found.spec.config.model, found.spec.config.evaluation.image
     parts = [(name, _fields(getattr(model, name).model_dump())) for name in _PARTS]
-    return [*parts, ("image", _fields(image.model_dump())), ("prompt format", found.spec.config.data.prompt)]
+    return [*parts, ("image", _fields(image.model_dump())), ("prompt format", found.spec.config.evaluation.prompt)]
 
 
 _PARTS = ("vision", "language", "connector", "architecture")

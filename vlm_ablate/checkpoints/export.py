@@ -18,7 +18,7 @@ from vlm_ablate.checkpoints.own import save_checkpoint
 from vlm_ablate.checkpoints.peft_folder import FOLDER, save_adapters
 from vlm_ablate.checkpoints.processor import Prepared, generation_config, processor_for
 from vlm_ablate.checkpoints.to_transformers import fit, to_transformers
-from vlm_ablate.config.data import DataConfig
+from vlm_ablate.config.data import Preparation
 from vlm_ablate.errors import ModelError, StorageError
 from vlm_ablate.models.pretrained import quietly
 from vlm_ablate.runs.find import FinishedRun, load_run
@@ -98,7 +98,7 @@ def export_run(
         prepared, reason = None, fitting.reason
         if fitting.cls:
             try:
-                prepared = processor_for(vlm, found.spec.config.data.prompt)
+                prepared = processor_for(vlm, found.spec.config.evaluation.prompt)
             except ModelError as error:
                 reason = error.message
         if prepared:
@@ -131,7 +131,7 @@ def _write_transformers(
             save_adapters(vlm, model, partial / FOLDER)
     result = None
     if check:
-        result = check_export(vlm, partial, found.spec.config.data, adapters=keep_adapters)
+        result = check_export(vlm, partial, _asked(found), adapters=keep_adapters)
         if dtype is torch.float32 and result.logits > TOLERANCE * max(result.scale, 1.0):
             raise ModelError(
                 f"{type(model).__name__} gives other logits than the run's own model: {result.logits:.2g} apart"
@@ -146,7 +146,7 @@ def _write_own(
     save_checkpoint(
         vlm,
         partial,
-        prompt=spec.config.data.prompt,
+        prompt=spec.config.evaluation.prompt,
         plugins=spec.plugins,
         run=spec.to_dict(),
         keep_adapters=keep_adapters,
@@ -154,8 +154,14 @@ def _write_own(
     return Exported(folder, None, reason, adapters=keep_adapters)
 
 
+def _asked(found: FinishedRun) -> Preparation:
+    """How the run's model is asked."""
+    evaluation = found.spec.config.evaluation
+    return Preparation(image=evaluation.image, prompt=evaluation.prompt)
+
+
 @torch.no_grad()
-def check_export(vlm: VLM, folder: Path, data: DataConfig, *, adapters: bool = False) -> Check:
+def check_export(vlm: VLM, folder: Path, data: Preparation, *, adapters: bool = False) -> Check:
     """Load a folder as anyone would and compare token ids, pixels and logits with the run's own.
 
     Raises:

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from vlm_ablate.config.experiment import RunConfig
     from vlm_ablate.data.inspect import Shown, SourceStats
     from vlm_ablate.runs.spec import RunSpec
 
@@ -65,7 +64,7 @@ def show(
     from vlm_ablate.data.inspect import open_data, stage_start
 
     start = stage_start(spec.config, stage)
-    samples = list(open_data(spec.config, spec.seeds.data).show(start, count))
+    samples = list(open_data(spec.config, spec.seeds.data, stage).show(start, count))
     for sample in samples:
         out().print(_coloured(sample), soft_wrap=True)
     draw_samples(samples, draw)
@@ -93,9 +92,9 @@ def stats(
 
     start = stage_start(spec.config, stage)
     with err().status("reading samples") as status:
-        inspector = open_data(spec.config, spec.seeds.data)
+        inspector = open_data(spec.config, spec.seeds.data, stage)
         found = inspector.stats(start, count, lambda done: status.update(f"{done} of {count} samples"))
-    out().print(_table(found, spec.config))
+    out().print(_table(found, inspector.encoder.limit))
     for name, stats in found.items():
         for reason, number in stats.dropped.most_common():
             out().print(f"{name}: {number} of {stats.samples} dropped: {reason}")
@@ -123,10 +122,10 @@ def _coloured(sample: Shown) -> Text:
     return text.append("\n")
 
 
-def _table(found: dict[str, SourceStats], config: RunConfig) -> Table:
+def _table(found: dict[str, SourceStats], limit: int | None) -> Table:
     from rich.table import Table
 
-    table = Table("source", title=f"sequences of at most {config.data.sequence_length} tokens")
+    table = Table("source", title=f"sequences of at most {limit} tokens")
     columns = ("samples", "share", "images", "views", "tokens", "share of tokens", "visual", "supervised", "truncated",
                "images cut", "dropped")
     for column in columns:

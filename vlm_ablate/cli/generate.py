@@ -55,7 +55,7 @@ def open_model(name: str, home: str | None, tracking_uri: str | None, template: 
     from vlm_ablate.checkpoints.own import load_checkpoint, read_description
     from vlm_ablate.cli.export import quiet
     from vlm_ablate.cli.home import open_home
-    from vlm_ablate.config.data import DataConfig
+    from vlm_ablate.config.data import Preparation
     from vlm_ablate.errors import AssetMissing, UnknownNameError
     from vlm_ablate.evaluation.ask import with_transformers, with_vlm
     from vlm_ablate.models.pretrained import is_own_checkpoint, resolve
@@ -67,7 +67,9 @@ def open_model(name: str, home: str | None, tracking_uri: str | None, template: 
     if not (folder.is_dir() and not (folder / "artifacts").is_dir()):
         try:
             found = find_run(name, open_home(home), tracking_uri)
-            return with_vlm(load_run(found, device=device), found.spec.config.data, template=template)
+            asked = found.spec.config.evaluation
+            data = Preparation(image=asked.image, prompt=asked.prompt)
+            return with_vlm(load_run(found, device=device), data, template=template)
         except UnknownNameError as unknown:
             try:
                 folder = resolve(name)
@@ -78,6 +80,6 @@ def open_model(name: str, home: str | None, tracking_uri: str | None, template: 
                 raise unknown from missing
     if is_own_checkpoint(folder):
         kept = read_description(folder)
-        data = DataConfig.model_construct(image=kept.image, prompt=kept.prompt)
+        data = Preparation(image=kept.image, prompt=kept.prompt)
         return with_vlm(load_checkpoint(folder, device=device), data, template=template)
     return with_transformers(folder, device)

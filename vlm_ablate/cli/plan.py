@@ -50,8 +50,14 @@ def plan(
     from vlm_ablate.hub import set_hub_access
 
     set_hub_access(allow_hub)
-    stages = {"micro_batch_size": micro_batch, "precision": precision, "gradient_checkpointing": checkpointing}
-    asked = [f"stages.*.{field}={value}" for field, value in stages.items() if value is not None]
+    fields = {
+        "execution.micro_batch_size": micro_batch,
+        "stages.*.precision": precision,
+        "execution.gradient_checkpointing": checkpointing,
+        "execution.stages.*.micro_batch_size": micro_batch,
+        "execution.stages.*.gradient_checkpointing": checkpointing,
+    }
+    asked = [f"{field}={value}" for field, value in fields.items() if value is not None]
     width, height = _sides(image)
     loaded = load_experiment(file, scale=scale, sets=[*(sets or []), *asked], arms=arm_list(arms))
     numbers, chosen = seed_list(seeds), loaded.select(None)

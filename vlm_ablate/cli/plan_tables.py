@@ -61,13 +61,15 @@ def _views(arms: Sequence[ResolvedArm], plans: Plans) -> str:
 
     found: dict[str, str] = {}
     for arm in arms:
-        config = arm.config.data.image
-        width, height = sides(config, plans[arm.name].sample)
-        sizes = views_of_size(width, height, config)
-        rows, columns = tile_grid(width, height, config)
-        tiles = f"{rows} x {columns} tiles and the whole, each " if rows else ""
-        crops = "4 crops and the whole, the largest " if config.split == "crops" else ""
-        found[arm.name] = f"{width} x {height} px -> {tiles}{crops}{max(w for _, w in sizes)} x {max(sizes)[0]} px"
+        for name, stage in arm.config.stages.items():
+            for step, config in stage.data.image_by_step().items():
+                width, height = sides(config, plans[arm.name].sample)
+                sizes = views_of_size(width, height, config)
+                rows, columns = tile_grid(width, height, config)
+                tiles = f"{rows} x {columns} tiles and the whole, each " if rows else ""
+                crops = "4 crops and the whole, the largest " if config.split == "crops" else ""
+                where = arm.name + f" {name}" * (len(arm.config.stages) > 1) + f" from step {step}" * bool(step)
+                found[where] = f"{width} x {height} px -> {tiles}{crops}{max(w for _, w in sizes)} x {max(sizes)[0]} px"
     groups = group_by_value(found)
     return "An image of " + (groups_text(groups) if len(groups) > 1 else next(iter(found.values()))) + "."
 
@@ -161,10 +163,12 @@ def _held(arms: Sequence[ResolvedArm], plans: Plans, shown: Shown) -> str:
     found: dict[str, str] = {}
     for arm in arms:
         for name, stage in arm.config.stages.items():
-            micro = stage.micro_batch_size or stage.batch_size
+            execution = arm.config.execution.of_stage(name)
+            micro = execution.micro_batch_size or stage.batch_size
+            tokens = max(stage.data.sequence_length, round(plans[arm.name].stages[name].sequence))
             found[f"{arm.name} {name}"] = (
-                f"{micro} x {max(arm.config.data.sequence_length, plans[arm.name].sequence)} tokens, {stage.precision}"
-                f", {'with' if stage.gradient_checkpointing else 'no'} checkpointing"
+                f"{micro} x {tokens} tokens, {stage.precision}"
+                f", {'with' if execution.gradient_checkpointing else 'no'} checkpointing"
             )
     groups = group_by_value(found)
     held = groups_text(groups) if len(groups) > 1 else next(iter(found.values()))

@@ -158,7 +158,7 @@ def material_warnings(arms: Sequence[ResolvedArm]) -> list[str]:
 
     tasks: dict[str, float] = {}
     for config in (arm.config for arm in arms):
-        parts = [entry.source for entry in config.data.mixture.values()]
+        parts = [entry.source for stage in config.stages.values() for entry in stage.data.mixture.values()]
         parts += [entry.benchmark for entry in config.evaluation.benchmarks.values()]
         for part in parts:
             tasks |= {task: share for task, share in getattr(part, "tasks", {}).items() if share}

@@ -3,18 +3,82 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler, SerializeAsAny
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    SerializeAsAny,
+)
+from pydantic_core import CoreSchema
 
 from vlm_ablate.errors import UnknownNameError
 from vlm_ablate.registry import Registry
 
+Decides = Literal["training", "score", "execution"]
+"""What a field decides: the weights, a score of them, or only how either is computed."""
+
+
+@dataclass(frozen=True)
+class Marked:
+    """What one field decides, where that is not what its class says: `Annotated[int, Marked("score")]`."""
+
+    decides: Decides
+
+
+class FieldError(ValueError):
+    """Raised in a validator of a whole model when one field below it is at fault."""
+
+    def __init__(self, path: tuple[str, ...], message: str) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+def _make_strict(schema: Any) -> None:
+    """Numbers, truth values and texts are what they are written as: no `true` for 1, no "5" for 5, nothing infinite.
+
+    Enumerations, tuples and paths, which a file writes as texts and lists, and the keys of mappings, which JSON turns
+    into texts, are read as ever.
+    """
+    if isinstance(schema, list | tuple):
+        for item in schema:
+            _make_strict(item)
+    if not isinstance(schema, dict):
+        return
+    if schema.get("type") in ("int", "float", "bool", "str"):
+        schema["strict"] = True
+    if schema.get("type") == "float":
+        schema["allow_inf_nan"] = False
+    for key, value in schema.items():
+        if key not in ("keys_schema", "metadata", "default", "serialization"):
+            _make_strict(value)
+
 
 class Strict(BaseModel):
-    """A model that refuses unknown keys and is frozen once validated."""
+    """A model that refuses unknown keys and wrong types of plain values, and is frozen once validated.
+
+    `class Stage(Strict, decides="training")` says what its fields decide. A class without that takes it from the
+    field that it stands in: an image preparation decides the weights in a stage and a score in the evaluation.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True)
+
+    decides: ClassVar[Decides | None] = None
+
+    def __init_subclass__(cls, decides: Decides | None = None, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if decides is not None:
+            cls.decides = decides
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: type[Self], handler: GetCoreSchemaHandler) -> CoreSchema:
+        schema = handler(source)
+        _make_strict(schema)
+        return schema
 
 
 def added(default: Any, **options: Any) -> Any:

@@ -6,8 +6,9 @@ from typing import Any
 
 from vlm_ablate.config.compose import flatten
 from vlm_ablate.config.document import Path_
-from vlm_ablate.config.experiment import RunConfig
 from vlm_ablate.config.problems import Where, dotted
+from vlm_ablate.config.run_config import RunConfig
+from vlm_ablate.config.shared_data import SECTIONS, composed
 from vlm_ablate.errors import Problem, nearest
 
 
@@ -89,8 +90,8 @@ def check_factor(data: dict[str, Any], where: Where) -> list[Problem]:
     factors = data.get("factor")
     if not isinstance(factors, list):
         return []
-    base = {k: data[k] for k in RunConfig.model_fields if isinstance(data.get(k), dict)}
-    sections = {section: set(_next_keys(base, section)) for section in RunConfig.model_fields}
+    base = composed({k: data[k] for k in SECTIONS if isinstance(data.get(k), dict)})
+    sections = {section: set(_next_keys(base, section)) for section in SECTIONS}
     problems: list[Problem] = []
     for i, factor in enumerate(factors):
         head, _, rest = str(factor).partition(".")
@@ -107,7 +108,8 @@ def check_factor(data: dict[str, Any], where: Where) -> list[Problem]:
 def _next_keys(base: dict[str, Any], section: str) -> list[str]:
     from vlm_ablate.config.problems import keys_at
 
-    return keys_at(RunConfig, base, (section,)) or sorted(
+    path = ("stages", "*", "data") if section == "data" else (section,)
+    return keys_at(RunConfig, base, path) or sorted(
         {path[1] for path in flatten(base.get(section, {}), (section,)) if path[1:]}
     )
 

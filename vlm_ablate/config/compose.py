@@ -4,22 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from vlm_ablate.config.document import Document, Location, Path_, display, parse, read_document
+from vlm_ablate.config.places import is_component
 from vlm_ablate.errors import ConfigError, Problem
-
-COMPONENTS = (
-    "model.vision",
-    "model.language",
-    "model.connector",
-    "model.architecture",
-    "data.mixture.*.source",
-    "evaluation.benchmarks.*.benchmark",
-)
-"""Where a registered part stands in a run configuration; naming another part there drops the old part's fields."""
 
 
 def load_document(file: Path, _below: tuple[Path, ...] = ()) -> Document:
@@ -47,34 +37,49 @@ def load_document(file: Path, _below: tuple[Path, ...] = ()) -> Document:
             where = str(document.where(("base",)) or display(file))
             raise ConfigError([Problem(where, "base", f"no such file: {display(parent)}")])
         below = load_document(parent, (*_below, file))
-        data, lines = merge(data, below.data), {**lines, **below.lines}
-    return Document(merge(data, own), {**lines, **document.lines})
+        data, lines = merge_documents(data, below.data), {**lines, **below.lines}
+    return Document(merge_documents(data, own), {**lines, **document.lines})
 
 
-def merge(below: Mapping[str, Any], above: Mapping[str, Any], _path: Path_ = ()) -> dict[str, Any]:
-    """Deep merge of plain data; neither argument is changed.
+def merge(below: Mapping[str, Any], above: Mapping[str, Any], path: Path_ = ()) -> dict[str, Any]:
+    """Deep merge of plain data that stands at `path` of a run's configuration; neither argument is changed.
 
     Mappings merge key by key, anything else is replaced. In a mapping, `replace: true` replaces instead of merging,
-    and the key `*` stands for every key that is already there. A part that changes its `name` (at one of
-    `COMPONENTS`) starts empty, since the old part's fields mean nothing to the new one. Inside what is itself a diff,
-    to be merged later (an arm's `set`, a scale's `overrides` and `values`), `replace` and `*` are kept.
+    and the key `*` stands for every key that is already there. A part that changes its `name` starts empty, since the
+    old part's fields mean nothing to the new one.
     """
+    return _merge(below, above, path, document=False)
+
+
+def merge_documents(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """As `merge`, of whole files. What is itself a diff, to be merged later, keeps its `replace` and `*`.
+
+    Diffs are an arm's `set`, a scale's `overrides` and `values`, and a stage's `data`, which is merged over the file's.
+    """
+    return _merge(below, above, (), document=True)
+
+
+def merged(old: Any, new: Any, path: Path_) -> Any:
+    """The value at `path` when `new` is put over `old`, which is None where nothing stands."""
+    return _merged(old, new, path, document=False)
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any], path: Path_, *, document: bool) -> dict[str, Any]:
     result = deepcopy(dict(below))
-    is_diff = _is_diff(_path)
+    is_diff = document and _is_diff(path)
     for key, value in above.items():
-        here = (*_path, str(key))
         if key == "replace" and isinstance(value, bool) and not is_diff:
             continue
         if key == "*" and not is_diff:
             for each in result:
-                result[each] = _merged(result[each], value, (*_path, str(each)))
+                result[each] = _merged(result[each], value, (*path, str(each)), document=document)
         else:
-            result[key] = _merged(result.get(key), value, here)
+            result[key] = _merged(result.get(key), value, (*path, str(key)), document=document)
     return result
 
 
-def _merged(old: Any, new: Any, path: Path_) -> Any:
-    if is_component(path):
+def _merged(old: Any, new: Any, path: Path_, *, document: bool) -> Any:
+    if is_component(_of_run(path) if document else path):
         old, new = _named(old), _named(new)
         if isinstance(old, dict) and isinstance(new, dict):
             if new.get("name", old.get("name")) != old.get("name"):
@@ -83,24 +88,24 @@ def _merged(old: Any, new: Any, path: Path_) -> Any:
                 old = {k: v for k, v in old.items() if k != "revision"}  # a commit belongs to its own repository
     if not isinstance(new, dict):
         return deepcopy(new)
-    keep = isinstance(old, dict) and (_is_diff(path) or new.get("replace") is not True)
-    return merge(old if keep else {}, new, path)
+    keep = isinstance(old, dict) and new.get("replace") is not True
+    return _merge(old if keep else {}, new, path, document=document)
+
+
+_LATER = {"arms": ("set",), "stages": ("data",)}
 
 
 def _is_diff(path: Path_) -> bool:
-    return path[:1] in (("overrides",), ("values",)) or (path[:1] == ("arms",) and path[2:3] == ("set",))
+    return path[:1] in (("overrides",), ("values",)) or path[2:3] == _LATER.get(path[0] if path else "")
+
+
+def _of_run(path: Path_) -> Path_:
+    """A path of a file as one of a run's configuration."""
+    return path[1:] if path[:1] == ("overrides",) else path[3:] if path[:1] == ("arms",) else path
 
 
 def _named(part: Any) -> Any:
     return {"name": part} if isinstance(part, str) else part
-
-
-def is_component(path: Path_) -> bool:
-    """Whether a registered part stands at this path of a run configuration (an arm's `set` counts as one)."""
-    if len(path) > 3 and path[0] == "arms" and path[2] == "set":
-        path = path[3:]
-    dotted = ".".join(path)
-    return any(fnmatchcase(dotted, c) and dotted.count(".") == c.count(".") for c in COMPONENTS)
 
 
 def nest(flat: Mapping[str, Any]) -> dict[str, Any]:

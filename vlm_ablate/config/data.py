@@ -1,16 +1,19 @@
-"""The data section: a mixture of sources, how images are prepared, how long a sequence may be."""
+"""The data of a stage: a mixture of sources, how images are prepared, how long a sequence may be."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from vlm_ablate.config.base import Strict, component
+from vlm_ablate.config.base import FieldError, Strict, added, component
 from vlm_ablate.registry import sources
 
 MAX_TILES = 6
 """Tiles along a side for which there are row and column tokens (Idefics3)."""
+
+
+PromptFormat = Literal["plain", "chat", "template"]
 
 
 class ImageConfig(Strict):
@@ -40,7 +43,7 @@ class ImageConfig(Strict):
         return self
 
 
-class MixtureEntry(Strict):
+class MixtureEntry(Strict, decides="training"):
     """One source and its share."""
 
     source: component(sources)  # type: ignore[valid-type]
@@ -50,20 +53,24 @@ class MixtureEntry(Strict):
     """Instead of `weight`: how often to pass over the source relative to the others (its share is epochs x rows)."""
 
 
-class DataConfig(Strict):
-    """What a run trains on."""
+class Preparation(Strict):
+    """How a sample becomes what the model reads."""
+
+    image: ImageConfig = ImageConfig()
+    prompt: PromptFormat = "plain"
+    """Prompt format: "plain" (base models, few-shot), "chat" (User:/Assistant:), "template" (the model's own)."""
+
+
+class DataConfig(Preparation, decides="training"):
+    """What a stage trains on."""
 
     mixture: dict[str, MixtureEntry] = Field(min_length=1)
     """Name -> source and weight."""
-    image: ImageConfig = ImageConfig()
+    climb: dict[int, int] = added({})
+    """Optimiser step of the stage -> `image.size` from that step on (Idefics3: 364 to 1820); before the first one
+    `image.size` holds. Steps that the stage does not reach do nothing."""
     sequence_length: int = Field(2048, gt=0)
     """Tokens per sequence, visual tokens included. Truncation never cuts inside an image block."""
-    prompt: Literal["plain", "chat", "template"] = "plain"
-    """Prompt format: "plain" (base models, few-shot), "chat" (User:/Assistant:), "template" (the model's own)."""
-    workers: int = Field(0, ge=0)
-    """Data loader processes; the order of samples does not depend on it."""
-    max_skipped: float = Field(0.01, ge=0, le=1)
-    """Share of unusable samples (undecodable image, nothing to learn after truncation) above which the run fails."""
     padding: Literal["right", "left"] = "right"
     """Side on which shorter sequences of a training batch are padded."""
 
@@ -73,3 +80,22 @@ class DataConfig(Strict):
         if counted and len(counted) != len(self.mixture):
             raise ValueError(f"`epochs` is set for {', '.join(counted)} only; set it for all sources or for none")
         return self
+
+    @model_validator(mode="after")
+    def _climbs_in_order(self) -> DataConfig:
+        steps = list(self.climb)
+        if steps != sorted(steps) or any(step < 0 for step in steps):
+            raise FieldError(("climb",), f"the steps {', '.join(map(str, steps))} do not rise from 0 on")
+        for step, size in self.climb.items():
+            try:
+                self._sized(size)
+            except ValidationError as error:
+                raise FieldError(("climb", str(step)), str(error.errors()[0]["msg"])) from error
+        return self
+
+    def _sized(self, size: int) -> ImageConfig:
+        return ImageConfig.model_validate({**self.image.model_dump(), "size": size})
+
+    def image_by_step(self) -> dict[int, ImageConfig]:
+        """Optimiser step of the stage -> preparation of images from that step on; begins with step 0."""
+        return {0: self.image} | {step: self._sized(size) for step, size in self.climb.items()}

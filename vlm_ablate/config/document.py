@@ -38,10 +38,11 @@ class Document:
 
     def where(self, path: Path_) -> Location | None:
         """Location of the longest prefix of `path` that was written."""
-        for end in range(len(path), 0, -1):
-            if path[:end] in self.lines:
-                return self.lines[path[:end]]
-        return None
+        return self.lines.get(path[: self.depth(path)])
+
+    def depth(self, path: Path_) -> int:
+        """Length of the longest prefix of `path` that was written; 0 where none was."""
+        return next((end for end in range(len(path), 0, -1) if path[:end] in self.lines), 0)
 
 
 def read_document(file: Path) -> Document:

@@ -7,10 +7,11 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from vlm_ablate.config.base import Strict, component
+from vlm_ablate.config.data import ImageConfig, Preparation, PromptFormat
 from vlm_ablate.registry import benchmarks
 
 
-class BenchmarkEntry(Strict):
+class BenchmarkEntry(Strict, decides="score"):
     """One benchmark and how it is asked."""
 
     benchmark: component(benchmarks)  # type: ignore[valid-type]
@@ -20,9 +21,11 @@ class BenchmarkEntry(Strict):
     """The first so many items of the split's fixed order; None: all."""
     shots: int | None = Field(None, ge=0)
     """In-context demonstrations; None: the section's value."""
+    image: ImageConfig | None = None
+    """How its images are prepared; what is not written is the section's (in a run's configuration all is there)."""
 
 
-class Demonstrations(Strict):
+class Demonstrations(Strict, decides="score"):
     """How in-context examples are chosen from the train split."""
 
     selection: Literal["random", "nearest"] = "random"
@@ -32,7 +35,7 @@ class Demonstrations(Strict):
     """Items of the train split that demonstrations come from, drawn once with the seed; None: all of them."""
 
 
-class Curve(Strict):
+class Curve(Strict, decides="score"):
     """Cheap scores along the way, on the tune split: the paper's figures of score against what was seen."""
 
     points: int = Field(gt=0)
@@ -43,15 +46,17 @@ class Curve(Strict):
     """Columns that are scored; empty: all."""
 
 
-class EvaluationConfig(Strict):
+class EvaluationConfig(Strict, decides="score"):
     """What a trained model is scored on."""
 
     benchmarks: dict[str, BenchmarkEntry] = Field(min_length=1)
     """Column name -> benchmark."""
+    image: ImageConfig = ImageConfig()
+    """How images are prepared; what is not written is the last stage's."""
+    prompt: PromptFormat = "plain"
+    """Prompt format; default: the last stage's."""
     shots: int = Field(4, ge=0)
     demonstrations: Demonstrations = Demonstrations()
-    batch_size: int = Field(32, gt=0)
-    """Prompts generated together; greedy answers do not depend on it."""
     blind: bool = True
     """Also score with every image withheld: the blind floor."""
     ceiling: bool = False
@@ -65,3 +70,7 @@ class EvaluationConfig(Strict):
             if name not in self.benchmarks:
                 raise ValueError(f"curve names benchmark {name!r}; the columns are {', '.join(self.benchmarks)}")
         return self
+
+    def preparation(self, column: str) -> Preparation:
+        """How images and prompts of one benchmark are prepared."""
+        return Preparation(image=self.benchmarks[column].image or self.image, prompt=self.prompt)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vlm_ablate.config.compose import load_document, parse_sets
+from vlm_ablate.config.diff import fairness_warnings
 from vlm_ablate.config.document import display
 from vlm_ablate.config.experiment import Experiment, RunConfig
 from vlm_ablate.config.loading import Loading, ResolvedArm
@@ -34,12 +35,11 @@ class LoadedExperiment:
     @property
     def warnings(self) -> list[str]:
         """What a reader should know before running: unfair comparisons, parts without a stand-in."""
-        from vlm_ablate.config.diff import fairness_warnings
-
         lacking = [
             f"scale {self.scale.name!r} has no stand-in for {m}; it is used as written" for m in self.missing_stand_ins
         ]
-        return fairness_warnings(self) + lacking
+        configs = {name: arm.config for name, arm in self.arms.items()}
+        return fairness_warnings(configs, self.experiment.factor) + lacking
 
     def select(self, arms: Sequence[str] | None) -> list[ResolvedArm]:
         """The named arms in the order of the file; None: all.

@@ -7,20 +7,9 @@ from typing import Any, Literal
 from pydantic import Field
 
 from vlm_ablate.config.base import Strict
-from vlm_ablate.config.data import DataConfig
-from vlm_ablate.config.evaluation import EvaluationConfig
-from vlm_ablate.config.model import ModelConfig
-from vlm_ablate.config.stages import Stage
+from vlm_ablate.config.run_config import RunConfig, RunStage
 
-
-class RunConfig(Strict):
-    """Everything that decides the outcome of one run, except its seeds."""
-
-    model: ModelConfig
-    data: DataConfig
-    stages: dict[str, Stage] = Field(min_length=1)
-    """Name -> stage, trained in the order written."""
-    evaluation: EvaluationConfig
+__all__ = ["Arm", "Claim", "Experiment", "PaperRef", "RunConfig", "RunStage", "Seeds", "TableConfig"]
 
 
 class Seeds(Strict):
@@ -72,8 +61,8 @@ class TableConfig(Strict):
     claims: list[Claim] = Field(default_factory=list)
 
 
-class Experiment(Strict):
-    """A whole experiment file, after `base:` inheritance and one scale have been merged in."""
+class Experiment(RunConfig):
+    """A whole experiment file after `base:` inheritance: the base of its arms, and what they are."""
 
     name: str = Field(pattern=r"^[\w./-]+$")
     """Names the MLflow experiment, e.g. idefics2/t03_architecture."""
@@ -86,9 +75,7 @@ class Experiment(Strict):
     factor: list[str] = Field(default_factory=list)
     """Dotted paths that arms are meant to differ in; other differences are warned about."""
     seeds: list[int] = Field(default_factory=lambda: [0, 1, 2], min_length=1)
-    model: ModelConfig
-    data: DataConfig
-    stages: dict[str, Stage] = Field(min_length=1)
-    evaluation: EvaluationConfig
+    data: dict[str, Any] = Field(default_factory=dict)
+    """What every stage trains on that does not say otherwise in a `data` of its own."""
     arms: dict[str, Arm] = Field(min_length=1)
     table: TableConfig = TableConfig()

@@ -10,16 +10,15 @@ from typing import Any
 from pydantic import ValidationError
 
 from vlm_ablate.config.checks import check_arms_exist, check_cells, check_claims, check_factor
-from vlm_ablate.config.compose import merge, nest
+from vlm_ablate.config.compose import merge_documents, nest
 from vlm_ablate.config.document import Document, Path_, display
-from vlm_ablate.config.experiment import Experiment, RunConfig
-from vlm_ablate.config.problems import Where, problems_of
+from vlm_ablate.config.experiment import Experiment
+from vlm_ablate.config.problems import Where, dotted, problems_of
+from vlm_ablate.config.run_config import RunConfig
 from vlm_ablate.config.scales import LoadedScale, Scaled, apply_scale, relabelled
+from vlm_ablate.config.shared_data import SECTIONS, apply_diff, composed, run_data, spellings
 from vlm_ablate.errors import ConfigError, Problem, UnknownNameError
 from vlm_ablate.registry import load_plugins
-
-RUN_KEYS = tuple(RunConfig.model_fields)
-"""Sections of an experiment file that decide the outcome of a run."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +55,12 @@ class Loading:
         self.missing: list[str] = []
         self.hint: str | None = None
         """What the user can do about settings that fit some arms only."""
-        self._of_base: set[tuple[Path_, str]] = set()
+        self._of_base: set[tuple[str, str]] = set()
         self._scaled: dict[Problem, list[str]] = {}
         self._by_hand = {str(location) for location in sets.lines.values()}
-        self.run_sets = {k: v for k, v in sets.data.items() if k in RUN_KEYS}
-        own = {k: v for k, v in sets.data.items() if k not in RUN_KEYS}
-        self.data = merge(document.data, own)
+        self.run_sets = {k: v for k, v in sets.data.items() if k in SECTIONS}
+        own = {k: v for k, v in sets.data.items() if k not in SECTIONS}
+        self.data = merge_documents(document.data, own)
         for arm in self._arms().values():
             if isinstance(arm, dict) and isinstance(arm.get("set"), dict):
                 arm["set"] = nest(arm["set"])
@@ -82,13 +81,13 @@ class Loading:
         """The file as written, in the paper's words."""
         try:
             load_plugins(self.data.get("plugins") or [], file=self.shown)
-            return Experiment.model_validate(self.data)
+            return Experiment.model_validate({**self.data, **self._base_data()})
         except ConfigError as error:
             self.problems += error.problems
         except ValidationError as error:
             found = problems_of(error, Experiment, self.data, self._where)
             self.problems += found
-            self._of_base = {(tuple(p.path.split(".")), p.message) for p in found}
+            self._of_base = {(p.path, p.message) for p in found}
         return None
 
     def arm_names(self) -> list[str]:
@@ -103,13 +102,13 @@ class Loading:
         return None
 
     def _base_data(self) -> dict[str, Any]:
-        return {key: self.data[key] for key in RUN_KEYS if key in self.data}
+        return composed({key: self.data[key] for key in SECTIONS if key in self.data})
 
     def arm(self, name: str) -> ResolvedArm | None:
         """The arm's full configuration, in the paper's words and at the scale; None when something is wrong with it."""
         arm = self.data["arms"][name]
         diff = arm.get("set")
-        data = merge(self._base_data(), diff) if isinstance(diff, dict) else self._base_data()
+        data = apply_diff(self._base_data(), diff) if isinstance(diff, dict) else self._base_data()
         resolved = self._resolve(data, name, self.run_sets if name in self.chosen else {})
         if resolved is None:
             return None
@@ -121,8 +120,8 @@ class Loading:
             arm.get("note"),
             paper,
             config,
-            scaled.stand_ins,
-            scaled.values,
+            scaled.told(scaled.stand_ins),
+            scaled.told(scaled.values),
         )
 
     def _resolve(
@@ -130,21 +129,24 @@ class Loading:
     ) -> tuple[RunConfig, RunConfig, Scaled] | None:
         """`data` validated as a run, then scaled, set and validated again; `arm` None: the base."""
 
+        prefix = ("arms", arm, "set") if arm else ()
+
         def in_arm(path: Path_) -> tuple[str, Path_]:
-            prefix = ("arms", arm, "set") if arm else ()
-            return str(self.document.where((*prefix, *path)) or self.shown), (*prefix, *path)
+            return self._in_file(path, prefix)
 
         def in_scale(path: Path_) -> tuple[str, Path_]:
-            return (self._set_location(path) if sets else None) or self._scale_location(path), path
+            return (self._set_location(path) if sets else None) or self._scale_location(path)
 
         paper, problems = _validated(data, in_arm)
         if paper is None:
-            depth = len(("arms", arm, "set")) if arm else 0
-            self.problems += [p for p in problems if (tuple(p.path.split("."))[depth:], p.message) not in self._of_base]
+            self.problems += [
+                p for p in problems if (p.path.removeprefix(dotted(prefix) + "."), p.message) not in self._of_base
+            ]
             return None
-        scaled = apply_scale(paper.model_dump(mode="json"), self.scale.scale)
-        self.missing += scaled.missing if arm in self.chosen else ()
-        final = merge(scaled.config, sets)
+        scaled = apply_scale(_as_written(paper, data), self.scale.scale)
+        if arm in self.chosen:
+            self.missing += [f"{path}: {part}" for path, part in scaled.told(scaled.missing).items()]
+        final = apply_diff(scaled.config, sets)
         scaled = relabelled(scaled, final)
         config, problems = _validated(final, in_scale)
         if arm or not (sets or self._scaled):  # what is wrong with the base is mostly what is wrong with an arm
@@ -165,16 +167,30 @@ class Loading:
         if unfit and fit:
             self.hint = f"--arms restricts a setting to the arms that it fits: --arms {','.join(fit)}"
 
-    def _set_location(self, path: Path_) -> str | None:
-        """The setting that wrote the value at `path` (the longest), or else one that wrote a value below it."""
-        related = [w for w in self.sets.lines if all(k in ("*", p) for k, p in zip(w, path, strict=False))]
-        related.sort(key=lambda w: (len(w) <= len(path), len(w), "*" not in w), reverse=True)
-        return str(self.sets.lines[related[0]]) if related else None
+    def _in_file(self, path: Path_, prefix: Path_ = ()) -> tuple[str, Path_]:
+        """Where the file wrote what stands at `path` of a run, below `prefix`, and how it calls it."""
+        known = [(*prefix, *spelled) for spelled in spellings(path)]
+        depths = [self.document.depth(full) - len(full) for full in known]
+        full = known[depths.index(max(depths))]
+        return str(self.document.where(full) or self.shown), full
 
-    def _scale_location(self, path: Path_) -> str:
-        places = (("overrides", *path), ("values", *path), (path[1] if len(path) > 1 else "", "use"))
-        found = next((w for p in places if (w := self.scale.document.where(p)) is not None), None)
-        return str(found or self.scale.file)
+    def _set_location(self, path: Path_) -> tuple[str, Path_] | None:
+        """The setting that wrote the value at `path` (the longest), or else one that wrote a value below it."""
+        for spelled in spellings(path):
+            related = [w for w in self.sets.lines if all(k in ("*", p) for k, p in zip(w, spelled, strict=False))]
+            related.sort(key=lambda w: (len(w) <= len(spelled), len(w), "*" not in w), reverse=True)
+            if related:
+                return str(self.sets.lines[related[0]]), spelled
+        return None
+
+    def _scale_location(self, path: Path_) -> tuple[str, Path_]:
+        document, known = self.scale.document, spellings(path)
+        for section in ("overrides", "values"):
+            for spelled in known:
+                if document.depth((section, *spelled)) > 1:
+                    return str(document.where((section, *spelled))), spelled
+        found = document.where((path[1], "use")) if len(path) > 1 else None
+        return str(found or self.scale.file), known[-1]
 
     def check_references(self) -> None:
         """Names in the file that must exist elsewhere: the paper's table and rows, arms, columns, fields."""
@@ -182,12 +198,32 @@ class Loading:
             self.problems += check(self.data, self._where)
 
     def _where(self, path: Path_) -> tuple[str, Path_]:
-        location = self.sets.where(path) or self.document.where(path)
-        return str(location or self.shown), path
+        for spelled in spellings(path):
+            if location := self.sets.where(spelled):
+                return str(location), spelled
+        return self._in_file(path)
 
 
 def _validated(data: dict[str, Any], where: Where) -> tuple[RunConfig | None, list[Problem]]:
     try:
-        return RunConfig.model_validate(data), []
+        return RunConfig.model_validate(run_data(data)), []
     except ValidationError as error:
-        return None, problems_of(error, RunConfig, data, where)
+        return None, problems_of(error, RunConfig, run_data(data), where)
+
+
+def _as_written(config: RunConfig, data: dict[str, Any]) -> dict[str, Any]:
+    """A run with all its values, but of what the evaluation takes over from the last stage only what is written."""
+    plain = config.model_dump(mode="json")
+    written, evaluation = data["evaluation"], plain["evaluation"]
+    for key in ("image", "prompt"):
+        _restore(evaluation, written, key)
+    for name, entry in evaluation["benchmarks"].items():
+        _restore(entry, written["benchmarks"][name], "image")
+    return plain
+
+
+def _restore(full: dict[str, Any], written: Any, key: str) -> None:
+    """Put the value at `key` back to what is written, or away."""
+    del full[key]
+    if isinstance(written, dict) and written.get(key) is not None:
+        full[key] = written[key]

@@ -8,7 +8,7 @@ from vlm_ablate.config.base import Strict, component
 from vlm_ablate.registry import architectures, connectors, language_models, vision_encoders
 
 
-class ModelConfig(Strict):
+class ModelConfig(Strict, decides="training"):
     """A vision-language model, put together from four registered parts."""
 
     vision: component(vision_encoders)  # type: ignore[valid-type]

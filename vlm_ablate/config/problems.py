@@ -8,8 +8,9 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from vlm_ablate.config.base import ComponentOf
+from vlm_ablate.config.base import ComponentOf, FieldError
 from vlm_ablate.config.document import Path_
+from vlm_ablate.config.moved import moved_to
 from vlm_ablate.errors import Problem, UnknownNameError, nearest
 
 Where = Callable[[Path_], tuple[str, Path_]]
@@ -20,11 +21,17 @@ def problems_of(error: ValidationError, model: type[BaseModel], data: Any, where
     """One problem for each thing that pydantic found wrong with `data` as a `model`."""
     found: dict[Path_, Problem] = {}
     for item in error.errors(include_url=False):
-        path = _real_path(item, data)
+        path = (*_real_path(item, data), *_below(item))
         message, near = _describe(item, model, data, path)
         file, shown = where(path)
         found.setdefault(path, Problem(file, dotted(shown), message, near))
     return list(found.values())
+
+
+def _below(item: Any) -> Path_:
+    """The path of a field that a model's validator found at fault."""
+    cause = item.get("ctx", {}).get("error")
+    return cause.path if isinstance(cause, FieldError) else ()
 
 
 def dotted(path: Path_) -> str:
@@ -38,7 +45,7 @@ def keys_at(model: type[BaseModel], data: Any, path: Path_) -> list[str] | None:
     for key in path:
         here = _step(here, key, data)
         data = _child(data, key)
-    return list(here.model_fields) if _is_model(here) else None
+    return [*here.model_fields, *getattr(here, "written_beside", ())] if _is_model(here) else None
 
 
 def _step(here: Any, key: str, data: Any) -> Any:
@@ -87,6 +94,8 @@ def _real_path(item: Any, data: Any) -> Path_:
 
 def _describe(item: Any, model: type[BaseModel], data: Any, path: Path_) -> tuple[str, str | None]:
     kind, given = item["type"], item.get("input")
+    if kind == "extra_forbidden" and (place := moved_to(path)):
+        return f"stands at {place} now", None
     if kind == "extra_forbidden":
         known = keys_at(model, data, path[:-1]) or []
         near = nearest(path[-1], known)

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 from pydantic import Field
 
+from vlm_ablate import registry as registries
 from vlm_ablate.config.base import Strict
+from vlm_ablate.registry import Registry
+
+
+@dataclass(frozen=True)
+class StandsFor:
+    """Marks a scale's table of stand-ins for the parts of `registry`."""
+
+    registry: Registry[Any]
 
 
 class StandIn(Strict):
@@ -26,22 +36,30 @@ class Scale(Strict):
 
     name: str
     summary: str = ""
-    vision: dict[str, StandIn] = Field(default_factory=dict)
+    vision: Annotated[dict[str, StandIn], StandsFor(registries.vision_encoders)] = Field(default_factory=dict)
     """Paper's encoder (hub id or registry name) -> stand-in."""
-    language: dict[str, StandIn] = Field(default_factory=dict)
+    language: Annotated[dict[str, StandIn], StandsFor(registries.language_models)] = Field(default_factory=dict)
     """Paper's language model -> stand-in."""
-    sources: dict[str, StandIn] = Field(default_factory=dict)
+    sources: Annotated[dict[str, StandIn], StandsFor(registries.sources)] = Field(default_factory=dict)
     """Paper's data source -> stand-in; the mixture keeps its entries and weights."""
-    benchmarks: dict[str, StandIn] = Field(default_factory=dict)
+    benchmarks: Annotated[dict[str, StandIn], StandsFor(registries.benchmarks)] = Field(default_factory=dict)
     """Paper's benchmark -> stand-in; the column keeps the paper's name."""
     values: dict[str, dict[Any, Any]] = Field(default_factory=dict)
     """Dotted path -> {the paper's value -> the value at this scale}, e.g. model.connector.latents: {64: 8}.
 
     Fields that an experiment varies belong here, not under `overrides`: each value keeps its own counterpart. `*` in
-    the path stands for every name, `*` as a value for every value not listed.
+    the path stands for every name, `*` as a value for every value not listed. A path below `data` means every
+    stage's data; below `data.image` also the evaluation's image and its benchmarks', where these are written.
     """
     overrides: dict[str, Any] = Field(default_factory=dict)
-    """Merged over the result: data, stages, evaluation. A `replace: true` key in a mapping replaces instead of merging;
-    the key `*` stands for every key that is there (stages: {"*": {batch_size: 8}})."""
+    """Merged over the result: data (of every stage), stages, evaluation, execution. A `replace: true` key in a mapping
+    replaces instead of merging; the key `*` stands for every key that is there (stages: {"*": {batch_size: 8}})."""
     note: str = ""
     """What a reader must know about the overrides, e.g. which data stands in for the paper's."""
+
+    def stand_ins(self, registry: Registry[Any]) -> dict[str, StandIn]:
+        """The table for the parts of a registry; empty where they are the subject of experiments and have none."""
+        for name, field in type(self).model_fields.items():
+            if any(isinstance(mark, StandsFor) and mark.registry is registry for mark in field.metadata):
+                return dict(getattr(self, name))
+        return {}

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from vlm_ablate.config.compose import COMPONENTS, flatten, load_document, merge, nest
+from vlm_ablate.config.base import Strict
+from vlm_ablate.config.compose import flatten, load_document, nest
 from vlm_ablate.config.document import Document, Path_, display
+from vlm_ablate.config.places import component_places
 from vlm_ablate.config.problems import problems_of
+from vlm_ablate.config.run_config import RunConfig
 from vlm_ablate.config.scale import Scale, StandIn
+from vlm_ablate.config.shared_data import apply_diff, collapsed, spread
 from vlm_ablate.errors import ConfigError, UnknownNameError
 
 PAPER = "paper"
@@ -31,13 +36,17 @@ class LoadedScale:
 
 @dataclass(frozen=True)
 class Scaled:
-    """A run configuration at a scale, as plain data, and what a reader must be told about it."""
+    """A run's configuration at a scale, as plain data, and what a reader must be told about it, by full path."""
 
     config: dict[str, Any]
-    stand_ins: dict[str, str] = field(default_factory=dict)
-    values: dict[str, str] = field(default_factory=dict)
-    missing: tuple[str, ...] = ()
-    """Hub parts for which the scale has no stand-in."""
+    stand_ins: dict[Path_, str] = field(default_factory=dict)
+    values: dict[Path_, str] = field(default_factory=dict)
+    missing: dict[Path_, str] = field(default_factory=dict)
+    """Parts of the hub for which the scale has no stand-in."""
+
+    def told(self, notes: dict[Path_, str]) -> dict[str, str]:
+        """Notes by dotted path, those that hold for all stages once."""
+        return {".".join(path): note for path, note in collapsed(notes, self.config["stages"]).items()}
 
 
 def scale_folders(beside: Path) -> list[Path]:
@@ -93,34 +102,37 @@ def read_scale(file: Path) -> LoadedScale:
 
 
 def apply_scale(config: dict[str, Any], scale: Scale) -> Scaled:
-    """`config` (a resolved run in the paper's words) at `scale`: stand-ins first, then values, then overrides."""
-    result = merge({}, config)
-    stand_ins: dict[str, str] = {}
-    missing: list[str] = []
-    for pattern, table in zip(COMPONENTS, _tables(scale), strict=True):
-        for holder, key, path in _places(result, tuple(pattern.split("."))):
+    """`config` (a composed run in the paper's words) at `scale`: stand-ins first, then values, then overrides."""
+    result = deepcopy(config)
+    stand_ins: dict[Path_, str] = {}
+    missing: dict[Path_, str] = {}
+    for pattern, registry in component_places().items():
+        table = scale.stand_ins(registry)
+        for holder, key, path in _places(result, pattern):
             part = holder[key]
             found = next((table[n] for n in identities(part) if n in table), None)
             if found:
                 holder[key] = dict(found.use)
-                stand_ins[".".join(path)] = _label(part, found)
+                stand_ins[path] = _label(part, found)
             elif table and part.get("id"):
-                missing.append(f"{'.'.join(path)}: {part['id']}")
-    for pattern, mapping in scale.values.items():
-        for holder, key, _ in _places(result, tuple(pattern.split("."))):
-            holder[key] = _counterpart(holder[key], mapping)
-    result = merge(result, nest(scale.overrides))
+                missing[path] = part["id"]
+    for dotted, mapping in scale.values.items():
+        for place in spread(tuple(dotted.split("."))):
+            for holder, key, _ in _places(result, place):
+                holder[key] = _counterpart(holder[key], mapping)
+    result = apply_diff(result, nest(scale.overrides))
+    _climb_in_time(config, result)
     _label_replaced(config, result, scale, stand_ins)
-    parts = tuple(tuple(path.split(".")) for path in stand_ins)
-    return Scaled(result, stand_ins, _changed(config, result, parts), tuple(missing))
+    return Scaled(result, stand_ins, _changed(config, result, tuple(stand_ins)), missing)
 
 
 def relabelled(scaled: Scaled, final: dict[str, Any]) -> Scaled:
     """The same notes for a configuration that settings changed afterwards: a part set by hand is the stand-in now."""
     stand_ins = dict(scaled.stand_ins)
+    parts = {place[-1] for place in component_places()}
     for path, label in scaled.stand_ins.items():
         before, after = _at(scaled.config, path), _at(final, path)
-        if before != after and path.split(".")[-1] != "mixture":
+        if before != after and path[-1] in parts:
             name = identities(after)[0] if identities(after) else str(after)
             stand_ins[path] = f"{label.partition(' -> ')[0]} -> {name} (set by hand)"
     sides = {path: (v.partition(" -> ")[0], _said(_at(final, path))) for path, v in scaled.values.items()}
@@ -128,10 +140,20 @@ def relabelled(scaled: Scaled, final: dict[str, Any]) -> Scaled:
     return replace(scaled, stand_ins=stand_ins, values=values)
 
 
-def _at(data: Any, path: str) -> Any:
-    for key in path.split("."):
+def _at(data: Any, path: Path_) -> Any:
+    for key in path:
         data = data.get(key) if isinstance(data, dict) else None
     return data
+
+
+def _climb_in_time(before: dict[str, Any], after: dict[str, Any]) -> None:
+    """Where the scale changed a stage's steps, its climb takes place at the same shares of them."""
+    for name, stage in after["stages"].items():
+        was = before["stages"].get(name, {})
+        climb = _at(stage, ("data", "climb"))
+        if climb and list(climb) == list(_at(was, ("data", "climb")) or ()):
+            share = stage["steps"] / was["steps"]
+            stage["data"]["climb"] = {str(round(int(step) * share)): size for step, size in climb.items()}
 
 
 def identities(part: Any) -> list[str]:
@@ -141,11 +163,6 @@ def identities(part: Any) -> list[str]:
     return [part[key] for key in ("id", "path_or_id", "name") if isinstance(part.get(key), str)]
 
 
-def _tables(scale: Scale) -> tuple[dict[str, StandIn], ...]:
-    """Stand-ins in the order of `COMPONENTS`; connector and architecture are the subject and have none."""
-    return scale.vision, scale.language, {}, {}, scale.sources, scale.benchmarks
-
-
 def _label(part: dict[str, Any], stand_in: StandIn) -> str:
     use = dict(stand_in.use)
     name = use.pop("name", "") if "id" not in use else use.pop("id")
@@ -153,15 +170,20 @@ def _label(part: dict[str, Any], stand_in: StandIn) -> str:
     return f"{identities(part)[0]} -> {name}{detail}" + (f" ({stand_in.note})" if stand_in.note else "")
 
 
-def _label_replaced(before: dict[str, Any], after: dict[str, Any], scale: Scale, stand_ins: dict[str, str]) -> None:
-    """Name the mixture or the benchmarks that `overrides` exchanged as a whole."""
-    for path, key in ((("data", "mixture"), "source"), (("evaluation", "benchmarks"), "benchmark")):
-        old, new = before[path[0]][path[1]], after[path[0]][path[1]]
-        if set(old) != set(new) or any(
-            old[n][key] != new[n][key] and f"{'.'.join(path)}.{n}.{key}" not in stand_ins for n in old
-        ):
-            names = [" + ".join(dict.fromkeys(identities(e[key])[0] for e in side.values())) for side in (old, new)]
-            stand_ins[".".join(path)] = " -> ".join(names) + (f" ({scale.note})" if scale.note else "")
+def _label_replaced(before: dict[str, Any], after: dict[str, Any], scale: Scale, stand_ins: dict[Path_, str]) -> None:
+    """Name the mixtures and the benchmarks that `overrides` exchanged as a whole."""
+    for pattern in component_places():
+        if pattern[-2] != "*":
+            continue
+        for holder, where, path in _places(before, pattern[:-2]):
+            old, new, key = holder[where], _at(after, path), pattern[-1]
+            if not isinstance(new, dict):
+                continue
+            if set(old) != set(new) or any(
+                old[n][key] != new[n][key] and (*path, str(n), key) not in stand_ins for n in old
+            ):
+                names = [" + ".join(dict.fromkeys(identities(e[key])[0] for e in side.values())) for side in (old, new)]
+                stand_ins[path] = " -> ".join(names) + (f" ({scale.note})" if scale.note else "")
 
 
 def _places(data: dict[str, Any], pattern: Path_, path: Path_ = ()) -> Iterator[tuple[dict[str, Any], str, Path_]]:
@@ -182,18 +204,37 @@ def _counterpart(value: Any, mapping: dict[Any, Any]) -> Any:
     return mapping.get("*", value)
 
 
-def _changed(before: dict[str, Any], after: dict[str, Any], parts: tuple[Path_, ...]) -> dict[str, str]:
-    """Dotted path -> "old -> new" of the plain values that differ, outside the exchanged parts."""
-    old, new = flatten(before), flatten(after)
+def _changed(before: dict[str, Any], after: dict[str, Any], parts: tuple[Path_, ...]) -> dict[Path_, str]:
+    """Path -> "old -> new" of the plain values that differ and decide a result, outside the exchanged parts."""
+    old, new = _values(before), _values(after)
     return {
-        ".".join(path): f"{_said(old[path])} -> {_said(new[path])}"
+        path: f"{_said(old[path])} -> {_said(new[path])}"
         for path in old
         if path in new and old[path] != new[path] and not any(path[: len(p)] == p for p in parts)
     }
 
 
+def _values(config: dict[str, Any]) -> dict[Path_, Any]:
+    """Plain values by path; a climb, whose steps are its keys, is one of them."""
+    flat: dict[Path_, Any] = {}
+    for path, value in flatten(config).items():
+        if path[0] == "stages" and path[2:4] == ("data", "climb"):
+            path, value = path[:4], _at(config, path[:4])
+        if not _only_how(path):
+            flat[path] = value
+    return flat
+
+
+def _only_how(path: Path_) -> bool:
+    """Whether a path lies in a section that decides no result."""
+    kind = RunConfig.model_fields[path[0]].annotation if path[0] in RunConfig.model_fields else None
+    return isinstance(kind, type) and issubclass(kind, Strict) and kind.decides == "execution"
+
+
 def _said(value: Any) -> str:
     """A value in YAML's words."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {_said(part)}" for key, part in value.items())
     return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -20,7 +20,7 @@ class Training(StrEnum):
     full = "full"
 
 
-class LoraConfig(Strict):
+class LoraConfig(Strict, decides="training"):
     """Low-rank adapters (peft). Targets are matched against module paths inside the backbone."""
 
     r: int = Field(64, gt=0)
@@ -32,15 +32,16 @@ class LoraConfig(Strict):
     """As above; "all-linear" leaves out the output head."""
 
 
-class Stage(Strict):
-    """One stage of training."""
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Stage(Strict, decides="training"):
+    """How one stage trains; on what, a run's stage says (`experiment.RunStage`)."""
 
     steps: int = Field(gt=0)
     """Optimiser steps."""
     batch_size: int = Field(gt=0)
     """Sequences per optimiser step, over all devices."""
-    micro_batch_size: int | None = Field(None, gt=0)
-    """Sequences per forward pass; None: the whole batch. The gradient does not depend on it."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """"muon" orthogonalises the steps of matrices (torch.optim.Muon) and leaves the rest to AdamW."""
     matrix_learning_rate: float = Field(0.02, gt=0)
@@ -52,7 +53,7 @@ class Stage(Strict):
     warmup_steps: int = Field(0, ge=0)
     weight_decay: float = Field(0.0, ge=0)
     """Not applied to biases, norms, gates, latents and embeddings."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     gradient_clip: float | None = Field(1.0, gt=0)
     vision: Training = Training.frozen
     language: Training = Training.frozen
@@ -63,18 +64,11 @@ class Stage(Strict):
     """Uniform noise of +-alpha/sqrt(length * width) on the embedded text (arXiv:2310.05914)."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """"bf16" computes in bf16 (autocast); what is trained is kept in fp32, and so is everything on a CPU."""
-    gradient_checkpointing: bool = False
-    checkpoint_every: int = Field(100, gt=0)
-    """Optimiser steps between resumable checkpoints."""
-    log_every: int = Field(10, gt=0)
-    """Optimiser steps between tracked metrics."""
     divergence_loss_ratio: float = Field(3.0, gt=1)
     """A run has diverged when the smoothed loss exceeds this multiple of its first value, or is not finite."""
 
     @model_validator(mode="after")
-    def _micro_batch_divides(self) -> Stage:
-        if self.micro_batch_size and self.batch_size % self.micro_batch_size:
-            raise ValueError(f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}")
+    def _warmup_ends(self) -> Stage:
         if self.warmup_steps >= self.steps:
             raise ValueError(f"warmup_steps {self.warmup_steps} is not below steps {self.steps}; set both, e.g. "
                              f"warmup_steps: {self.steps // 10}")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch.utils.data import Dataset
@@ -46,6 +47,27 @@ def build_mixture(config: DataConfig, seed: int, sources: dict[str, Source] | No
         for name, entry in config.mixture.items()
     }
     return Mixture(sources, weights, seed)
+
+
+def build_mixtures(stages: Mapping[str, DataConfig], seed: int) -> dict[str, Mixture]:
+    """The order of samples of each stage; equal sources are opened once, and equal mixtures are one.
+
+    Raises:
+        DataError: as `build_mixture`.
+    """
+    opened: dict[str, Source] = {}
+    made: dict[str, Mixture] = {}
+    found: dict[str, Mixture] = {}
+    for stage, config in stages.items():
+        key = json.dumps({name: entry.model_dump(mode="json") for name, entry in config.mixture.items()})
+        if key not in made:
+            for entry in config.mixture.values():
+                part = entry.source.model_dump_json()
+                opened[part] = opened[part] if part in opened else registry.build(entry.source)
+            parts = {name: opened[entry.source.model_dump_json()] for name, entry in config.mixture.items()}
+            made[key] = build_mixture(config, seed, parts)
+        found[stage] = made[key]
+    return found
 
 
 class Skips:
@@ -95,7 +117,7 @@ class MixtureDataset(Dataset[EncodedSample]):
         attempts = min(MAX_ATTEMPTS, len(source))
         for attempt in range(attempts):
             try:
-                encoded = self.encoder(source[(row + attempt) % len(source)])
+                encoded = self.encoder.at(index)(source[(row + attempt) % len(source)])
             except DataError as error:
                 last = error
                 continue
@@ -117,7 +139,7 @@ class MixtureDataset(Dataset[EncodedSample]):
         read, skipped = self.skips.read, self.skips.skipped
         if read >= MIN_JUDGED and skipped > self.max_skipped * read:
             raise DataError(
-                f"{skipped} of {read} samples cannot be used, above data.max_skipped = {self.max_skipped:g}; "
+                f"{skipped} of {read} samples cannot be used, above execution.max_skipped = {self.max_skipped:g}; "
                 f"the last one: {last.message if last else ''}"
             )
 
@@ -149,7 +171,7 @@ def count_reasons(dataset: MixtureDataset, indices: Sequence[int]) -> Counter[st
     reasons: Counter[str] = Counter()
     for index in indices:
         try:
-            dataset.encoder.layout(dataset.sample(index)[1])
+            dataset.encoder.at(index).layout(dataset.sample(index)[1])
         except UnusableSample as error:
             reasons[error.reason] += 1
         except DataError:

@@ -14,6 +14,7 @@ before the block, so trailing images go as a whole with all that follows them.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vlm_ablate.config.data import DataConfig
+from vlm_ablate.config.data import DataConfig, ImageConfig, Preparation
 from vlm_ablate.data.images import Size, load_views, tile_grid, views_of_size
 from vlm_ablate.data.prompts import Prompt, prompt_format
 from vlm_ablate.data.sample import Sample, UnusableSample
@@ -70,7 +71,7 @@ class Encoder:
     """Encodes samples for one tokenizer, one way of preparing images and one prompt format.
 
     `tokens_per_view` is how many `<image>` placeholders one view takes in the text: a number, or a function of the
-    view's (height, width).
+    view's (height, width). A sequence is as long as a stage's data allow; where there are none, as it is.
 
     Raises:
         DataError: the tokenizer lacks a token that the image blocks need, or is not a fast one.
@@ -79,10 +80,12 @@ class Encoder:
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
-        config: DataConfig,
+        config: Preparation,
         tokens_per_view: int | Callable[[int, int], int],
     ) -> None:
         self.config, self.image = config, config.image
+        self.limit = config.sequence_length if isinstance(config, DataConfig) else None
+        """Tokens of a sequence in training."""
         self._backend = _own_backend(tokenizer)
         self._write = prompt_format(config.prompt, tokenizer)
         self._tokens_per_view = tokens_per_view
@@ -100,6 +103,10 @@ class Encoder:
         """Ids of the tokens that stand in image blocks only (not of the line ends between tiles)."""
         names = [IMAGE, FAKE, *(position_tokens() if self.image.split == "tiles" else ())]
         return frozenset(i for i in map(self._backend.token_to_id, names) if i is not None)
+
+    def at(self, index: int) -> Encoder:
+        """The encoder of the sample at a global index of training; see `ClimbingEncoder`."""
+        return self
 
     def __call__(self, sample: Sample, *, generate: bool = False) -> EncodedSample:
         """Token ids, labels and pixels of a sample; with `generate`, a prompt to be answered (never truncated).
@@ -142,7 +149,7 @@ class Encoder:
             raise UnusableSample(
                 sample.id, "image tokens", f"its text has {len(markers)} {IMAGE} tokens for {len(plans)} images"
             )
-        layout = self._expand(ids, learned, markers, plans, None if generate else self.config.sequence_length)
+        layout = self._expand(ids, learned, markers, plans, None if generate else self.limit)
         if not generate and not (layout.labels[1:] != IGNORE).any():
             raise UnusableSample(
                 sample.id, "nothing to learn", "no supervised token is left" + " after truncation" * layout.truncated
@@ -260,6 +267,52 @@ class Encoder:
             hint = "take the tokenizer from the built model, which adds the image tokens"
             raise DataError(f"the tokenizer has no token {token!r}", hint=hint)
         return found
+
+
+class ClimbingEncoder(Encoder):
+    """The encoder of a stage whose images grow: what it does to a sample depends on the sample's place alone.
+
+    Args:
+        config: of the stage.
+        start: sequences that earlier stages consume.
+        batch_size: sequences of an optimiser step.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        config: DataConfig,
+        tokens_per_view: int | Callable[[int, int], int],
+        *,
+        start: int,
+        batch_size: int,
+    ) -> None:
+        super().__init__(tokenizer, config, tokens_per_view)
+        self._start, self._batch_size = start, batch_size
+        self._steps = list(config.image_by_step())
+        self._encoders = [self._with_image(image, tokenizer) for image in config.image_by_step().values()]
+
+    def at(self, index: int) -> Encoder:
+        """The encoder of the sample at a global index of training."""
+        step = (index - self._start) // self._batch_size
+        return self._encoders[max(bisect_right(self._steps, step) - 1, 0)]
+
+    def _with_image(self, image: ImageConfig, tokenizer: PreTrainedTokenizerBase) -> Encoder:
+        return Encoder(tokenizer, self.config.model_copy(update={"image": image}), self._tokens_per_view)
+
+
+def stage_encoder(
+    tokenizer: PreTrainedTokenizerBase,
+    config: DataConfig,
+    tokens_per_view: int | Callable[[int, int], int],
+    *,
+    start: int,
+    batch_size: int,
+) -> Encoder:
+    """The encoder of a stage that begins after `start` sequences and takes `batch_size` a step."""
+    if not config.climb:
+        return Encoder(tokenizer, config, tokens_per_view)
+    return ClimbingEncoder(tokenizer, config, tokens_per_view, start=start, batch_size=batch_size)
 
 
 def _own_backend(tokenizer: PreTrainedTokenizerBase) -> object:

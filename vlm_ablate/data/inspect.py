@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from vlm_ablate.config.experiment import RunConfig
+from vlm_ablate.config.run_config import RunConfig
 from vlm_ablate.data.dataset import build_mixture
-from vlm_ablate.data.encode import IGNORE, Encoder, Layout
+from vlm_ablate.data.encode import IGNORE, Encoder, Layout, stage_encoder
 from vlm_ablate.data.images import load_views
 from vlm_ablate.data.mixture import Mixture
 from vlm_ablate.data.sample import Sample, UnusableSample
@@ -103,14 +103,15 @@ class Inspector:
 
     def show(self, start: int, count: int) -> Iterator[Shown]:
         """Samples with their pixels, as they will reach the model."""
-        for name, sample in self.samples(start, count):
+        for index, (name, sample) in enumerate(self.samples(start, count), start):
+            encoder = self.encoder.at(index)
             if isinstance(sample, DataError):
                 yield Shown(getattr(sample, "sample", "?"), name, problem=sample.message)
                 continue
             try:
-                encoded = self.encoder(sample)
+                encoded = encoder(sample)
             except DataError as error:
-                views = _loadable(sample, self.encoder)
+                views = _loadable(sample, encoder)
                 yield Shown(sample.id, name, views=views, images=len(sample.images), problem=error.message)
                 continue
             runs = self._runs(encoded.input_ids, encoded.labels)
@@ -127,7 +128,8 @@ class Inspector:
             try:
                 if isinstance(sample, DataError):
                     raise sample
-                stats.add(sample, self.encoder.layout(sample), self.encoder.image_id)
+                encoder = self.encoder.at(start + done)
+                stats.add(sample, encoder.layout(sample), encoder.image_id)
             except UnusableSample as error:
                 stats.dropped[error.reason] += 1
             except DataError:
@@ -157,24 +159,31 @@ class Inspector:
         return "".join(parts)
 
 
-def open_data(config: RunConfig, data_seed: int) -> Inspector:
-    """The data of a run. The model's structure is built without weights, for its tokenizer and token counts.
+def open_data(config: RunConfig, data_seed: int, stage: str | None = None) -> Inspector:
+    """The data of one stage of a run; None: the first.
+
+    The model's structure is built without weights, for its tokenizer and token counts.
 
     Raises:
+        UnknownNameError: no stage of that name.
         DataError: a source cannot be read.
         AssetMissing: a source's material or the tokenizer is not on this machine.
     """
     from vlm_ablate.models.vlm import build_vlm
 
-    mixture = build_mixture(config.data, data_seed)
-    vlm = build_vlm(config.model, config.data.image, load_weights=False)
+    start = stage_start(config, stage)
+    chosen = config.stages[stage or next(iter(config.stages))]
+    mixture = build_mixture(chosen.data, data_seed)
+    vlm = build_vlm(config.model, config.widest_image, load_weights=False)
     if vlm.tokenizer is None:
         raise AssetMissing(f"the tokenizer of {config.model.language.name!r} is not on this machine")
 
     def placeholders(height: int, width: int) -> int:
         return vlm.architecture.text_tokens(vlm.visual_tokens(height, width))
 
-    return Inspector(mixture, Encoder(vlm.tokenizer, config.data, placeholders), vlm.tokenizer)
+    size = chosen.batch_size
+    encoder = stage_encoder(vlm.tokenizer, chosen.data, placeholders, start=start, batch_size=size)
+    return Inspector(mixture, encoder, vlm.tokenizer)
 
 
 def stage_start(config: RunConfig, stage: str | None) -> int:

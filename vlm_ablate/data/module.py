@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from vlm_ablate.config.data import DataConfig
-from vlm_ablate.config.stages import Stage
+from vlm_ablate.config.execution import Execution
+from vlm_ablate.config.run_config import RunStage
 from vlm_ablate.data.collate import Collator
 from vlm_ablate.data.dataset import Batches, Failure, MixtureDataset, Skips
-from vlm_ablate.data.encode import Encoder
+from vlm_ablate.data.encode import stage_encoder
 from vlm_ablate.data.mixture import Mixture
 from vlm_ablate.errors import DataError
 from vlm_ablate.models.batch import Batch
@@ -60,9 +60,9 @@ class VLMDataModule(pl.LightningDataModule):
     """Training data of one stage.
 
     Args:
-        config: mixture, images, prompt, sequence length, workers.
-        stage: batch sizes.
-        mixture: order of samples of the run (`build_mixture`), shared by its stages.
+        stage: its data and batch size.
+        execution: of the stage: micro-batch, workers, how many samples may be skipped.
+        mixture: order of samples (`build_mixture`); stages with equal sources share it.
         tokenizer: of the built model, image tokens included.
         tokens_per_view: `<image>` placeholders of one view: a number, or a function of the view's (height, width).
         mean, std: pixel normalisation of the vision encoder.
@@ -74,9 +74,9 @@ class VLMDataModule(pl.LightningDataModule):
 
     def __init__(
         self,
-        config: DataConfig,
-        stage: Stage,
+        stage: RunStage,
         *,
+        execution: Execution,
         mixture: Mixture,
         tokenizer: PreTrainedTokenizerBase,
         tokens_per_view: int | Callable[[int, int], int],
@@ -85,11 +85,12 @@ class VLMDataModule(pl.LightningDataModule):
         start: int = 0,
     ) -> None:
         super().__init__()
-        self.config, self.stage, self.start = config, stage, start
-        encoder = Encoder(tokenizer, config, tokens_per_view)
+        self.stage, self.execution, self.start = stage, execution, start
+        batch_size = stage.batch_size
+        encoder = stage_encoder(tokenizer, stage.data, tokens_per_view, start=start, batch_size=batch_size)
         self.skips = Skips()
-        self.dataset = MixtureDataset(mixture, encoder, config.max_skipped, self.skips)
-        self.batches = Batches(self.dataset, Collator(encoder.pad, mean, std, config.padding))
+        self.dataset = MixtureDataset(mixture, encoder, execution.max_skipped, self.skips)
+        self.batches = Batches(self.dataset, Collator(encoder.pad, mean, std, stage.data.padding))
         self._resumed = 0
 
     @property
@@ -121,15 +122,21 @@ class VLMDataModule(pl.LightningDataModule):
         """Micro-batches of this rank, from the first unconsumed sequence on."""
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
-        size = self.stage.micro_batch_size or self.stage.batch_size // world
+        size = self.execution.micro_batch_size or self.stage.batch_size // world
         return _Loader(
             _Indices(),
             batch_sampler=EndlessBatches(self.consumed, size, rank, world),
             collate_fn=self.batches,
-            num_workers=self.config.workers,
-            multiprocessing_context="fork" if self.config.workers else None,  # the encoder may hold a closure
+            num_workers=self.execution.workers,
+            multiprocessing_context="fork" if self.execution.workers else None,  # the encoder may hold a closure
             pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
         )
+
+
+def run_fingerprint(mixtures: Iterable[Mixture]) -> str:
+    """16 hex digits for the data of all stages; where these are one mixture, its own."""
+    found = list(dict.fromkeys(map(data_fingerprint, mixtures)))
+    return found[0] if len(found) == 1 else hashlib.sha256(repr(found).encode()).hexdigest()[:16]
 
 
 def data_fingerprint(mixture: Mixture) -> str:

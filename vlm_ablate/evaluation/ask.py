@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from vlm_ablate.config.data import DataConfig
+from vlm_ablate.config.data import Preparation
 from vlm_ablate.data.collate import Collator
 from vlm_ablate.data.encode import Encoder
 from vlm_ablate.data.sample import ImageRef
@@ -68,7 +68,7 @@ def read_shots(file: Path) -> list[Shot]:
     return shots
 
 
-def with_vlm(vlm: VLM, data: DataConfig, *, template: str = "vqa") -> Answerer:
+def with_vlm(vlm: VLM, data: Preparation, *, template: str = "vqa") -> Answerer:
     """Answers of our own model, prompted as its benchmarks prompt it.
 
     Args:

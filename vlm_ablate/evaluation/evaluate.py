@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
-from vlm_ablate.config.data import DataConfig
+from vlm_ablate.config.data import Preparation
 from vlm_ablate.config.evaluation import BenchmarkEntry, EvaluationConfig
 from vlm_ablate.data.encode import Encoder, Layout
 from vlm_ablate.data.sample import ImageRef, Sample
@@ -51,8 +51,9 @@ def evaluate(
     column: str,
     entry: BenchmarkEntry,
     cfg: EvaluationConfig,
-    data_cfg: DataConfig,
+    data_cfg: Preparation,
     *,
+    batch_size: int = 32,
     blind: bool,
     out: Path,
     described: bool = False,
@@ -68,6 +69,8 @@ def evaluate(
 
     Args:
         vlm: the model; its mode is put back afterwards.
+        data_cfg: how the benchmark's images and prompts are prepared.
+        batch_size: prompts generated together.
         column: the table's column, i.e. the name of `entry` in the experiment file.
         blind: withhold every image.
         described: put the items' descriptions in the place of the images.
@@ -105,11 +108,11 @@ def evaluate(
         described=described,
     )
     report = progress or (lambda done, total: None)
-    with PredictionFile(out, _protocol(record, benchmark, cfg, state)) as file:
+    with PredictionFile(out, _protocol(record, benchmark, cfg, batch_size, state)) as file:
         if len(file.done) < len(items):
             requests = _Requests(vlm, template, demonstrator, data_cfg, blind, described)
             with _inference(vlm, precision):
-                _answer_all(vlm, benchmark, items, requests, cfg.batch_size, file, report)
+                _answer_all(vlm, benchmark, items, requests, batch_size, file, report)
         report(len(items), len(items))
         ids = [item.id for item in items]
         result = metric.corpus([file.done[i].prediction for i in ids], [file.done[i].references for i in ids])
@@ -117,9 +120,10 @@ def evaluate(
     return replace(record, score=result.mean, unparsed=result.unparsed)
 
 
-def _protocol(record: ScoreRecord, benchmark: Benchmark, cfg: EvaluationConfig, state: str) -> dict[str, Any]:
+def _protocol(record: ScoreRecord, benchmark: Benchmark, cfg: EvaluationConfig, batch_size: int, state: str
+) -> dict[str, Any]:
     """Everything that a predictions file must agree in before it is continued."""
-    extra = {"stop": benchmark.stop, "max_new_tokens": benchmark.max_new_tokens, "batch_size": cfg.batch_size}
+    extra = {"stop": benchmark.stop, "max_new_tokens": benchmark.max_new_tokens, "batch_size": batch_size}
     return {**record.protocol(), **extra, "pool": cfg.demonstrations.pool, "state": state}
 
 
@@ -144,7 +148,7 @@ class _Requests:
         vlm: VLM,
         template: Template,
         demonstrator: Demonstrator,
-        data: DataConfig,
+        data: Preparation,
         blind: bool,
         described: bool,
     ) -> None:

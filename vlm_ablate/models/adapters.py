@@ -45,7 +45,7 @@ class Adapter:
     modules: tuple[str, ...]
 
 
-def apply_training(vlm: VLM, stage: Stage) -> AdapterReport:
+def apply_training(vlm: VLM, stage: Stage, *, gradient_checkpointing: bool = False) -> AdapterReport:
     """Set what requires gradients as the stage says, and put adapters in where it wants them.
 
     Adapters that are already there stay when the stage asks for the same ones, stay frozen when it freezes the
@@ -67,7 +67,7 @@ def apply_training(vlm: VLM, stage: Stage) -> AdapterReport:
     for part in (vlm.connector, vlm.architecture):
         part.requires_grad_(stage.connector == "full")
     vlm.neftune_alpha = stage.neftune_alpha
-    vlm.set_gradient_checkpointing(stage.gradient_checkpointing)
+    vlm.set_gradient_checkpointing(gradient_checkpointing)
     vlm.touched |= {n for n, p in vlm.named_parameters() if p.requires_grad}
     return AdapterReport(matched, count_parameters(vlm, trainable=True), count_parameters(vlm))
 

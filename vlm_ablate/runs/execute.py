@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
 from vlm_ablate.checkpoints.released import started_from
+from vlm_ablate.config.execution import Execution
 from vlm_ablate.config.stages import Stage, language_in_bf16
-from vlm_ablate.data.dataset import Skips, build_mixture
+from vlm_ablate.data.dataset import Skips, build_mixtures
+from vlm_ablate.data.mixture import Mixture
 from vlm_ablate.data.module import VLMDataModule
 from vlm_ablate.errors import AssetMissing, Diverged, StorageError, TrackingError, VlmAblateError
 from vlm_ablate.evaluation.record import ScoreRecord
@@ -92,6 +93,10 @@ def _check_start(record: RunRecord, spec: RunSpec, reporter: Reporter) -> None:
         reporter(Notice(spec.hash, message, "warning"))
 
 
+def _adapt(vlm: VLM, stage: Stage, execution: Execution) -> None:
+    apply_training(vlm, stage, gradient_checkpointing=execution.gradient_checkpointing)
+
+
 class _Run:
     """The state of one execution."""
 
@@ -129,21 +134,22 @@ class _Run:
         config = self.config
         self.recording.config()
         scoring = Scoring(self.spec, self.folder, self.reporter)  # a missing asset shows now, not after training
-        mixture = build_mixture(config.data, self.spec.seeds.data)
-        self.recording.origins(mixture, scoring)
+        data = {name: stage.data for name, stage in config.stages.items()}
+        mixtures = build_mixtures(data, self.spec.seeds.data)
+        self.recording.origins(mixtures.values(), scoring)
         flops = self.recording.plan()  # parts that do not fit show now, before weights are read
         self.recording.start()
         device = training_device()
         half = device.type == "cuda" and language_in_bf16(config.stages.values())
-        for source in mixture.sources:
+        for source in dict.fromkeys(source for mixture in mixtures.values() for source in mixture.sources):
             source.prepare()
         vlm = build_vlm(
             config.model,
-            config.data.image,
+            config.widest_image,
             seed=self.spec.seeds.init,
             language_dtype=torch.bfloat16 if half else torch.float32,
         ).to(device)
-        plan = self._plan(vlm, mixture, flops, scoring)
+        plan = self._plan(vlm, mixtures, flops, scoring)
         done = steps_done(plan)
         self.reporter(
             RunStarted(self.spec.hash, self.spec.run_name, self.spec.arm, self.spec.seed, self.steps, resumed_step=done)
@@ -155,15 +161,17 @@ class _Run:
         self.recording.results(scoring, seen, self._skips, time.monotonic() - self.started)
         return scoring.scores
 
-    def _plan(self, vlm: VLM, mixture: Any, flops: dict[str, BatchFlops], scoring: Scoring) -> Plan:
+    def _plan(self, vlm: VLM, mixtures: dict[str, Mixture], flops: dict[str, BatchFlops], scoring: Scoring) -> Plan:
         def placeholders(height: int, width: int) -> int:
             return vlm.architecture.text_tokens(vlm.visual_tokens(height, width))
 
-        def data(stage: Stage, start: int) -> VLMDataModule:
+        config = self.config
+
+        def data(stage: str, start: int) -> VLMDataModule:
             module = VLMDataModule(
-                self.config.data,
-                stage,
-                mixture=mixture,
+                config.stages[stage],
+                execution=config.execution.of_stage(stage),
+                mixture=mixtures[stage],
                 tokenizer=vlm.tokenizer,
                 tokens_per_view=placeholders,
                 mean=vlm.vision.mean,
@@ -176,12 +184,13 @@ class _Run:
         def measure(step: int, seen: Seen) -> None:
             self.recording.curve(step, scoring.curve_point(vlm, step), seen)
 
-        curve = self.config.evaluation.curve
+        curve = config.evaluation.curve
         return Plan(
             vlm=vlm,
-            stages=self.config.stages,
+            stages=config.stages,
+            execution=config.execution,
             data=data,
-            apply_training=apply_training,
+            apply_training=_adapt,
             folder=self.folder.checkpoints,
             run=self.spec.hash,
             init_seed=self.spec.seeds.init,

@@ -79,7 +79,7 @@ def load_run(found: FinishedRun, *, device: torch.device | str = "cpu") -> VLM:
     config = found.spec.config
     if config.model.init_from:
         _check_origin(found, config.model.init_from)
-    vlm = build_vlm(config.model, config.data.image, seed=found.spec.seeds.init)
+    vlm = build_vlm(config.model, config.widest_image, seed=found.spec.seeds.init)
     load_trained(vlm, found.weights)
     return vlm.to(device).eval().requires_grad_(False)
 

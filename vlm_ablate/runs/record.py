@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from vlm_ablate.checkpoints.released import started_from
 from vlm_ablate.data.dataset import Skips
-from vlm_ablate.data.module import data_fingerprint
+from vlm_ablate.data.module import run_fingerprint
 from vlm_ablate.errors import VlmAblateError
 from vlm_ablate.home import RunFolder
 from vlm_ablate.runs import artifacts
@@ -45,13 +45,15 @@ class Recording:
         artifacts.write_config(self._spec, self._folder / schema.CONFIG_FILE)
         self._tracker.log_artifact(self._folder / schema.CONFIG_FILE)
 
-    def origins(self, mixture: Mixture, scoring: Scoring) -> None:
-        """Licences and checksums of the material, and fingerprints of the data."""
-        records = [r for source in mixture.sources for r in source.licences] + scoring.licences
+    def origins(self, mixtures: Iterable[Mixture], scoring: Scoring) -> None:
+        """Licences and checksums of the material, and fingerprints of the data of all stages."""
+        mixtures = list(mixtures)
+        sources = {name: s for mixture in mixtures for name, s in zip(mixture.names, mixture.sources, strict=True)}
+        records = [r for source in sources.values() for r in source.licences] + scoring.licences
         licences = {str(r.to_dict()): r.to_dict() for r in records}
-        fingerprint = data_fingerprint(mixture)
+        fingerprint = run_fingerprint(mixtures)
         self._tracker.set_tags({schema.DATA_FINGERPRINT: fingerprint, schema.LICENCES: list(licences.values())})
-        for name, source in zip(mixture.names, mixture.sources, strict=True):
+        for name, source in sources.items():
             self._tracker.log_dataset(name, source.fingerprint)
 
     def plan(self) -> dict[str, BatchFlops]:
@@ -77,11 +79,11 @@ class Recording:
             schema.VISUAL_TOKENS: float(plan.visual_tokens_per_image),
             schema.FLOPS_PER_SAMPLE: float(plan.last.flops),
         }
-        views = plan.sample.images * plan.views_per_image
+        images = plan.sample.images
         return {
             name: flops_by_rates(
-                (stage.training_flops["vision"] + stage.training_flops["connector"]) / views,
-                (stage.training_flops["language"] + stage.training_flops["cross_attention"]) / plan.sequence,
+                (stage.training_flops["vision"] + stage.training_flops["connector"]) / (images * stage.views),
+                (stage.training_flops["language"] + stage.training_flops["cross_attention"]) / stage.sequence,
             )
             for name, stage in plan.stages.items()
         }

@@ -11,6 +11,7 @@ from typing import Any
 from vlm_ablate.config.expand import LoadedExperiment
 from vlm_ablate.config.experiment import RunConfig, Seeds
 from vlm_ablate.config.loading import ResolvedArm
+from vlm_ablate.config.moved import recorded, upgraded
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ class RunSpec:
     @property
     def hash(self) -> str:
         """First 12 hex digits of the SHA-256 of the canonical JSON of config and seeds."""
-        body = {"config": self.config.model_dump(mode="json"), "seeds": self.seeds.model_dump(mode="json")}
+        config = recorded(self.config) or self.config.model_dump(mode="json")
+        body = {"config": config, "seeds": self.seeds.model_dump(mode="json")}
         return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:12]
 
     @property
@@ -72,7 +74,7 @@ class RunSpec:
         load_plugins(list(data["plugins"]))
         parsed = {
             **data,
-            "config": RunConfig.model_validate(data["config"]),
+            "config": RunConfig.model_validate(upgraded(data["config"])),
             "seeds": Seeds.model_validate(data["seeds"]),
             "plugins": tuple(data["plugins"]),
         }

@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from vlm_ablate.config.shared_data import short
 from vlm_ablate.errors import TrackingError
 from vlm_ablate.home import Home
 from vlm_ablate.runs.spec import RunSpec
@@ -150,7 +151,7 @@ def spec_params(spec: RunSpec) -> dict[str, str]:
     """
     first = {schema.PARAM_ARM: spec.arm, schema.PARAM_SEED: str(spec.seed), schema.PARAM_SCALE: spec.scale}
     first |= schema.flatten({schema.PARAM_ARM: spec.cell or {}})
-    return first | schema.flatten(spec.config.model_dump(mode="json"))
+    return first | schema.flatten(short(spec.config))
 
 
 def score_metrics(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:

@@ -145,8 +145,8 @@ class Monitor(StepEnd):
 
     def on_step_end(self, trainer: pl.Trainer, module: TrainingModule, step: int) -> None:
         self._pending.append((module.step_loss, module.step_norm))
-        tracked = step % module.stage.log_every == 0 or step == module.stage.steps
-        saved = step % module.stage.checkpoint_every == 0
+        tracked = step % module.execution.log_every == 0 or step == module.stage.steps
+        saved = step % module.execution.checkpoint_every == 0
         if tracked or saved or module.device.type == "cpu":
             self._collect(step)
         if tracked:
@@ -243,7 +243,7 @@ class Checkpoints(StepEnd):
         if step >= module.stage.steps:
             return  # the end of a stage is recorded by its final state
         stop = self._interruption.requested
-        if stop or step % module.stage.checkpoint_every == 0:
+        if stop or step % module.execution.checkpoint_every == 0:
             trainer.save_checkpoint(self._path)
             self._reporter(Checkpointed(run=self._run, step=self._first_step + step))
         if stop:

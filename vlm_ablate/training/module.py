@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.loops.utilities import _block_parallel_sync_behavior
 from torch import Tensor, nn
 
+from vlm_ablate.config.execution import Execution
 from vlm_ablate.config.stages import Stage
 from vlm_ablate.errors import ModelError
 from vlm_ablate.models.batch import Batch
@@ -31,6 +32,7 @@ class TrainingModule(pl.LightningModule):
         self,
         vlm: nn.Module,
         stage: Stage,
+        execution: Execution = Execution(),
         *,
         world_size: int = 1,
         observe: Callable[[Batch], None] | None = None,
@@ -38,18 +40,19 @@ class TrainingModule(pl.LightningModule):
         """
         Args:
             vlm: the model; what trains is what requires gradients.
-            stage: batch sizes, optimiser, schedule.
+            stage: batch size, optimiser, schedule.
+            execution: of the stage: micro-batch, how often to log and to save.
             world_size: ranks that share a batch.
             observe: called with every micro-batch while it is still on the host.
         """
         super().__init__()
         self.vlm = vlm
-        self.stage = stage
+        self.stage, self.execution = stage, execution
         self._observe = observe
         # Lightning must not miss the frozen weights that `state_dict` leaves out; `load_state_dict` checks the others.
         self.strict_loading = False
         self.automatic_optimization = False
-        self.micro_batches = micro_batches(stage, world_size)
+        self.micro_batches = micro_batches(stage, self.execution.micro_batch_size, world_size)
         """Forward passes of one rank per optimiser step."""
         self.micro_batch = 0
         """Forward passes done since the last optimiser step."""
@@ -133,13 +136,13 @@ class TrainingModule(pl.LightningModule):
         return result
 
 
-def micro_batches(stage: Stage, world_size: int = 1) -> int:
+def micro_batches(stage: Stage, micro_batch_size: int | None, world_size: int = 1) -> int:
     """Forward passes of one rank per optimiser step.
 
     Raises:
         ModelError: the batch cannot be divided over the ranks.
     """
-    micro = stage.micro_batch_size or stage.batch_size // world_size
+    micro = micro_batch_size or stage.batch_size // world_size
     if stage.batch_size % (micro * world_size or 1):
         raise ModelError(
             f"batch_size {stage.batch_size} cannot be divided over {world_size} devices with micro batches of {micro}"

@@ -11,6 +11,7 @@ import lightning.pytorch as pl
 import torch
 from torch import nn
 
+from vlm_ablate.config.execution import Execution
 from vlm_ablate.config.stages import Stage, Training
 from vlm_ablate.errors import StorageError
 from vlm_ablate.events import Reporter, StageStarted
@@ -19,10 +20,10 @@ from vlm_ablate.training.callbacks import Checkpoints, CurvePoints, Monitor, Ste
 from vlm_ablate.training.counters import BatchFlops, Counter, Seen
 from vlm_ablate.training.fit import build_trainer, fit, quiet_lightning
 from vlm_ablate.training.interruption import Interruption
-from vlm_ablate.training.module import TrainingModule, micro_batches
+from vlm_ablate.training.module import TrainingModule
 
-DataFactory = Callable[[Stage, int], pl.LightningDataModule]
-"""(stage, sequences consumed by earlier stages) -> the data of that stage in micro-batches, without an end."""
+DataFactory = Callable[[str, int], pl.LightningDataModule]
+"""(name of a stage, sequences that earlier stages consumed) -> its data in micro-batches, without an end."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Plan:
     vlm: nn.Module
     stages: Mapping[str, Stage]
     data: DataFactory
-    apply_training: Callable[[nn.Module, Stage], Any]
+    apply_training: Callable[[nn.Module, Stage, Execution], Any]
     """Freezes, unfreezes and adapts the model for a stage."""
     folder: Path
     """Where checkpoints go."""
@@ -41,6 +42,8 @@ class Plan:
     dropout_seed: int
     reporter: Reporter
     track: Callable[[StepMetrics], None]
+    execution: Execution = field(default_factory=Execution)
+    """How all is computed; `of_stage` says what a stage does otherwise."""
     interruption: Interruption = field(default_factory=Interruption)
     flops: Mapping[str, BatchFlops] = field(default_factory=dict)
     """By stage; a stage that is not named counts none."""
@@ -89,9 +92,9 @@ def train_stages(plan: Plan) -> Seen:
     """
     seen, first_step = Seen(), 0
     for index, (name, stage) in enumerate(plan.stages.items()):
-        _prepare(plan, index, stage)
+        _prepare(plan, index, name, stage)
         if plan.final_path(index).exists():
-            seen = _load_final(plan, index, stage)
+            seen = _load_final(plan, index, name)
         else:
             plan.reporter(StageStarted(plan.run, name, index, len(plan.stages), stage.steps))
             seen = _train_stage(plan, index, name, seen, first_step)
@@ -100,11 +103,11 @@ def train_stages(plan: Plan) -> Seen:
     return seen
 
 
-def _prepare(plan: Plan, index: int, stage: Stage) -> None:
+def _prepare(plan: Plan, index: int, name: str, stage: Stage) -> None:
     """Adapt the model for a stage. New adapters draw from the initialisation seed, whatever ran before."""
     with torch.random.fork_rng():
         torch.manual_seed(derived_seed(plan.init_seed, "adapters", index))
-        plan.apply_training(plan.vlm, stage)
+        plan.apply_training(plan.vlm, stage, plan.execution.of_stage(name))
     plan.vlm.neftune_alpha = stage.neftune_alpha
     plan.vlm.train()
     if stage.vision is Training.frozen:
@@ -114,12 +117,12 @@ def _prepare(plan: Plan, index: int, stage: Stage) -> None:
 def _train_stage(plan: Plan, index: int, name: str, seen: Seen, first_step: int) -> Seen:
     stage = plan.stages[name]
     counter = Counter(plan.vlm.visual_tokens, plan.vlm.image_token_id, plan.flops.get(name), seen)
-    module = TrainingModule(plan.vlm, stage, observe=counter.add)
+    module = TrainingModule(plan.vlm, stage, plan.execution.of_stage(name), observe=counter.add)
     callbacks = _callbacks(plan, index, stage, counter, first_step)
     resume = plan.last_path(index) if plan.last_path(index).exists() else None
     with quiet_lightning(), plan.interruption.deferred():
         trainer = build_trainer(stage, callbacks, plan.folder)
-        fit(trainer, module, plan.data(stage, seen.sequences), resume)
+        fit(trainer, module, plan.data(name, seen.sequences), resume)
     _save_final(plan, index, module, counter.seen)
     return counter.seen
 
@@ -150,21 +153,16 @@ def _save_final(plan: Plan, index: int, module: TrainingModule, seen: Seen) -> N
     plan.last_path(index).unlink(missing_ok=True)
 
 
-def _load_final(plan: Plan, index: int, stage: Stage) -> Seen:
+def _load_final(plan: Plan, index: int, name: str) -> Seen:
     path = plan.final_path(index)
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
     except (RuntimeError, EOFError) as error:
         raise StorageError(f"cannot read {path}: {error}", hint="remove it to train the stage again") from error
-    TrainingModule(plan.vlm, stage).load_state_dict(state["state_dict"])
+    TrainingModule(plan.vlm, plan.stages[name]).load_state_dict(state["state_dict"])
     return Seen(**state["seen"])
 
 
 def curve_steps(total: int, points: int) -> tuple[int, ...]:
     """`points` evenly spaced optimiser steps, the last one `total`."""
     return tuple(sorted({max(1, round(total * i / points)) for i in range(1, points + 1)}))
-
-
-def sequences_per_step(stage: Stage) -> int:
-    """Sequences that one optimiser step consumes."""
-    return micro_batches(stage) * (stage.micro_batch_size or stage.batch_size)

@@ -1,0 +1,40 @@
+"""The execution section: how a run is computed, outside of everything that decides its result."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from vlm_ablate.config.base import Strict
+
+
+class StageExecution(Strict, decides="execution"):
+    """What one stage does otherwise; None: as the section says."""
+
+    micro_batch_size: int | None = Field(None, gt=0)
+    gradient_checkpointing: bool | None = None
+
+
+class Execution(Strict, decides="execution"):
+    """How a run is computed. Nothing here changes what it gives, beyond rounding."""
+
+    micro_batch_size: int | None = Field(None, gt=0)
+    """Sequences per forward pass; None: the whole batch. The gradient does not depend on it."""
+    gradient_checkpointing: bool = False
+    """Compute the layers' activations again in the backward pass, for less memory."""
+    stages: dict[str, StageExecution] = Field(default_factory=dict)
+    """Name of a stage -> what it does otherwise."""
+    checkpoint_every: int = Field(100, gt=0)
+    """Optimiser steps between resumable checkpoints."""
+    log_every: int = Field(10, gt=0)
+    """Optimiser steps between tracked metrics."""
+    workers: int = Field(0, ge=0)
+    """Data loader processes; the order of samples does not depend on it."""
+    max_skipped: float = Field(0.01, ge=0, le=1)
+    """Share of unusable samples (undecodable image, nothing to learn after truncation) above which the run fails."""
+    evaluation_batch_size: int = Field(32, gt=0)
+    """Prompts generated together; greedy answers do not depend on it."""
+
+    def of_stage(self, name: str) -> Execution:
+        """As one stage is computed: the section with what `stages` says of it."""
+        own = self.stages.get(name, StageExecution())
+        return self.model_copy(update={"stages": {}, **own.model_dump(exclude_none=True)})

@@ -1,0 +1,105 @@
+"""The configuration of one run: a model, its stages with their data, how it is scored, and how all is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, get_args
+
+from pydantic import Field, ValidationError, model_validator
+
+from vlm_ablate.config.base import FieldError, Strict
+from vlm_ablate.config.data import DataConfig, ImageConfig, PromptFormat
+from vlm_ablate.config.evaluation import EvaluationConfig
+from vlm_ablate.config.execution import Execution
+from vlm_ablate.config.model import ModelConfig
+from vlm_ablate.config.stages import Stage
+
+
+class RunStage(Stage, decides="training"):
+    """One stage of training and its data."""
+
+    data: DataConfig
+    """What it trains on; in a file, what is not written here is the file's `data`."""
+
+
+class RunConfig(Strict):
+    """Everything that decides the outcome of one run, except its seeds; and how it is computed."""
+
+    written_beside: ClassVar[tuple[str, ...]] = ("data",)
+    """Sections that a file may have beside these fields; composition puts them into the fields."""
+
+    model: ModelConfig
+    stages: dict[str, RunStage] = Field(min_length=1)
+    """Name -> stage, trained in the order written."""
+    evaluation: EvaluationConfig
+    execution: Execution = Execution()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _scored_as_trained(cls, data: Any) -> Any:
+        """The evaluation prepares images and prompts as the last stage does, where it says nothing else."""
+        if not isinstance(data, Mapping) or not isinstance(data.get("evaluation"), Mapping):
+            return data
+        evaluation = dict(data["evaluation"])
+        last = _last_data(data.get("stages"))
+        evaluation["image"] = image = _over(last.get("image"), evaluation.get("image"))
+        if "prompt" not in evaluation and last.get("prompt") in get_args(PromptFormat):
+            evaluation["prompt"] = last["prompt"]
+        entries = evaluation.get("benchmarks")
+        if isinstance(entries, Mapping):
+            evaluation["benchmarks"] = {name: _with_image(entry, image) for name, entry in entries.items()}
+        return {**data, "evaluation": evaluation}
+
+    @model_validator(mode="after")
+    def _execution_fits(self) -> RunConfig:
+        for name in self.execution.stages:
+            if name not in self.stages:
+                message = f"no stage {name!r}; the stages are {', '.join(self.stages)}"
+                raise FieldError(("execution", "stages", name), message)
+        for name, stage in self.stages.items():
+            micro = self.execution.of_stage(name).micro_batch_size
+            if micro and stage.batch_size % micro:
+                own = name in self.execution.stages and self.execution.stages[name].micro_batch_size
+                path = ("execution", *(("stages", name) if own else ()), "micro_batch_size")
+                raise FieldError(path, f"{micro} does not divide batch_size {stage.batch_size} of stage {name!r}")
+        return self
+
+    @property
+    def last_stage(self) -> RunStage:
+        """The stage that training ends with."""
+        return list(self.stages.values())[-1]
+
+    @property
+    def widest_image(self) -> ImageConfig:
+        """The preparation that a model must be built for: with position tokens if any has them, of the largest view."""
+        return max(self.images(), key=lambda i: (i.split == "tiles", i.tile if i.split == "tiles" else i.size))
+
+    def images(self) -> list[ImageConfig]:
+        """Every way in which the run prepares images, each once, those of training first."""
+        trained = [image for stage in self.stages.values() for image in stage.data.image_by_step().values()]
+        asked = [self.evaluation.preparation(column).image for column in self.evaluation.benchmarks]
+        return list(dict.fromkeys([*trained, self.evaluation.image, *asked]))
+
+
+def _last_data(stages: Any) -> Mapping[str, Any]:
+    """The last stage's data as plain values, as far as they are there."""
+    last = list(stages.values())[-1] if isinstance(stages, Mapping) and stages else None
+    data = last.data if isinstance(last, RunStage) else last.get("data") if isinstance(last, Mapping) else None
+    if isinstance(data, DataConfig):
+        return data.model_dump(include={"image", "prompt"})
+    return data if isinstance(data, Mapping) else {}
+
+
+def _over(below: Any, own: Any) -> Any:
+    """An image preparation as far as it is written, over the one below; what is wrong below is told there."""
+    if own is not None and not isinstance(own, Mapping):
+        return own
+    try:
+        whole = ImageConfig.model_validate({} if below is None else below).model_dump()
+    except ValidationError:
+        whole = {}
+    return {**whole, **(own or {})}
+
+
+def _with_image(entry: Any, image: Any) -> Any:
+    return {**entry, "image": _over(image, entry.get("image"))} if isinstance(entry, Mapping) else entry
