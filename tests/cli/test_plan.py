@@ -80,7 +80,8 @@ def test_stages_image_size_sharding_and_modules_are_shown() -> None:
     options = ("--image", "60x40", "--micro-batch", "2", "--precision", "bf16", "--checkpointing", "--shards", "4")
     code, out, err = plan_idefics3(*options, "--modules")
     assert code == 0, err
-    assert "An image of 60 x 40 px -> 2 x 2 tiles and the whole, each 32 x 32 px." in out
+    assert "An image of 60 x 40 px -> 32 x 32 px (idefics3_8b pretrain_1) against 60 x 40 px -> 2 x 2 tiles" in out
+    assert "and the whole, each 32 x 32 px (idefics3_8b pretrain_1 from step 20, idefics3_8b pretrain_2," in out
     assert "Micro-batch: 2 x 512 tokens, bf16, with checkpointing; zero3 over 4 devices." in out
     for stage in ("pretrain_1", "pretrain_2", "pretrain_3", "sft"):
         assert out.count(f"idefics3_8b {stage} ") == 4, "costs, parameters, FLOPs, memory"

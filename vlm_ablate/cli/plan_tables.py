@@ -62,6 +62,7 @@ def _views(arms: Sequence[ResolvedArm], plans: Plans) -> str:
     found: dict[str, str] = {}
     for arm in arms:
         for name, stage in arm.config.stages.items():
+            before = ""
             for step, config in stage.data.image_by_step().items():
                 width, height = sides(config, plans[arm.name].sample)
                 sizes = views_of_size(width, height, config)
@@ -69,7 +70,9 @@ def _views(arms: Sequence[ResolvedArm], plans: Plans) -> str:
                 tiles = f"{rows} x {columns} tiles and the whole, each " if rows else ""
                 crops = "4 crops and the whole, the largest " if config.split == "crops" else ""
                 where = arm.name + f" {name}" * (len(arm.config.stages) > 1) + f" from step {step}" * bool(step)
-                found[where] = f"{width} x {height} px -> {tiles}{crops}{max(w for _, w in sizes)} x {max(sizes)[0]} px"
+                text = f"{width} x {height} px -> {tiles}{crops}{max(w for _, w in sizes)} x {max(sizes)[0]} px"
+                if text != before:
+                    found[where] = before = text
     groups = group_by_value(found)
     return "An image of " + (groups_text(groups) if len(groups) > 1 else next(iter(found.values()))) + "."
 
