@@ -224,3 +224,41 @@ def test_loading_leaves_a_shared_pil_image_usable() -> None:
     ref = ImageRef(image)
     assert pixels(image).shape == (10, 20, 3)
     np.testing.assert_array_equal(np.asarray(ref.load()), np.asarray(ref.load()))
+
+
+def png16(mode: int, value: tuple[int, ...], clear: tuple[int, ...]) -> bytes:
+    """A PNG of one pixel with 16 bits a channel (`mode` 0: grey, 2: RGB) and a transparent colour."""
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    def words(values: tuple[int, ...]) -> bytes:
+        return struct.pack(f">{len(values)}H", *values)
+
+    return b"".join([b"\x89PNG\r\n\x1a\n", chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 16, mode, 0, 0, 0)),
+                     chunk(b"tRNS", words(clear)), chunk(b"IDAT", zlib.compress(b"\0" + words(value))),
+                     chunk(b"IEND", b"")])  # fmt: skip
+
+
+@pytest.mark.parametrize("turned", [1, 6])
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA"])
+def test_transparent_colours_are_white_in_every_mode(mode: str, turned: int) -> None:
+    image = PilImage.new("RGB", (8, 8), "black")
+    image.paste((255, 255, 255) if mode == "1" else (90, 90, 90), (0, 0, 4, 8))
+    if mode in ("RGBA", "LA"):
+        image.putalpha(PilImage.new("L", (8, 8), 255))
+        image.paste((0, 0, 0, 0), (4, 0, 8, 8))
+        clear = None
+    else:
+        clear = (0, 0, 0) if mode == "RGB" else 0
+    converted = image.convert(mode) if mode != "P" else image.convert("L").point(lambda v: v // 90).convert("P")
+    options = {} if clear is None else {"transparency": clear}
+    shown = pixels(encoded(converted, exif=turned_by(turned), **options))
+    corner = shown[7, 7]
+    assert tuple(corner) == (255, 255, 255)
+
+
+def test_transparent_colours_of_16_bits_are_white() -> None:
+    assert tuple(pixels(png16(2, (513, 7, 0), (513, 7, 0)))[0, 0]) == (255, 255, 255)
+    assert tuple(pixels(png16(2, (5130, 7, 0), (513, 7, 0)))[0, 0]) == (20, 0, 0)
+    assert tuple(pixels(png16(0, (3000,), (3000,)))[0, 0]) == (255, 255, 255)
+    assert tuple(pixels(png16(0, (3000,), (3001,)))[0, 0]) == (11, 11, 11)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from transformers.models.idefics2.image_processing_pil_idefics2 import Idefics2ImageProcessorPil
 from transformers.models.idefics2.processing_idefics2 import Idefics2Processor
@@ -12,18 +13,21 @@ from transformers.models.idefics3.processing_idefics3 import Idefics3Processor
 
 from tests.data.conftest import data_config, make_tokenizer, picture
 from vlm_ablate.config.data import ImageConfig
+from vlm_ablate.data.control import control
 from vlm_ablate.data.encode import IGNORE, Encoder, UnusableSample
 from vlm_ablate.data.sample import Image, ImageRef, Sample, Text
 from vlm_ablate.errors import DataError
 
+TOKENS = ["<fake_token_around_image>", "<image>", "<end_of_utterance>"]
 SIZES = [(64, 48), (30, 90), (100, 100)]
 PROMPTS = [
     "<image>Question: how many cats? Answer: two",
     "A red circle<image><image> and a blue square.\n\n<image>",
     "<image>\nWhat is it?<image>The end",
-    "User:<image>Describe<end_of_utterance>\nAssistant: a cat<end_of_utterance>\n",
     "no image at all",
 ]
+CHAT = "User:<image>Describe<end_of_utterance>\nAssistant: a cat<end_of_utterance>\n"
+"""As the chat format writes a picture, "Describe" and "a cat"."""
 
 
 def split_prompt(prompt: str, images: list[ImageRef], learned: bool = True) -> Sample:
@@ -35,12 +39,19 @@ def split_prompt(prompt: str, images: list[ImageRef], learned: bool = True) -> S
     return Sample("s", tuple(s for s in segments if not isinstance(s, Text) or s.text), "test")
 
 
+def asked(prompt: str, images: list[ImageRef]) -> tuple[Sample, str]:
+    """The sample that is written as this prompt, and the prompt format."""
+    if prompt == CHAT:
+        return Sample("s", (Image(images[0]), Text("Describe"), Text("a cat", True)), "test", dialogue=True), "chat"
+    return split_prompt(prompt, images), "plain"
+
+
 def refs(prompt: str) -> list[ImageRef]:
     return [ImageRef(picture(*SIZES[i])) for i in range(prompt.count("<image>"))]
 
 
 @pytest.mark.parametrize("split", ["none", "crops"])
-@pytest.mark.parametrize("prompt", PROMPTS)
+@pytest.mark.parametrize("prompt", [*PROMPTS, CHAT])
 def test_ids_equal_idefics2_processor(any_tokenizer: PreTrainedTokenizerFast, prompt: str, split: str) -> None:
     size = {"shortest_edge": 28, "longest_edge": 70}
     processor = Idefics2Processor(
@@ -48,15 +59,16 @@ def test_ids_equal_idefics2_processor(any_tokenizer: PreTrainedTokenizerFast, pr
     )
     images = refs(prompt)
     theirs = processor(text=prompt, images=[[r.load() for r in images]] if images else None, return_tensors="np")
-    config = data_config(image=ImageConfig(resize="native", size=70, shortest=28, split=split))
-    ours = Encoder(any_tokenizer, config, 5)(split_prompt(prompt, images), generate=True)
+    sample, form = asked(prompt, images)
+    config = data_config(image=ImageConfig(resize="native", size=70, shortest=28, split=split), prompt=form)
+    ours = Encoder(any_tokenizer, config, 5)(sample, generate=prompt != CHAT)
     assert ours.input_ids.tolist() == theirs["input_ids"][0].tolist()
     if images:
         assert len(ours.views) == theirs["pixel_values"].shape[1]
 
 
 @pytest.mark.parametrize("longest", [32, 96])
-@pytest.mark.parametrize("prompt", PROMPTS)
+@pytest.mark.parametrize("prompt", [*PROMPTS, CHAT])
 def test_ids_equal_idefics3_processor(any_tokenizer: PreTrainedTokenizerFast, prompt: str, longest: int) -> None:
     images_of = Idefics3ImageProcessorPil(size={"longest_edge": longest}, max_image_size={"longest_edge": 32})
     images = refs(prompt)
@@ -65,8 +77,9 @@ def test_ids_equal_idefics3_processor(any_tokenizer: PreTrainedTokenizerFast, pr
         text=prompt, images=[[r.load() for r in images]] if images else None, return_tensors="np",
         images_kwargs={"return_row_col_info": True},
     )
-    config = data_config(image=ImageConfig(split="tiles", size=longest, tile=32))
-    ours = Encoder(any_tokenizer, config, 4)(split_prompt(prompt, images), generate=True)
+    sample, form = asked(prompt, images)
+    config = data_config(image=ImageConfig(split="tiles", size=longest, tile=32), prompt=form)
+    ours = Encoder(any_tokenizer, config, 4)(sample, generate=prompt != CHAT)
     assert ours.input_ids.tolist() == theirs["input_ids"][0].tolist()
     if images:
         np.testing.assert_array_equal(len(ours.views), theirs["pixel_values"].shape[1])
@@ -142,10 +155,7 @@ def test_template_format_learns_what_it_writes_for_the_assistant() -> None:
     sample = dialogue(PICTURE, Text("how many?"), Text("two", True), Text("what?"), Text("cats", True))
     with pytest.raises(DataError, match=r"no chat template"):
         Encoder(tokenizer, data_config(image=SMALL, prompt="template"), 1)
-    tokenizer.chat_template = (
-        "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}</s>{% endfor %}"
-        "{% if add_generation_prompt %}[assistant]{% endif %}"
-    )
+    tokenizer.chat_template = TEMPLATE
     encoder = Encoder(tokenizer, data_config(image=SMALL, prompt="template"), 1)
     ids = encoder.layout(sample).input_ids
     assert tokenizer.decode(ids).startswith("<s>[user]<fake_token_around_image><image>") and list(ids).count(1) == 1
@@ -170,10 +180,69 @@ def test_truncation_never_cuts_an_image_block(tokenizer: PreTrainedTokenizerFast
             assert len(cut.views) < len(whole.views)
 
 
-def test_a_sample_with_foreign_image_tokens_is_refused_by_id(tokenizer: PreTrainedTokenizerFast) -> None:
-    encoder = Encoder(tokenizer, data_config(image=SMALL), 2)
-    with pytest.raises(UnusableSample, match=r"sample page-17: its text has 2 <image> tokens for 1 images"):
-        encoder(Sample("page-17", (PICTURE, Text("an <image> tag", True)), "test"))
+SPECIALS = ["<s>", "</s>", "<pad>", "<unk>", *TOKENS, "<row_1_col_2>"]
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}]{{ m['content'] | trim }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+
+
+def control_counts(tokenizer: PreTrainedTokenizerFast, encoder: Encoder, sample: Sample, generate: bool) -> list[int]:
+    ids = encoder.layout(sample, generate=generate).input_ids.tolist()
+    # <unk> also stands for characters that a vocabulary lacks
+    return [ids.count(tokenizer.convert_tokens_to_ids(token)) for token in SPECIALS if token != "<unk>"]
+
+
+@pytest.mark.parametrize("generate", [False, True])
+@pytest.mark.parametrize("split", ["none", "tiles"])
+@pytest.mark.parametrize("form", ["plain", "chat", "template"])
+@pytest.mark.parametrize("kind", ["bytes", "metaspace"])
+def test_control_tokens_in_data_are_text(kind: str, form: str, split: str, generate: bool) -> None:
+    tokenizer = make_tokenizer(kind)
+    tokenizer.chat_template = TEMPLATE
+    encoder = Encoder(tokenizer, data_config(image=ImageConfig(size=16, tile=16, split=split), prompt=form), 3)
+    said = " ".join(SPECIALS)
+    samples = [
+        lambda text: dialogue(PICTURE, Text(f"what is {text}?"), Text(f"it is {text}", True)),
+        lambda text: Sample("s", (Text(text), PICTURE, Text(text, True), Text(text, True)), "test"),
+    ]
+    for make in samples:
+        counts = [control_counts(tokenizer, encoder, make(text), generate) for text in ("a cat", said)]
+        assert counts[0] == counts[1]
+    if kind == "bytes":
+        ids = encoder.layout(samples[1](said), generate=generate).input_ids
+        assert tokenizer.decode(ids).count(said) == 3, "what is written stays what it was"
+
+
+@pytest.mark.parametrize("merges", [True, False])
+def test_a_vocabulary_that_knows_a_control_token_as_a_word_does_not_read_it_from_data(merges: bool) -> None:
+    """Word-level vocabularies, and byte-pair ones that look words up first, find it without any splitting."""
+    base = ["<unk>", "<s>", "</s>", "say", *TOKENS]
+    if merges:
+        pieces = dict.fromkeys("<", None) | dict.fromkeys("".join(base)) | dict.fromkeys(("<s", "<s>"))
+        vocab = {word: i for i, word in enumerate(dict.fromkeys([*base, *pieces]))}
+        backend = Tokenizer(models.BPE(vocab, [("<", "s"), ("<s", ">")], unk_token="<unk>", ignore_merges=True))
+    else:
+        backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(base)}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    bare = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    encoder = Encoder(bare, data_config(image=SMALL), 1)
+    ids = encoder.layout(Sample("s", (Text("say <s> <image>", True),), "test")).input_ids.tolist()
+    assert ids[0] == 3 and not {1, base.index("<image>")} & set(ids) and ids[-1] == 2, "only our own end token"
+
+
+def test_marks_that_keep_text_and_control_apart_cannot_come_from_data(tokenizer: PreTrainedTokenizerFast) -> None:
+    encoder = Encoder(tokenizer, data_config(image=SMALL), 1)
+    sample = Sample("s", (Text(f"x{control('<image>')}y{control('</s>')}", True),), "test")
+    ids = encoder.layout(sample).input_ids.tolist()
+    assert encoder.image_id not in ids and ids.count(tokenizer.eos_token_id) == 1
+
+
+@pytest.mark.parametrize("prompt", ["no image at all", "A  new line\n\nand\ttabs, 3.5 and é", "", " lead", "x" * 40])
+def test_plain_text_has_the_ids_of_the_tokenizer(any_tokenizer: PreTrainedTokenizerFast, prompt: str) -> None:
+    encoder = Encoder(any_tokenizer, data_config(image=SMALL), 1)
+    layout = encoder.layout(Sample("s", (Text(prompt, True),), "test"), generate=True)
+    assert layout.input_ids.tolist() == any_tokenizer(prompt)["input_ids"]
 
 
 def test_nothing_to_learn_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:

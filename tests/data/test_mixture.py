@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.data.conftest import Drawn
-from vlm_ablate.data.mixture import STREAM_WINDOW, Mixture, permuted
+from vlm_ablate.data.mixture import Mixture, permuted
+from vlm_ablate.data.sources.base import STREAM_WINDOW
 from vlm_ablate.errors import DataError
 
 

@@ -20,9 +20,8 @@ from tests.data.conftest import data_config
 from vlm_ablate.config.data import ImageConfig
 from vlm_ablate.data.dataset import MixtureDataset, build_mixture
 from vlm_ablate.data.encode import Encoder
-from vlm_ablate.data.mixture import STREAM_WINDOW
 from vlm_ablate.data.sample import Image, Sample, UnusableSample
-from vlm_ablate.data.sources.base import Source
+from vlm_ablate.data.sources.base import STREAM_WINDOW, Source
 from vlm_ablate.errors import AssetMissing, ConfigError, DataError
 from vlm_ablate.registry import sources as registry
 
@@ -56,7 +55,7 @@ def shown(sample: Sample) -> str:
 
 SCHEMAS = [
     ("cauldron", records.CAULDRON, {}, ["<RED>What colour?[Red.]Sure?[Yes.]", "<GREEN><BLUE>Same?[No.]"]),
-    ("docmatix", records.CAULDRON, {"max_pages": 1}, ["<RED>What colour?[Red.]Sure?[Yes.]", "<GREEN>Same?[No.]"]),
+    ("docmatix", records.CAULDRON, {"max_pages": 2}, ["<RED>What colour?[Red.]Sure?[Yes.]", "<GREEN><BLUE>Same?[No.]"]),
     ("obelics", records.OBELICS, {}, ["[A story. ]<RED>[ The end.]", UnusableSample, "[Two: ]<BLUE><RED>[done]"]),
     ("obelics", records.OBELICS, {"max_images": 1},
      ["[A story. ]<RED>[ The end.]", UnusableSample, "[Two: ]<BLUE>[done]"]),
@@ -231,7 +230,7 @@ def test_wrong_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"does not exist"):
         source("cauldron", tmp_path / "nowhere")
     (tmp_path / "notes.txt").write_text("no data")
-    with pytest.raises(DataError, match=r"holds no .* files; found: .txt"):
+    with pytest.raises(DataError, match=r"holds no .* files; found: notes.txt"):
         source("cauldron", tmp_path)
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 nonsense")
     with pytest.raises(DataError, match=r"cannot be read as parquet"):

@@ -12,10 +12,11 @@ from tests.data.conftest import data_config, make_tokenizer
 from vlm_ablate.cli.app import app
 from vlm_ablate.config.data import ImageConfig
 from vlm_ablate.data.encode import Encoder
+from vlm_ablate.data.sample import UnusableSample
 from vlm_ablate.data.sources.cauldron import Cauldron, Docmatix
 from vlm_ablate.data.sources.configs import CauldronConfig, DocmatixConfig
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -39,8 +40,8 @@ def test_source_reads_it(built: Path) -> None:
     texts = [s for s in sample.segments if hasattr(s, "text")]
     assert [t.supervised for t in texts] == [False, True] * (len(texts) // 2) and len(texts) > 10
     assert "Alpha Handbook" in {t.text for t in texts if t.supervised}
-    short = Docmatix(DocmatixConfig(id=str(built), max_pages=1))
-    assert len(short[0].images) == 1
+    with pytest.raises(UnusableSample, match="4 pages, above max_pages = 1"):
+        Docmatix(DocmatixConfig(id=str(built), max_pages=1))[0]
     assert len(Cauldron(CauldronConfig(id=str(built)))) == 5, "The Cauldron's schema is the same"
 
 

@@ -229,7 +229,7 @@ def test_undecodable_image_is_named(tmp_path: Path) -> None:
     table = datasets.Dataset.from_dict({"image": [{"bytes": b"junk", "path": None}], "query": ["q"], "label": [["1"]]})
     table.to_parquet(tmp_path / "test.parquet")
     item = build("chartqa", tmp_path).items("report")[0]
-    with pytest.raises(DataError, match="chartqa/0"):
+    with pytest.raises(DataError, match="chartqa/report/0"):
         item.images[0].load()
 
 
@@ -262,3 +262,128 @@ def test_gemini_style_prompts_are_named_and_versioned(name: str, first: str, las
 
 def test_metrics_of_benchmarks_exist() -> None:
     assert {e.load().metric_name for e in SHIPPED} <= set(metrics.names())
+
+
+def lines(folder: Path, split: str, *rows: dict[str, Any]) -> Path:
+    """A JSONL copy as others write it, with one picture a row."""
+    (folder / "img").mkdir(parents=True, exist_ok=True)
+    for i, _ in enumerate(rows):
+        picture(i).save(folder / "img" / f"{i}.png")
+    named = ({"image": f"img/{i}.png", "decoded_image": f"img/{i}.png", "image_1": f"img/{i}.png"} | row
+             for i, row in enumerate(rows))  # fmt: skip
+    (folder / f"{split}.jsonl").write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in named) + "\n")
+    return folder
+
+
+def vqa(i: int, **changes: Any) -> dict[str, Any]:
+    return {k: v for k, v in vqa_row(i).items() if k != "image"} | changes
+
+
+@pytest.mark.parametrize(
+    ("answers", "references"),
+    [("red", ("red",)), (["red", None, 3], ("red", "3")), ([{"answer": "red"}, {"answer": None}], ("red",)),
+     ({"answer": ["red", "blue"]}, ("red", "blue")), ("2020-01-02", ("2020-01-02",)), (3, ("3",)), (0, ("0",))],
+)  # fmt: skip
+def test_answers_are_read_in_every_form(answers: object, references: tuple[str, ...], tmp_path: Path) -> None:
+    folder = lines(tmp_path, "validation", vqa(0, answers=answers), vqa(1, answers=["x"]))
+    assert build("vqav2", folder).checked_items("report")[0].references == references
+    label = lines(tmp_path / "chart", "test", {"query": "q", "label": answers})
+    assert build("chartqa", label).checked_items("report")[0].references == references
+
+
+REQUIRED = {"vqav2": ["question_id", "question"], "docvqa": ["questionId", "question"], "chartqa": ["query"],
+            "coco_captions": ["cocoid"], "mmmu": ["id", "question"], "mathvista": ["pid", "question"],
+            "mmstar": ["index", "question"], "mmbench": ["index", "question"]}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REQUIRED)
+def test_a_row_without_question_or_id_is_named_and_refused(name: str, tmp_path: Path) -> None:
+    split, make = ROWS[name]
+    for column in REQUIRED[name]:
+        row = {k: v for k, v in make(0).items() if not isinstance(v, Image.Image)} | {column: None}
+        with pytest.raises(DataError, match=rf"benchmark '{name}', row with .*: it has no {column}"):
+            build(name, lines(tmp_path / column, split, row)).checked_items("report")
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [("vqav2", {"image_id": None}), ("textvqa", {"image_id": None}), ("okvqa", {"image_id": None}),
+     ("docvqa", {"ucsf_document_page_no": None}), ("docvqa", {"ucsf_document_id": None})],
+)  # fmt: skip
+def test_pictures_without_an_identity_share_nothing(name: str, change: dict, tmp_path: Path) -> None:
+    split, make = ROWS[name]
+    rows = [{k: v for k, v in make(i).items() if k != "image"} | change for i in range(3)]
+    items = build(name, lines(tmp_path, split, *rows)).items("report")
+    assert [item.image_key for item in items] == [""] * 3
+    assert len({item.picture_key("report") for item in items}) == 3
+
+
+def test_equal_ids_of_two_splits_are_not_one_picture(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        lines(tmp_path, split, {"query": "q", "label": "1"})
+    benchmark = build("chartqa", tmp_path)
+    keys = {benchmark.items(split)[0].picture_key(split) for split in ("train", "report")}
+    assert len(keys) == 2 == len({benchmark.items(split)[0].id for split in ("train", "report")})
+
+
+def bench(i: int, **changes: Any) -> dict[str, Any]:
+    return {k: v for k, v in mmbench_row(i).items() if k != "image"} | changes
+
+
+@pytest.mark.parametrize("missing", ["nan", "", None, float("nan")])
+def test_a_missing_option_moves_no_letter(missing: object, tmp_path: Path) -> None:
+    folder = lines(tmp_path, "dev", bench(0, B=missing, D="fish"), bench(1, A=missing, B="Two", answer="B"))
+    second, first = build("mmbench", folder).checked_items("report")[1], build("mmbench", folder).items("report")[0]
+    assert first.references == ("C", "A. cat", "C. cow", "D. fish")
+    assert second.references == ("B", "B. Two", "C. cow")
+    asked = build_prompt(first, [], get_template("choices"), "plain").segments[-1].text
+    assert "A. cat\nC. cow\nD. fish" in asked and "B." not in asked
+    assert build("mmbench", folder).metric.score("C", first.references).value == 1
+
+
+def test_numbers_are_options(tmp_path: Path) -> None:
+    folder = lines(tmp_path, "dev", bench(0, A=1, B=2.5, C=3, D=None), bench(1, A="one", B=2, C=3, D=None))
+    first, second = build("mmbench", folder).checked_items("report")
+    assert first.choices == ("1", "2.5", "3") and second.choices == ("one", "2", "3")
+    row = {k: v for k, v in mathvista_row(0).items() if k != "decoded_image"}
+    folder = lines(tmp_path / "math", "testmini", row | {"choices": [0, 1], "answer": 0},
+                   mathvista_row(1) | {"pid": "1", "answer": 0, "decoded_image": "img/1.png"})  # fmt: skip
+    first, second = build("mathvista", folder).checked_items("report")
+    assert first.references == ("A", "A. 0", "B. 1") and second.references == ("0",)
+
+
+def test_a_right_letter_without_an_option_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="row with index 0: the right answer 'D' is not among the choices A, B, C"):
+        build("mmbench", lines(tmp_path, "dev", bench(0, answer="D"))).checked_items("report")
+
+
+def test_records_reach_only_pictures_below_their_folder(tmp_path: Path) -> None:
+    for path in ("/etc/hostname", "../a.png"):
+        folder = lines(tmp_path / "data", "validation", vqa(0, image=path))
+        with pytest.raises(DataError, match=r"the image of vqav2/1000 is .* outside"):
+            build("vqav2", folder).items("report")[0]
+
+
+def test_copies_are_found_as_they_are_downloaded(tmp_path: Path) -> None:
+    write(tmp_path / "MMStar", "mmstar", "mmstar")
+    (tmp_path / "MMStar/mmstar-00000-of-00001.parquet").rename(tmp_path / "MMStar/mmstar.parquet")
+    assert len(build("mmstar", tmp_path / "MMStar").checked_items("report")) == 2
+    (tmp_path / "MMBench").mkdir()
+    write(tmp_path / "MMBench/en", "mmbench", "dev")
+    write(tmp_path / "MMBench/cn", "mmbench", "dev", count=1)
+    assert len(build("mmbench", tmp_path / "MMBench").checked_items("report")) == 2
+    assert len(build("mmbench", tmp_path / "MMBench", subset="cn").checked_items("report")) == 1
+    beside = lines(tmp_path / "folder" / "validation", "metadata", vqa(0))
+    assert build("vqav2", beside.parent).items("report")[0].images[0].load().size == (12, 8)
+
+
+def test_a_layout_that_is_not_known_is_listed_with_the_setting_that_names_it(tmp_path: Path) -> None:
+    write(tmp_path, "vqav2", "all")
+    with pytest.raises(DataError, match=r"no split 'validation'; found: all-00000-of-00001.parquet") as caught:
+        build("vqav2", tmp_path).items("report")
+    assert "`splits: {report: NAME}`" in caught.value.hint and "`subset`" in caught.value.hint
+    assert len(build("vqav2", tmp_path, splits={"report": "all"}).items("report")) == 2
+    (tmp_path / "other").mkdir()
+    write(tmp_path / "other", "mmstar", "test")
+    with pytest.raises(DataError, match="no split 'val'; found: test-"):
+        build("mmstar", tmp_path / "other").items("report")

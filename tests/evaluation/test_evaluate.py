@@ -12,6 +12,7 @@ from itertools import groupby
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from vlm_ablate.config.data import DataConfig
 from vlm_ablate.config.evaluation import BenchmarkEntry, Demonstrations, EvaluationConfig
@@ -113,6 +114,25 @@ def test_each_image_is_encoded_once(vlm: VLM, data_config: DataConfig, tmp_path:
     evaluate(vlm, "s", entry(), config(shots=4), data_config, batch_size=3, blind=False, out=tmp_path / "p.jsonl")
     shown = {s for p in read_predictions(tmp_path / "p.jsonl") for s in (*p.shots, p.id)}
     assert sum(views) == len(shown) < 12 * 5
+
+
+@pytest.mark.parametrize("shots", [0, 2])
+def test_pictures_without_an_identity_are_encoded_one_by_one(
+    vlm: VLM, data_config: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shots: int
+) -> None:
+    views = []
+    whole = vlm.encode_images
+    monkeypatch.setattr(vlm, "encode_images", lambda pixels, mask: views.append(len(pixels)) or whole(pixels, mask))
+    for split in ("train", "validation"):
+        for i in range(3):
+            Image.new("RGB", (16, 16), (80 * i, 10, 10 if split == "train" else 200)).save(tmp_path / f"{split}{i}.png")
+        rows = [{"question_id": i, "image_id": None, "question": "which colour", "answers": ["red"],
+                 "image": f"{split}{i}.png"} for i in range(3)]  # fmt: skip
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    benchmark = {"name": "vqav2", "id": str(tmp_path), "splits": {"train": "train", "report": "validation"}}
+    asked = BenchmarkEntry.model_validate({"benchmark": benchmark, "shots": shots})
+    evaluate(vlm, "q", asked, config(batch_size=3), data_config, blind=False, out=tmp_path / "p.jsonl")
+    assert sum(views) == (3 if shots == 0 else 6), "ids of the train split are given again in the scored one"
 
 
 def test_small_cache_gives_the_same_tokens(vlm: VLM, data_config: DataConfig) -> None:

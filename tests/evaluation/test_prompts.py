@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -158,3 +159,23 @@ def test_described_items_stand_in_words_where_their_images_were() -> None:
     assert text == "cat top left\nQuestion: What is it? Answer: cat\n\ndog top right\nQuestion: What is it? Answer:"
     with pytest.raises(DataError, match="'b' has no description"):
         build_prompt(item("b"), [shot], get_template("vqa"), "plain", described=True)
+
+
+def test_items_without_an_answer_are_no_demonstrations() -> None:
+    silent = [replace(shot, answer=" " if i % 2 else "") if i % 4 < 2 else shot for i, shot in enumerate(TRAIN)]
+    for query in map(str, range(20)):
+        drawn = draw_random("b", item(query), silent, range(len(silent)), 4, 0)
+        assert len(drawn) == 4 and all(shot.answer.strip() for shot in drawn)
+    assert all(shot.answer.strip() for shot in draw_nearest("b", item("q"), silent, range(len(silent)), 4))
+    with pytest.raises(DataError, match="the train split gives 10"):
+        draw_random("b", item("q"), silent, range(len(silent)), 11, 0)
+
+
+def test_the_draw_is_that_of_before_where_every_item_has_an_answer() -> None:
+    drawn = draw_random("b", item("q"), TRAIN, range(len(TRAIN)), 4, 0)
+    assert [shot.id for shot in drawn] == ["t39", "t22", "t5", "t18"]
+
+
+def test_a_choice_that_is_absent_leaves_its_letter_out() -> None:
+    asked = item("q", choices=("cat", "", "dog"))
+    assert written(asked, [], get_template("choices")) == "<image>Question: What is it?\nA. cat\nC. dog\nAnswer:"

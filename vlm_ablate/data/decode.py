@@ -149,19 +149,22 @@ def _checked_array(array: np.ndarray, label: str) -> np.ndarray:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB":
+    clear = image.info.get("transparency")
+    if image.mode == "RGB" and clear is None:
         return image
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image).astype(np.uint32) // 257).astype(np.uint8)).convert("RGB")
-    if image.mode == "I":
-        values = np.asarray(image)
-        divisor = 257 if values.max() > 255 else 1
-        return Image.fromarray((values.clip(0, 65535) // divisor).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode.startswith("I;16") or image.mode == "I":
+        values = np.asarray(image).astype(np.int64)
+        divisor = 257 if image.mode != "I" or values.max() > 255 else 1
+        grey = (values.clip(0, 65535) // divisor).clip(0, 255)
+        grey[values == clear] = 255
+        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         values = np.nan_to_num(np.asarray(image))
         factor = 255.0 if values.min() >= 0 and values.max() <= 1 else 1.0
         return Image.fromarray((values * factor).clip(0, 255).round().astype(np.uint8)).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+    if image.mode == "RGB" and isinstance(clear, tuple) and max(clear) > 255:
+        image.info["transparency"] = tuple(value >> 8 for value in clear)  # of 16 bits, where Pillow keeps 8
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or clear is not None:
         rgba = image.convert("RGBA")
         white = Image.new("RGB", rgba.size, (255, 255, 255))
         white.paste(rgba, mask=rgba.getchannel("A"))

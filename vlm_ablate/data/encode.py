@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vlm_ablate.config.data import DataConfig, ImageConfig, Preparation
+from vlm_ablate.data.control import MarkedTokenizer, control, unmarked
 from vlm_ablate.data.images import Size, load_views, tile_grid, views_of_size
 from vlm_ablate.data.prompts import Prompt, prompt_format
 from vlm_ablate.data.sample import Sample, UnusableSample
@@ -32,6 +33,7 @@ from vlm_ablate.models.tokens import FAKE, GLOBAL_IMAGE, IMAGE, position_tokens,
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -86,7 +88,7 @@ class Encoder:
         self.config, self.image = config, config.image
         self.limit = config.sequence_length if isinstance(config, DataConfig) else None
         """Tokens of a sequence in training."""
-        self._backend = _own_backend(tokenizer)
+        self._tokenizer = MarkedTokenizer(tokenizer)
         self._write = prompt_format(config.prompt, tokenizer)
         self._tokens_per_view = tokens_per_view
         self._counts: dict[Size, int] = {}
@@ -102,7 +104,7 @@ class Encoder:
     def image_tokens(self) -> frozenset[int]:
         """Ids of the tokens that stand in image blocks only (not of the line ends between tiles)."""
         names = [IMAGE, FAKE, *(position_tokens() if self.image.split == "tiles" else ())]
-        return frozenset(i for i in map(self._backend.token_to_id, names) if i is not None)
+        return frozenset(i for i in map(self._tokenizer.id, names) if i is not None)
 
     def at(self, index: int) -> Encoder:
         """The encoder of the sample at a global index of training; see `ClimbingEncoder`."""
@@ -137,7 +139,9 @@ class Encoder:
         Raises:
             UnusableSample: as above, as far as it shows without pixels.
         """
-        prompt = self._spaced(self._write(sample, generate))
+        written = self._write(sample, generate)
+        known = tuple((self._tokenizer.known(text), learned) for text, learned in written.runs)
+        prompt = self._spaced(Prompt(known, written.eos))
         ids, learned = self._tokenise(prompt)
         try:
             sizes = [ref.size() for ref in sample.images]
@@ -193,9 +197,9 @@ class Encoder:
 
     def _tokenise(self, prompt: Prompt) -> tuple[np.ndarray, np.ndarray]:
         """Ids, and whether each is learned: whether its last character is in a learned run."""
-        text = prompt.text
-        special = not (self.bos and text.startswith(self.bos))
-        encoding = self._backend.encode(text, add_special_tokens=special)
+        text = "".join(run for run, _ in prompt.runs)
+        special = not (self.bos and text.startswith(control(self.bos)))
+        encoding = self._tokenizer.encode(text, add_special_tokens=special)
         ids = encoding.ids
         ends = list(accumulate(len(run) for run, _ in prompt.runs))
         flags = np.array([flag for _, flag in prompt.runs] + [False])
@@ -213,15 +217,14 @@ class Encoder:
         """A space between an image and a word that follows directly, as transformers' Idefics2 processor puts it."""
         if self.image.split == "tiles":
             return prompt
+        marker = control(IMAGE)
         runs, after_image = [], False
         for text, flag in prompt.runs:
-            if after_image and text and not text[0].isspace() and text[0] != "<":
-                text = " " + text
-            if IMAGE in text:
-                parts = text.split(IMAGE)
-                parts[1:] = [" " + p if p and not p[0].isspace() and p[0] != "<" else p for p in parts[1:]]
-                text = IMAGE.join(parts)
-            after_image = text.endswith(IMAGE) if text else after_image
+            if after_image:
+                text = _after_image(text)
+            first, *others = text.split(marker)
+            text = marker.join([first, *map(_after_image, others)])
+            after_image = text.endswith(marker) if text else after_image
             runs.append((text, flag))
         return Prompt(tuple(runs), prompt.eos)
 
@@ -259,10 +262,11 @@ class Encoder:
 
     def _between(self, text: str) -> list[int]:
         """Ids of a text that stands between special tokens."""
-        return self._backend.encode(f"{FAKE}{text}{FAKE}", add_special_tokens=False).ids[1:-1]
+        fake = control(FAKE)
+        return self._tokenizer.encode(f"{fake}{text}{fake}", add_special_tokens=False).ids[1:-1]
 
     def _id(self, token: str) -> int:
-        found = self._backend.token_to_id(token)
+        found = self._tokenizer.id(token)
         if found is None:
             hint = "take the tokenizer from the built model, which adds the image tokens"
             raise DataError(f"the tokenizer has no token {token!r}", hint=hint)
@@ -315,14 +319,6 @@ def stage_encoder(
     return ClimbingEncoder(tokenizer, config, tokens_per_view, start=start, batch_size=batch_size)
 
 
-def _own_backend(tokenizer: PreTrainedTokenizerBase) -> object:
-    """A copy of the Rust tokenizer without truncation or padding, which calls elsewhere may switch on."""
-    from tokenizers import Tokenizer
-
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        raise DataError(f"{type(tokenizer).__name__} is not a fast tokenizer, which gives no character offsets")
-    own = Tokenizer.from_str(backend.to_str())
-    own.no_truncation()
-    own.no_padding()
-    return own
+def _after_image(text: str) -> str:
+    first = unmarked(text[:2])[:1]
+    return " " + text if first and not first.isspace() and first != "<" else text

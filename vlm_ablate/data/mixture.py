@@ -18,8 +18,6 @@ from vlm_ablate.errors import DataError
 
 _BITS = 40
 _MASK = (1 << 64) - 1
-STREAM_WINDOW = 1024
-"""Rows of a stream that are shuffled among themselves."""
 
 
 class Mixture:
@@ -84,8 +82,9 @@ class Mixture:
         epoch, position = divmod(draw, length)
         if not self.sources[which].sequential:
             return permuted(position, length, (self.seed, which + 1, epoch))
-        start = position - position % STREAM_WINDOW
-        window = min(STREAM_WINDOW, length - start)
+        size = self.sources[which].window
+        start = position - position % size
+        window = min(size, length - start)
         return start + permuted(position - start, window, (self.seed, which + 1, epoch, start))
 
 

@@ -5,14 +5,17 @@
 - "chat": `User:{image} ...<end_of_utterance>` / `Assistant: ...<end_of_utterance>`, one turn a line (Idefics2 and 3);
   answers and their `<end_of_utterance>` are learned. Documents stay plain.
 - "template": the tokenizer's own chat template; what it writes for the assistant is learned. Documents stay plain.
+
+Only this file writes control tokens; what stands in a segment is text (`control.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from vlm_ablate.data.control import Hidden, control, control_names, data_text, unmarked
 from vlm_ablate.data.sample import Image, Sample, Segment, Text
 from vlm_ablate.errors import DataError
 from vlm_ablate.models.tokens import END_OF_UTTERANCE, IMAGE
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt as runs of text; an image marker stands where each image goes."""
+    """A prompt as runs of text; an image marker stands where each image goes. Control tokens are marked."""
 
     runs: tuple[tuple[str, bool], ...]
     """(text, learned) in reading order."""
@@ -32,8 +35,8 @@ class Prompt:
 
     @property
     def text(self) -> str:
-        """The whole prompt."""
-        return "".join(text for text, _ in self.runs)
+        """The whole prompt, as a person reads it."""
+        return unmarked("".join(text for text, _ in self.runs))
 
 
 @dataclass(frozen=True)
@@ -59,14 +62,14 @@ def turns(sample: Sample) -> list[Turn]:
 def plain(sample: Sample, generate: bool = False) -> Prompt:
     """The "plain" format; with `generate`, an answer is to follow and no end-of-sequence token does."""
     if not sample.dialogue:
-        runs = tuple((s.text, s.supervised) if isinstance(s, Text) else (IMAGE, False) for s in sample.segments)
-        return Prompt(runs, eos=not generate)
+        written = ((_joined([s]), isinstance(s, Text) and s.supervised) for s in sample.segments)
+        return Prompt(tuple(written), eos=not generate)
     runs: list[tuple[str, bool]] = []
     for number, turn in enumerate(turns(sample)):
         if turn.role == "assistant":
             runs.append((" " + _joined(turn.segments).strip(), True))
             continue
-        images = IMAGE * sum(isinstance(s, Image) for s in turn.segments)
+        images = control(IMAGE) * sum(isinstance(s, Image) for s in turn.segments)
         question = _joined(s for s in turn.segments if isinstance(s, Text)).strip()
         runs.append((("\n" if number else "") + images + (f"Question: {question} Answer:" if question else ""), False))
     return Prompt(tuple(runs), eos=not generate)
@@ -76,13 +79,14 @@ def chat(sample: Sample, generate: bool = False) -> Prompt:
     """The "chat" format, as the chat templates of the released Idefics2 and Idefics3 write it."""
     if not sample.dialogue:
         return plain(sample, generate)
+    end = control(END_OF_UTTERANCE)
     runs: list[tuple[str, bool]] = []
     for turn in turns(sample):
         if turn.role == "user":
             gap = "" if isinstance(turn.segments[0], Image) else " "
-            runs.append((f"User:{gap}{_joined(turn.segments)}{END_OF_UTTERANCE}\n", False))
+            runs.append((f"User:{gap}{_joined(turn.segments)}{end}\n", False))
         else:
-            runs += [("Assistant:", False), (f" {_joined(turn.segments)}{END_OF_UTTERANCE}", True), ("\n", False)]
+            runs += [("Assistant:", False), (f" {_joined(turn.segments)}{end}", True), ("\n", False)]
     if generate:
         runs.append(("Assistant:", False))
     return Prompt(tuple(runs), eos=False)
@@ -96,6 +100,7 @@ def template(tokenizer: PreTrainedTokenizerBase) -> Callable[[Sample, bool], Pro
     """
     if not tokenizer.chat_template:
         raise DataError("the tokenizer has no chat template", hint='use `prompt: chat` or `prompt: plain`')
+    hidden = Hidden(control_names(tokenizer))
 
     def render(messages: list[dict[str, str]], ask: bool) -> str:
         return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask)
@@ -103,7 +108,7 @@ def template(tokenizer: PreTrainedTokenizerBase) -> Callable[[Sample, bool], Pro
     def write(sample: Sample, generate: bool = False) -> Prompt:
         if not sample.dialogue:
             return plain(sample, generate)
-        messages = [{"role": t.role, "content": _joined(t.segments)} for t in turns(sample)]
+        messages = [{"role": turn.role, "content": _content(turn, hidden)} for turn in turns(sample)]
         whole = render(messages, generate)
         runs: list[tuple[str, bool]] = []
         done = 0
@@ -115,7 +120,8 @@ def template(tokenizer: PreTrainedTokenizerBase) -> Callable[[Sample, bool], Pro
                 raise DataError(f"sample {sample.id}: the chat template rewrites earlier turns; answers are lost")
             runs += [(whole[done : len(before)], False), (whole[len(before) : len(after)], True)]
             done = len(after)
-        return Prompt((*runs, (whole[done:], False)), eos=False)
+        written = (*runs, (whole[done:], False))
+        return Prompt(tuple((hidden.prompt(text), learned) for text, learned in written), eos=False)
 
     return write
 
@@ -125,5 +131,9 @@ def prompt_format(name: str, tokenizer: PreTrainedTokenizerBase) -> Callable[[Sa
     return {"plain": lambda: plain, "chat": lambda: chat, "template": lambda: template(tokenizer)}[name]()
 
 
-def _joined(segments: object) -> str:
-    return "".join(s.text if isinstance(s, Text) else IMAGE for s in segments)  # type: ignore[attr-defined]
+def _joined(segments: Iterable[Segment]) -> str:
+    return "".join(data_text(s.text) if isinstance(s, Text) else control(IMAGE) for s in segments)
+
+
+def _content(turn: Turn, hidden: Hidden) -> str:
+    return "".join(hidden.hide(s.text) if isinstance(s, Text) else IMAGE for s in turn.segments)

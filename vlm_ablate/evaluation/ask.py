@@ -12,8 +12,10 @@ import torch
 
 from vlm_ablate.config.data import Preparation
 from vlm_ablate.data.collate import Collator
+from vlm_ablate.data.control import control_names
 from vlm_ablate.data.encode import Encoder
 from vlm_ablate.data.sample import ImageRef
+from vlm_ablate.data.values import stripped, texts_of
 from vlm_ablate.errors import DataError, ModelError
 from vlm_ablate.evaluation.benchmarks.base import Benchmark, BenchmarkItem
 from vlm_ablate.evaluation.prompts import build_prompt, get_template
@@ -49,7 +51,7 @@ def read_shots(file: Path) -> list[Shot]:
         DataError: the file or a line of it cannot be read.
     """
     try:
-        lines = file.read_text().splitlines()
+        lines = file.read_text(encoding="utf-8").split("\n")  # not at U+2028, which JSON allows within a text
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"the demonstrations {file} cannot be read: {error}") from error
     shots = []
@@ -58,9 +60,16 @@ def read_shots(file: Path) -> list[Shot]:
             continue
         try:
             row = json.loads(line)
-            names = row.get("images") or [row["image"]]
-            shots.append(Shot(row["question"], tuple(file.parent / name for name in names), str(row["answer"])))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            names = texts_of(row.get("images") or row["image"], "image")
+            shot = Shot(
+                stripped(row["question"], "question"),
+                tuple(file.parent / name for name in names),
+                stripped(row["answer"], "answer"),
+            )
+            if not (shot.question and shot.answer and shot.images):
+                raise ValueError("question, answer and image must not be empty")
+            shots.append(shot)
+        except (ValueError, KeyError, TypeError, AttributeError, DataError) as error:
             raise DataError(
                 f"{file}:{number} is no demonstration: {error!r}",
                 hint='a line is {"image": "cat.png", "question": "What is this?", "answer": "cat"}',
@@ -113,7 +122,10 @@ def with_transformers(folder: Path, device: torch.device | str = "cpu") -> Answe
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         raise ModelError(f"transformers cannot load {folder}: {error}") from error
 
+    control = control_names(processor.tokenizer)
+
     def answer(question: Shot, shots: Sequence[Shot], max_new_tokens: int) -> str:
+        _refuse_control((*shots, question), control)
         turns, pictures = [], []
         for shot in (*shots, question):
             pictures += [ImageRef(path).load() for path in shot.images]
@@ -133,3 +145,15 @@ def with_transformers(folder: Path, device: torch.device | str = "cpu") -> Answe
         return text[: min(places, default=len(text))].strip()
 
     return answer
+
+
+def _refuse_control(shots: Sequence[Shot], control: Sequence[str]) -> None:
+    """Refuse texts that the checkpoint's processor would read as control tokens.
+
+    Raises:
+        DataError: a question or an answer holds the name of one.
+    """
+    for shot in shots:
+        for token in control:
+            if token in f"{shot.question}\0{shot.answer}":
+                raise DataError(f"{token!r} in {shot.question!r} is a control token of the checkpoint")

@@ -17,7 +17,7 @@ from vlm_ablate.config.data import Preparation
 from vlm_ablate.config.evaluation import BenchmarkEntry, EvaluationConfig
 from vlm_ablate.data.encode import Encoder, Layout
 from vlm_ablate.data.sample import ImageRef, Sample
-from vlm_ablate.evaluation.benchmarks.base import Benchmark, BenchmarkItem
+from vlm_ablate.evaluation.benchmarks.base import Benchmark, BenchmarkItem, Split
 from vlm_ablate.evaluation.demonstrations import Demonstrator
 from vlm_ablate.evaluation.features import VisualCache
 from vlm_ablate.evaluation.predictions import Prediction, PredictionFile
@@ -110,7 +110,7 @@ def evaluate(
     report = progress or (lambda done, total: None)
     with PredictionFile(out, _protocol(record, benchmark, cfg, batch_size, state)) as file:
         if len(file.done) < len(items):
-            requests = _Requests(vlm, template, demonstrator, data_cfg, blind, described)
+            requests = _Requests(vlm, template, demonstrator, data_cfg, blind, described, entry.split)
             with _inference(vlm, precision):
                 _answer_all(vlm, benchmark, items, requests, batch_size, file, report)
         report(len(items), len(items))
@@ -151,6 +151,7 @@ class _Requests:
         data: Preparation,
         blind: bool,
         described: bool,
+        split: Split,
     ) -> None:
         @lru_cache(maxsize=4096)
         def placeholders(height: int, width: int) -> int:
@@ -158,7 +159,7 @@ class _Requests:
 
         self.encoder = Encoder(vlm.tokenizer, data, placeholders)
         self._template, self._demonstrator, self._data = template, demonstrator, data
-        self._withheld = {"blind": blind, "described": described}
+        self._withheld, self._split = {"blind": blind, "described": described}, split
 
     def make(self, items: Sequence[BenchmarkItem]) -> list[_Request]:
         """Requests of some items, in their order."""
@@ -168,12 +169,13 @@ class _Requests:
     def _request(self, item: BenchmarkItem, shots: Sequence[BenchmarkItem]) -> _Request:
         sample = build_prompt(item, shots, self._template, self._data.prompt, **self._withheld)
         layout = self.encoder.layout(sample, generate=True)
-        return _Request(item, tuple(s.id for s in shots), _keyed_images(sample, [*shots, item]), layout)
+        shown = [*((shot.picture_key("train"), shot) for shot in shots), (item.picture_key(self._split), item)]
+        return _Request(item, tuple(s.id for s in shots), _keyed_images(sample, shown), layout)
 
 
-def _keyed_images(sample: Sample, shown: Sequence[BenchmarkItem]) -> tuple[tuple[str, ImageRef], ...]:
+def _keyed_images(sample: Sample, shown: Sequence[tuple[str, BenchmarkItem]]) -> tuple[tuple[str, ImageRef], ...]:
     """The prompt's images with the keys under which their features are kept."""
-    keys = {id(ref): f"{item.image_key or item.id}/{i}" for item in shown for i, ref in enumerate(item.images)}
+    keys = {id(ref): f"{key}/{i}" for key, item in shown for i, ref in enumerate(item.images)}
     return tuple((keys[id(ref)], ref) for ref in sample.images)
 
 

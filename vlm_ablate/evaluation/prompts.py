@@ -20,6 +20,7 @@ from vlm_ablate.data.sample import Image, Sample, Segment, Text
 from vlm_ablate.errors import DataError, UnknownNameError
 from vlm_ablate.evaluation.benchmarks.base import BenchmarkItem
 
+# Some data sets keep their loaders' markers within their questions.
 _MARKER = re.compile(r"<image ?(\d+)>")
 _SPECIAL = re.compile(r"<image>|<fake_token_around_image>|<end_of_utterance>|<global-img>|<row_\d_col_\d>")
 
@@ -165,7 +166,7 @@ def _asked(item: BenchmarkItem, template: Template, dialogue: bool, blind: bool)
         template = get_template(template.without_choices)
     pattern = template.user if dialogue else template.query
     text = pattern.replace("{question}", _SPECIAL.sub("", item.question).strip())
-    lettered = (f"{chr(65 + i)}. {_SPECIAL.sub('', choice)}" for i, choice in enumerate(item.choices))
+    lettered = (f"{chr(65 + i)}. {_SPECIAL.sub('', choice)}" for i, choice in enumerate(item.choices) if choice)
     text = text.replace("{choices}", "\n".join(lettered))
     if blind:
         return [Text(_MARKER.sub("", text))]
@@ -208,10 +209,10 @@ def draw_pool(benchmark: str, size: int, limit: int | None, seed: int) -> list[i
 def draw_random(
     benchmark: str, item: BenchmarkItem, train: Sequence[BenchmarkItem], pool: Sequence[int], shots: int, seed: int
 ) -> list[BenchmarkItem]:
-    """`shots` items of the pool, none with the query's picture and no picture twice; a function of its arguments only.
+    """`shots` items of the pool, none with the query's picture, without an answer or with a picture that was drawn.
 
     Raises:
-        DataError: the pool has too few different pictures.
+        DataError: the pool has too few such items.
     """
     if not shots:
         return []
@@ -246,7 +247,7 @@ def _distinct(
     taken = {item.image_key or item.id}
     for position in order:
         shot = train[position]
-        if (key := shot.image_key or shot.id) not in taken:
+        if shot.answer.strip() and (key := shot.image_key or shot.id) not in taken:
             taken.add(key)
             found.append(shot)
             if len(found) == shots:

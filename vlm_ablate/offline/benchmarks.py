@@ -31,6 +31,9 @@ class _Offline(Benchmark):
     def licences(self) -> list[AssetRecord]:
         return self._licences
 
+    def open(self, split: Split) -> None:
+        """Every split can be drawn from the material that the constructor has found."""
+
     def items(self, split: Split) -> Sequence[BenchmarkItem]:
         config = self.config
         order = share_out(config.tasks, config.items, random.Random(f"{config.name}/{split}/{config.items}"))

@@ -92,7 +92,7 @@ def items(task: str, split: Split, count: int, side: int) -> ItemStore:
 
 @cache
 def _opened(folder: Path) -> ItemStore:
-    rows = [json.loads(line) for line in (folder / _ROWS).read_text().splitlines()]
+    rows = [json.loads(line) for line in (folder / _ROWS).read_text().split("\n") if line]
     return ItemStore(np.load(folder / _IMAGES, mmap_mode="r"), rows)
 
 

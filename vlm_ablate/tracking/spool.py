@@ -101,7 +101,7 @@ class Spool:
 def read_spool(path: Path) -> tuple[RunKey, str | None, list[Operation]]:
     """Key, run id and operations of a spool file; a last line cut short by a kill is dropped."""
     items = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8").split("\n"):  # not at U+2028, which JSON allows within a text
         try:
             items.append(json.loads(line))
         except json.JSONDecodeError:

@@ -8,7 +8,10 @@ from vlm_ablate.config.base import ComponentConfig
 from vlm_ablate.data.sample import Sample
 from vlm_ablate.provenance import AssetRecord
 
-__all__ = ["AssetRecord", "Source"]
+__all__ = ["STREAM_WINDOW", "AssetRecord", "Source"]
+
+STREAM_WINDOW = 1024
+"""Rows of a stream that are shuffled among themselves, at most."""
 
 
 class Source(ABC):
@@ -19,6 +22,8 @@ class Source(ABC):
 
     sequential: bool = False
     """True for streams: rows are cheap only in rising order, so the mixture shuffles them within windows."""
+    window: int = STREAM_WINDOW
+    """Rows of such a window; the order of samples depends on it."""
 
     def __init__(self, config: ComponentConfig) -> None:
         self.config = config

@@ -5,10 +5,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from vlm_ablate.data.sample import Segment, Text, UnusableSample
 from vlm_ablate.data.sources.configs import DocmatixConfig
-from vlm_ablate.data.sources.records import RecordSource, stripped
+from vlm_ablate.data.sources.records import RecordSource
 from vlm_ablate.data.sources.rows import Row
+from vlm_ablate.data.values import cells_of, records_of, stripped
 
 
 class Cauldron(RecordSource):
@@ -17,16 +20,16 @@ class Cauldron(RecordSource):
     required = ("images", "texts")
     dialogue = True
 
-    def pictures(self, row: Row) -> list:
+    def pictures(self, row: Row, name: str) -> list[Any]:
         """Cells of the pictures to show."""
-        return row["images"] or []
+        return [cell for cell in cells_of(row["images"]) if cell is not None]
 
     def segments(self, row: Row, name: str) -> list[Segment]:
-        found: list[Segment] = [self.picture(cell, row, name) for cell in self.pictures(row)]
-        for turn in row["texts"] or []:
-            if not isinstance(turn, dict) or not {"user", "assistant"} <= set(turn):
+        found: list[Segment] = [self.picture(cell, row, name) for cell in self.pictures(row, name)]
+        for turn in records_of(row["texts"], "texts"):
+            if not {"user", "assistant"} <= set(turn):
                 raise UnusableSample(name, "wrong record", f"a turn has no user and assistant: {turn!r}")
-            user, assistant = stripped(turn["user"]), stripped(turn["assistant"])
+            user, assistant = stripped(turn["user"], "user"), stripped(turn["assistant"], "assistant")
             if user and assistant:
                 found += [Text(user), Text(assistant, True)]
         return found
@@ -37,5 +40,11 @@ class Docmatix(Cauldron):
 
     config: DocmatixConfig
 
-    def pictures(self, row: Row) -> list:
-        return super().pictures(row)[: self.config.max_pages]
+    def pictures(self, row: Row, name: str) -> list[Any]:
+        found, limit = super().pictures(row, name), self.config.max_pages
+        if limit and len(found) > limit:
+            raise UnusableSample(
+                name, "too many pages", f"it has {len(found)} pages, above max_pages = {limit}, and its turns do not "
+                "say on which page they are answered; `data.max_skipped` allows for leaving such documents out"
+            )
+        return found

@@ -27,6 +27,11 @@ class RecordsConfig(ComponentConfig):
     """Read in order instead of downloading first; rows are then shuffled within a window only."""
     rows: int | None = Field(None, gt=0)
     """Rows to use: the first so many. Must be given for a stream of unknown length."""
+    window_bytes: int = Field(64 << 20, gt=0)
+    """Bytes of the rows of a stream that are shuffled among themselves (1,024 rows at most); a loader process keeps two
+    such windows. How many rows that is follows from the first ones."""
+    encoding: str = "utf-8"
+    """Of captions and JSON lines; a text that is not in it is an error."""
     hub_subset: ClassVar[str | None] = None
     """What `subset` stands for on the hub when it is not given; a local copy need not have such a folder."""
 
@@ -46,7 +51,7 @@ class DocmatixConfig(RecordsConfig):
     id: str = "HuggingFaceM4/Docmatix"
     hub_subset: ClassVar[str | None] = "images"  # "pdf" holds documents that are not drawn
     max_pages: int | None = Field(None, gt=0)
-    """Pages kept of a document; None: all."""
+    """Documents of more pages are left out, because a turn does not say on which page it is answered; None: all."""
 
 
 class ObelicsConfig(RecordsConfig):
@@ -105,7 +110,7 @@ class WebSightConfig(RecordsConfig):
 
 
 class TextInstructionsConfig(RecordsConfig):
-    """Instructions without images: `messages`, `conversations`, or instruction and output columns."""
+    """Instructions, most without images: `messages`, `conversations`, or instruction and output columns."""
 
     name: Literal["text_instructions"] = "text_instructions"
 

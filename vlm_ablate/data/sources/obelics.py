@@ -9,6 +9,7 @@ from vlm_ablate.data.sample import Segment, Text, UnusableSample
 from vlm_ablate.data.sources.configs import ObelicsConfig
 from vlm_ablate.data.sources.records import RecordSource
 from vlm_ablate.data.sources.rows import Row
+from vlm_ablate.data.values import cells_of, text_of
 
 
 class Obelics(RecordSource):
@@ -18,12 +19,13 @@ class Obelics(RecordSource):
     config: ObelicsConfig
 
     def segments(self, row: Row, name: str) -> list[Segment]:
-        images, texts = row["images"] or [], row["texts"] or []
+        images, texts = cells_of(row["images"]), cells_of(row["texts"])
         if len(images) != len(texts):
             raise UnusableSample(name, "wrong record", f"{len(images)} images stand beside {len(texts)} texts")
         found: list[Segment] = []
         shown = 0
-        for image, text in zip(images, texts, strict=True):
+        for image, cell in zip(images, texts, strict=True):
+            text = text_of(cell, "texts")
             if image is not None and not (self.config.max_images and shown >= self.config.max_images):
                 found.append(self.picture(image, row, name))
                 shown += 1

@@ -14,8 +14,9 @@ from PIL import Image as PilImage
 
 from vlm_ablate.data.sample import Image, ImageRef, Segment, Text, UnusableSample
 from vlm_ablate.data.sources.configs import PagesConfig
-from vlm_ablate.data.sources.records import RecordSource, stripped
+from vlm_ablate.data.sources.records import RecordSource
 from vlm_ablate.data.sources.rows import Row
+from vlm_ablate.data.values import cells_of, stripped, texts_of
 from vlm_ablate.errors import AssetMissing, DataError
 
 
@@ -34,9 +35,13 @@ class Pages(RecordSource):
         super().check(found)
 
     def segments(self, row: Row, name: str) -> list[Segment]:
-        texts = [_page_text(page) for page in (row["pages"] if "pages" in row else [row["text"]])]
-        texts = texts[: self.config.max_pages]
-        pictures = self._pictures(row, name, len(texts))
+        written = row[self.required[1]]
+        pages = cells_of(written) if self.required[1] == "pages" else [written]
+        drawn = cells_of(row[self._picture])
+        if len(drawn) > len(pages):
+            raise UnusableSample(name, "wrong record", f"{len(drawn)} pages are drawn, {len(pages)} transcribed")
+        texts = [_page_text(page) for page in pages[: self.config.max_pages]]
+        pictures = self._pictures(drawn, row, name, len(texts))
         if len(pictures) < len(texts):
             raise UnusableSample(name, "wrong record", f"{len(pictures)} pages are drawn, {len(texts)} transcribed")
         found: list[Segment] = []
@@ -45,11 +50,9 @@ class Pages(RecordSource):
                 found += [picture, Text(text + "\n" * (number + 1 < len(texts)), True)]
         return found
 
-    def _pictures(self, row: Row, name: str, count: int) -> list[Image]:
-        cell = row[self._picture]
+    def _pictures(self, cells: list[Any], row: Row, name: str, count: int) -> list[Image]:
         if self._picture == "pdf":
-            return [Image(ref) for ref in _pdf_pages(cell, name, count, self.config.dpi)]
-        cells = cell if isinstance(cell, list) else [cell]
+            return [Image(ref) for ref in _pdf_pages(cells[0] if cells else None, name, count, self.config.dpi)]
         pictures = [self.picture(c, row, name) for c in cells[:count]]
         if len(pictures) == 1 and count > 1:
             return [Image(ref) for ref in _frames(pictures[0].ref, name, count)]
@@ -61,15 +64,14 @@ def _page_text(page: Any) -> str:
     if isinstance(page, dict):
         for key in ("text", "lines", "words"):
             if page.get(key):
-                separator = " " if key == "words" else "\n"
-                value = page[key]["text"] if isinstance(page[key], dict) else page[key]
-                return _joined(value, separator)
+                value = page[key].get("text") if isinstance(page[key], dict) else page[key]
+                return _joined(value, key, " " if key == "words" else "\n")
         return ""
-    return _joined(page, "\n")
+    return _joined(page, "a page", "\n")
 
 
-def _joined(value: Any, separator: str) -> str:
-    return separator.join(filter(None, map(stripped, value))) if isinstance(value, list) else stripped(value)
+def _joined(value: Any, field: str, separator: str) -> str:
+    return separator.join(filter(None, (stripped(text, field) for text in texts_of(value, field))))
 
 
 def _frames(ref: ImageRef, name: str, count: int) -> list[ImageRef]:

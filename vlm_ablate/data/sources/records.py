@@ -10,7 +10,9 @@ from typing import Any
 from vlm_ablate.data.sample import Image, ImageRef, Sample, Segment, Text, UnusableSample
 from vlm_ablate.data.sources.base import Source
 from vlm_ablate.data.sources.configs import RecordsConfig
-from vlm_ablate.data.sources.rows import Row, open_rows
+from vlm_ablate.data.sources.files import base_folder, reached
+from vlm_ablate.data.sources.rows import Row, Rows, open_rows
+from vlm_ablate.data.sources.streams import StreamRows
 from vlm_ablate.errors import DataError
 from vlm_ablate.provenance import AssetRecord
 
@@ -28,10 +30,10 @@ class RecordSource(Source):
     def __init__(self, config: RecordsConfig) -> None:
         super().__init__(config)
         self.config: RecordsConfig = config
-        self.rows = open_rows(config)
-        self.sequential = self.rows.sequential
-        path = Path(config.id).expanduser()
-        self._folder = path if path.is_dir() else path.parent
+        self.rows: Rows = open_rows(config)
+        if isinstance(self.rows, StreamRows):
+            self.sequential, self.window = True, self.rows.window
+        self._folder = base_folder(config.id)
         if len(self.rows):
             self.check(self.rows.columns)
 
@@ -52,9 +54,14 @@ class RecordSource(Source):
         return min(len(self.rows), self.config.rows or len(self.rows))
 
     def __getitem__(self, index: int) -> Sample:
-        row = self.rows[index]
+        row = dict.fromkeys(self.rows.columns) | self.rows[index]
         name = f"{self.config.subset or Path(self.config.id).name}:{row.get('__key__', index)}"
-        segments = tuple(self.segments(row, name))
+        try:
+            segments = tuple(self.segments(row, name))
+        except UnusableSample:
+            raise
+        except DataError as error:
+            raise UnusableSample(name, "wrong record", error.message) from error
         if not any(isinstance(s, Text) and s.supervised and s.text.strip() for s in segments):
             raise UnusableSample(name, "empty record", "it has no text to learn")
         return Sample(name, segments, self.config.name, self.dialogue)
@@ -64,12 +71,14 @@ class RecordSource(Source):
         """The row's segments in reading order.
 
         Raises:
-            UnusableSample: the row is not what the schema says.
+            UnusableSample: the row cannot be used, for a reason of its own.
+            DataError: a value is not what the schema says.
         """
 
     @property
     def fingerprint(self) -> str:
-        body = self.config.model_dump_json(exclude={"id"}) + self.rows.fingerprint
+        idle = set() if self.sequential else {"window_bytes"}
+        body = self.config.model_dump_json(exclude={"id", *idle}) + self.rows.fingerprint
         return hashlib.sha256(body.encode()).hexdigest()[:16]
 
     @property
@@ -78,7 +87,12 @@ class RecordSource(Source):
         return [AssetRecord(self.config.id, "", version, self.rows.licence, self.config.id, self.rows.fingerprint)]
 
     def picture(self, cell: Any, row: Row, name: str) -> Image:
-        """A picture from a cell: bytes, `{"bytes", "path"}`, the name of a shard member, or a path beside the data."""
+        """A picture from a cell: bytes, `{"bytes", "path"}`, the name of a shard member, or a path beside the data.
+
+        Raises:
+            UnusableSample: there is no picture, or only its address.
+            DataError: the path leads out of the data's folder.
+        """
         label = f"of {name}"
         if isinstance(cell, dict):
             if cell.get("bytes"):
@@ -88,16 +102,11 @@ class RecordSource(Source):
             return Image(ImageRef(cell, f"image {label}"))
         if not isinstance(cell, str) or not cell:
             raise UnusableSample(name, "no image", f"its image is {type(cell).__name__}, not bytes or a path")
-        if cell in row.get("__files__", {}):
-            return Image(ImageRef(row["__files__"][cell], f"{cell} {label}"))
+        if cell in (members := row.get("__files__", {})):
+            return Image(ImageRef(members[cell], f"{cell} {label}"))
         if "://" in cell:
             raise UnusableSample(
                 name, "image by address", f"its image is an address ({cell}), not a picture; download the data set's "
                 "images first (img2dataset writes shards that can be read)"
             )
-        return Image(ImageRef(self._folder / cell, f"{cell} {label}"))
-
-
-def stripped(value: Any) -> str:
-    """A text cell without blanks around it; "" for None."""
-    return value.strip() if isinstance(value, str) else ""
+        return Image(ImageRef(reached(self._folder, cell, "its image"), f"{cell} {label}"))

@@ -6,8 +6,9 @@ The text is the column `text` (a string or a list of lines), or `ocr_annotation`
 from __future__ import annotations
 
 from vlm_ablate.data.sample import Segment, Text
-from vlm_ablate.data.sources.records import RecordSource, stripped
+from vlm_ablate.data.sources.records import RecordSource
 from vlm_ablate.data.sources.rows import Row
+from vlm_ablate.data.values import stripped, texts_of
 
 
 class RenderedText(RecordSource):
@@ -21,5 +22,5 @@ class RenderedText(RecordSource):
         text = row[self.required[1]]
         if isinstance(text, dict):
             text = text.get("text")
-        written = "\n".join(filter(None, map(stripped, text))) if isinstance(text, list) else stripped(text)
-        return [self.picture(row["image"], row, name), Text(written, True)]
+        lines = [stripped(line, "text") for line in texts_of(text, "text")]
+        return [self.picture(row["image"], row, name), Text("\n".join(filter(None, lines)), True)]

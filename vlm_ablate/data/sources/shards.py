@@ -12,22 +12,24 @@ import re
 import tarfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from vlm_ablate.data.sources.lines import Row, columns_of
+from vlm_ablate.data.values import decoded
 from vlm_ablate.errors import DataError
 
-Row = dict[str, Any]
-
+_LOOKED_AT = 8
+"""First rows whose members are the columns."""
 IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 MADE_OF_SHARDS = {"__key__", "__url__"}
 """Columns that `datasets` adds to rows that it read from shards."""
 
 
-def member_row(key: str, members: Mapping[str, Any], where: str) -> Row:
+def member_row(key: str, members: Mapping[str, Any], where: str, encoding: str = "utf-8") -> Row:
     """The row of some members: ending -> bytes, or what was already decoded.
 
     Raises:
-        DataError: a member is not valid JSON; the message names it and `where`.
+        DataError: a member is not valid JSON, or a text not in `encoding`; the message names it and `where`.
     """
     row: Row = {"__key__": key, "__files__": {e: data for e, data in members.items() if isinstance(data, bytes)}}
     pictures = sorted((e for e in members if e.rsplit(".", 1)[-1].lower() in IMAGE_ENDINGS), key=_natural)
@@ -36,24 +38,25 @@ def member_row(key: str, members: Mapping[str, Any], where: str) -> Row:
         row["image"] = row["images"][0]
     for ending, data in members.items():
         if ending == "txt":
-            row["text"] = data.decode(errors="replace") if isinstance(data, bytes) else data
+            row["text"] = decoded(data, f"{key}.txt in {where}", encoding) if isinstance(data, bytes) else data
         elif ending not in pictures and not ending.endswith("json"):
             row[ending] = data
     for ending, data in members.items():
         if ending.endswith("json"):
             value = _parsed(data, f"{key}.{ending}", where) if isinstance(data, bytes) else data
-            row.update(value if isinstance(value, dict) else {"json": value})
+            named = {k: v for k, v in value.items() if not k.startswith("__")} if isinstance(value, dict) else None
+            row.update({"json": value} if named is None else named)
     return row
 
 
-def unpacked(row: Row) -> Row:
+def unpacked(row: Row, encoding: str = "utf-8") -> Row:
     """A row of ending -> content, `__key__` and `__url__`, as `datasets` reads it from shards, made into a full row."""
     members = {
         ending: value["bytes"] if isinstance(value, dict) and set(value) == {"bytes", "path"} else value
         for ending, value in row.items()
         if ending not in MADE_OF_SHARDS and value is not None
     }
-    return member_row(row["__key__"], members, row["__url__"])
+    return member_row(row["__key__"], members, row["__url__"], encoding)
 
 
 class TarRows:
@@ -65,9 +68,9 @@ class TarRows:
 
     sequential = False
 
-    def __init__(self, files: list[Path], fingerprint: str, licence: str) -> None:
-        self.fingerprint, self.licence = fingerprint, licence
-        self._paths, self._open = files, {}
+    def __init__(self, files: list[Path], fingerprint: str, licence: str, encoding: str = "utf-8") -> None:
+        self.fingerprint, self.licence, self._encoding = fingerprint, licence, encoding
+        self._paths, self._open = files, dict[int, IO[bytes]]()
         self._index: list[tuple[int, str, list[tuple[str, int, int]]]] = []
         for number, path in enumerate(files):
             rows: dict[str, list[tuple[str, int, int]]] = {}
@@ -82,7 +85,7 @@ class TarRows:
                     f"shard {path} is not a plain tar file: {error}", hint="decompress it, or set `streaming: true`"
                 ) from error
             self._index += [(number, key, members) for key, members in rows.items()]
-        self.columns = [c for c in (self[0] if self._index else {}) if not c.startswith("__")]
+        self.columns = columns_of(self.__getitem__, min(len(self), _LOOKED_AT))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": {}}
@@ -96,23 +99,27 @@ class TarRows:
             self._open[number] = self._paths[number].open("rb")
         # pread keeps no position, so that forked loader processes may share the file.
         read = {e: os.pread(self._open[number].fileno(), size, at) for e, at, size in members}
-        return member_row(key, read, str(self._paths[number]))
+        return member_row(key, read, str(self._paths[number]), self._encoding)
 
 
 class TarStream:
-    """Rows of shards from front to back, nothing indexed, for `unpacked`. Shards may be compressed; a row's members
+    """Rows of shards from front to back, nothing indexed. Shards may be compressed; a row's members
     stand together.
 
     Raises:
         DataError: while iterating, a shard is damaged.
     """
 
-    def __init__(self, files: list[Path], skipped: int = 0) -> None:
-        self._paths, self._skipped = files, skipped
+    def __init__(self, files: list[Path], encoding: str = "utf-8", skipped: int = 0) -> None:
+        self._paths, self._encoding, self._skipped = files, encoding, skipped
 
     def skip(self, rows: int) -> TarStream:
         """The stream without its first rows, whose contents are not read."""
-        return TarStream(self._paths, self._skipped + rows)
+        return TarStream(self._paths, self._encoding, self._skipped + rows)
+
+    def unpacked(self, raw: Row) -> Row:
+        """See `Stream`."""
+        return unpacked(raw, self._encoding)
 
     def __iter__(self) -> Iterator[Row]:
         left = self._skipped

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from vlm_ablate.data.sample import Segment, Text
-from vlm_ablate.data.sources.records import RecordSource, stripped
+from vlm_ablate.data.sources.records import RecordSource
 from vlm_ablate.data.sources.rows import Row
+from vlm_ablate.data.values import stripped
 
 
 class WebSight(RecordSource):
@@ -13,4 +14,4 @@ class WebSight(RecordSource):
     required = ("image", "text")
 
     def segments(self, row: Row, name: str) -> list[Segment]:
-        return [self.picture(row["image"], row, name), Text(stripped(row["text"]), True)]
+        return [self.picture(row["image"], row, name), Text(stripped(row["text"], "text"), True)]

@@ -33,9 +33,13 @@ class BenchmarkItem:
     image_key: str = ""
     """Identity of the pictures, shared by items that show the same ones; "" stands for the item's id."""
     choices: tuple[str, ...] = ()
-    """Texts of the lettered choices, if any; the template writes them as `A. ...`."""
+    """Texts of the lettered choices, if any; the template writes them as `A. ...`. "" leaves out a letter."""
     description: str = ""
     """The pictures in words, where they are known exactly; stands in their place when the ceiling is measured."""
+
+    def picture_key(self, split: Split) -> str:
+        """Identity of the pictures among those of all splits. Ids may be given again in another split."""
+        return f"key {self.image_key}" if self.image_key else f"{split} {self.id}"
 
 
 class Benchmark(ABC):
@@ -69,6 +73,14 @@ class Benchmark(ABC):
             DataError: the split does not exist or cannot be read.
             AssetMissing: the material is not on this machine.
         """
+
+    def open(self, split: Split) -> None:
+        """Look for a split as far as is cheap, so that what is missing shows before anything is trained.
+
+        Raises:
+            DataError, AssetMissing: as `items`.
+        """
+        self.items(split)
 
     def split_hash(self, split: Split, limit: int | None = None) -> str:
         """Fingerprint of the (first `limit`) items: ids, picture keys, questions, choices, references; not pixels."""

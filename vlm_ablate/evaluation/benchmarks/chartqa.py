@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 
+from datasets import Dataset
+
+from vlm_ablate.data.values import answers_of
 from vlm_ablate.evaluation.benchmarks.base import BenchmarkItem, Split
-from vlm_ablate.evaluation.benchmarks.tabular import HubBenchmark, Row, answers_of
+from vlm_ablate.evaluation.benchmarks.tabular import HubBenchmark, Row, required
 
 
 class ChartQa(HubBenchmark):
@@ -14,12 +17,16 @@ class ChartQa(HubBenchmark):
     metric_name, template = "relaxed_accuracy", "vqa"
     columns = ("query", "label")
 
-    def _table(self, split: Split):
+    def _table(self, split: Split) -> Dataset:
         table = super()._table(split)
-        return table.add_column("row", list(range(len(table)))) if "row" not in table.column_names else table
+        if "row" in table.column_names:
+            return table
+        return table.add_column("row", [f"{split}/{number}" for number in range(len(table))])
 
     def text(self, row: Row) -> BenchmarkItem:
-        labels = answers_of(row["label"] if isinstance(row["label"], list) else [row["label"]])
-        # before the rows are numbered (a part of a split is being cut) the content alone names one
-        name = row.get("row", hashlib.sha256(repr((row["query"], labels)).encode()).hexdigest()[:12])
-        return BenchmarkItem(str(name), (), row["query"], labels, labels[0] if labels else "")
+        labels, question = answers_of(row["label"], "label"), required(row, "query")
+        if "row" in row:
+            name = required(row, "row")
+        else:  # a part of a split is being cut, before the rows are numbered: the content alone names one
+            name = hashlib.sha256(repr((question, labels)).encode()).hexdigest()[:12]
+        return BenchmarkItem(name, (), question, labels, labels[0] if labels else "")

@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
+from vlm_ablate.data.values import key_of, texts_of
 from vlm_ablate.evaluation.benchmarks.base import BenchmarkItem
-from vlm_ablate.evaluation.benchmarks.tabular import HubBenchmark, Row
+from vlm_ablate.evaluation.benchmarks.tabular import HubBenchmark, Row, required
 
 
 class CocoCaptions(HubBenchmark):
@@ -17,8 +18,8 @@ class CocoCaptions(HubBenchmark):
     max_new_tokens = 24
 
     def key(self, row: Row) -> str:
-        return str(row["cocoid"])
+        return key_of(row["cocoid"])
 
     def text(self, row: Row) -> BenchmarkItem:
-        captions = tuple(c.strip() for c in row["sentences_raw"] or ())
-        return BenchmarkItem(str(row["cocoid"]), (), "", captions, captions[0] if captions else "")
+        captions = tuple(c.strip() for c in texts_of(row["sentences_raw"], "sentences_raw"))
+        return BenchmarkItem(required(row, "cocoid"), (), "", captions, captions[0] if captions else "")

@@ -19,9 +19,9 @@ class HubBenchmarkConfig(ComponentConfig):
     """A benchmark read from the hub or from a local copy in the same schema."""
 
     id: str
-    """Hub id, or a local folder (`SPLIT*.parquet`, `data/SPLIT-*.parquet`, `SPLIT.jsonl`, `SPLIT/metadata.jsonl`)."""
+    """Hub id, or a local folder (`SPLIT.parquet`, `SPLIT-*.parquet`, `data/SPLIT-*.parquet`, `SPLIT.jsonl`, ...)."""
     subset: str | None = None
-    """Configuration name on the hub."""
+    """Configuration name on the hub; of a local copy, the folder below `id` that is looked into first."""
     revision: str | None = None
     """Commit, tag or branch on the hub."""
     splits: dict[Use, str] = Field(default_factory=dict)

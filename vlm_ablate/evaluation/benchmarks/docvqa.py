@@ -5,8 +5,9 @@ Test answers are not public: report is validation. Scored as the official script
 
 from __future__ import annotations
 
+from vlm_ablate.data.values import answers_of, key_of
 from vlm_ablate.evaluation.benchmarks.base import BenchmarkItem
-from vlm_ablate.evaluation.benchmarks.tabular import HubBenchmark, Row, answers_of
+from vlm_ablate.evaluation.benchmarks.tabular import HubBenchmark, Row, required
 
 
 class DocVqa(HubBenchmark):
@@ -17,8 +18,9 @@ class DocVqa(HubBenchmark):
     max_new_tokens = 32
 
     def key(self, row: Row) -> str:
-        return f"{row['ucsf_document_id']}/{row['ucsf_document_page_no']}"
+        return key_of(row["ucsf_document_id"], row["ucsf_document_page_no"])
 
     def text(self, row: Row) -> BenchmarkItem:
-        answers = answers_of(row["answers"])
-        return BenchmarkItem(str(row["questionId"]), (), row["question"], answers, answers[0] if answers else "")
+        answers = answers_of(row["answers"], "answers")
+        name, question = required(row, "questionId"), required(row, "question")
+        return BenchmarkItem(name, (), question, answers, answers[0] if answers else "")

@@ -6,9 +6,10 @@ scores here are lower bounds of it.
 
 from __future__ import annotations
 
+from vlm_ablate.data.values import cells_of, text_of
 from vlm_ablate.errors import DataError
 from vlm_ablate.evaluation.benchmarks.base import BenchmarkItem
-from vlm_ablate.evaluation.benchmarks.tabular import HubBenchmark, Row, lettered
+from vlm_ablate.evaluation.benchmarks.tabular import HubBenchmark, Row, choice_item, required
 
 
 class MathVista(HubBenchmark):
@@ -19,10 +20,10 @@ class MathVista(HubBenchmark):
     image_columns = ("decoded_image",)
 
     def text(self, row: Row) -> BenchmarkItem:
-        name, answer, choices = str(row["pid"]), row["answer"], [str(c) for c in row["choices"] or ()]
+        name, question, answer = required(row, "pid"), required(row, "question"), text_of(row["answer"], "answer")
         if row["question_type"] != "multi_choice" or not answer:
-            return BenchmarkItem(name, (), row["question"], (str(answer),) if answer else (), str(answer or ""))
+            return BenchmarkItem(name, (), question, (answer,) if answer else (), answer)
+        choices = [text_of(choice, "choices") for choice in cells_of(row["choices"])]
         if answer not in choices:
-            raise DataError(f"benchmark 'mathvista': the answer {answer!r} of item {name!r} is not among its choices")
-        right = chr(65 + choices.index(answer))
-        return BenchmarkItem(name, (), row["question"], lettered(choices, right), right, choices=tuple(choices))
+            raise DataError(f"the answer {answer!r} is not among its choices")
+        return choice_item(name, question, choices, chr(65 + choices.index(answer)))

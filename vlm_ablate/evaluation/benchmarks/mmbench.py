@@ -5,10 +5,9 @@ Each question is asked once. The official CircularEval asks it in every rotation
 
 from __future__ import annotations
 
-from typing import Any
-
+from vlm_ablate.data.values import text_of
 from vlm_ablate.evaluation.benchmarks.base import BenchmarkItem
-from vlm_ablate.evaluation.benchmarks.tabular import HubBenchmark, Row, lettered
+from vlm_ablate.evaluation.benchmarks.tabular import HubBenchmark, Row, choice_item, required
 
 
 class MmBench(HubBenchmark):
@@ -18,13 +17,13 @@ class MmBench(HubBenchmark):
     columns = ("index", "question", "answer", "A", "B")
 
     def text(self, row: Row) -> BenchmarkItem:
-        choices = [row[letter] for letter in "ABCD" if _given(row.get(letter))]
-        hint = f"{row['hint']}\n" if _given(row.get("hint")) else ""
-        answer = row["answer"] if _given(row["answer"]) else ""
-        references = lettered(choices, answer) if answer else ()
-        return BenchmarkItem(str(row["index"]), (), hint + row["question"], references, answer, choices=tuple(choices))
+        choices = [_given(row, letter) for letter in "ABCD"]
+        hint = f"{given}\n" if (given := _given(row, "hint")) else ""
+        question = hint + required(row, "question")
+        return choice_item(required(row, "index"), question, choices, _given(row, "answer"))
 
 
-def _given(value: Any) -> bool:
-    """Copies of the data set write a missing text as None, "" or "nan"."""
-    return isinstance(value, str) and value not in ("", "nan")
+def _given(row: Row, column: str) -> str:
+    """A text that may be missing; copies of the data set write that as None, "" or "nan"."""
+    text = text_of(row.get(column), column)
+    return "" if text == "nan" else text

@@ -9,9 +9,10 @@ from __future__ import annotations
 import ast
 from typing import Any
 
+from vlm_ablate.data.values import cells_of, text_of
 from vlm_ablate.errors import DataError
 from vlm_ablate.evaluation.benchmarks.base import BenchmarkItem
-from vlm_ablate.evaluation.benchmarks.tabular import HubBenchmark, Row, lettered
+from vlm_ablate.evaluation.benchmarks.tabular import HubBenchmark, Row, choice_item, required
 
 
 class Mmmu(HubBenchmark):
@@ -22,21 +23,18 @@ class Mmmu(HubBenchmark):
     image_columns = tuple(f"image_{i}" for i in range(1, 8))
 
     def text(self, row: Row) -> BenchmarkItem:
-        options, answers = self._list(row["options"], row), self._list(row["answer"], row)
+        name, question = required(row, "id"), required(row, "question")
+        options, answers = _listed(row["options"], "options"), [a for a in _listed(row["answer"], "answer") if a]
         if row["question_type"] == "multiple-choice":
-            references = lettered(options, answers[0]) if answers and answers[0] != "?" else ()
-            return BenchmarkItem(
-                row["id"], (), row["question"], references, answers[0] if answers else "", choices=tuple(options)
-            )
-        return BenchmarkItem(row["id"], (), row["question"], tuple(answers), answers[0] if answers else "")
+            return choice_item(name, question, options, answers[0] if answers and answers[0] != "?" else "")
+        return BenchmarkItem(name, (), question, tuple(answers), answers[0] if answers else "")
 
-    def _list(self, value: Any, row: Row) -> list[str]:
-        """A list, or the text of one, or a single text."""
-        if isinstance(value, str) and value.startswith("["):
-            try:
-                value = ast.literal_eval(value)
-            except (SyntaxError, ValueError) as error:
-                raise DataError(f"benchmark 'mmmu': item {row['id']!r}: {value!r} is not a list: {error}") from error
-        if value is None:
-            return []
-        return [str(v) for v in value] if isinstance(value, list) else [str(value)]
+
+def _listed(value: Any, field: str) -> list[str]:
+    """The texts of a list, of the text of one, or of a single text; "" where an entry is absent."""
+    if isinstance(value, str) and value.startswith("["):
+        try:
+            value = ast.literal_eval(value)
+        except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+            raise DataError(f"its {field} {value!r} are not a list: {error}") from error
+    return [text_of(entry, field) for entry in cells_of(value)]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from vlm_ablate.data.values import stripped
 from vlm_ablate.evaluation.benchmarks.base import BenchmarkItem
-from vlm_ablate.evaluation.benchmarks.tabular import HubBenchmark, Row
+from vlm_ablate.evaluation.benchmarks.tabular import HubBenchmark, Row, required
 
 
 class MmStar(HubBenchmark):
@@ -13,5 +14,5 @@ class MmStar(HubBenchmark):
     columns = ("index", "question", "answer")
 
     def text(self, row: Row) -> BenchmarkItem:
-        answer = (row["answer"] or "").strip()
-        return BenchmarkItem(str(row["index"]), (), row["question"], (answer,) if answer else (), answer)
+        name, question, answer = required(row, "index"), required(row, "question"), stripped(row["answer"], "answer")
+        return BenchmarkItem(name, (), question, (answer,) if answer else (), answer)

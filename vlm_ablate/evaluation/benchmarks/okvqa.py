@@ -5,6 +5,7 @@ That data set has `val2014` only, without image ids; demonstrations come from Mu
 
 from __future__ import annotations
 
+from vlm_ablate.data.values import key_of
 from vlm_ablate.evaluation.benchmarks.tabular import Row
 from vlm_ablate.evaluation.benchmarks.vqav2 import VqaV2
 
@@ -15,4 +16,4 @@ class OkVqa(VqaV2):
     columns = ("question_id", "question", "answers")
 
     def key(self, row: Row) -> str:
-        return str(row.get("image_id") or "")
+        return key_of(row.get("image_id"))

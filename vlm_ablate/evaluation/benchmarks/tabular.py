@@ -1,7 +1,7 @@
 """Benchmarks read through `datasets`: from the hub, or from a local copy in the very same schema.
 
-A local copy is a folder with, for a split S, one of: `S*.parquet`, `data/S-*.parquet`, `S.jsonl`, `S/metadata.jsonl`.
-In JSONL an image is a path beside the file. Nothing is decoded here; rows and image bytes are read when used.
+Where a local copy has its splits: see `local_files.py`. In JSON an image is a path beside the file. Nothing is decoded
+here; rows and image bytes are read when used.
 """
 
 from __future__ import annotations
@@ -17,10 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from vlm_ablate.data.sample import ImageRef
+from vlm_ablate.data.sources.files import base_folder, reached
 from vlm_ablate.data.sources.rows import first_reason, found_nothing
+from vlm_ablate.data.values import cells_of, text_of
 from vlm_ablate.errors import AssetMissing, DataError
 from vlm_ablate.evaluation.benchmarks.base import Benchmark, BenchmarkItem, Split
 from vlm_ablate.evaluation.benchmarks.configs import HubBenchmarkConfig
+from vlm_ablate.evaluation.benchmarks.local_files import json_table, split_files
 from vlm_ablate.evaluation.prompts import get_template
 from vlm_ablate.hub import DOWNLOAD_HINT, offline_unless_allowed
 
@@ -58,6 +61,9 @@ class HubBenchmark(Benchmark):
         """Identity of the row's pictures; "" where the data set has none."""
         return ""
 
+    def open(self, split: Split) -> None:
+        self._tables(split)
+
     def items(self, split: Split) -> Sequence[BenchmarkItem]:
         table = self._tables(split)
         return _LazyItems(len(table), lambda i: self._with_images(table[i]))
@@ -71,21 +77,25 @@ class HubBenchmark(Benchmark):
 
     def _with_images(self, row: Row) -> BenchmarkItem:
         item = self._item(row)
-        values = [row[c] for c in self.image_columns if row.get(c) is not None]
-        refs = [self._image(v, f"{self.config.name}/{item.id}") for value in values for v in _listed(value)]
+        cells = [cell for column in self.image_columns for cell in cells_of(row.get(column)) if cell is not None]
+        refs = [self._image(cell, f"{self.config.name}/{item.id}") for cell in cells]
         if not refs:
             raise DataError(f"benchmark {self.config.name!r}: item {item.id!r} has no image")
         return replace(item, images=tuple(refs))
 
     def _item(self, row: Row) -> BenchmarkItem:
-        item = self.text(row)
-        return replace(item, image_key=self.key(row))
+        try:
+            return replace(self.text(row), image_key=self.key(row))
+        except DataError as error:
+            first = self.columns[0]
+            where = f"benchmark {self.config.name!r}, row with {first} {row.get(first)!r}"
+            raise DataError(f"{where}: {error.message}", hint=error.hint) from error
 
     def _image(self, value: Any, name: str) -> ImageRef:
         if isinstance(value, Mapping):
             value = value.get("bytes") or value.get("path")
         if isinstance(value, str):
-            return ImageRef(self._folder / value if self._local else Path(value), f"{value} of {name}")
+            return ImageRef(reached(self._base, value, f"the image of {name}"), f"{value} of {name}")
         if isinstance(value, bytes):
             return ImageRef(value, name)
         raise DataError(f"the image of {name} is neither bytes nor a path but {type(value).__name__}")
@@ -94,9 +104,9 @@ class HubBenchmark(Benchmark):
     def _local(self) -> bool:
         return Path(self.config.id).expanduser().exists()
 
-    @property
-    def _folder(self) -> Path:
-        return Path(self.config.id).expanduser()
+    @cached_property
+    def _base(self) -> Path | None:
+        return base_folder(self.config.id)
 
     def _table(self, split: Split) -> Dataset:
         written = self.config.splits.get(split)
@@ -115,7 +125,8 @@ class HubBenchmark(Benchmark):
         if part["start"] is None:
             return table
         span = range(int(part["start"]), int(part["stop"]))
-        keys = (self.key(row) or self.text(row).id for row in self._without_images(table))
+        items = map(self._item, self._without_images(table))
+        keys = (item.image_key or item.id for item in items)
         return table.select([i for i, key in enumerate(keys) if _percentile(key) in span])
 
     def _load(self, name: str, id: str) -> Dataset:
@@ -125,8 +136,10 @@ class HubBenchmark(Benchmark):
         try:
             with offline_unless_allowed():
                 if self._local:
-                    kind, files = _local_files(self._folder, name)
-                    return datasets.load_dataset(kind, data_files=files, split="train")
+                    kind, files = split_files(self.config, name)
+                    if kind == "json":
+                        return json_table(files, self.image_columns, Path(id).expanduser())
+                    return datasets.load_dataset(kind, data_files=list(map(str, files)), split="train")
                 own = id == self.config.id
                 subset, revision = (self.config.subset, self.config.revision) if own else (None, None)
                 return datasets.load_dataset(id, subset, split=name, revision=revision)
@@ -183,37 +196,36 @@ def most_common(answers: Sequence[str]) -> str:
     return Counter(answers).most_common(1)[0][0] if answers else ""
 
 
-def answers_of(value: Any) -> tuple[str, ...]:
-    """Annotators' answers, whether the schema has texts or objects with `answer`; None has none."""
-    return tuple(str(a["answer"] if isinstance(a, Mapping) else a) for a in value or ())
+def required(row: Row, column: str) -> str:
+    """The text of a cell that every row must have.
+
+    Raises:
+        DataError: it is absent or no text.
+    """
+    if text := text_of(row[column], column):
+        return text
+    raise DataError(f"it has no {column}")
 
 
-def lettered(choices: Sequence[str], right: str) -> tuple[str, ...]:
-    """References of a multiple-choice item: the right letter, then `A. text` for each choice."""
-    return (right, *(f"{chr(65 + i)}. {choice}" for i, choice in enumerate(choices)))
+def choice_item(name: str, question: str, choices: Sequence[str], right: str) -> BenchmarkItem:
+    """A multiple-choice item. References: the right letter, then `A. text` for each choice.
 
+    Args:
+        choices: by letter; "" where a letter has no choice, which moves no other.
+        right: letter of the right choice; "" where it is not known.
 
-def _listed(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, list | tuple) else [value]
+    Raises:
+        DataError: the right letter has no choice.
+    """
+    while choices and not choices[-1]:
+        choices = choices[:-1]
+    lettered = {chr(65 + i): choice for i, choice in enumerate(choices) if choice}
+    if right and right not in lettered:
+        raise DataError(f"the right answer {right!r} is not among the choices {', '.join(lettered) or '(none)'}")
+    references = (right, *(f"{letter}. {choice}" for letter, choice in lettered.items())) if right else ()
+    return BenchmarkItem(name, (), question, references, right, choices=tuple(choices))
 
 
 def _percentile(key: str) -> int:
     """0..99, the same on every machine."""
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") * 100 >> 64
-
-
-def _local_files(folder: Path, split: str) -> tuple[str, list[str]]:
-    """Builder and files of a split.
-
-    Raises:
-        DataError: there are none.
-    """
-    if not folder.is_dir():
-        raise DataError(f"{folder} is not a folder", hint="give the folder that holds the splits")
-    for pattern in (f"{split}.parquet", f"{split}-*.parquet", f"data/{split}-*.parquet", f"{split}/*.parquet"):
-        if files := sorted(folder.glob(pattern)):
-            return "parquet", list(map(str, files))
-    for name in (f"{split}.jsonl", f"{split}/metadata.jsonl"):
-        if (folder / name).is_file():
-            return "json", [str(folder / name)]
-    raise DataError(f"{folder} has no split {split!r}: neither {split}*.parquet nor {split}.jsonl")

@@ -6,8 +6,9 @@ That data set has no train split; demonstrations come from Multimodal-Fatima/VQA
 
 from __future__ import annotations
 
+from vlm_ablate.data.values import answers_of, key_of
 from vlm_ablate.evaluation.benchmarks.base import BenchmarkItem
-from vlm_ablate.evaluation.benchmarks.tabular import HubBenchmark, Row, answers_of, most_common
+from vlm_ablate.evaluation.benchmarks.tabular import HubBenchmark, Row, most_common, required
 
 
 class VqaV2(HubBenchmark):
@@ -18,8 +19,9 @@ class VqaV2(HubBenchmark):
     renamed = {"id_image": "image_id"}
 
     def key(self, row: Row) -> str:
-        return str(row["image_id"])
+        return key_of(row["image_id"])
 
     def text(self, row: Row) -> BenchmarkItem:
-        answers = answers_of(row.get("answers_original") or row["answers"])
-        return BenchmarkItem(str(row["question_id"]), (), row["question"], answers, most_common(answers))
+        answers = answers_of(row.get("answers_original") or row["answers"], "answers")
+        name, question = required(row, "question_id"), required(row, "question")
+        return BenchmarkItem(name, (), question, answers, most_common(answers))

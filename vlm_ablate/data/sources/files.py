@@ -1,0 +1,122 @@
+"""Finding the files of a local data set: by ending, beside what else lies in a folder, and by split."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from glob import glob, has_magic
+from pathlib import Path
+
+from vlm_ablate.data.sources.lines import ENDINGS as LINE_ENDINGS
+from vlm_ablate.errors import DataError
+
+ENDINGS = {"parquet": (".parquet",), "jsonl": LINE_ENDINGS, "webdataset": (".tar", ".tar.gz", ".tgz")}
+_NOTES = {"dataset_info.json", "dataset_infos.json", "state.json", "sizes.json"}
+"""Files about a data set that hold no records."""
+_SHOWN = 12
+
+
+def local_roots(id: str, subset: str | None) -> list[Path]:
+    """What a local id names: a folder (of the subset, if it has one), a file, or all that a glob matches."""
+    path = Path(id).expanduser()
+    if subset and (path / subset).is_dir():
+        path = path / subset
+    if path.exists():
+        return [path]
+    return [Path(p) for p in sorted(glob(str(path), recursive=True))]
+
+
+def files_below(roots: Sequence[Path]) -> list[Path]:
+    """All files of folders, in the order of their names."""
+    every = (sorted(root.rglob("*")) if root.is_dir() else [root] for root in roots)
+    return [file for found in every for file in found if file.is_file()]
+
+
+def records_files(found: Sequence[Path], format: str, where: str) -> tuple[str, list[Path]]:
+    """(format, files that hold records).
+
+    Shards of img2dataset have a Parquet file and statistics of the same name beside them: the shards are taken.
+
+    Raises:
+        DataError: there are none, or of two formats so that one must be named.
+    """
+    kinds = list(ENDINGS) if format == "auto" else [format]
+    by_kind = {kind: [f for f in found if f.name.endswith(ENDINGS[kind]) and f.name not in _NOTES] for kind in kinds}
+    by_kind = {kind: files for kind, files in by_kind.items() if files}
+    if shards := by_kind.get("webdataset"):
+        stems = tuple(str(shard.parent / shard.name.partition(".")[0]) for shard in shards)
+        rest = (f for kind, files in by_kind.items() if kind != "webdataset" for f in files)
+        others = [f for f in rest if not str(f).startswith(stems)]
+        if others:
+            raise DataError(
+                f"{where} holds records of several formats: {listing([*shards, *others])}",
+                hint="set `format` to one of them: " + ", ".join(by_kind),
+            )
+        return "webdataset", shards
+    for kind, files in by_kind.items():
+        return kind, files
+    raise DataError(
+        f"{where} holds no {' or '.join(kinds)} files; found: {listing(found)}",
+        hint="set `format`, or point `id` at Parquet, JSON lines or tar files",
+    )
+
+
+def of_split(files: Sequence[Path], roots: Sequence[Path], split: str) -> list[Path]:
+    """The files whose folder, or else whose name, begins with the split's name; empty if none does."""
+    in_folder = [f for f in files if any(part.startswith(split) for part in _below(f, roots)[:-1])]
+    return in_folder or [f for f in files if f.name.startswith(split)]
+
+
+def listing(files: Sequence[Path]) -> str:
+    """Some files by name, for a message."""
+    names = list(dict.fromkeys(f.name for f in files))
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more if names else "nothing"
+
+
+def base_folder(id: str) -> Path | None:
+    """The folder that the records of a local id may reach into: itself, a file's, or the fixed part of a glob.
+
+    None for what is not on this machine by that name: a hub id.
+    """
+    path = Path(id).expanduser()
+    if path.is_dir():
+        return path
+    if not path.exists() and not glob(str(path), recursive=True):
+        return None
+    fixed = list(path.parts[:-1])
+    while any(has_magic(part) for part in fixed):
+        fixed.pop()
+    return Path(*fixed)
+
+
+def reached(folder: Path | None, name: str, field: str) -> Path:
+    """The file that a record names: relative to its data's folder, and nowhere else.
+
+    Without a folder (data of the hub) it must lie where `datasets` keeps what it downloaded.
+
+    Raises:
+        DataError: it lies elsewhere.
+    """
+    roots = [os.path.abspath(folder)] if folder is not None else _hub_caches()
+    for root in roots:
+        path = os.path.normpath(os.path.join(root, name))
+        if os.path.commonpath([root, path]) == root and "\0" not in name:
+            return Path(path)
+    raise DataError(
+        f"{field} is {name!r}, which lies outside {folder or 'the downloaded data'}",
+        hint="records reach only files below their data's folder; move the files, or set `id` to a folder above both",
+    )
+
+
+def _hub_caches() -> list[str]:
+    import datasets
+
+    return [os.path.abspath(p) for p in (datasets.config.HF_DATASETS_CACHE, datasets.config.HF_CACHE_HOME)]
+
+
+def _below(file: Path, roots: Sequence[Path]) -> tuple[str, ...]:
+    for root in roots:
+        if root.is_dir() and file.is_relative_to(root):
+            return file.relative_to(root).parts
+    return (file.name,)
