@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import struct
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -89,13 +89,13 @@ def _orientation(image: Image.Image) -> int:
         return 1  # Pillow turns them itself, and their size is that of the upright picture
     try:
         if isinstance(image, PngImageFile) and "exif" not in image.info and image.fp:
-            image.info.update(_late_exif(image.fp))
-        return Image.Image.getexif(image).get(_ORIENTATION, 1)
+            image.info |= _late_exif(image.fp)
+        return int(Image.Image.getexif(image).get(_ORIENTATION, 1))
     except Exception:  # SyntaxError, struct.error and more
         return 1
 
 
-def _late_exif(file: BinaryIO) -> dict[str, bytes]:
+def _late_exif(file: IO[bytes]) -> dict[str | tuple[int, int], bytes]:
     """A PNG's EXIF block, also behind the pixels, where Pillow only finds it after decoding them."""
     place = file.tell()
     try:
@@ -115,7 +115,7 @@ def _open(source: object, label: str) -> Image.Image:
         # A copy, because the caller closes what it is given.
         return _checked_size(source, label).copy()
     try:
-        image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else Path(source))
+        image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else Path(str(source)))
     except FileNotFoundError:
         raise DataError(f"image {label} does not exist") from None
     except UnidentifiedImageError:

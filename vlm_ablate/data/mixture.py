@@ -58,7 +58,8 @@ class Mixture:
         """How often source `which` was drawn before `block`."""
         upper, lower = self._bounds[which + 1], self._bounds[which]
         n = block * self.block
-        return (upper * n >> _BITS) - (lower * n >> _BITS)
+        drawn: int = (upper * n >> _BITS) - (lower * n >> _BITS)
+        return drawn
 
     def _block_order(self, block: int) -> tuple[np.ndarray, np.ndarray]:
         """Source of each position of a block, and how many of it stand before; the last few blocks are kept."""

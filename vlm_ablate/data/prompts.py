@@ -103,7 +103,7 @@ def template(tokenizer: PreTrainedTokenizerBase) -> Callable[[Sample, bool], Pro
     hidden = Hidden(control_names(tokenizer))
 
     def render(messages: list[dict[str, str]], ask: bool) -> str:
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask)
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask))
 
     def write(sample: Sample, generate: bool = False) -> Prompt:
         if not sample.dialogue:
@@ -128,7 +128,7 @@ def template(tokenizer: PreTrainedTokenizerBase) -> Callable[[Sample, bool], Pro
 
 def prompt_format(name: str, tokenizer: PreTrainedTokenizerBase) -> Callable[[Sample, bool], Prompt]:
     """The function that writes prompts of format `name`: (sample, generate) -> Prompt."""
-    return {"plain": lambda: plain, "chat": lambda: chat, "template": lambda: template(tokenizer)}[name]()
+    return template(tokenizer) if name == "template" else {"plain": plain, "chat": chat}[name]
 
 
 def _joined(segments: Iterable[Segment]) -> str:

@@ -10,6 +10,7 @@ import gzip
 import json
 import os
 from collections.abc import Callable, Iterator
+from io import BufferedReader
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
@@ -165,8 +166,8 @@ def _is_array(file: Path) -> bool:
         return stream.read(4096).removeprefix(_MARK).lstrip().startswith(b"[")
 
 
-def _opened(file: Path) -> IO[bytes]:
+def _opened(file: Path) -> gzip.GzipFile | BufferedReader:
     try:
-        return gzip.open(file) if file.suffix == ".gz" else file.open("rb")
+        return gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb")
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror or error}") from error

@@ -8,6 +8,7 @@ is the transcription of a single page.
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
 from PIL import Image as PilImage
@@ -77,7 +78,8 @@ def _joined(value: Any, field: str, separator: str) -> str:
 def _frames(ref: ImageRef, name: str, count: int) -> list[ImageRef]:
     """The first frames of a TIFF."""
     try:
-        image = PilImage.open(io.BytesIO(ref.source) if isinstance(ref.source, bytes) else ref.source)
+        source = ref.source
+        image = PilImage.open(io.BytesIO(source) if isinstance(source, bytes) else Path(str(source)))
         frames = []
         for number in range(min(count, getattr(image, "n_frames", 1))):
             image.seek(number)

@@ -15,8 +15,8 @@ from typing import Any, Protocol
 
 from vlm_ablate.data.sources.configs import RecordsConfig
 from vlm_ablate.data.sources.files import files_below, local_roots, of_split, records_files
-from vlm_ablate.data.sources.lines import LineRows, LineStream
-from vlm_ablate.data.sources.shards import MADE_OF_SHARDS, Row, TarRows, TarStream, unpacked
+from vlm_ablate.data.sources.lines import LineRows, LineStream, Row
+from vlm_ablate.data.sources.shards import MADE_OF_SHARDS, TarRows, TarStream, unpacked
 from vlm_ablate.data.sources.streams import Stream, StreamRows, WholeStream
 from vlm_ablate.errors import AssetMissing, DataError
 from vlm_ablate.hub import DOWNLOAD_HINT, hub_allowed, offline_unless_allowed

@@ -130,7 +130,7 @@ class TarStream:
                         if left:
                             left -= 1
                             continue
-                        read = {ending: tar.extractfile(member).read() for ending, member in members}
+                        read = {ending: _content(tar, member) for ending, member in members}
                         yield {**read, "__key__": key, "__url__": str(path)}
             except (tarfile.TarError, EOFError, OSError) as error:
                 raise DataError(f"shard {path} cannot be read: {error}") from error
@@ -138,7 +138,8 @@ class TarStream:
 
 def _groups(tar: tarfile.TarFile) -> Iterator[tuple[str, list[tuple[str, tarfile.TarInfo]]]]:
     """(key, [(ending, member)]) of neighbouring members with one key."""
-    last, found = None, []
+    last = ""
+    found: list[tuple[str, tarfile.TarInfo]] = []
     for member in tar:
         if not member.isfile():
             continue
@@ -146,11 +147,16 @@ def _groups(tar: tarfile.TarFile) -> Iterator[tuple[str, list[tuple[str, tarfile
         if found and key != last:
             yield last, found
             found = []
-            tar.members = []  # or the archive remembers every member it has passed
+            vars(tar)["members"] = []  # or the archive remembers every member it has passed
         last = key
         found.append((ending, member))
     if found:
         yield last, found
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    stream = tar.extractfile(member)
+    return stream.read() if stream is not None else b""
 
 
 def _parsed(data: bytes, name: str, where: str) -> Any:

@@ -33,7 +33,7 @@ class HubBenchmarkConfig(ComponentConfig):
 
 # Ids, splits and columns below are those of the data sets' cards on the hub. Data sets that are loading scripts
 # (HuggingFaceM4/VQAv2, OK-VQA and COCO) cannot be read by today's `datasets`: copies of their rows stand in.
-_NO_TUNE = {"train": "train[0:95]", "tune": "train[95:100]", "report": "validation"}
+_NO_TUNE: dict[Use, str] = {"train": "train[0:95]", "tune": "train[95:100]", "report": "validation"}
 """For data sets whose test answers are not public: tune is cut off train, by picture."""
 
 

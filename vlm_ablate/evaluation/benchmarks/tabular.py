@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 from vlm_ablate.data.sample import ImageRef
 from vlm_ablate.data.sources.files import base_folder, reached
@@ -40,7 +40,7 @@ class HubBenchmark(Benchmark):
     A subclass names the columns it needs and turns a row into an item. `text` reads the columns without images.
     """
 
-    columns: tuple[str, ...]
+    columns: ClassVar[tuple[str, ...]]
     """Needed besides the images."""
     image_columns: tuple[str, ...] = ("image",)
     """The first must be there; the others may be."""

@@ -6,6 +6,8 @@ That data set has no train split; demonstrations come from Multimodal-Fatima/VQA
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from vlm_ablate.data.values import answers_of, key_of
 from vlm_ablate.evaluation.benchmarks.base import BenchmarkItem
 from vlm_ablate.evaluation.benchmarks.tabular import HubBenchmark, Row, most_common, required
@@ -15,7 +17,7 @@ class VqaV2(HubBenchmark):
     """Open-ended questions on photos, ten answers each."""
 
     metric_name, template = "vqa_accuracy", "vqa"
-    columns = ("question_id", "image_id", "question", "answers")
+    columns: ClassVar[tuple[str, ...]] = ("question_id", "image_id", "question", "answers")
     renamed = {"id_image": "image_id"}
 
     def key(self, row: Row) -> str:
