@@ -131,7 +131,9 @@ def test_pictures_without_an_identity_are_encoded_one_by_one(
         (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     benchmark = {"name": "vqav2", "id": str(tmp_path), "splits": {"train": "train", "report": "validation"}}
     asked = BenchmarkEntry.model_validate({"benchmark": benchmark, "shots": shots})
-    evaluate(vlm, "q", asked, config(batch_size=3), data_config, blind=False, out=tmp_path / "p.jsonl")
+    evaluate(
+        vlm, "q", asked, config(), data_config, blind=False, out=tmp_path / "p.jsonl", batch_size=3
+    )
     assert sum(views) == (3 if shots == 0 else 6), "ids of the train split are given again in the scored one"
 
 

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from vlm_ablate.config.base import ComponentConfig
+from vlm_ablate.config.base import ComponentConfig, added
 from vlm_ablate.registry import sources
 
 
@@ -27,10 +27,10 @@ class RecordsConfig(ComponentConfig):
     """Read in order instead of downloading first; rows are then shuffled within a window only."""
     rows: int | None = Field(None, gt=0)
     """Rows to use: the first so many. Must be given for a stream of unknown length."""
-    window_bytes: int = Field(64 << 20, gt=0)
+    window_bytes: int = added(64 << 20, gt=0)
     """Bytes of the rows of a stream that are shuffled among themselves (1,024 rows at most); a loader process keeps two
     such windows. How many rows that is follows from the first ones."""
-    encoding: str = "utf-8"
+    encoding: str = added("utf-8")
     """Of captions and JSON lines; a text that is not in it is an error."""
     hub_subset: ClassVar[str | None] = None
     """What `subset` stands for on the hub when it is not given; a local copy need not have such a folder."""

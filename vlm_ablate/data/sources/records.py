@@ -77,8 +77,7 @@ class RecordSource(Source):
 
     @property
     def fingerprint(self) -> str:
-        idle = set() if self.sequential else {"window_bytes"}
-        body = self.config.model_dump_json(exclude={"id", *idle}) + self.rows.fingerprint
+        body = self.config.model_dump_json(exclude={"id"}) + self.rows.fingerprint
         return hashlib.sha256(body.encode()).hexdigest()[:16]
 
     @property
