@@ -31,6 +31,13 @@ class Rule:
     width: float
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """Operators of a page's content, as they are."""
+
+    operators: str
+
+
 def page(*lines: str, top: float = 340, head: str = "", foot: str = "") -> list[Put]:
     """A page from marked lines: "# " a heading, "## " a smaller one, "`" code, "" a gap; else running text."""
     put, y = [], top
@@ -52,14 +59,26 @@ def page(*lines: str, top: float = 340, head: str = "", foot: str = "") -> list[
     return put
 
 
-def _drawn(put: Put | Rule) -> str:
+def _drawn(put: Put | Rule | Drawn) -> str:
+    if isinstance(put, Drawn):
+        return put.operators
     if isinstance(put, Rule):
         return f"{put.x} {put.y} {put.width} 0.5 re f"
     return f"BT /{put.font} {put.size} Tf {put.x} {put.y} Td ({_escaped(put.text)}) Tj ET"
 
 
-def pdf_bytes(pages: Sequence[Sequence[Put | Rule]], *, locked: bool = False) -> bytes:
-    """A PDF of these pages; `locked`: it asks for a password."""
+def pdf_bytes(
+    pages: Sequence[Sequence[Put | Rule | Drawn]], *, locked: bool = False, entries: str = "", field: str = "",
+    box: str = f"0 0 {WIDTH} {HEIGHT}",
+) -> bytes:
+    """A PDF of these pages.
+
+    Args:
+        locked: it asks for a password.
+        entries: further entries of every page, e.g. /Rotate 90.
+        field: text that is filled into a form field on every page.
+        box: of every page: left, bottom, right, top.
+    """
     objects: list[bytes] = []
 
     def add(body: str | bytes) -> int:
@@ -69,15 +88,21 @@ def pdf_bytes(pages: Sequence[Sequence[Put | Rule]], *, locked: bool = False) ->
     fonts = {n: add(f"<< /Type /Font /Subtype /Type1 /BaseFont /{f} /Encoding /WinAnsiEncoding >>")
              for n, f in FONTS.items()}
     resources = add(f"<< /Font << {' '.join(f'/{n} {i} 0 R' for n, i in fonts.items())} >> >>")
+    widget = 0
+    if field:
+        widget = add(f"<< /Type /Annot /Subtype /Widget /FT /Tx /T (name) /V ({field}) /Rect [30 40 250 60] "
+                     f"/DA (/F1 12 Tf 0 g) /F 4 >>")
+        entries += f" /Annots [{widget} 0 R]"
     tree = len(objects) + 2 * len(pages) + 1
     kids = []
     for puts in pages:
         drawn = "\n".join(map(_drawn, puts)).encode("cp1252")
         stream = add(b"<< /Length %d >>\nstream\n%s\nendstream" % (len(drawn), drawn))
-        kids.append(add(f"<< /Type /Page /Parent {tree} 0 R /MediaBox [0 0 {WIDTH} {HEIGHT}] "
+        kids.append(add(f"<< /Type /Page /Parent {tree} 0 R /MediaBox [{box}] {entries} "
                         f"/Contents {stream} 0 R /Resources {resources} 0 R >>"))
     add(f"<< /Type /Pages /Kids [{' '.join(f'{k} 0 R' for k in kids)}] /Count {len(kids)} >>")
-    root = add(f"<< /Type /Catalog /Pages {tree} 0 R >>")
+    form = f"/AcroForm << /Fields [{widget} 0 R] /NeedAppearances true /DR {resources} 0 R >>" if field else ""
+    root = add(f"<< /Type /Catalog /Pages {tree} 0 R {form} >>")
     trailer = f"/Root {root} 0 R"
     if locked:
         lock = add(f"<< /Filter /Standard /V 1 /R 2 /O <{'ab' * 32}> /U <{'cd' * 32}> /P -4 >>")

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image as PilImage
 
 from tests.docmatix.dying import build_or_die
-from tests.docmatix.pdfs import manual, write_pdf
+from tests.docmatix.pdfs import Drawn, manual, page, write_pdf
 from vlm_ablate.docmatix import pool
 from vlm_ablate.docmatix.build import build
 from vlm_ablate.docmatix.find import find_pdfs
@@ -161,6 +161,26 @@ def test_a_pdf_that_kills_its_process_is_found_and_skipped(pdfs: Path, monkeypat
     assert counts.pop("beta.pdf.gz") == pool.CRASHED
     assert set(counts) == {p.name for p in found} - {"beta.pdf.gz"}
     assert counts["alpha.pdf"] == counts["below/gamma.pdf"] == "read"
+
+
+def test_a_file_name_that_is_not_utf8_is_built_and_named(tmp_path: Path) -> None:
+    folder = tmp_path / "pdfs"
+    write_pdf(folder / "good.pdf", manual("Fine"))
+    os.rename(write_pdf(folder / "x.pdf", manual("Latin")), os.fsencode(folder) + b"/caf\xe9.pdf")
+    (folder / os.fsdecode(b"torn\xe9.pdf")).write_bytes(b"%PDF-1.4 torn")
+    built = build(settings(folder))
+    assert built.counts["pdfs"]["read"] == 2
+    assert [s["pdf"] for s in built.counts["skipped"]] == ["torn\\xe9.pdf"]
+    sources = {text["source"].partition("#")[0] for row in rows_of(tmp_path / "out") for text in row["texts"]}
+    assert sources == {"good.pdf", "caf\\xe9.pdf"}
+
+
+def test_text_that_no_picture_shows_is_counted(tmp_path: Path) -> None:
+    folder = tmp_path / "pdfs"
+    white = [Drawn("BT 1 g /F1 9 Tf 30 20 Td (nobody sees this) Tj ET")]
+    write_pdf(folder / "a.pdf", [page("Some text."), white])
+    with pytest.raises(DataError, match="2 pages, 1 of them without text, 1 with text that the picture does not show"):
+        build(settings(folder))
 
 
 def test_rows_with_the_same_text_are_written_once(tmp_path: Path) -> None:

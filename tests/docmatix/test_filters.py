@@ -55,6 +55,58 @@ def test_reasons(answer: str, reason: str | None) -> None:
     assert Sieve().reason(row(TEXT), Pair("What does the page say?", answer, "x")) == reason
 
 
+CHINESE = "中国的首都北京有2189万人口。船只须向引航站报告，费用在海关大\n楼一楼支付。"
+JAPANESE = "港湾委員会が岸壁を管理します。カフェは駅前にあります。"
+THAI = "ท่าเรือเปิดทุกวันเวลาแปดโมง"
+KOREAN = "항만위원회가 부두를 관리한다. 요금은 세관에서 낸다."
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "stands"),
+    [
+        (CHINESE, "北京", True),
+        (CHINESE, "海关大楼一楼", True),
+        (CHINESE, "2189万", True),
+        (CHINESE, "引航站。", True),
+        (CHINESE, "上海", False),
+        (CHINESE, "189万", False),
+        (CHINESE, "船只应向引航站报告", True),
+        (CHINESE, "飞机在机场跑道上降落", False),
+        (JAPANESE, "港湾委員会", True),
+        (JAPANESE, "空港", False),
+        (THAI, "แปดโมง", True),
+        (KOREAN, "항만위원회", True),
+        (KOREAN, "위원회", False),
+        (KOREAN, "세관", True),
+    ],
+)
+def test_an_answer_stands_on_its_page_whether_or_not_its_script_sets_blanks(
+    text: str, answer: str, stands: bool
+) -> None:
+    assert Sieve().stands_on(row(text), answer) is stands
+
+
+def test_a_short_question_in_characters_is_a_whole_one() -> None:
+    assert Sieve().reason(row(CHINESE), Pair("首都是哪？", "北京", "x")) is None
+    assert Sieve().reason(row(CHINESE), Pair("啊？", "北京", "x")) == filters.EMPTY
+
+
+PROSE = ["$ 1,250.00", "$500/hour", "$300", "US$ 5;", "# 42", "> 5 %", "% of all", "import duties", "from abroad",
+         "the quay; the cranes;", "class A: the best", "# a heading", "return the form;"]  # fmt: skip
+PROGRAMS = ["$ ls -l", "# apt install x", "${HOME}/bin", "$x = 3", "import os.path", "import numpy as np",
+            "from a import b", "def f(x):", "class A(B):", "return x;", "x = f(3);", ">>> x", "for (;;) {"]  # fmt: skip
+
+
+@pytest.mark.parametrize("answer", PROSE)
+def test_money_and_lists_are_no_code(answer: str) -> None:
+    assert Sieve().reason(row(answer), Pair("What does the page say?", answer, "x")) != filters.CODE
+
+
+@pytest.mark.parametrize("answer", PROGRAMS)
+def test_programs_are_code(answer: str) -> None:
+    assert Sieve().reason(row(answer), Pair("What does the page say?", answer, "x")) == filters.CODE
+
+
 def test_an_answer_that_the_question_gives_away() -> None:
     pair = Pair("Is it true that the Debian archive holds 59,000 packages?", "the Debian archive holds 59,000", "x")
     assert Sieve().reason(row(TEXT), pair) == filters.GIVEN_AWAY
@@ -92,6 +144,18 @@ def test_duplicates_of_a_row_and_of_the_pdf() -> None:
          [("What is x?", "It is 3."), ("b?", "c")]),
         ("Question 1: a or b?\nAnswer 1: b", [("a or b?", "b")]),
         ("### Q1. What is x?\nA1. y", [("What is x?", "y")]),
+        ("1. Question: What is x?\n   Answer: y\n\n2. Question: Who?\n   Answer: me",
+         [("What is x?", "y"), ("Who?", "me")]),
+        ("Q1：What is x?\nA1：y", [("What is x?", "y")]),
+        ("Q１：是什么？\nA１：这个", [("是什么？", "这个")]),
+        ("问题1：是什么？\n答案1：这个", [("是什么？", "这个")]),
+        ("**1. Question:** What?\n**Answer:** This", [("What?", "This")]),
+        ("Q: What? A: This.\nQ: Why? A: Because.", [("What?", "This."), ("Why?", "Because.")]),
+        ("Q1: Which?\nA1: These:\nA) the quay\nB) the cranes\nQ2: Where?\nA2: there",
+         [("Which?", "These:\nA) the quay\nB) the cranes"), ("Where?", "there")]),
+        ("Q1: Which?\nA1: the first\nA1: the second", [("Which?", "the first\nA1: the second")]),
+        ("Q1: a?\nA1: b\nA2: without a question", [("a?", "b")]),
+        ("Q. What?\nA. This\nQ. Why?\nA. So", [("What?", "This"), ("Why?", "So")]),
         ("A1: an answer alone\nQ1: cut off", []),
         ("", []),
     ],

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
 
 from tests.docmatix.pdfs import Put, manual, page, pdf_bytes
+from vlm_ablate.docmatix.asking import dates
 from vlm_ablate.docmatix.filters import Sieve, plain
 from vlm_ablate.docmatix.pair import PageRow, Pair, cut_rows
 from vlm_ablate.docmatix.rules import RuleQuestioner
 from vlm_ablate.docmatix.settings import BuildSettings
-from vlm_ablate.pdf.document import PageText, opened, read_page
+from vlm_ablate.pdf.document import Line, PageText, opened, read_page
 from vlm_ablate.pdf.layout import Layout, face_of, split_sentences
 
 
@@ -101,6 +103,23 @@ def test_what_occurs_twice_is_not_asked_for() -> None:
     pairs = asked(twice)
     assert not answers(pairs, "section number") and not answers(pairs, "date") and not answers(pairs, "address")
     assert answers(pairs, "section title") == {"Purpose"}, "the numbers differ"
+
+
+@pytest.mark.parametrize(
+    "other", ["5/6/2022", "05.06.22", "2022/06/05", "on June 5", "the 5th of June", "June 5, 2022", "2022年6月5日"]
+)
+def test_a_date_is_asked_for_only_where_no_other_is_given_in_whatever_format(other: str) -> None:
+    body = ["Made on March 4, 2021 by the team of the harbour.", "Some more text stands here for the page."]
+    assert answers(asked([page(*body)]), "date") == {"March 4, 2021"}
+    layout = Layout(PageText(1, 300, 400, tuple(
+        Line(text, 30, 300 - 10 * i, 200, 308 - 10 * i, 8, False, False) for i, text in enumerate([*body, other])
+    )), face_of([]))
+    assert dates(layout, "on this page", random.Random(0)) == []
+
+
+def test_a_number_within_a_text_is_no_date() -> None:
+    body = ["Made on March 4, 2021 by team 3/4 with version 1.2.3 and 10-12 men.", "Some more text for the page."]
+    assert answers(asked([page(*body)]), "date") == {"March 4, 2021"}
 
 
 def test_pages_without_text_give_no_question() -> None:

@@ -23,6 +23,12 @@ DATE = re.compile(
     rf"\b(?:{_MONTH} \d{{1,2}}(?:st|nd|rd|th)?, \d{{4}}|\d{{1,2}}(?:st|nd|rd|th)? {_MONTH} \d{{4}}|"
     rf"{_MONTH} (?:19|20)\d{{2}}|(?:19|20)\d{{2}}-\d{{2}}-\d{{2}})\b"
 )
+_OTHER_DATE = re.compile(
+    r"\b(?:\d{1,2}([./-])\d{1,2}\1(?:\d{4}|\d{2})|\d{4}([./-])\d{1,2}\2\d{1,2}|"
+    rf"{_MONTH} \d{{1,2}}(?:st|nd|rd|th)?|"
+    rf"\d{{1,2}}(?:st|nd|rd|th)?\.? (?:of )?{_MONTH})(?![\w.]\d|\w)|\d{{2,4}}年\d{{1,2}}月"
+)
+"""Dates in formats that are not asked for, but that a reader would name as well."""
 _VERSION = re.compile(r"\b(?:Release|Version|Revision|Edition)\s+(\d+(?:\.\d+)+[a-z]?)\b")
 _URL = re.compile(r"https?://[^\s<>()\[\]{}\"'’”]+[^\s<>()\[\]{}\"'’”.,;:!?]")
 _MAIL = re.compile(r"\b[\w.+-]+@[\w-]+(?:\.[\w-]+)+\b")
@@ -176,8 +182,9 @@ def caption(layout: Layout, where: str, rng: random.Random) -> list[Pair]:
 
 def dates(layout: Layout, where: str, rng: random.Random) -> list[Pair]:
     """The only date of a page."""
-    found = sorted(set(DATE.findall("\n".join(line.text for line in layout.lines))))
-    if len(found) != 1:
+    text = "\n".join(line.text for line in layout.lines)
+    found = sorted(set(DATE.findall(text)))
+    if len(found) != 1 or _OTHER_DATE.search(DATE.sub("", text)):
         return []
     question = rng.choice([f"Which date is given {where}?", f"What date appears {where}?"])
     return [Pair(question, found[0], "date")]

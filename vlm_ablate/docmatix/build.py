@@ -18,7 +18,7 @@ from vlm_ablate.docmatix.find import Found, find_pdfs
 from vlm_ablate.docmatix.parquet import Written, write_shards
 from vlm_ablate.docmatix.pool import build_parts
 from vlm_ablate.docmatix.settings import BuildSettings
-from vlm_ablate.docmatix.work import State, make_questioner
+from vlm_ablate.docmatix.work import HIDDEN, State, make_questioner
 from vlm_ablate.errors import DataError
 from vlm_ablate.storage import storage_errors, write_atomically
 
@@ -121,8 +121,9 @@ def _nothing(totals: Totals) -> str:
     if not totals.pdfs.get("read"):
         return f"no PDF could be read: {skipped}"
     if not totals.generated:
-        silent = totals.pages.get("without text", 0)
-        return f"no question was generated for {totals.pages.get('read', 0)} pages, {silent} of them without text"
+        silent, hidden = totals.pages.get("without text", 0), totals.pages.get(HIDDEN, 0)
+        told = f", {hidden} {HIDDEN} (covered, invisible, or in a font that is not installed)" if hidden else ""
+        return f"no question was generated for {totals.pages.get('read', 0)} pages, {silent} of them without text{told}"
     dropped = ", ".join(f"{n} {reason}" for reason, n in totals.dropped.items())
     return f"all {totals.generated} pairs were dropped: {dropped}"
 

@@ -18,7 +18,7 @@ class PdfCounts:
     """"read", or why it was skipped: corrupt, encrypted, empty, unreadable, crashed the reader."""
     detail: str = ""
     pages: dict[str, int] = field(default_factory=dict)
-    """in the file, beyond the limit, unreadable, without text."""
+    """in the file, beyond the limit, unreadable, without text, with text that the picture does not show."""
     generated: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
     """Reason -> pairs."""

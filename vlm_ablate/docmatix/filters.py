@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from vlm_ablate.docmatix.pair import PageRow, Pair
+from vlm_ablate.pdf.scripts import UNSPACED, unspaced
 
 UNANSWERABLE = "unanswerable"
 CODE = "code"
@@ -39,9 +40,12 @@ _UNANSWERABLE = re.compile(
     re.IGNORECASE,
 )
 _CODE = re.compile(
-    r"```|^\s*(?:#include|import \w+|from \w+ import|def \w+\(|class \w+[(:]|return\b.*;|#!/)|"
+    r"```|^\s*(?:#include|import [\w.]+(?:\.\w+|\s+as\s+\w+|\s*;)|from [\w.]+ import|def \w+\(|"
+    r"class \w+(?:\([^)]*\))?:\s*$|return(?:\s+\S+)?\s*;|#!/)|^import \w+\s+(?:import|from) \w+|"
     r"\b(?:function|void|int|char|public|private|static)\s+\*?\w+\s*\([^)]*\)\s*\{|</?\w+(?:\s+\w+=\"[^\"]*\")*\s*/?>\s*\w*</|"
-    r"[{};]\s*$|\$\{?\w+\}?\s*[=;/]|\w+\([^)]*\)\s*;|&&|\|\||==|!=|->|::|\+=|:=|^\s*[$#>%]\s+\S|"
+    # A price is no variable ("$500/hour"), and a sign before a number no prompt ("$ 1,250", "# 42", "> 5 %").
+    r"[{}]\s*$|[)\]=]\s*;\s*$|=\s*\S+;\s*$|\$(?:\{\w+\}|[A-Za-z_]\w*)\s*[=;/]|\w+\([^)]*\)\s*;|&&|\|\||==|!=|->|::|"
+    r"\+=|:=|^\s*\$\s+[a-z./~]|^\s*[#%]\s+[a-z][\w.-]*\s+(?:-|install\b|\S*/)|^\s*>>>\s|"
     r"(?:^|\s)--?[a-z][\w-]*(?:[= ]\S+)?\s+--?[a-z]|\bsudo \w|\\(?:begin|end|frac|n\b)",
     re.MULTILINE,
 )
@@ -49,6 +53,7 @@ _LOOSE_ACCENT = re.compile(
     r"[A-Za-z][¨´ˆ˜¸`][A-Za-z]|[¨´ˆ˜¸][a-z]|(?:^|\s)[\u0300-\u036f]|�|[\ue000-\uf8ff]|\(cid:\d+\)"
 )
 _WORD = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_]+(?:['’-][^\W\d_]+)*")
+_HANGUL = re.compile("[\uac00-\ud7a3]")
 _STOP = frozenset(
     "a an and any are as at be been being but by can could did do does each for from had has have he her his how i if "
     "in into is it its may might more most must no not of on or other our shall she should so some such than that the "
@@ -91,7 +96,7 @@ class Sieve:
     def reason(self, row: PageRow, pair: Pair) -> str | None:
         """Why a pair is dropped, duplicates aside; None: it is kept."""
         question, answer = pair.question.strip(), pair.answer.strip()
-        if len(question) < 8 or not re.search(r"\w", answer):
+        if _length(question) < 8 or not re.search(r"\w", answer):
             return EMPTY
         if _UNANSWERABLE.search(answer) or _UNANSWERABLE.search(question):
             return UNANSWERABLE
@@ -110,9 +115,9 @@ class Sieve:
         """Whether the pages say this: as written, or in most of its content words and all of its numbers."""
         text, words = _of_row(row.text)
         wanted = plain(answer)
-        if re.search(rf"(?<!\w){re.escape(wanted)}(?!\w)", text):
+        if wanted and re.search(_whole(wanted), text):
             return True
-        found = [w.casefold() for w in _WORD.findall(answer.translate(_QUOTES))]
+        found = _words(wanted)
         if any(w[0].isdigit() and w not in words for w in found):
             return False
         content = [w for w in found if w not in _STOP and not w[0].isdigit()]
@@ -124,7 +129,7 @@ class Sieve:
 
 def _has(word: str, words: frozenset[str]) -> bool:
     """Whether a word, or another form of it, is among `words`."""
-    if word in words:
+    if word in words or (_HANGUL.match(word) and len(word) > 1 and any(w.startswith(word) for w in words)):
         return True
     for ending in ("s", "es", "ed", "d", "ing", "ly"):
         if word + ending in words or (word.endswith(ending) and word[: -len(ending)] in words):
@@ -140,13 +145,41 @@ def _given_away(question: str, answer: str) -> bool:
 def plain(text: str) -> str:
     """Text for comparison: case, quotes, dashes, blanks and outer punctuation aside."""
     folded = unicodedata.normalize("NFKC", text).translate(_QUOTES).casefold()
-    return re.sub(r"\s+", " ", folded).strip(" .,;:!?\"'")
+    # Where a script sets no blanks, one is the end of a printed line.
+    joined = re.sub(rf"(?<=[{UNSPACED}])\s+(?=[{UNSPACED}])", "", folded)
+    return re.sub(r"\s+", " ", joined).strip(" .,;:!?\"'。、")
+
+
+def _whole(wanted: str) -> str:
+    """A pattern that finds a text where it is not part of a longer word.
+
+    Words of scripts without blanks have no ends to look for, and Korean sets particles behind its words.
+    """
+    letter = rf"[^\W{UNSPACED}]"
+    before = "" if unspaced(wanted[0]) else rf"(?<!{letter})"
+    after = "" if unspaced(wanted[-1]) or _HANGUL.match(wanted[-1]) else rf"(?!{letter})"
+    return f"{before}{re.escape(wanted)}{after}"
+
+
+def _words(text: str) -> list[str]:
+    """Words and numbers of a folded text; of scripts without blanks, each two neighbouring characters."""
+    found: list[str] = []
+    for word in _WORD.findall(text):
+        for run in re.findall(rf"[{UNSPACED}]+|[^{UNSPACED}]+", word):
+            pairs = [run[i : i + 2] for i in range(len(run) - 1)] if unspaced(run[0]) else []
+            found += pairs or [run]
+    return found
+
+
+def _length(text: str) -> int:
+    """Letters of a text, a character of a script without blanks counting as three."""
+    return sum(3 if unspaced(character) else 1 for character in text)
 
 
 @lru_cache(maxsize=8)
 def _of_row(text: str) -> tuple[str, frozenset[str]]:
     folded = plain(text)
-    return folded, frozenset(w.casefold() for w in _WORD.findall(folded))
+    return folded, frozenset(_words(folded))
 
 
 def share_dropped(generated: int, dropped: Sequence[int] | Iterable[int]) -> float:

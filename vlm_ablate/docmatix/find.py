@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import os
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ class Pdf:
 
     path: Path
     name: str
-    """Its path below the searched folder."""
+    """Its path below the searched folder, printable (see `printable`)."""
     key: str
     """Hash of its content."""
 
@@ -59,9 +60,14 @@ def find_pdfs(folder: Path) -> Found:
             unreadable += 1
             continue
         duplicates += key in pdfs
-        name = path.relative_to(folder).as_posix() if folder.is_dir() else path.name
+        name = printable(path.relative_to(folder).as_posix() if folder.is_dir() else path.name)
         pdfs.setdefault(key, Pdf(path, name, key))
     return Found(tuple(pdfs.values()), duplicates, unreadable)
+
+
+def printable(name: str) -> str:
+    """A file's name as text that can be written anywhere; bytes that are no UTF-8 stand as `\\xe9`."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def is_pdf(path: Path) -> bool:

@@ -92,27 +92,48 @@ def messages(row: PageRow, style: Style, max_characters: int) -> Messages:
     ]
 
 
+_QUESTION, _ANSWER = "question|q|问题|问|質問|질문", "answer|a|答案|答|回答|답변|답"
 _MARK = re.compile(
-    r"^[ \t>*#-]*(?P<what>Q|A|Question|Answer)[ \t]*(?P<number>\d*)[ \t]*(?:\*\*)?[ \t]*[:.)][ \t]*(?:\*\*)?",
-    re.IGNORECASE | re.MULTILINE,
+    rf"""^[ \t>*#-]*(?:\d+[.)、][ \t]*)?(?:\*\*)?(?:(?P<question>{_QUESTION})|(?P<answer>{_ANSWER}))
+         [ \t]*(?P<number>\d*)[ \t]*(?:\*\*)?[ \t]*(?P<end>[:.)])[ \t]*(?:\*\*)?""",
+    re.IGNORECASE | re.MULTILINE | re.VERBOSE,
 )
+_WIDE = str.maketrans({"：": ":", "．": ".", "）": ")", **{chr(0xFF10 + i): str(i) for i in range(10)}})
+_SAME_LINE = re.compile(rf"(?<=[?？])[ \t]+(?=(?:\*\*)?(?:{_ANSWER})[ \t]*\d*[ \t]*:)", re.IGNORECASE)
 
 
 def parse_pairs(answer: str, kind: str) -> list[Pair]:
-    """The pairs in a model's answer; "Q1: ... A1: ..." with or without numbers and Markdown.
+    """The pairs in a model's answer: "Q1: .. A1: .." or "1. Question: .. Answer: ..", without numbers, in Markdown.
 
-    A question without an answer, and what stands before the first question, is left out.
+    Colons and digits may be full-width. A letter without a number is a mark only with a colon, unless no other marks
+    are there: `A) the quay` is a point of an answer. So is a second answer to a question. A question without an answer,
+    an answer without a question, and what stands before the first question, is left out.
     """
+    text = _SAME_LINE.sub("\n", answer)
     found: list[Pair] = []
     question: str | None = None
-    marks = list(_MARK.finditer(answer))
+    answered = ""
+    marks = _marks(text.translate(_WIDE))
     for mark, following in zip(marks, [*marks[1:], None], strict=False):
-        text = answer[mark.end() : following.start() if following else len(answer)]
-        text = re.sub(r"\s*\n\s*\n[\s\S]*$", "", text) if following is None else text
-        text = text.strip().strip("*").strip()
-        if mark["what"][0].upper() == "Q":
-            question = text
+        stop = following.start() if following else len(text)
+        if mark["question"]:
+            question, answered = _bare(text[mark.end() : stop]), ""
         elif question:
-            found.append(Pair(question, text, kind))
-            question = None
+            found.append(Pair(question, _bare(text[mark.end() : stop], last=following is None), kind))
+            question, answered = None, mark["number"] or "-"
+        elif found and answered and mark["number"] in ("", answered):
+            goes_on = _bare(text[mark.start() : stop], last=following is None)
+            found[-1] = Pair(found[-1].question, f"{found[-1].answer}\n{goes_on}", kind)
     return found
+
+
+def _marks(text: str) -> list[re.Match[str]]:
+    every = list(_MARK.finditer(text))
+    sure = [m for m in every if m["number"] or m["end"] == ":" or len(m["question"] or m["answer"]) > 1]
+    return sure if any(m["question"] for m in sure) else every
+
+
+def _bare(text: str, *, last: bool = False) -> str:
+    """Text without blanks and asterisks around it; of the last answer, without the paragraphs that follow."""
+    text = text.strip()
+    return (re.sub(r"\s*\n\s*\n[\s\S]*$", "", text) if last else text).strip("*").strip()

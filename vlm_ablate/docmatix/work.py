@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from vlm_ablate.docmatix.counts import PdfCounts
 from vlm_ablate.docmatix.filters import Sieve
-from vlm_ablate.docmatix.find import Pdf, read_pdf
+from vlm_ablate.docmatix.find import Pdf, printable, read_pdf
 from vlm_ablate.docmatix.pair import PageRow, Pair, cut_rows
 from vlm_ablate.docmatix.parquet import record, write_part
 from vlm_ablate.docmatix.settings import BuildSettings
@@ -21,6 +21,9 @@ from vlm_ablate.storage import write_atomically
 
 if TYPE_CHECKING:
     import pypdfium2
+
+HIDDEN = "with text that the picture does not show"
+"""Pages on which something is covered, off the page, invisible, or in a font that is neither embedded nor installed."""
 
 
 class Questioner(Protocol):
@@ -99,7 +102,7 @@ def build_part(pdf: Pdf, settings: BuildSettings, state: State, questioner: Ques
     except OSError as error:
         if error.filename is not None and Path(error.filename) != pdf.path:
             raise
-        counts.status, counts.detail = "unreadable", str(error)
+        counts.status, counts.detail = "unreadable", printable(str(error))
     state.write_counts(counts)
     return counts
 
@@ -146,6 +149,7 @@ def _pages(document: pypdfium2.PdfDocument, settings: BuildSettings, counts: Pdf
     counts.pages = {
         "in the files": len(document), "beyond the limit": len(document) - used, "unreadable": unreadable,
         "without text": sum(not page.text for page in pages), "read": len(pages),
+        HIDDEN: sum(bool(page.hidden) for page in pages),
     }
     return pages
 

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vlm_ablate.errors import DataError
+from vlm_ablate.pdf.visible import Box, hidden_characters
 
 if TYPE_CHECKING:
     import pypdfium2
@@ -52,7 +53,7 @@ class Word:
 
 @dataclass(frozen=True)
 class Line:
-    """A line of text on a page. Lengths are in points, the origin is the page's lower left corner."""
+    """A line of text on a page. Lengths are in points, the origin is the lower left corner of the page's picture."""
 
     text: str
     left: float
@@ -77,6 +78,8 @@ class PageText:
     width: float
     height: float
     lines: tuple[Line, ...]
+    hidden: int = 0
+    """Characters of the PDF that the page's picture does not show; no line has them."""
 
     @cached_property
     def text(self) -> str:
@@ -112,6 +115,11 @@ def open_pdf(data: bytes) -> pypdfium2.PdfDocument:
     except pypdfium2.PdfiumError as error:
         locked = getattr(error, "err_code", None) == raw.FPDF_ERR_PASSWORD
         raise UnreadablePdf("encrypted" if locked else "corrupt", str(error)) from error
+    try:
+        document.init_forms()  # before anything else, or what was filled into a form is not drawn
+    except pypdfium2.PdfiumError as error:
+        document.close()
+        raise UnreadablePdf("corrupt", str(error)) from error
     if not len(document):
         document.close()
         raise UnreadablePdf("empty", "it has no page")
@@ -137,20 +145,90 @@ def draw_page(page: pypdfium2.PdfPage, dpi: int, image_format: str = "png") -> b
 
 
 def read_page(page: pypdfium2.PdfPage, number: int) -> PageText:
-    """The lines of a page."""
-    import pypdfium2.raw as raw
-
+    """The lines of a page, with what its picture shows (see `visible`)."""
     width, height = page.get_size()
+    with opened_text(page) as text:
+        lines = [found for start, stop in runs(text.characters) if (found := _line(text, start, stop))]
+        return PageText(number, width, height, tuple(lines), text.hidden)
+
+
+class TextLayer:
+    """The characters of one page, by PDFium's index.
+
+    Args:
+        page: the page.
+        textpage: its text, open.
+    """
+
+    def __init__(self, page: pypdfium2.PdfPage, textpage: pypdfium2.PdfTextPage) -> None:
+        import pypdfium2.raw as raw
+
+        self.raw, self.textpage = raw, textpage
+        self.bounds, self.rotation = page.get_bbox(), page.get_rotation()
+        self.characters = [raw.FPDFText_GetUnicode(textpage, i) for i in range(textpage.count_chars())]
+        boxes = [self.box(i) for i in range(len(self.characters))]
+        hidden = hidden_characters(page, self.characters, boxes)
+        self.hidden = len(hidden)
+        for i in hidden:
+            self.characters[i] = 0
+
+    def text(self, start: int, stop: int) -> str:
+        """Cleaned text of a range of characters, without those that are hidden."""
+        return clean("".join(map(character, self.characters[start:stop])))
+
+    def box(self, index: int) -> Box:
+        """A character's box in the page's picture."""
+        left, right, bottom, top = (ctypes.c_double() for _ in range(4))
+        self.raw.FPDFText_GetCharBox(self.textpage, index, left, right, bottom, top)
+        return self.placed((left.value, bottom.value, right.value, top.value))
+
+    def placed(self, box: Box) -> Box:
+        """A box of the page's own coordinates in its picture, which may be cropped and turned (clockwise)."""
+        x, y, end_x, end_y = self.bounds
+        left, bottom, right, top = box[0] - x, box[1] - y, box[2] - x, box[3] - y
+        width, height = end_x - x, end_y - y
+        match self.rotation:
+            case 90:
+                return bottom, width - right, top, width - left
+            case 180:
+                return width - right, height - top, width - left, height - bottom
+            case 270:
+                return height - top, left, height - bottom, right
+            case _:
+                return left, bottom, right, top
+
+    def face(self, index: int) -> tuple[bool, bool]:
+        """(bold, fixed pitch) of a character."""
+        name, flags = ctypes.create_string_buffer(128), ctypes.c_int(0)
+        self.raw.FPDFText_GetFontInfo(self.textpage, index, name, 128, flags)
+        face = name.value.decode(errors="replace").lower()
+        # Faces of the TeX family say neither their weight nor their pitch in the flags.
+        mono = bool(flags.value & _FIXED_PITCH) or bool(re.search(r"mono|courier|cmtt|consol|typewriter", face))
+        weight = self.raw.FPDFText_GetFontWeight(self.textpage, index)
+        return "bold" in face or "cmbx" in face or weight >= _BOLD_WEIGHT, mono
+
+    def size(self, index: int) -> float:
+        """A character's font size in points."""
+        size = float(self.raw.FPDFText_GetFontSize(self.textpage, index))
+        if size > 1.5:
+            return size
+        # The declared size ignores scaling of the text matrix; the glyph's box does not.
+        box = self.box(index)
+        return box[3] - box[1]
+
+
+@contextmanager
+def opened_text(page: pypdfium2.PdfPage) -> Iterator[TextLayer]:
+    """A page's text layer."""
     textpage = page.get_textpage()
     try:
-        characters = [raw.FPDFText_GetUnicode(textpage, i) for i in range(textpage.count_chars())]
-        lines = [found for start, stop in _runs(characters) if (found := _line(textpage, raw, characters, start, stop))]
+        yield TextLayer(page, textpage)
     finally:
         textpage.close()
-    return PageText(number, width, height, tuple(lines))
 
 
-def _runs(characters: list[int]) -> Iterator[tuple[int, int]]:
+def runs(characters: list[int]) -> Iterator[tuple[int, int]]:
+    """(start, stop) of the ranges between line ends."""
     start = 0
     for i, code in enumerate([*characters, 10]):
         if code in (10, 13):
@@ -159,44 +237,24 @@ def _runs(characters: list[int]) -> Iterator[tuple[int, int]]:
             start = i + 1
 
 
-def _line(textpage: Any, raw: Any, characters: list[int], start: int, stop: int) -> Line | None:
-    text = clean("".join(map(_character, characters[start:stop])))
-    drawn = [i for i in range(start, stop) if characters[i] > 32]
+def _line(layer: TextLayer, start: int, stop: int) -> Line | None:
+    text = layer.text(start, stop)
+    drawn = [i for i in range(start, stop) if layer.characters[i] > 32]
     if not text or not drawn:
         return None
     sampled = (drawn[0], drawn[len(drawn) // 2], drawn[-1])
-    boxes = [_box(textpage, raw, i) for i in sampled]
-    middle = sampled[1]
-    faces = [_face(textpage, raw, i) for i in sampled]
+    boxes = [layer.box(i) for i in sampled]
+    faces = [layer.face(i) for i in sampled]
     bold, mono = all(b for b, _ in faces), sum(m for _, m in faces) > 1
-    # The declared size ignores scaling of the text matrix; the glyph's box does not.
-    size = raw.FPDFText_GetFontSize(textpage, middle)
-    height = boxes[1][3] - boxes[1][1]
     return Line(
         text, min(b[0] for b in boxes), min(b[1] for b in boxes), max(b[2] for b in boxes), max(b[3] for b in boxes),
-        round(size if size > 1.5 else height, 1), bold, mono,
+        round(layer.size(sampled[1]), 1), bold, mono,
     )
 
 
-def _face(textpage: Any, raw: Any, index: int) -> tuple[bool, bool]:
-    """(bold, fixed pitch) of a character."""
-    name, flags = ctypes.create_string_buffer(128), ctypes.c_int(0)
-    raw.FPDFText_GetFontInfo(textpage, index, name, 128, flags)
-    face = name.value.decode(errors="replace").lower()
-    # Faces of the TeX family say neither their weight nor their pitch in the flags.
-    mono = bool(flags.value & _FIXED_PITCH) or bool(re.search(r"mono|courier|cmtt|consol|typewriter", face))
-    bold = "bold" in face or "cmbx" in face or raw.FPDFText_GetFontWeight(textpage, index) >= _BOLD_WEIGHT
-    return bold, mono
-
-
-def _character(code: int) -> str:
+def character(code: int) -> str:
+    """A character by its code; "" for what is none, or hidden."""
     return chr(code) if 0 < code < 0x110000 else ""
-
-
-def _box(textpage: Any, raw: Any, index: int) -> tuple[float, float, float, float]:
-    left, right, bottom, top = (ctypes.c_double() for _ in range(4))
-    raw.FPDFText_GetCharBox(textpage, index, left, right, bottom, top)
-    return left.value, bottom.value, right.value, top.value
 
 
 _LIGATURES = str.maketrans({"ﬀ": "ff", "ﬁ": "fi", "ﬂ": "fl", "ﬃ": "ffi", "ﬄ": "ffl", "\u00a0": " ", "\u00ad": ""})

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from vlm_ablate.pdf.document import Line, PageText, Word, _box, _character, _face, _runs, clean
+from vlm_ablate.pdf.document import Line, PageText, TextLayer, Word, character, clean, opened_text, runs
 
 if TYPE_CHECKING:
     import pypdfium2
@@ -25,37 +25,34 @@ def read_words(page: pypdfium2.PdfPage, number: int) -> PageText:
     Other than in `read_page`, the halves of a divided word stay on their own lines, not `whole`; and a line's box
     encloses all of its letters.
     """
+    width, height = page.get_size()
+    with opened_text(page) as layer:
+        reader = _Reader(layer, _underscores(page, layer))
+        lines = [line for start, stop in runs(layer.characters) for line in reader.lines(start, stop)]
+        return PageText(number, width, height, tuple(lines), layer.hidden)
+
+
+def _underscores(page: pypdfium2.PdfPage, layer: TextLayer) -> list[tuple[float, float, float]]:
+    """Left, bottom and right of short flat lines: TeX draws underscores, so that they are no characters."""
     import pypdfium2.raw as raw
 
-    width, height = page.get_size()
-    textpage = page.get_textpage()
-    try:
-        reader = _Reader(textpage, raw, _underscores(page, raw))
-        lines = [line for start, stop in _runs(reader.characters) for line in reader.lines(start, stop)]
-    finally:
-        textpage.close()
-    return PageText(number, width, height, tuple(lines))
-
-
-def _underscores(page: pypdfium2.PdfPage, raw: Any) -> list[tuple[float, float, float]]:
-    """Left, bottom and right of short flat lines: TeX draws underscores, so that they are no characters."""
     found = []
     for i in range(raw.FPDFPage_CountObjects(page)):
         drawn = raw.FPDFPage_GetObject(page, i)
         if raw.FPDFPageObj_GetType(drawn) == raw.FPDF_PAGEOBJ_PATH:
-            left, bottom, right, top = (ctypes.c_float() for _ in range(4))
-            raw.FPDFPageObj_GetBounds(drawn, left, bottom, right, top)
-            if 1 < right.value - left.value < 9 and top.value - bottom.value < 2:
-                found.append((left.value, bottom.value, right.value))
+            sides = [ctypes.c_float() for _ in range(4)]
+            raw.FPDFPageObj_GetBounds(drawn, *sides)
+            left, bottom, right, top = layer.placed((sides[0].value, sides[1].value, sides[2].value, sides[3].value))
+            if 1 < right - left < 9 and top - bottom < 2:
+                found.append((left, bottom, right))
     return found
 
 
 class _Reader:
     """The characters of one page, by PDFium's index."""
 
-    def __init__(self, textpage: Any, raw: Any, underscores: list[tuple[float, float, float]]) -> None:
-        self.textpage, self.raw, self.underscores = textpage, raw, underscores
-        self.characters = [raw.FPDFText_GetUnicode(textpage, i) for i in range(textpage.count_chars())]
+    def __init__(self, layer: TextLayer, underscores: list[tuple[float, float, float]]) -> None:
+        self.layer, self.characters, self.underscores = layer, layer.characters, underscores
 
     def lines(self, start: int, stop: int) -> Iterator[Line]:
         """The printed lines of a run without line ends."""
@@ -78,19 +75,19 @@ class _Reader:
         bold, mono = all(w.bold for w in words), 2 * sum(w.mono for w in words) > len(words)
         return Line(
             " ".join(w.text for w in words), min(w.left for w in words), min(w.bottom for w in words),
-            max(w.right for w in words), max(w.top for w in words), round(self._size(drawn[len(drawn) // 2]), 1),
+            max(w.right for w in words), max(w.top for w in words), round(self.layer.size(drawn[len(drawn) // 2]), 1),
             bold, mono, tuple(words),
         )
 
     def _words(self, start: int, stop: int, begun: bool, divided: bool) -> Iterator[Word]:
         parts = list(self._parts(start, stop))
         for k, (indices, mark) in enumerate(parts):
-            text = clean("".join(_character(self.characters[i]) for i in indices))
+            text = clean("".join(character(self.characters[i]) for i in indices))
             if not text:
                 continue
-            boxes = [_box(self.textpage, self.raw, i) for i in indices]
+            boxes = [self.layer.box(i) for i in indices]
             half = (begun and k == 0) or (divided and k == len(parts) - 1)
-            bold, mono = _face(self.textpage, self.raw, indices[len(indices) // 2])
+            bold, mono = self.layer.face(indices[len(indices) // 2])
             yield Word(
                 text, min(b[0] for b in boxes), min(b[1] for b in boxes), max(b[2] for b in boxes),
                 max(b[3] for b in boxes), bold, mono, not (half or mark),
@@ -121,18 +118,10 @@ class _Reader:
                     yield word, mark
                 word, mark = [], False
                 continue
-            digit = _character(self.characters[i]).isdigit()
-            if word and digit and not mark and self._size(i) < _MARK * self._size(word[-1]):
+            digit = character(self.characters[i]).isdigit()
+            if word and digit and not mark and self.layer.size(i) < _MARK * self.layer.size(word[-1]):
                 yield word, False
                 word, mark = [], True
             word.append(i)
         if word:
             yield word, mark
-
-    def _size(self, index: int) -> float:
-        size = self.raw.FPDFText_GetFontSize(self.textpage, index)
-        if size > 1.5:
-            return size
-        # The declared size ignores scaling of the text matrix; the glyph's box does not.
-        box = _box(self.textpage, self.raw, index)
-        return box[3] - box[1]
