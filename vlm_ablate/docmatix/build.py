@@ -120,12 +120,13 @@ def _nothing(totals: Totals) -> str:
     skipped = ", ".join(f"{n} {status}" for status, n in totals.pdfs.items() if status != "read")
     if not totals.pdfs.get("read"):
         return f"no PDF could be read: {skipped}"
+    hidden = totals.pages.get(HIDDEN, 0)
+    told = f", {hidden} {HIDDEN} (covered, invisible, or in a font that is not installed)" if hidden else ""
     if not totals.generated:
-        silent, hidden = totals.pages.get("without text", 0), totals.pages.get(HIDDEN, 0)
-        told = f", {hidden} {HIDDEN} (covered, invisible, or in a font that is not installed)" if hidden else ""
+        silent = totals.pages.get("without text", 0)
         return f"no question was generated for {totals.pages.get('read', 0)} pages, {silent} of them without text{told}"
     dropped = ", ".join(f"{n} {reason}" for reason, n in totals.dropped.items())
-    return f"all {totals.generated} pairs were dropped: {dropped}"
+    return f"all {totals.generated} pairs of {totals.pages.get('read', 0)} pages were dropped: {dropped}{told}"
 
 
 def _fingerprint(settings: BuildSettings, found: Found) -> str:

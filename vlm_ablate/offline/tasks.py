@@ -105,7 +105,7 @@ TASKS: dict[str, Task] = {
         Task("capitals", map_questions.capitals, "maps with one region coloured and named: what is its capital?",
              collections=("maps",), version=3),
         Task("documents", documents.documents, "a part of a real page, and questions on what stands there",
-             collections=("documents",)),
+             collections=("documents",), version=2),
     )
 }
 
