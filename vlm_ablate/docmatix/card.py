@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 
 from vlm_ablate.docmatix.counts import Totals
 from vlm_ablate.docmatix.parquet import Written
@@ -78,8 +79,8 @@ def _table(totals: Totals, written: Written) -> str:
     return _lines(steps)
 
 
-def _lines(rows: object) -> str:
-    return "\n".join(f"| {name} | {count:,} |" for name, count in rows)  # type: ignore[attr-defined]
+def _lines(rows: Iterable[tuple[str, int]]) -> str:
+    return "\n".join(f"| {name} | {count:,} |" for name, count in rows)
 
 
 def _size(rows: int) -> str:

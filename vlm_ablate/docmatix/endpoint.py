@@ -147,7 +147,7 @@ class EndpointQuestioner(PromptedQuestioner):
     def _pause(self, attempt: int, failure: object) -> float:
         """Seconds to wait; what the server asks for (Retry-After) counts if it is longer."""
         asked = getattr(failure, "headers", {}).get("Retry-After", "")
-        grown = self.pause * 2 ** (attempt - 1) * random.uniform(0.8, 1.2)
+        grown = float(self.pause * 2 ** (attempt - 1) * random.uniform(0.8, 1.2))
         return min(_LONGEST_PAUSE, max(grown, float(asked) if asked.isdigit() else 0.0))
 
     def _headers(self) -> dict[str, str]:
@@ -175,8 +175,15 @@ def _short(error: object) -> str:
 
     if isinstance(error, requests.Timeout):
         return "it does not answer in time"
-    while getattr(error, "reason", None) is not None or (isinstance(error, Exception) and error.args
-                                                         and isinstance(error.args[0], Exception)):
-        error = getattr(error, "reason", None) or error.args[0]
+    while (inner := _inner(error)) is not None:
+        error = inner
     text = str(error)
     return text.rsplit(": ", 1)[-1] if text else type(error).__name__
+
+
+def _inner(error: object) -> object | None:
+    """The error that another one wraps."""
+    reason: object | None = getattr(error, "reason", None)
+    if reason is None and isinstance(error, Exception) and error.args and isinstance(error.args[0], Exception):
+        reason = error.args[0]
+    return reason

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vlm_ablate.docmatix.prompted import PromptedQuestioner
 from vlm_ablate.docmatix.prompts import Messages
 from vlm_ablate.errors import ModelError
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from vlm_ablate.models.language.base import LanguageModel
 
 _OPENING = "Q1:"
@@ -26,7 +28,7 @@ class LocalQuestioner(PromptedQuestioner):
             AssetMissing: the model is not on this machine.
             ModelError: the model leaves no room for pages beside its answer.
         """
-        _ = self._room
+        _ = self._room, self._tokenizer
         del self.language  # the processes that ask load their own
 
     @cached_property
@@ -42,8 +44,14 @@ class LocalQuestioner(PromptedQuestioner):
             {"name": wanted} if registered else {"name": "hf", "id": wanted}
         )
         gpu = torch.cuda.is_available()
-        language = language_models.build(config, dtype=torch.bfloat16 if gpu else torch.float32)
+        language: LanguageModel = language_models.build(config, dtype=torch.bfloat16 if gpu else torch.float32)
         return language.to("cuda" if gpu else "cpu").eval()
+
+    @property
+    def _tokenizer(self) -> PreTrainedTokenizerBase:
+        if self.language.tokenizer is None:
+            raise ModelError(f"{self.settings.model} has no tokeniser on this machine, so that it cannot be asked")
+        return self.language.tokenizer
 
     @property
     def _room(self) -> int:
@@ -67,7 +75,8 @@ class LocalQuestioner(PromptedQuestioner):
     def _generate(self, batch: list[Messages]) -> list[str]:
         import torch
 
-        s, tokenizer, model = self.settings, self.language.tokenizer, self.language.model
+        s, tokenizer = self.settings, self._tokenizer
+        model: Any = self.language.model  # generate() comes from a mix-in that the class does not show
         tokenizer.padding_side = "left"
         # The end of the prompt says what is wanted, its beginning who asks; text that is too long loses its middle.
         rows = [_shortened(tokenizer(self._written(m), add_special_tokens=False)["input_ids"], self._room)
@@ -79,7 +88,7 @@ class LocalQuestioner(PromptedQuestioner):
                 **padded, max_new_tokens=s.max_new_tokens, do_sample=s.temperature > 0,
                 temperature=s.temperature or None, pad_token_id=tokenizer.pad_token_id,
             )
-        texts = tokenizer.batch_decode(made[:, padded["input_ids"].shape[1] :], skip_special_tokens=True)
+        texts: list[str] = tokenizer.batch_decode(made[:, padded["input_ids"].shape[1] :], skip_special_tokens=True)
         return texts if self._has_template else [f"{_OPENING}{text}" for text in texts]
 
     @property
@@ -88,9 +97,9 @@ class LocalQuestioner(PromptedQuestioner):
 
     def _written(self, prompt: Messages) -> str:
         """The conversation in the model's own chat template, or in plain words if it has none."""
-        tokenizer = self.language.tokenizer
+        tokenizer = self._tokenizer
         if self._has_template:
-            return tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+            return str(tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True))
         text = "\n\n".join(message["content"] for message in prompt)
         return f"{tokenizer.bos_token or ''}{text}\n\n{_OPENING}"
 

@@ -52,7 +52,7 @@ def hidden_characters(page: pypdfium2.PdfPage, codes: Sequence[int], boxes: Sequ
     with_text = _drawn(page, scale)
     with _without_text(page):
         without = _drawn(page, scale)
-    differs = (np.abs(with_text.astype(np.int16) - without.astype(np.int16)) >= _DIFFERENCE).any(axis=2)
+    differs = np.abs(with_text.astype(np.int16) - without.astype(np.int16)).max(axis=2) >= _DIFFERENCE
     unseen = {i for i in inked if not _shown(differs, boxes[i], scale, _character(codes[i]))}
     broken = (word for word in _words(codes) if any(i in unseen and _character(codes[i]).isalnum() for i in word))
     return unseen.union(*broken)

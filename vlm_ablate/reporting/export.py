@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from vlm_ablate.errors import VlmAblateError
@@ -37,8 +38,8 @@ def write_results(
         written.append(_write(folder / f"table.{SUFFIXES[name]}", render(report, name)))
     for format in FIGURE_FORMATS:
         drawn = {
-            "figure_seen": lambda f=format: figure_seen(report, records, histories or {}, f),
-            "figure_paper": lambda f=format: figure_paper(report, f),
+            "figure_seen": partial(figure_seen, report, records, histories or {}, format),
+            "figure_paper": partial(figure_paper, report, format),
         }
         for name, draw in drawn.items():
             path = folder / f"{name}.{format}"

@@ -115,8 +115,8 @@ def _panel(axes: Axes, report: Report, found: Mapping[str, Sequence[CurvePoint]]
         if all(p.score.half_width is not None for p in points) and points:
             low, high = [p.score.low for p in points], [p.score.high for p in points]
             axes.fill_between(x, low, high, color=colour, alpha=0.13, linewidth=0)  # type: ignore[arg-type]
-        marker = {"marker": _marker(i), "markersize": 5, "markeredgecolor": "white", "markeredgewidth": 0.6}
-        axes.plot(x, y, color=colour, linewidth=1.9, **marker)
+        axes.plot(x, y, color=colour, linewidth=1.9, marker=_marker(i), markersize=5, markeredgecolor="white",
+                  markeredgewidth=0.6)  # fmt: skip
     floor = _floor(report)
     if floor is not None:
         axes.axhline(floor, color=SOFT, linewidth=1.0, linestyle=(0, (4, 3)), zorder=1)
@@ -142,7 +142,8 @@ def _direct_labels(axes: Axes, report: Report, found: Mapping[str, Sequence[Curv
     from textwrap import wrap
 
     low, high = axes.get_ylim()
-    ends, texts = [], []
+    ends: list[float] = []
+    texts: list[tuple[str, str, float | None]] = []
     for i, row in enumerate(report.rows):
         if points := found.get(row.arm):
             last = points[-1]

@@ -147,10 +147,7 @@ def _paper(report: Report) -> list[tuple[Column, Draw]]:
         return []
     group = f"Paper ({report.paper.number})"
     shown = [c for c in report.paper_columns if c in PARAMETER_COLUMNS or is_result(report.paper, c)]
-    drawn: list[tuple[Column, Draw]] = [
-        (Column(f"paper_{c}", heading(c), group), lambda row, c=c: _value_cell(row.cell.get(c) if row.cell else None))
-        for c in shown
-    ]
+    drawn = [(Column(f"paper_{c}", heading(c), group), _paper_column(c)) for c in shown]
     if any(row.paper_score is not None for row in report.rows):
         best = max(row.paper_score for row in report.rows if row.paper_score is not None)
         drawn.append((Column("paper_score", "Score", group), lambda row: _score_cell(row.paper_score, best)))
@@ -158,12 +155,20 @@ def _paper(report: Report) -> list[tuple[Column, Draw]]:
     return drawn
 
 
+def _paper_column(key: str) -> Draw:
+    return lambda row: _value_cell(row.cell.get(key) if row.cell else None)
+
+
+def _parameter_column(key: str) -> Draw:
+    return lambda row: Cell(parameters(getattr(row, key)))
+
+
 def _ours(report: Report) -> list[tuple[Column, Draw]]:
     group = f"This run ({report.scale or 'nothing run'})" + (MARK if report.stand_ins else "")
     drawn: list[tuple[Column, Draw]] = []
     for key, name in zip(("total_parameters", "trainable_parameters"), PARAMETER_COLUMNS, strict=True):
         if any(getattr(row, key) is not None for row in report.rows):
-            drawn.append((Column(key, heading(name), group), lambda row, key=key: Cell(parameters(getattr(row, key)))))
+            drawn.append((Column(key, heading(name), group), _parameter_column(key)))
     drawn.append((Column("mean", "Score", group), _estimate_column(report, schema.MEAN)))
     if any(row.rank for row in report.rows):
         drawn.append((Column("rank", "#", group), lambda row: _rank_cell(row.rank)))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 INK, SOFT, THIN, BAND = "#1d1f23", "#666c76", "#d5d8dd", "#f5f6f8"
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#333333", "#56B4E9", "#E69F00", "#7A5195")
 """Okabe and Ito's palette, darkest first and without yellow, so that labels can be read in it."""
 MARKERS = "osD^vPX*"
 
-_SETTINGS = {
+_SETTINGS: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 10.0,

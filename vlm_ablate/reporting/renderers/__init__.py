@@ -21,4 +21,5 @@ def render(report: Report, format: str = "markdown") -> str | bytes:
     if format not in FORMATS:
         raise UnknownNameError("table format", format, FORMATS)
     module = import_module(f"{__name__}.{format}")
-    return module.render(report if format == "csv" else lay_out(report))
+    document: str | bytes = module.render(report if format == "csv" else lay_out(report))
+    return document

@@ -170,14 +170,14 @@ class _Page:
         verdict = {"agrees": GOOD, "contradicts": BAD}.get(cell.text.partition(" (")[0]) if key == "verdict" else None
         colour = verdict or (SOFT if cell.muted or foot else INK)
         for n, line in enumerate(lines):
-            style = {"style": "italic" if foot else "normal", "weight": "bold" if cell.bold else "normal"}
+            style = _style(cell, foot)
             self._text(x, line, size=SIZE, color=colour, dy=14 * n, **style)
 
     def _number(self, columns: _Columns, i: int, cell: Cell, foot: bool) -> None:
         """Values align at their right ends, with the intervals in a narrow column of their own."""
         beside = columns.spread[i] if cell.text[:1].isdigit() or cell.text[:1] in "−+" else 0.0
         x = columns.right[i] - beside
-        style = {"style": "italic" if foot else "normal", "weight": "bold" if cell.bold else "normal"}
+        style = _style(cell, foot)
         self._text(x, cell.text, size=SIZE, ha="right", color=SOFT if cell.muted or foot else INK, **style)
         at = x + GAP - 1
         if cell.spread:
@@ -277,3 +277,8 @@ def _stretch(columns: _Columns, width: float) -> None:
     for i in range(len(columns.left)):
         columns.left[i] += extra * i
         columns.right[i] += extra * i
+
+
+def _style(cell: Cell, foot: bool) -> dict[str, Any]:
+    """What matplotlib calls the face of a cell."""
+    return {"style": "italic" if foot else "normal", "weight": "bold" if cell.bold else "normal"}

@@ -9,7 +9,7 @@ from vlm_ablate.reporting.layout import Cell, Grid, Layout, lay_out, without
 from vlm_ablate.reporting.notes import DETAILS
 
 if TYPE_CHECKING:
-    from rich.console import Console, Group
+    from rich.console import Console, Group, JustifyMethod, RenderableType
     from rich.table import Table
     from rich.text import Text
 
@@ -47,7 +47,9 @@ def renderable(layout: Layout, table: Grid) -> Group:
     from rich.padding import Padding
     from rich.text import Text
 
-    parts = [Text(layout.title, style="bold"), Text(layout.subtitle, style="dim"), Padding(grid(table), (1, 0, 0, 0))]
+    parts: list[RenderableType] = [
+        Text(layout.title, style="bold"), Text(layout.subtitle, style="dim"), Padding(grid(table), (1, 0, 0, 0))
+    ]
     if layout.order:
         parts.append(Text(layout.order))
     if layout.claims:
@@ -67,7 +69,7 @@ def grid(table: Grid) -> Table:
 
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     for column, heading in zip(table.columns, table.flat_headings(), strict=True):
-        justify = "right" if column.numeric else "left"
+        justify: JustifyMethod = "right" if column.numeric else "left"
         drawn.add_column(heading.replace(": ", "\n"), justify=justify, vertical="bottom", no_wrap=column.numeric)
     for i, row in enumerate(table.rows):
         drawn.add_row(*map(_text, row), end_section=bool(table.foot) and i == len(table.rows) - 1)
