@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlm_ablate.errors import DataError, UnknownNameError
+from vlm_ablate.evaluation.benchmarks.docvqa import DocVqa
 from vlm_ablate.evaluation.metrics import metrics
 from vlm_ablate.evaluation.metrics.cider import Cider
 from vlm_ablate.evaluation.metrics.ptb import tokenize
@@ -56,6 +57,11 @@ def test_cider_agrees_with_pycocoevalcap() -> None:
 @pytest.mark.parametrize(("caption", "expected"), PTB)
 def test_tokens_agree_with_stanford_ptb(caption: str, expected: str) -> None:
     assert " ".join(tokenize(caption)) == expected
+
+
+def test_docvqa_is_scored_as_its_published_numbers_are_and_the_record_says_so() -> None:
+    assert metrics[DocVqa.metric_name].name == "anls_docvqa"
+    assert metrics["anls"].version == "1", "equation 1 is what it was"
 
 
 def test_cider_record_says_which_tokenizer() -> None:

@@ -52,7 +52,8 @@ def hidden_characters(page: pypdfium2.PdfPage, codes: Sequence[int], boxes: Sequ
     with_text = _drawn(page, scale)
     with _without_text(page):
         without = _drawn(page, scale)
-    differs = np.abs(with_text.astype(np.int16) - without.astype(np.int16)).max(axis=2) >= _DIFFERENCE
+    differs = np.maximum(with_text, without) - np.minimum(with_text, without) >= _DIFFERENCE
+    differs = differs[..., 0] | differs[..., 1] | differs[..., 2]
     unseen = {i for i in inked if not _shown(differs, boxes[i], scale, _character(codes[i]))}
     broken = (word for word in _words(codes) if any(i in unseen and _character(codes[i]).isalnum() for i in word))
     return unseen.union(*broken)
