@@ -68,6 +68,8 @@ def _shown(differs: np.ndarray, box: Box, scale: float, character: str) -> bool:
     # Marks such as ":" and "=", and some Chinese characters, have no ink in their middle.
     if top - bottom >= 6 and character.isalnum() and not unspaced(character):
         bottom, top = bottom + _MIDDLE * (top - bottom), top - _MIDDLE * (top - bottom)
+    else:  # a thin mark may lie between two rows of pixels
+        bottom, top = bottom - 1, top + 1
     rows = len(differs)
     first, last = max(int(rows - top), 0), max(int(np.ceil(rows - bottom)), 0)
     return bool(differs[first:last, max(int(left), 0) : max(int(np.ceil(right)), 0)].any())
