@@ -98,6 +98,34 @@ def test_a_later_stage_goes_on_where_the_earlier_one_ended(tokenizer: PreTrained
     assert first_ids(module(tokenizer, start=8), 4) == whole[2:]
 
 
+def test_images_grow_with_the_step_for_any_workers_micro_batches_or_start(tokenizer: PreTrainedTokenizerFast) -> None:
+    config = data_config(image=ImageConfig(size=16), climb={2: 24, 3: 40})
+
+    def sides(start: int, consumed: int = 0, batches: int = 5, **execution: float) -> list[int]:
+        data = module(tokenizer, config, start=start, **execution)
+        data.load_state_dict(data.state_dict() | {"consumed": start + consumed})
+        loader = iter(data.train_dataloader())
+        return [next(loader).pixel_values.shape[-1] for _ in range(batches)]
+
+    assert sides(0) == sides(400) == sides(0, workers=2) == [16, 16, 24, 40, 40]
+    assert sides(0, batches=8, micro_batch_size=2) == [16, 16, 16, 16, 24, 24, 40, 40]
+    assert sides(0, consumed=8, batches=2) == [24, 40], "resumed after two steps"
+
+
+def test_stages_open_equal_sources_once_and_others_of_their_own() -> None:
+    from vlm_ablate.data.dataset import build_mixtures
+
+    one, two = ({"source": {"name": "offline", "rows": rows}} for rows in (8, 16))
+    stages = {
+        "a": data_config(mixture={"x": one}),
+        "b": data_config(mixture={"x": one}, sequence_length=9),
+        "c": data_config(mixture={"y": one, "z": two}),
+    }
+    mixtures = build_mixtures(stages, 0)
+    assert mixtures["a"] is mixtures["b"] and mixtures["c"].names == ["y", "z"]
+    assert mixtures["c"].sources[0] is mixtures["a"].sources[0]
+
+
 class Recorder(pl.LightningModule):
     """Notes what it is shown."""
 

@@ -19,7 +19,11 @@ ScaleOption = Annotated[
 ]
 ArmsOption = Annotated[
     str | None,
-    typer.Option("--arms", metavar="NAME,...", help="Only these arms, separated by commas; --set reaches no other."),
+    typer.Option(
+        "--arms",
+        metavar="NAME,...",
+        help="Only these arms, with commas between (a name with a comma in double quotes); --set reaches no other.",
+    ),
 ]
 SeedsOption = Annotated[
     str | None, typer.Option("--seeds", metavar="N,...", help="Seeds instead of the file's, e.g. 0,1,2 or 0-4.")
@@ -106,12 +110,17 @@ def counted(number: int, noun: str) -> str:
 
 
 def arm_list(text: str | None) -> list[str] | None:
-    """`"a, b"` -> `["a", "b"]`; None stays None (all arms).
+    """`"a, b"` -> `["a", "b"]`, `'"a, b"'` -> `["a, b"]`; None stays None (all arms).
 
     Raises:
         VlmAblateError: nothing is named.
     """
-    return None if text is None else _parts("--arms", text, "names separated by commas")
+    import csv
+
+    if text is None:
+        return None
+    names = [name.strip() for row in csv.reader([text], skipinitialspace=True) for name in row if name.strip()]
+    return names or _parts("--arms", "", "names separated by commas")
 
 
 def _parts(option: str, text: str, example: str) -> list[str]:

@@ -31,14 +31,16 @@ def load_document(file: Path, _below: tuple[Path, ...] = ()) -> Document:
         raise ConfigError([Problem(where, "base", "must be a path or a list of paths")])
     data: dict[str, Any] = {}
     lines: dict[Path_, Location] = {}
+    inherited: dict[str, str] = {}
     for base in bases:
         parent = file.parent / base
         if not parent.is_file():
             where = str(document.where(("base",)) or display(file))
             raise ConfigError([Problem(where, "base", f"no such file: {display(parent)}")])
         below = load_document(parent, (*_below, file))
+        inherited |= _added_to(below, own, display(parent))
         data, lines = merge_documents(data, below.data), {**lines, **below.lines}
-    return Document(merge_documents(data, own), {**lines, **document.lines})
+    return Document(merge_documents(data, own), {**lines, **document.lines}, inherited)
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any], path: Path_ = ()) -> dict[str, Any]:
@@ -49,6 +51,14 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any], path: Path_ = ()) 
     old part's fields mean nothing to the new one.
     """
     return _merge(below, above, path, document=False)
+
+
+def _added_to(below: Document, own: Mapping[str, Any], shown: str) -> dict[str, str]:
+    """Arms of a base that stand beside the file's own without being written in it."""
+    theirs, ours = below.data.get("arms"), own.get("arms")
+    if not isinstance(theirs, dict) or not isinstance(ours, dict) or ours.get("replace") is True:
+        return {}
+    return {name: below.inherited_arms.get(name, shown) for name in map(str, theirs) if name not in map(str, ours)}
 
 
 def merge_documents(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -119,12 +129,17 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _join(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
-    """Union of two nested mappings without any rule of `merge`: `*` and `replace` survive to be applied later."""
+def _join(a: dict[str, Any], b: dict[str, Any], path: Path_ = ()) -> dict[str, Any]:
+    """Union of two nested mappings without any rule of `merge`: `*` and `replace` survive to be applied later.
+
+    A part that is named by one and has fields by the other keeps both.
+    """
     result = dict(a)
     for key, value in b.items():
-        both = isinstance(value, dict) and isinstance(result.get(key), dict)
-        result[key] = _join(result[key], value) if both else value
+        here, old = (*path, str(key)), result.get(key)
+        if is_component(here) and isinstance(value, dict) != isinstance(old, dict):
+            old, value = _named(old), _named(value)
+        result[key] = _join(old, value, here) if isinstance(value, dict) and isinstance(old, dict) else value
     return result
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -66,7 +66,7 @@ class DataConfig(Preparation, decides="training"):
 
     mixture: dict[str, MixtureEntry] = Field(min_length=1)
     """Name -> source and weight."""
-    climb: dict[int, int] = added({})
+    climb: dict[Annotated[int, Field(ge=0)], int] = added({})
     """Optimiser step of the stage -> `image.size` from that step on (Idefics3: 364 to 1820); before the first one
     `image.size` holds. Steps that the stage does not reach do nothing."""
     sequence_length: int = Field(2048, gt=0)
@@ -82,10 +82,7 @@ class DataConfig(Preparation, decides="training"):
         return self
 
     @model_validator(mode="after")
-    def _climbs_in_order(self) -> DataConfig:
-        steps = list(self.climb)
-        if steps != sorted(steps) or any(step < 0 for step in steps):
-            raise FieldError(("climb",), f"the steps {', '.join(map(str, steps))} do not rise from 0 on")
+    def _climbs_to_sizes(self) -> DataConfig:
         for step, size in self.climb.items():
             try:
                 self._sized(size)
@@ -98,4 +95,4 @@ class DataConfig(Preparation, decides="training"):
 
     def image_by_step(self) -> dict[int, ImageConfig]:
         """Optimiser step of the stage -> preparation of images from that step on; begins with step 0."""
-        return {0: self.image} | {step: self._sized(size) for step, size in self.climb.items()}
+        return {0: self.image} | {step: self._sized(size) for step, size in sorted(self.climb.items())}

@@ -31,6 +31,8 @@ class LoadedExperiment:
     left_out: dict[str, str] = field(default_factory=dict)
     """Arms of the file that were not asked for -> label."""
     missing_stand_ins: tuple[str, ...] = ()
+    inherited_arms: dict[str, str] = field(default_factory=dict)
+    """Arm that a base brings beside the file's own -> the base."""
 
     @property
     def warnings(self) -> list[str]:
@@ -39,7 +41,14 @@ class LoadedExperiment:
             f"scale {self.scale.name!r} has no stand-in for {m}; it is used as written" for m in self.missing_stand_ins
         ]
         configs = {name: arm.config for name, arm in self.arms.items()}
-        return fairness_warnings(configs, self.experiment.factor) + lacking
+        brought: dict[str, list[str]] = {}
+        for arm, base in self.inherited_arms.items():
+            brought.setdefault(base, []).append(arm)
+        inherited = [
+            f"{', '.join(arms)}: arms of {base} beside this file's own; `replace: true` in `arms` leaves them out"
+            for base, arms in brought.items()
+        ]
+        return fairness_warnings(configs, self.experiment.factor) + lacking + inherited
 
     def select(self, arms: Sequence[str] | None) -> list[ResolvedArm]:
         """The named arms in the order of the file; None: all.
@@ -88,6 +97,7 @@ def load_experiment(
         sets=tuple(sets),
         left_out={name: arm.label for name, arm in resolved.items() if arm and name not in work.chosen},
         missing_stand_ins=tuple(dict.fromkeys(work.missing)),
+        inherited_arms={name: base for name, base in document.inherited_arms.items() if name in work.chosen},
     )
 
 

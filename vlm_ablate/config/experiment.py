@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from vlm_ablate.config.base import Strict
 from vlm_ablate.config.run_config import RunConfig, RunStage
@@ -64,7 +65,7 @@ class TableConfig(Strict):
 class Experiment(RunConfig):
     """A whole experiment file after `base:` inheritance: the base of its arms, and what they are."""
 
-    name: str = Field(pattern=r"^[\w./-]+$")
+    name: str
     """Names the MLflow experiment, e.g. idefics2/t03_architecture."""
     title: str
     question: str = ""
@@ -74,8 +75,16 @@ class Experiment(RunConfig):
     """Modules to import first, for parts that are registered there."""
     factor: list[str] = Field(default_factory=list)
     """Dotted paths that arms are meant to differ in; other differences are warned about."""
-    seeds: list[int] = Field(default_factory=lambda: [0, 1, 2], min_length=1)
+    seeds: list[Annotated[int, Field(ge=0, lt=2**63)]] = Field(default_factory=lambda: [0, 1, 2], min_length=1)
     data: dict[str, Any] = Field(default_factory=dict)
     """What every stage trains on that does not say otherwise in a `data` of its own."""
     arms: dict[str, Arm] = Field(min_length=1)
     table: TableConfig = TableConfig()
+
+    @field_validator("name")
+    @classmethod
+    def _is_no_path(cls, name: str) -> str:
+        """A name becomes part of paths: nothing in it leads out of a folder."""
+        if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)*", name):
+            raise ValueError(f"{name!r} is no name: words of letters, digits and -_. with / between, e.g. mine/depth")
+        return name

@@ -21,7 +21,7 @@ def file_schema(kind: Literal["experiment", "scale"] = "experiment") -> dict[str
         parts["RunStage"]["required"].remove("data")
         schema["properties"]["data"] = {"$ref": "#/$defs/DataConfig"}
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-    base = {"description": "File or files to inherit from, relative to this one."}
+    base: dict[str, Any] = {"description": "File or files to inherit from, relative to this one."}
     base["anyOf"] = [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]
     schema["properties"] = {"base": base, **schema["properties"]}
     schema.pop("required", None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -61,10 +63,21 @@ class Loading:
         self.run_sets = {k: v for k, v in sets.data.items() if k in SECTIONS}
         own = {k: v for k, v in sets.data.items() if k not in SECTIONS}
         self.data = merge_documents(document.data, own)
+        self._name_arms()
         for arm in self._arms().values():
             if isinstance(arm, dict) and isinstance(arm.get("set"), dict):
                 arm["set"] = nest(arm["set"])
         self.chosen = self._choose(arms)
+
+    def _name_arms(self) -> None:
+        """The names of arms are texts; what YAML reads as something else is told, and goes on as its text."""
+        for name in self._arms():
+            if not isinstance(name, str):
+                where = self.document.where(("arms", *str(name).split(".")))
+                message = f"the name {name!r} is read as {_kind(name)}; put it in quotes"
+                self.problems.append(Problem(str(where or self.shown), "arms", message))
+        if self._arms():
+            self.data["arms"] = {str(name): arm for name, arm in self._arms().items()}
 
     def _arms(self) -> dict[Any, Any]:
         arms = self.data.get("arms")
@@ -79,13 +92,14 @@ class Loading:
 
     def experiment(self) -> Experiment | None:
         """The file as written, in the paper's words."""
+        whole = {**self.data, **self._base_data()}
         try:
             load_plugins(self.data.get("plugins") or [], file=self.shown)
-            return Experiment.model_validate({**self.data, **self._base_data()})
+            return Experiment.model_validate(whole)
         except ConfigError as error:
             self.problems += error.problems
         except ValidationError as error:
-            found = problems_of(error, Experiment, self.data, self._where)
+            found = problems_of(error, Experiment, whole, self._where)
             self.problems += found
             self._of_base = {(p.path, p.message) for p in found}
         return None
@@ -165,13 +179,12 @@ class Loading:
             unfit |= dict.fromkeys(arms if by_hand else ())
         fit = [name for name in self.chosen if name not in unfit]
         if unfit and fit:
-            self.hint = f"--arms restricts a setting to the arms that it fits: --arms {','.join(fit)}"
+            self.hint = f"--arms restricts a setting to the arms that it fits: --arms {arms_text(fit)}"
 
     def _in_file(self, path: Path_, prefix: Path_ = ()) -> tuple[str, Path_]:
         """Where the file wrote what stands at `path` of a run, below `prefix`, and how it calls it."""
         known = [(*prefix, *spelled) for spelled in spellings(path)]
-        depths = [self.document.depth(full) - len(full) for full in known]
-        full = known[depths.index(max(depths))]
+        full = max(reversed(known), key=lambda path: self.document.depth(path) - len(path))
         return str(self.document.where(full) or self.shown), full
 
     def _set_location(self, path: Path_) -> tuple[str, Path_] | None:
@@ -202,6 +215,17 @@ class Loading:
             if location := self.sets.where(spelled):
                 return str(location), spelled
         return self._in_file(path)
+
+
+def arms_text(names: Sequence[str]) -> str:
+    """Names of arms as `--arms` takes them: with commas between, and quotes where there are commas in them."""
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(names)
+    return line.getvalue()
+
+
+def _kind(value: Any) -> str:
+    return "nothing" if value is None else "a truth value" if isinstance(value, bool) else "a number"
 
 
 def _validated(data: dict[str, Any], where: Where) -> tuple[RunConfig | None, list[Problem]]:

@@ -34,7 +34,7 @@ class Scale(Strict):
     Applied to the base and to every arm after its diff, so that arms stay written in the paper's words.
     """
 
-    name: str
+    name: str = Field(pattern=r"^\w[\w.-]*$")
     summary: str = ""
     vision: Annotated[dict[str, StandIn], StandsFor(registries.vision_encoders)] = Field(default_factory=dict)
     """Paper's encoder (hub id or registry name) -> stand-in."""
