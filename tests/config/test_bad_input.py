@@ -62,6 +62,12 @@ GOLDEN = [
         id="part without a name",
     ),
     pytest.param(
+        ("connector: {name: perceiver, latents: 64, depth: 3}", "connector: {name: [perceiver]}"),
+        ["experiments/demo.yaml:9: model.connector: a connector is a mapping with a `name`, one of: linear, "
+         "mapping_network, mlp, perceiver, pixel_shuffle"],
+        id="part whose name is a list",
+    ),
+    pytest.param(
         ("batch_size: 16", "batch_size: 16, vision: lorra"),
         ["experiments/demo.yaml:15: stages.pretrain.vision: must be one of frozen, lora, dora, full, not 'lorra' "
          "(did you mean 'lora'?)"],

@@ -122,12 +122,14 @@ def component(registry: Registry[Any]) -> Any:
             return value
         if isinstance(value, str):
             value = {"name": value}
-        if not isinstance(value, dict) or "name" not in value:
-            raise ValueError(f"a {registry.kind} is a mapping with a `name`, one of: {', '.join(registry.names())}")
+        if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+            raise ValueError(f"a {registry.kind} is a mapping with a `name`, one of: {', '.join(sorted(registry.names()))}")
         try:
             entry = registry[value["name"]]
         except UnknownNameError as error:
             raise ValueError(str(error)) from error
-        return entry.config.model_validate(value)
+        part = entry.config.model_validate(value)
+        assert isinstance(part, ComponentConfig)
+        return part
 
     return Annotated[SerializeAsAny[ComponentConfig], BeforeValidator(parse), ComponentOf(registry)]

@@ -74,6 +74,7 @@ def check_cells(data: dict[str, Any], where: Where) -> list[Problem]:
 def _check_columns(data: dict[str, Any], where: Where, known: list[str]) -> list[Problem]:
     shown = _mapping(data, "table")
     wanted = shown.get("columns")
+    asked: list[tuple[Path_, Any]]
     asked = [(("table", "columns", str(i)), c) for i, c in enumerate(wanted if isinstance(wanted, list) else [])]
     asked += [(("table", "score"), shown["score"])] if isinstance(shown.get("score"), str) else []
     return [

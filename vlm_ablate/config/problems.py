@@ -60,7 +60,7 @@ def _step(here: Any, key: str, data: Any) -> Any:
         if isinstance(mark, ComponentOf):
             part = _child(data, key)
             name = part.get("name") if isinstance(part, dict) else part
-            return mark.registry[name].config if name in mark.registry else None
+            return mark.registry[name].config if isinstance(name, str) and name in mark.registry else None
     annotation = field.annotation
     choices = [a for a in get_args(annotation) if _is_model(a)]
     return choices[0] if choices and get_origin(annotation) not in (dict, list) else annotation
