@@ -123,7 +123,8 @@ def component(registry: Registry[Any]) -> Any:
         if isinstance(value, str):
             value = {"name": value}
         if not isinstance(value, dict) or not isinstance(value.get("name"), str):
-            raise ValueError(f"a {registry.kind} is a mapping with a `name`, one of: {', '.join(sorted(registry.names()))}")
+            known = ", ".join(sorted(registry.names()))
+            raise ValueError(f"a {registry.kind} is a mapping with a `name`, one of: {known}")
         try:
             entry = registry[value["name"]]
         except UnknownNameError as error:
