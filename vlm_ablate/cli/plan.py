@@ -63,10 +63,12 @@ def plan(
     numbers, chosen = seed_list(seeds), loaded.select(None)
     with err().status("planning on the meta device"):
         from vlm_ablate.accounting import GPUS, SampleShape, Sharding
+        from vlm_ablate.evaluation.material import look_over
 
         device = GPUS[gpu]
         sample = SampleShape(images=images, text_tokens=text_tokens, width=width, height=height)
         plans, errors = plan_arms(chosen, sample=sample, shards=shards, sharding=Sharding(sharding))
+        material = look_over({arm.name: arm.config for arm in chosen})
     from vlm_ablate.cli import plan_tables
     from vlm_ablate.cli import plan_view as view
 
@@ -78,11 +80,13 @@ def plan(
         console.print(*plan_tables.tables(loaded, chosen, plans, shown), sep="\n")
     console.print(*view.notes(loaded, chosen, plans), sep="\n")
     warn([*loaded.warnings, *view.plan_warnings(plans), *view.memory_warnings(plans, device),
-          *view.material_warnings(chosen)])
-    if errors:
-        failed = VlmAblateError("\n".join(f"{arm}: {error.message}" for arm, error in errors.items()))
-        failed.hint = next((e.hint for e in errors.values() if e.hint), None)
-        raise failed
+          *material.warnings()])
+    wrong = [VlmAblateError(f"{arm}: {error.message}", hint=error.hint) for arm, error in errors.items()]
+    if found := material.error():
+        wrong.append(found)
+    if wrong:
+        hint = "; ".join(dict.fromkeys(error.hint for error in wrong if error.hint))
+        raise VlmAblateError("\n".join(error.message for error in wrong), hint=hint or None)
 
 
 def _sides(text: str | None) -> tuple[int | None, int | None]:

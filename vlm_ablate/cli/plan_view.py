@@ -149,21 +149,3 @@ def rounding(text: str) -> float:
 def _common(tables: Iterable[Mapping[str, str]]) -> list[tuple[str, str]]:
     """Entries of any arm, once each."""
     return list(dict.fromkeys(item for table in tables for item in table.items()))
-
-
-def material_warnings(arms: Sequence[ResolvedArm]) -> list[str]:
-    """What composed pictures are made of and is not on this machine: runs would be skipped."""
-    from vlm_ablate.errors import AssetMissing
-    from vlm_ablate.offline.tasks import licence_records
-
-    tasks: dict[str, float] = {}
-    for config in (arm.config for arm in arms):
-        parts = [entry.source for stage in config.stages.values() for entry in stage.data.mixture.values()]
-        parts += [entry.benchmark for entry in config.evaluation.benchmarks.values()]
-        for part in parts:
-            tasks |= {task: share for task, share in getattr(part, "tasks", {}).items() if share}
-    try:
-        licence_records(tasks)
-    except AssetMissing as missing:
-        return [f"{missing.message}; the arms that need it are skipped ({missing.hint})"]
-    return []

@@ -61,6 +61,7 @@ def run(
     console = out()
     count = counted(len(specs), "run")
     console.print(f"[bold]{loaded.experiment.name}[/]  {count} at scale {loaded.scale.name!r}, home {place.root}")
+    _look_over_material([spec for spec in specs if not _is_done(spec, place)])
     outcomes = launch(specs, place, uri, jobs, threads)
     if any(not outcome.reused for outcome in outcomes):
         _publish(loaded, scale, place, uri)
@@ -71,6 +72,29 @@ def run(
     console.print("the table: ", Text(command, style="bold"), sep="", soft_wrap=True)
     if counts["failed"] or not (counts["finished"] or counts["diverged"]):
         raise typer.Exit(1)
+
+
+def _is_done(spec: RunSpec, home: Home) -> bool:
+    outcome = home.run(spec.hash).read_outcome()
+    return outcome is not None and outcome.get("status") in ("finished", "diverged")
+
+
+def _look_over_material(specs: Sequence[RunSpec]) -> None:
+    """Say everything that is wrong with the material of these runs before the first of them is trained.
+
+    Raises:
+        DataError: with all problems.
+    """
+    if not specs:
+        return
+    from vlm_ablate.cli.console import err, warn
+    from vlm_ablate.evaluation.material import look_over
+
+    with err().status("opening sources and benchmarks"):
+        material = look_over({spec.arm: spec.config for spec in specs})
+    warn(material.warnings())
+    if error := material.error():
+        raise error
 
 
 def launch(

@@ -78,9 +78,11 @@ class Benchmark(ABC):
         """Look for a split as far as is cheap, so that what is missing shows before anything is trained.
 
         Raises:
-            DataError, AssetMissing: as `items`.
+            DataError: as `items`, or the split is empty.
+            AssetMissing: as `items`.
         """
-        self.items(split)
+        if not len(self.items(split)):
+            raise DataError(f"benchmark {self.config.name!r}: split {split!r} is empty")
 
     def split_hash(self, split: Split, limit: int | None = None) -> str:
         """Fingerprint of the (first `limit`) items: ids, picture keys, questions, choices, references; not pixels."""

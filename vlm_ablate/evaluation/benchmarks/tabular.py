@@ -61,9 +61,6 @@ class HubBenchmark(Benchmark):
         """Identity of the row's pictures; "" where the data set has none."""
         return ""
 
-    def open(self, split: Split) -> None:
-        self._tables(split)
-
     def items(self, split: Split) -> Sequence[BenchmarkItem]:
         table = self._tables(split)
         return _LazyItems(len(table), lambda i: self._with_images(table[i]))
