@@ -61,6 +61,7 @@ def run(
     console = out()
     count = counted(len(specs), "run")
     console.print(f"[bold]{loaded.experiment.name}[/]  {count} at scale {loaded.scale.name!r}, home {place.root}")
+    place.prepare()
     _look_over_material([spec for spec in specs if not _is_done(spec, place)])
     outcomes = launch(specs, place, uri, jobs, threads)
     if any(not outcome.reused for outcome in outcomes):
