@@ -357,6 +357,11 @@ def test_a_right_letter_without_an_option_is_refused(tmp_path: Path) -> None:
         build("mmbench", lines(tmp_path, "dev", bench(0, answer="D"))).checked_items("report")
 
 
+def test_the_right_option_is_one_even_if_its_text_was_taken_for_a_gap(tmp_path: Path) -> None:
+    item = build("mmbench", lines(tmp_path, "dev", bench(0, A="nan", answer="A"))).checked_items("report")[0]
+    assert item.references == ("A", "A. nan", "B. dog", "C. cow")
+
+
 def test_records_reach_only_pictures_below_their_folder(tmp_path: Path) -> None:
     for path in ("/etc/hostname", "../a.png"):
         folder = lines(tmp_path / "data", "validation", vqa(0, image=path))

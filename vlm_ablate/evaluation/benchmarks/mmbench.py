@@ -17,10 +17,12 @@ class MmBench(HubBenchmark):
     columns = ("index", "question", "answer", "A", "B")
 
     def text(self, row: Row) -> BenchmarkItem:
-        choices = [_given(row, letter) for letter in "ABCD"]
+        answer = _given(row, "answer")
+        # What is right is an option, even where a reader of the data set took its text ("None") for a gap.
+        choices = [text_of(row.get(c), c) if c == answer else _given(row, c) for c in "ABCD"]
         hint = f"{given}\n" if (given := _given(row, "hint")) else ""
         question = hint + required(row, "question")
-        return choice_item(required(row, "index"), question, choices, _given(row, "answer"))
+        return choice_item(required(row, "index"), question, choices, answer)
 
 
 def _given(row: Row, column: str) -> str:
