@@ -39,6 +39,7 @@ from vlm_ablate.data.dataset import build_mixture
 from vlm_ablate.data.module import VLMDataModule
 from vlm_ablate.models.adapters import apply_training
 from vlm_ablate.models.batch import Batch
+from vlm_ablate.models.views import Views
 from vlm_ablate.models.vlm import VLM, build_vlm
 from vlm_ablate.registry import load_plugins
 from vlm_ablate.runs.spec import specs_of
@@ -67,7 +68,7 @@ def module(vlm: VLM, stage: RunStage, workers: int) -> VLMDataModule:
         execution=Execution(workers=workers),
         mixture=mixture,
         tokenizer=vlm.tokenizer,
-        tokens_per_view=lambda height, width: vlm.architecture.text_tokens(vlm.visual_tokens(height, width)),
+        tokens_per_view=vlm.placeholders,
         mean=vlm.vision.mean,
         std=vlm.vision.std,
     )
@@ -185,7 +186,7 @@ def main() -> None:
     threads = configure_threads()
     spec = specs_of(load_experiment(options.experiment, scale=options.scale), arms=[options.arm])[0]
     stage = next(iter(spec.config.stages.values()))
-    vlm = build_vlm(spec.config.model, spec.config.widest_image, seed=0).to(training_device()).train()
+    vlm = build_vlm(spec.config.model, Views.of(spec.config.images()), seed=0).to(training_device()).train()
     apply_training(vlm, stage)
     print(f"{spec.arm} at {spec.scale}: batches of {stage.batch_size}, {threads} thread(s), device {training_device()}")
     with tempfile.TemporaryDirectory() as folder:

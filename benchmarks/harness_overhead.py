@@ -36,6 +36,7 @@ from vlm_ablate.events import silent
 from vlm_ablate.home import Home
 from vlm_ablate.models.adapters import apply_training
 from vlm_ablate.models.batch import Batch
+from vlm_ablate.models.views import Views
 from vlm_ablate.models.vlm import VLM, build_vlm
 from vlm_ablate.registry import load_plugins
 from vlm_ablate.runs.spec import RunSpec, specs_of
@@ -133,14 +134,14 @@ def harness(vlm: VLM, stage: Stage, batches: list[Batch], tracker: RunTracker, f
 def prepare(spec: RunSpec, stage: RunStage) -> tuple[VLM, list[Batch]]:
     """The model of an arm, and as many of its real batches as a round has steps."""
     config = spec.config
-    vlm = build_vlm(config.model, config.widest_image, seed=0).to(training_device())
+    vlm = build_vlm(config.model, Views.of(config.images()), seed=0).to(training_device())
     apply_training(vlm, stage)
     data = VLMDataModule(
         stage,
         execution=Execution(),
         mixture=build_mixture(stage.data, 0),
         tokenizer=vlm.tokenizer,
-        tokens_per_view=lambda height, width: vlm.architecture.text_tokens(vlm.visual_tokens(height, width)),
+        tokens_per_view=vlm.placeholders,
         mean=vlm.vision.mean,
         std=vlm.vision.std,
     )

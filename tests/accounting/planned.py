@@ -10,6 +10,7 @@ from vlm_ablate.config.run_config import RunConfig
 from vlm_ablate.config.stages import language_in_bf16
 from vlm_ablate.models.adapters import apply_training
 from vlm_ablate.models.batch import IGNORE, Batch
+from vlm_ablate.models.views import Views
 from vlm_ablate.models.vlm import build_vlm
 
 
@@ -46,7 +47,7 @@ def batch_of(vlm, plan, size):
     labels = ids.masked_fill(torch.arange(plan.sequence) < places, IGNORE)
     return Batch(
         input_ids=ids,
-        attention_mask=torch.ones_like(ids, dtype=torch.bool),
+        segment=torch.ones_like(ids),
         labels=labels,
         pixel_values=torch.randn(size, 3, 64, 64),
         pixel_mask=None,
@@ -61,7 +62,8 @@ def planned_and_real(tiny, assembly, **stage):
     model = {**tiny, "connector": connector, "architecture": architecture}
     config = run_config(model, {"size": 64}, sequence_length=1, **stage)
     half = language_in_bf16(config.stages.values())
-    vlm = build_vlm(config.model, config.widest_image, language_dtype=torch.bfloat16 if half else torch.float32)
+    dtype = torch.bfloat16 if half else torch.float32
+    vlm = build_vlm(config.model, Views.of(config.images()), language_dtype=dtype)
     checkpointing = config.execution.gradient_checkpointing
     apply_training(vlm, config.stages["train"], gradient_checkpointing=checkpointing)
     return plan_model(config, sample=SampleShape(text_tokens=TEXT)), vlm.train()

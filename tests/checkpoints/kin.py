@@ -28,12 +28,12 @@ from transformers import (
 
 from tests.models.conftest import TEXT, VISION, write_tokenizer
 from tests.models.support import IMAGE
-from vlm_ablate.checkpoints.assemblies import parts_of
-from vlm_ablate.checkpoints.inputs import inputs_for
-from vlm_ablate.config.data import ImageConfig
+from vlm_ablate.checkpoints.families.known import inputs_for, parts_of
+from vlm_ablate.checkpoints.start_from import started_vlm
 from vlm_ablate.config.model import ModelConfig
 from vlm_ablate.models.batch import IGNORE, Batch
-from vlm_ablate.models.vlm import VLM, build_vlm
+from vlm_ablate.models.views import Views
+from vlm_ablate.models.vlm import VLM
 
 OURS = ["<fake_token_around_image>", IMAGE, "<end_of_utterance>"]
 
@@ -66,7 +66,7 @@ def save(case: Kin, folder: Path) -> PreTrainedModel:
 def ours(case: Kin, folder: Path, reference: PreTrainedModel) -> VLM:
     """The same checkpoint in our assembly."""
     config = ModelConfig.model_validate(parts_of(reference.config, str(folder)))
-    return build_vlm(config, ImageConfig(size=case.side)).eval()
+    return started_vlm(config, Views(case.side)).eval()
 
 
 def image_token(case: Kin, vocabulary: int) -> int:

@@ -16,8 +16,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from typer.testing import CliRunner, Result
 
 from tests.checkpoints.test_parity import CASES, batch_for, our_logits, reference_inputs, save_reference
-from vlm_ablate.checkpoints.assemblies import parts_of
-from vlm_ablate.checkpoints.export import export_run
+from vlm_ablate.checkpoints.families.known import parts_of
 from vlm_ablate.checkpoints.released import fingerprint
 from vlm_ablate.cli.app import app
 from vlm_ablate.config.experiment import RunConfig
@@ -25,6 +24,7 @@ from vlm_ablate.errors import ModelError
 from vlm_ablate.events import Notice
 from vlm_ablate.home import Home
 from vlm_ablate.runs.execute import execute
+from vlm_ablate.runs.export import export_run
 from vlm_ablate.runs.find import find_run, load_run
 from vlm_ablate.runs.spec import RunSpec
 from vlm_ablate.tracking.records import read_records

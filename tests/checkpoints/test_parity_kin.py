@@ -13,15 +13,16 @@ from transformers import PreTrainedModel
 
 from tests.checkpoints import kin
 from tests.checkpoints.kin import Kin, reference_inputs
-from tests.models.support import IMAGE, a_batch, assert_equal, assert_equal_gradients
-from vlm_ablate.checkpoints.assemblies import parts_of
-from vlm_ablate.checkpoints.names import EMBEDDING, FAMILIES
-from vlm_ablate.config.data import ImageConfig
+from tests.models.support import IMAGE, a_batch, assert_equal, assert_equal_gradients, assert_same_greedy, margins
+from vlm_ablate.checkpoints.families.base import EMBEDDING
+from vlm_ablate.checkpoints.families.known import FAMILIES, parts_of
+from vlm_ablate.checkpoints.start_from import started_vlm
 from vlm_ablate.config.model import ModelConfig
 from vlm_ablate.errors import ModelError
 from vlm_ablate.models.batch import IGNORE, Batch
 from vlm_ablate.models.generation import end_ids
-from vlm_ablate.models.vlm import VLM, build_vlm
+from vlm_ablate.models.views import Views
+from vlm_ablate.models.vlm import VLM
 
 CASES = {
     "llava": Kin("llava"),
@@ -69,8 +70,8 @@ CASES = {
     ),
 }
 TEXTS = ["the dog says no", f"{IMAGE} what is it ?", f"{IMAGE} a cat {IMAGE} the red flag answer yes no one"]
-IMAGE_FIRST = [f"{IMAGE} what is it ? the answer", TEXTS[2]]
-"""What transformers' Mllama does at positions before the first image depends on that image: see COVERAGE.md."""
+WITH_IMAGES = [f"the dog {IMAGE} what is it ? the answer", f"what {TEXTS[2]}"]
+"""A row without images in a batch that has some is another thing in transformers' Mllama: see COVERAGE.md."""
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -82,7 +83,7 @@ def pair(request, tmp_path_factory) -> tuple[Kin, PreTrainedModel, VLM]:
 
 def batch_for(case: Kin, vlm: VLM, *, left: bool, texts: list[str] | None = None) -> Batch:
     """A sample with no, one and two images; the first words of each are a prompt without loss."""
-    batch = a_batch(vlm, texts or (IMAGE_FIRST if case.family == "mllama" else TEXTS), left=left)
+    batch = a_batch(vlm, texts or (WITH_IMAGES if case.family == "mllama" else TEXTS), left=left)
     words = (batch.labels != IGNORE).cumsum(1)
     return replace(batch, labels=batch.labels.masked_fill(words <= 2, IGNORE))
 
@@ -97,9 +98,13 @@ def in_precision(case: Kin, models: tuple[PreTrainedModel, VLM], dtype: torch.dt
 
 
 def our_logits(vlm: VLM, batch: Batch) -> Tensor:
-    visual = None if batch.pixel_values is None else vlm.encode_images(batch.pixel_values, batch.pixel_mask)
-    prompt = (batch.labels != IGNORE).cumsum(1) == 0
-    return vlm.logits(batch.input_ids, batch.attention_mask, visual, batch.view_sample, batch.view_image, prompt)
+    return vlm.logits(batch)
+
+
+def their_logits(case: Kin, reference: PreTrainedModel, batch: Batch, vlm: VLM) -> Tensor:
+    """Row by row where a row computes the same only alone."""
+    alone = [batch.row(n) for n in range(len(batch.input_ids))] if FAMILIES[case.family].row_by_row else [batch]
+    return torch.cat([reference(**reference_inputs(reference, b, vlm)).logits for b in alone])
 
 
 def next_token_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -119,7 +124,7 @@ def our_gradients(vlm: VLM, theirs: int | None) -> dict[str, Tensor]:
 def their_gradients(case: Kin, reference: PreTrainedModel, vlm: VLM) -> dict[str, Tensor]:
     """Gradients by our names. What has no place in our assembly must have none there either."""
     gradients = {name: p.grad for name, p in reference.named_parameters()}
-    placed, homeless = FAMILIES[case.family](reference.config).group(gradients)
+    placed, homeless = FAMILIES[case.family].names(reference.config).group(gradients)
     own = dict(vlm.named_parameters())
     unread = homeless + [name for ours, theirs in placed.items() if ours not in own for name in theirs]
     assert all(gradients[name] is None for name in unread)
@@ -137,7 +142,7 @@ def test_logits_loss_and_gradients(pair, dtype, left) -> None:
     reference, vlm = in_precision(case, models, dtype)
     batch = batch_for(case, vlm, left=left)
     real = batch.attention_mask
-    expected = reference(**reference_inputs(reference, batch, vlm)).logits
+    expected = their_logits(case, reference, batch, vlm)
     found = our_logits(vlm, batch)
     rows = expected.shape[-1]
     assert found.shape[-1] == rows or case.family == "mllama"
@@ -161,21 +166,28 @@ def test_greedy_generation(pair) -> None:
     batch = batch_for(case, vlm, left=True)
     batch = replace(batch, labels=torch.full_like(batch.labels, IGNORE))
     head = vlm.language.model.get_output_embeddings()
-    if hasattr(head, "trainable_tokens"):  # tokens that only we have are never the likeliest
-        head.trainable_tokens.data[:] = head.weight[3]
-    inputs = reference_inputs(reference, batch, vlm)
-    inputs.pop("position_ids")  # generate counts them itself
-    ids = reference.generate(
-        **inputs,
-        max_new_tokens=12,
-        do_sample=False,
-        eos_token_id=end_ids(vlm.language),
-        pad_token_id=0,
-    )
-    expected = vlm.tokenizer.batch_decode(ids[:, batch.input_ids.shape[1] :], skip_special_tokens=True)
-    visual = vlm.encode_images(batch.pixel_values, batch.pixel_mask)
-    found = vlm.generate(batch.input_ids, batch.attention_mask, visual, batch.view_sample, max_new_tokens=12, stop=[])
-    assert found == expected
+    if hasattr(head, "trainable_tokens"):  # tokens that only we have: no copies of others, which would be as likely
+        head.trainable_tokens.data.zero_()
+    ends = end_ids(vlm.language)
+    rows = [batch.row(number) for number in range(len(batch.input_ids))] if case.family == "mllama" else [batch]
+    found = vlm.generate(batch, max_new_tokens=12)
+    texts = iter(found)
+    for part in rows:
+        inputs = reference_inputs(reference, part, vlm)
+        inputs.pop("position_ids")  # generate counts them itself
+        made = reference.generate(
+            **inputs,
+            max_new_tokens=12,
+            do_sample=False,
+            eos_token_id=ends,
+            pad_token_id=0,
+            return_dict_in_generate=True,
+            output_logits=True,
+        )
+        apart = margins(torch.stack(made.logits, 1))
+        for ids, sure in zip(made.sequences[:, batch.input_ids.shape[1] :].tolist(), apart, strict=True):
+            cut = next((i for i, token in enumerate(ids) if token in ends), len(ids))
+            assert_same_greedy(next(texts), ids[:cut], sure, vlm.tokenizer)
     assert len(set(found)) > 1 and any(found)
 
 
@@ -195,7 +207,7 @@ def test_paligemma_without_its_prompt_rule_is_another_model(tmp_path) -> None:
     case = CASES["paligemma"]
     reference = kin.save(case, tmp_path)
     parts = parts_of(reference.config, str(tmp_path)) | dict(architecture="autoregressive")
-    vlm = build_vlm(ModelConfig.model_validate(parts), ImageConfig(size=case.side)).eval()
+    vlm = started_vlm(ModelConfig.model_validate(parts), Views(case.side)).eval()
     batch = batch_for(case, vlm, left=False)
     real = batch.attention_mask
     inputs = reference_inputs(reference, batch, vlm)
@@ -206,18 +218,36 @@ def test_paligemma_without_its_prompt_rule_is_another_model(tmp_path) -> None:
         assert_equal(found, reference(**inputs).logits[real])
 
 
-def test_positions_before_the_first_image_see_it_in_transformers_mllama_only(tmp_path) -> None:
-    """There the cross-attention of a row that sees nothing goes to all images; ours leaves such positions alone."""
-    case = CASES["mllama-one-tile"]
+def test_text_before_the_first_image_of_mllama_sees_what_transformers_lets_it_see(tmp_path) -> None:
+    """There the cross-attention of a position that sees nothing goes to all images of the row and to empty tiles."""
+    case = CASES["mllama"]
     reference = kin.save(case, tmp_path)
     vlm = kin.ours(case, tmp_path, reference)
-    batch = batch_for(case, vlm, left=False, texts=[f"the dog {IMAGE} says what is it ?"])
+    texts = [f"the dog {IMAGE} says {IMAGE} what is it ?", f"{IMAGE} the {IMAGE} cat"]
+    batch = batch_for(case, vlm, left=False, texts=texts)
     other = replace(batch, pixel_values=batch.pixel_values + 1)
+    real = batch.attention_mask
     with torch.no_grad():
-        theirs = [reference(**reference_inputs(reference, b, vlm)).logits[:, :2] for b in (batch, other)]
-        found = [our_logits(vlm, b)[:, :2] for b in (batch, other)]
-    assert not torch.allclose(*theirs, atol=1e-2)
-    torch.testing.assert_close(*found, rtol=0, atol=0)
+        expected = reference(**reference_inputs(reference, batch, vlm)).logits
+        found = our_logits(vlm, batch)[..., : expected.shape[-1]]
+        changed = our_logits(vlm, other)[..., : expected.shape[-1]]
+    assert_equal(found[real], expected[real])
+    assert not torch.allclose(changed[0, :2], found[0, :2], atol=1e-2)
+
+
+def test_neighbours_of_a_row_change_nothing_for_mllama(tmp_path) -> None:
+    """transformers pads rows to the images of the fullest, and text before the first image sees that; not ours."""
+    case = CASES["mllama"]
+    reference = kin.save(case, tmp_path)
+    vlm = kin.ours(case, tmp_path, reference)
+    batch = batch_for(case, vlm, left=False, texts=[f"the dog {IMAGE} what", f"one {IMAGE} two {IMAGE} no", "the cat"])
+    with torch.no_grad():
+        together = our_logits(vlm, batch)
+        for number in range(3):
+            row = batch.row(number)
+            real = row.attention_mask[0]
+            expected = reference(**reference_inputs(reference, row, vlm)).logits[0][real]
+            assert_equal(together[number][real][:, : expected.shape[-1]], expected)
 
 
 def test_consecutive_images_of_mllama_are_seen_together(tmp_path) -> None:

@@ -16,9 +16,9 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from tests.checkpoints.test_parity import TOKENS, Case, save_reference
 from tests.models.support import assert_equal, assert_equal_gradients
-from vlm_ablate.checkpoints.assemblies import parts_of
-from vlm_ablate.checkpoints.inputs import inputs_for
-from vlm_ablate.checkpoints.names import to_theirs
+from vlm_ablate.checkpoints.families.known import inputs_for, parts_of
+from vlm_ablate.checkpoints.families.siglip_family import to_theirs
+from vlm_ablate.checkpoints.start_from import started_vlm
 from vlm_ablate.config.data import DataConfig, ImageConfig
 from vlm_ablate.config.model import ModelConfig
 from vlm_ablate.data.collate import Collator
@@ -26,7 +26,8 @@ from vlm_ablate.data.encode import Encoder
 from vlm_ablate.data.sample import Image, ImageRef, Sample, Text
 from vlm_ablate.models.batch import Batch
 from vlm_ablate.models.tokens import position_tokens
-from vlm_ablate.models.vlm import VLM, build_vlm
+from vlm_ablate.models.views import Views
+from vlm_ablate.models.vlm import VLM
 
 WORDS = "the cat dog says one two red blue flag what is it"
 
@@ -83,7 +84,7 @@ def examples(draw: st.DrawFn, family: str, split: str) -> Example:
 def both(example: Example, folder: Path) -> tuple[PreTrainedModel, VLM]:
     save_reference(example.case, folder)
     reference = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
-    vlm = build_vlm(ModelConfig.model_validate(parts_of(reference.config, str(folder))), example.image)
+    vlm = started_vlm(ModelConfig.model_validate(parts_of(reference.config, str(folder))), Views.of([example.image]))
     return reference.to(example.dtype).eval(), vlm.to(example.dtype).eval()
 
 
@@ -96,7 +97,7 @@ def batch_of(example: Example, vlm: VLM) -> Batch:
             segments += [Image(ImageRef(picture)), Text(" ".join(words[: 1 + row]))]
         samples.append(Sample(str(row), (*segments, Text(" ".join(words[row:]), supervised=True)), "noise"))
     data = DataConfig.model_construct(image=example.image, prompt="plain", sequence_length=2**20)
-    encoder = Encoder(vlm.tokenizer, data, lambda h, w: vlm.architecture.text_tokens(vlm.visual_tokens(h, w)))
+    encoder = Encoder(vlm.tokenizer, data, vlm.placeholders)
     collate = Collator(encoder.pad, vlm.vision.mean, vlm.vision.std, side="left" if example.left else "right")
     return collate([encoder(sample) for sample in samples])
 
@@ -124,6 +125,5 @@ def test_any_shape_any_pictures(family: str, split: str, data: st.DataObject) ->
     loss.backward()
     theirs = {name: p.grad for name, p in reference.named_parameters()}
     assert_equal_gradients({to_theirs(name): p.grad for name, p in vlm.named_parameters()}, theirs)
-    visual = vlm.encode_images(batch.pixel_values, batch.pixel_mask)
-    logits = vlm.logits(batch.input_ids, batch.attention_mask, visual, batch.view_sample, batch.view_image)
+    logits = vlm.logits(batch)
     assert_equal(logits[batch.attention_mask], expected[batch.attention_mask])

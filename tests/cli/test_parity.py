@@ -68,7 +68,7 @@ def test_with_the_processor_of_the_folder(image: ImageConfig, connector: dict, t
     vlm = a_vlm({"name": "siglip-nano"}, {"name": "llama-nano"}, connector=connector, image=image)
     vlm.vision.patches = "any" if image.split == "tiles" else "full"
     to_transformers(vlm).save_pretrained(tmp_path)
-    processor_for(vlm, "plain").processor.save_pretrained(tmp_path)
+    processor_for(vlm, image, "plain").processor.save_pretrained(tmp_path)
     result = call("parity", tmp_path, "--images", "1")
     assert result.exit_code == 0, result.output
     assert result.stdout.count("equal") >= 4 and "differ by" not in result.stdout

@@ -16,6 +16,7 @@ from vlm_ablate.config.data import DataConfig, ImageConfig
 from vlm_ablate.config.model import ModelConfig
 from vlm_ablate.data.sample import ImageRef
 from vlm_ablate.evaluation.benchmarks.base import Benchmark, BenchmarkItem, Split
+from vlm_ablate.models.views import Views
 from vlm_ablate.models.vlm import VLM, build_vlm
 from vlm_ablate.registry import benchmarks
 
@@ -94,7 +95,7 @@ def tiny_vlm(checkpoints: Path, image: ImageConfig, architecture: str = "autoreg
             "architecture": architecture,
         }
     )
-    return build_vlm(config, image)
+    return build_vlm(config, Views.of([image]))
 
 
 @pytest.fixture(scope="session", params=["autoregressive", "cross_attention"])

@@ -16,8 +16,8 @@ from PIL import Image
 
 from vlm_ablate.config.data import DataConfig
 from vlm_ablate.config.evaluation import BenchmarkEntry, Demonstrations, EvaluationConfig
-from vlm_ablate.data.encode import Encoder
 from vlm_ablate.errors import DataError, StorageError
+from vlm_ablate.evaluation.ask import Prompts
 from vlm_ablate.evaluation.evaluate import evaluate
 from vlm_ablate.evaluation.features import VisualCache
 from vlm_ablate.evaluation.predictions import read_predictions
@@ -66,7 +66,6 @@ def test_answers_do_not_depend_on_the_batch(vlm: VLM, data_config: DataConfig, t
 
 
 def test_batched_answers_equal_generation_of_one_prompt(vlm: VLM, data_config: DataConfig, tmp_path: Path) -> None:
-    import torch
 
     from vlm_ablate.registry import benchmarks
 
@@ -74,18 +73,11 @@ def test_batched_answers_equal_generation_of_one_prompt(vlm: VLM, data_config: D
     benchmark = benchmarks.build(entry().benchmark)
     train = {i.id: i for i in benchmark.items("train")}
     items = {i.id: i for i in benchmark.items("report")}
-    per_view = vlm.architecture.text_tokens(vlm.visual_tokens(16, 16))
-    encoder = Encoder(vlm.tokenizer, data_config, per_view)
+    prompts = Prompts(vlm, data_config)
     vlm.eval()
     for prediction in read_predictions(tmp_path / "p.jsonl")[:4]:
         sample = build_prompt(items[prediction.id], [train[s] for s in prediction.shots], get_template("vqa"), "plain")
-        layout = encoder.layout(sample, generate=True)
-        refs = {str(n): ref for n, ref in enumerate(sample.images)}
-        with torch.no_grad():
-            visual = torch.cat(list(VisualCache(vlm, data_config.image).get(refs).values()))
-            ids = torch.from_numpy(layout.input_ids)[None]
-            rows = torch.zeros(3, dtype=torch.long)
-            text = vlm.generate(ids, ids > -1, visual, rows, max_new_tokens=4, stop=list(benchmark.stop))
+        text = vlm.generate(prompts.batch([sample]), max_new_tokens=4, stop=benchmark.stop)
         assert text[0].strip() == prediction.prediction
 
 
@@ -147,7 +139,7 @@ def test_small_cache_gives_the_same_tokens(vlm: VLM, data_config: DataConfig) ->
         large, small = VisualCache(vlm, data_config.image), VisualCache(vlm, data_config.image, budget=1)
         for _ in range(2):
             one, two = large.get(refs), small.get(refs)
-            assert all(torch.equal(one[key], two[key]) for key in refs)
+            assert all(torch.equal(*pair) for key in refs for pair in zip(one[key], two[key], strict=True))
     assert large.encoded == len(refs) and small.encoded == 2 * len(refs)
 
 
@@ -169,7 +161,7 @@ def test_torn_line_is_dropped_and_the_rest_kept(vlm: VLM, data_config: DataConfi
     out.write_bytes(b"\n".join(lines[:5]) + b"\n" + lines[5][:20])
     rows = []
     generate = vlm.generate
-    monkeypatch.setattr(vlm, "generate", lambda ids, *a, **k: rows.append(len(ids)) or generate(ids, *a, **k))
+    monkeypatch.setattr(vlm, "generate", lambda batch, **k: rows.append(len(batch.input_ids)) or generate(batch, **k))
     assert evaluate(vlm, "s", entry(), cfg, data_config, batch_size=3, blind=False, out=out) == first
     assert out.read_bytes() == whole
     assert 0 < sum(rows) <= 12
@@ -199,15 +191,14 @@ def test_killed_evaluation_continues(checkpoints: Path, data_config: DataConfig,
 def test_shots_are_interleaved_with_their_images(
     vlm: VLM, data_config: DataConfig, tmp_path: Path, monkeypatch, shots: int, selection: str
 ) -> None:
-    rows = []
-    generate = vlm.generate
-    monkeypatch.setattr(vlm, "generate", lambda ids, *a, **k: rows.extend(ids.tolist()) or generate(ids, *a, **k))
+    rows, whole = [], vlm.generate
+    monkeypatch.setattr(vlm, "generate", lambda b, **k: rows.extend(b.input_ids.tolist()) or whole(b, **k))
     cfg = config(demonstrations=Demonstrations(selection=selection))
     out = tmp_path / "p.jsonl"
     record = evaluate(vlm, "s", entry(limit=3, shots=shots), cfg, data_config, blind=False, out=out)
     assert (record.shots, len(rows)) == (shots, 3)
     assert all(len(set(p.shots)) == shots for p in read_predictions(out))
-    per_view = vlm.architecture.text_tokens(vlm.visual_tokens(16, 16))
+    per_view = vlm.placeholders(16, 16)
     for ids in rows:
         blocks = [len(list(run)) for is_image, run in groupby(ids, lambda i: i == vlm.image_token_id) if is_image]
         assert blocks == [per_view] * (shots + 1), "a block a picture, with text between them"

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
+from vlm_ablate.checkpoints.start_from import started_vlm
 from vlm_ablate.config.data import ImageConfig
 from vlm_ablate.config.model import ModelConfig
 from vlm_ablate.models.batch import IGNORE, Batch
-from vlm_ablate.models.vlm import VLM, build_vlm
+from vlm_ablate.models.views import Views
+from vlm_ablate.models.vlm import VLM
 
 PERCEIVER = dict(name="perceiver", latents=3, depth=1, heads=2, head_dim=8, kv_heads=1)
 IMAGE = "<image>"
@@ -36,7 +40,7 @@ def a_vlm(
             **fields,
         }
     )
-    return build_vlm(config, image or ImageConfig(size=32), seed=seed).eval()
+    return started_vlm(config, Views.of([image or ImageConfig(size=32)]), seed=seed).eval()
 
 
 def open_gates(vlm: VLM, value: float = 0.7) -> VLM:
@@ -53,18 +57,25 @@ TEXTS = [f"{IMAGE} what is it ? answer yes", f"{IMAGE} a {IMAGE} the cat says on
 def a_batch(vlm: VLM, texts: list[str] | None = None, *, left: bool = False, seed: int = 0) -> Batch:
     """Texts with one `<image>` for each random view; every real text token is supervised."""
     texts = TEXTS if texts is None else texts
-    tokenizer = vlm.tokenizer
+    tokenizer, side = vlm.tokenizer, vlm.views.side
     tokenizer.padding_side = "left" if left else "right"
     views = [text.count(IMAGE) for text in texts]
-    expanded = [text.replace(IMAGE, IMAGE * vlm.text_tokens_per_view) for text in texts]
+    expanded = [text.replace(IMAGE, IMAGE * vlm.placeholders(side, side)) for text in texts]
     encoded = tokenizer(expanded, padding=True, return_tensors="pt")
     labels = encoded.input_ids.masked_fill(encoded.attention_mask == 0, IGNORE)
     labels = labels.masked_fill(labels == vlm.image_token_id, IGNORE)
     generator = torch.Generator().manual_seed(seed)
-    pixels = torch.randn(sum(views), 3, vlm.side, vlm.side, generator=generator) if sum(views) else None
+    pixels = torch.randn(sum(views), 3, side, side, generator=generator) if sum(views) else None
     rows = torch.arange(len(texts)).repeat_interleave(torch.tensor(views))
     ids = [f"sample-{i}" for i in range(len(texts))]
-    return Batch(encoded.input_ids, encoded.attention_mask.bool(), labels, pixels, None, rows, ids, sum(views))
+    return Batch(encoded.input_ids, encoded.attention_mask, labels, pixels, None, rows, ids, sum(views))
+
+
+def batch_of(inputs: Mapping[str, Tensor]) -> Batch:
+    """What a processor of transformers made of one text with one image of one view."""
+    ids = inputs["input_ids"]
+    labels, rows = torch.full_like(ids, IGNORE), torch.zeros(1, dtype=torch.long)
+    return Batch(ids, inputs["attention_mask"], labels, inputs["pixel_values"][0], None, rows, ["one"], 1)
 
 
 LIMIT = {torch.float32: 1e-5, torch.float64: 1e-10}
@@ -90,3 +101,27 @@ def assert_equal_gradients(found: dict[str, Tensor], expected: dict[str, Tensor]
         limit = 10 if gradient.numel() == 1 and gradient.dtype == torch.float32 else 1
         assert found[name].shape == gradient.shape, name
         assert_equal(found[name], gradient, at_least=largest / 10, limit=limit, name=name)
+
+
+APART = 1e-3
+"""Rounding moves logits of these models by less: what leads by more is the likeliest on any machine."""
+
+
+def margins(logits: Tensor) -> Tensor:
+    """(..., vocabulary) -> (...): by how much the likeliest token leads, over the largest logit."""
+    best = logits.double().topk(2).values
+    return (best[..., 0] - best[..., 1]) / logits.double().abs().amax(-1)
+
+
+def assert_same_greedy(found: str, ids: list[int], apart: Tensor, tokenizer: PreTrainedTokenizerBase) -> None:
+    """A greedy text is that of these ids, up to the first of them that did not lead clearly.
+
+    Args:
+        found: the text.
+        ids: the likeliest tokens up to the end of the text, step by step.
+        apart: (at least as many,) their leads, from `margins`.
+        tokenizer: of both.
+    """
+    sure = int((apart[: len(ids)] > APART).long().cumprod(0).sum())
+    text = tokenizer.decode(ids[:sure], skip_special_tokens=True)
+    assert found == text if sure == len(ids) else found.startswith(text)

@@ -39,8 +39,7 @@ def step(vlm: VLM, rate: float = 0.05) -> None:
 def logits(vlm: VLM) -> torch.Tensor:
     batch = a_batch(vlm)
     with torch.no_grad():
-        visual = vlm.encode_images(batch.pixel_values, batch.pixel_mask)
-        return vlm.logits(batch.input_ids, batch.attention_mask, visual, batch.view_sample)
+        return vlm.logits(batch)
 
 
 @pytest.mark.parametrize("kind", ["frozen", "lora", "dora", "full"])
@@ -108,7 +107,7 @@ def test_a_model_of_convolutions_names_those_that_can_be_adapted(llama) -> None:
 
 @pytest.mark.parametrize("training", ["frozen", "lora"])
 def test_a_language_model_in_bf16_keeps_what_is_trained_in_fp32(vlm: VLM, training: str) -> None:
-    half = build_vlm(vlm.config, vlm.image, language_dtype=torch.bfloat16)
+    half = build_vlm(vlm.config, vlm.views, language_dtype=torch.bfloat16)
     results = []
     for model in (vlm, half):
         apply_training(model, stage(language=training))
@@ -120,9 +119,7 @@ def test_a_language_model_in_bf16_keeps_what_is_trained_in_fp32(vlm: VLM, traini
         results.append((loss.detach(), {n: p.grad for n, p in trained.items()}))
         batch = a_batch(model, left=True)
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            visual = model.eval().encode_images(batch.pixel_values, None)
-            inputs = (batch.input_ids, batch.attention_mask, visual, batch.view_sample)
-            assert len(model.generate(*inputs, max_new_tokens=3, stop=[])) == 3
+            assert len(model.eval().generate(batch, max_new_tokens=3)) == 3
     assert {p.dtype for n, p in half.language.named_parameters() if not p.requires_grad} == {torch.bfloat16}
     (loss, gradients), (half_loss, half_gradients) = results
     torch.testing.assert_close(half_loss, loss, rtol=0.02, atol=0.0)

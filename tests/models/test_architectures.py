@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import (
@@ -14,12 +16,12 @@ from transformers import (
 )
 
 from tests.models.conftest import TEXT, save_lm
-from tests.models.support import IMAGE, a_batch, a_vlm, open_gates
+from tests.models.support import IMAGE, a_batch, a_vlm, assert_same_greedy, margins, open_gates
 from vlm_ablate.config.stages import Stage
 from vlm_ablate.errors import ModelError
 from vlm_ablate.models.adapters import apply_training
-from vlm_ablate.models.architectures.cross_attention import visible_views
 from vlm_ablate.models.batch import Batch
+from vlm_ablate.models.masks import visible_views
 from vlm_ablate.models.vlm import VLM, build_vlm
 
 AR, CROSS = "autoregressive", "cross_attention"
@@ -42,8 +44,7 @@ def vlm(request, llama, siglip) -> VLM:
 
 def all_logits(vlm: VLM, batch: Batch) -> torch.Tensor:
     with torch.no_grad():
-        visual = None if batch.pixel_values is None else vlm.encode_images(batch.pixel_values, batch.pixel_mask)
-        return vlm.logits(batch.input_ids, batch.attention_mask, visual, batch.view_sample)
+        return vlm.logits(batch)
 
 
 @pytest.mark.parametrize("name", LANGUAGE)
@@ -71,29 +72,35 @@ def test_with_closed_gates_the_model_is_the_text_model(name: str, siglip, tmp_pa
 def test_generation_is_the_argmax_loop(name: str, architecture: str, siglip, tmp_path) -> None:
     vlm = open_gates(a_vlm(siglip, save_lm(tmp_path, LANGUAGE[name]), architecture=architecture))
     batch = a_batch(vlm, left=True)
-    visual = vlm.encode_images(batch.pixel_values, None)
-    found = vlm.generate(batch.input_ids, batch.attention_mask, visual, batch.view_sample, max_new_tokens=10, stop=[])
-    ids, mask = batch.input_ids, batch.attention_mask
+    found, ids, apart = vlm.generate(batch, max_new_tokens=10), batch.input_ids, []
+    longer = replace(batch, labels=torch.full_like(ids, -100))
     for _ in range(10):
         with torch.no_grad():
-            following = vlm.logits(ids, mask, visual, batch.view_sample)[:, -1:].argmax(-1)
+            logits = vlm.logits(longer)[:, -1]
+        following = logits.argmax(-1, keepdim=True)
+        apart.append(margins(logits))
         # a generated <image> is a token like any other; the loop must not take it for a placeholder
         assert not (following == vlm.image_token_id).any()
-        ids, mask = torch.cat([ids, following], 1), torch.cat([mask, torch.ones_like(following).bool()], 1)
+        ids = torch.cat([ids, following], 1)
+        one = torch.ones_like(following)
+        longer = replace(
+            longer,
+            input_ids=ids,
+            segment=torch.cat([longer.segment, one], 1),
+            labels=torch.cat([longer.labels, -100 * one], 1),
+        )
     ends = {vlm.tokenizer.eos_token_id, vlm.tokenizer.convert_tokens_to_ids("<end_of_utterance>")}
-    for row, text in zip(ids[:, batch.input_ids.shape[1] :].tolist(), found, strict=True):
+    chosen = ids[:, batch.input_ids.shape[1] :].tolist()
+    for row, text, sure in zip(chosen, found, torch.stack(apart, 1), strict=True):
         cut = next((i for i, token in enumerate(row) if token in ends), len(row))
-        assert text == vlm.tokenizer.decode(row[:cut], skip_special_tokens=True)
+        assert_same_greedy(text, row[:cut], sure, vlm.tokenizer)
 
 
 def test_stop_strings(vlm: VLM) -> None:
     batch = a_batch(vlm, left=True)
-    visual = vlm.encode_images(batch.pixel_values, None)
 
     def generate(stop: list[str]) -> list[str]:
-        return vlm.generate(
-            batch.input_ids, batch.attention_mask, visual, batch.view_sample, max_new_tokens=8, stop=stop
-        )
+        return vlm.generate(batch, max_new_tokens=8, stop=stop)
 
     free = generate([])
     word = free[0].split()[1]
@@ -104,7 +111,7 @@ def test_stop_strings(vlm: VLM) -> None:
 def test_right_padded_prompts_are_refused(vlm: VLM) -> None:
     batch = a_batch(vlm)
     with pytest.raises(ModelError, match="left"):
-        vlm.generate(batch.input_ids, batch.attention_mask, None, batch.view_sample, max_new_tokens=1, stop=[])
+        vlm.generate(batch, max_new_tokens=1)
 
 
 @pytest.mark.parametrize("left", [False, True])
@@ -116,7 +123,7 @@ def test_neighbours_and_padding_change_nothing(vlm: VLM, left: bool) -> None:
         real = together.attention_mask[row]
         alone = Batch(
             together.input_ids[row : row + 1, real],
-            torch.ones(1, int(real.sum()), dtype=torch.bool),
+            torch.ones(1, int(real.sum()), dtype=torch.long),
             together.labels[row : row + 1, real],
             together.pixel_values[start : start + views] if views else None,
             None,
@@ -210,12 +217,12 @@ def test_state_dict_of_the_language_model_keeps_its_keys(llama, siglip) -> None:
 
 def test_what_positions_see() -> None:
     is_image = torch.tensor([[0, 1, 0, 1, 1, 0], [0, 0, 0, 0, 0, 0]]).bool()
-    image = torch.tensor([[0, 1, 1], [-1, -1, -1]])
-    last = visible_views(is_image, image, last_only=True)[0].int().tolist()
+    segment, image = torch.ones_like(is_image, dtype=torch.long), torch.tensor([[0, 1, 1], [-1, -1, -1]])
+    last = visible_views(is_image, segment, image, last_only=True)[0].int().tolist()
     assert last == [[0, 0, 0], [1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 1, 1], [0, 1, 1]]
-    every = visible_views(is_image, image, last_only=False)[0].int().tolist()
+    every = visible_views(is_image, segment, image, last_only=False)[0].int().tolist()
     assert every == [[0, 0, 0], [1, 0, 0], [1, 0, 0], [1, 1, 0], [1, 1, 1], [1, 1, 1]]
-    assert not visible_views(is_image, image, last_only=True)[1].any()
+    assert not visible_views(is_image, segment, image, last_only=True)[1].any()
 
 
 @pytest.mark.parametrize(("every", "blocks"), [(1, 4), (2, 2), (3, 1), (4, 1), (9, 1)])
@@ -276,7 +283,7 @@ def test_new_parameters_depend_on_the_seed_and_their_part_alone(llama, siglip) -
 @pytest.mark.parametrize("architecture", [AR, CROSS])
 def test_planning_needs_no_weights(architecture: str, llama, siglip) -> None:
     real = a_vlm(siglip, llama, architecture=architecture)
-    planned = build_vlm(real.config, real.image, load_weights=False)
+    planned = build_vlm(real.config, real.views, load_weights=False)
     assert all(p.is_meta for p in planned.parameters())
     assert {n: p.shape for n, p in planned.named_parameters()} == {n: p.shape for n, p in real.named_parameters()}
     report = apply_training(planned, Stage(steps=1, batch_size=1, language="dora", vision="lora"))
@@ -290,9 +297,9 @@ def test_neftune_noise_only_while_training(vlm: VLM) -> None:
     batch = a_batch(vlm)
     assert torch.equal(all_logits(vlm, batch), all_logits(vlm, batch))
     vlm.train()
-    embeds = vlm._embed_text(batch.input_ids, batch.attention_mask)
+    embeds = vlm._embed_text(batch)
     vlm.eval()
-    noise = (embeds - vlm._embed_text(batch.input_ids, batch.attention_mask)).abs()
+    noise = (embeds - vlm._embed_text(batch)).abs()
     bound = 5.0 / (batch.attention_mask.sum(1) * 32).sqrt()
     assert (noise.amax((1, 2)) <= bound + 1e-6).all() and (noise.amax((1, 2)) > 0.8 * bound).all()
     assert not noise[~batch.attention_mask].any()

@@ -16,6 +16,7 @@ from vlm_ablate.config.stages import LoraConfig, Stage
 from vlm_ablate.errors import AssetMissing, ModelError
 from vlm_ablate.models.adapters import apply_training
 from vlm_ablate.models.trained_state import load_trained, save_trained
+from vlm_ablate.models.views import Views
 from vlm_ablate.models.vlm import VLM, build_vlm
 from vlm_ablate.offline.configs import SmolLm2Config
 from vlm_ablate.offline.language.smollm2 import SmolLm2
@@ -68,9 +69,9 @@ def check(vlm: VLM, tmp_path: Path, rebuild) -> None:
     """Tokens as promised; gradients where they should be; what was saved comes back."""
     vlm = open_gates(vlm)
     batch = a_batch(vlm)
-    visual = vlm.encode_images(batch.pixel_values, None)
-    assert visual.shape[:2] == (3, vlm.visual_tokens(vlm.side, vlm.side))
-    assert (batch.input_ids == vlm.image_token_id).sum() == 3 * vlm.text_tokens_per_view
+    visual, side = vlm.encode_images(batch.pixel_values, None), vlm.views.side
+    assert visual.shape[:2] == (3, vlm.visual_tokens(side, side))
+    assert (batch.input_ids == vlm.image_token_id).sum() == 3 * vlm.placeholders(side, side)
 
     full = "full" if vlm.vision.trainable else "frozen"
     for kind in ("frozen", full):
@@ -101,9 +102,10 @@ def check(vlm: VLM, tmp_path: Path, rebuild) -> None:
 def test_vision_encoders(name: str, folder, tmp_path) -> None:
     vlm = build(folder, vision=name)
     check(vlm, tmp_path, lambda: build(folder, vision=name))
-    pixels = torch.randn(2, 3, vlm.side, vlm.side)
+    side = vlm.views.side
+    pixels = torch.randn(2, 3, side, side)
     seen = vlm.vision(pixels, None)
-    rows, columns = vlm.vision.grid(vlm.side, vlm.side)
+    rows, columns = vlm.vision.grid(side, side)
     assert seen.features.shape == (2, rows * columns, vlm.vision.width) and seen.grid == (rows, columns)
     assert len(vlm.vision.mean) == len(vlm.vision.std) == 3
     assert not torch.allclose(seen.features[0], seen.features[1])
@@ -212,7 +214,7 @@ def test_full_size_models_have_the_released_number_of_parameters(name: str) -> N
             "architecture": "autoregressive",
         }
     )
-    vlm = build_vlm(config, ImageConfig(size=364, split="tiles"), load_weights=False)
+    vlm = build_vlm(config, Views(side=364, tiled=True), load_weights=False)
     assert sum(p.numel() for p in vlm.parameters()) == parameters
 
 

@@ -218,7 +218,7 @@ def test_an_exported_model_comes_back(llama, tmp_path) -> None:
     vlm = a_vlm({"name": "vit-s14", "weights": "random", "layer": 2}, llama, image=ImageConfig(size=42))
     x = torch.randn(1, 3, 42, 42)
     expected = vlm.encode_images(x, None)
-    save_checkpoint(vlm, tmp_path)
+    save_checkpoint(vlm, tmp_path, ImageConfig(size=42))
     assert torch.equal(load_checkpoint(tmp_path).encode_images(x, None), expected)
 
 
@@ -229,7 +229,7 @@ def test_an_exported_model_needs_no_package(packaged, llama, tmp_path, monkeypat
     x = torch.randn(1, 3, 42, 42)
     expected = vlm.encode_images(x, None)
     (tmp_path / "out").mkdir()
-    save_checkpoint(vlm, tmp_path / "out")
+    save_checkpoint(vlm, tmp_path / "out", ImageConfig(size=42))
     monkeypatch.setattr(vit, "WEIGHTS", replace(packaged, package="no_such_package_here", sha256="0" * 64))
     with pytest.raises(AssetMissing):
         vision_encoders.build(VitS14Config())

@@ -79,7 +79,7 @@ def collate(rows: list[tuple[int, dict[str, Tensor]]]) -> Batch:
     parts = [row for _, row in rows]
     return Batch(
         input_ids=torch.stack([p["ids"] for p in parts]),
-        attention_mask=torch.stack([p["mask"] for p in parts]),
+        segment=torch.stack([p["mask"].long() for p in parts]),
         labels=torch.stack([p["labels"] for p in parts]),
         pixel_values=torch.stack([p["pixels"] for p in parts]),
         pixel_mask=None,

@@ -14,9 +14,9 @@ from vlm_ablate.config.execution import Execution
 from vlm_ablate.config.stages import Stage, Training
 from vlm_ablate.errors import Diverged, ModelError, StorageError
 from vlm_ablate.events import Checkpointed, StageStarted, StepDone
-from vlm_ablate.training.interruption import Interrupted
+from vlm_ablate.training.interruption import StopRequested
 from vlm_ablate.training.module import TrainingModule
-from vlm_ablate.training.stages import Plan, curve_steps, steps_done, train_stages
+from vlm_ablate.training.stages import TrainingJob, curve_steps, steps_done, train_stages
 
 from .rows import RowData, SmallVLM, sample_row
 
@@ -45,7 +45,7 @@ def data_of(stages):
     return data
 
 
-def make_plan(folder: Path, events=None, stages=None, **values) -> Plan:
+def make_plan(folder: Path, events=None, stages=None, **values) -> TrainingJob:
     torch.manual_seed(0)
     folder.mkdir(parents=True, exist_ok=True)
     events = [] if events is None else events
@@ -54,10 +54,10 @@ def make_plan(folder: Path, events=None, stages=None, **values) -> Plan:
         run="r", execution=EXECUTION,
         init_seed=1, dropout_seed=2, reporter=events.append, track=events.append,
     )  # fmt: skip
-    return Plan(**(defaults | values))
+    return TrainingJob(**(defaults | values))
 
 
-def weights(plan: Plan) -> dict[str, torch.Tensor]:
+def weights(plan: TrainingJob) -> dict[str, torch.Tensor]:
     return {k: v.clone() for k, v in plan.vlm.state_dict().items()}
 
 
@@ -75,7 +75,7 @@ def straight(tmp_path_factory):
     return weights(plan), seen, events
 
 
-def stop_after(step: int, plan: Plan):
+def stop_after(step: int, plan: TrainingJob):
     """A reporter that asks to stop when the checkpoint before `step` is done."""
 
     def report(event):
@@ -91,7 +91,7 @@ def test_stopped_and_continued_equals_uninterrupted(tmp_path, straight, step, mo
     holder = []
     plan = make_plan(tmp_path, reporter=lambda event: stop_after(step, holder[0])(event))
     holder.append(plan)
-    with pytest.raises(Interrupted):
+    with pytest.raises(StopRequested):
         train_stages(plan)
     # A stop asked for in the last step of a stage is honoured after the first step of the next one.
     assert steps_done(plan) == (step if step != 6 else 7)

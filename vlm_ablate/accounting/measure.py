@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from vlm_ablate.accounting.meter import Meter
 from vlm_ablate.config.data import ImageConfig
+from vlm_ablate.models.architectures.base import Reading
 from vlm_ablate.models.architectures.cross_attention import CrossAttention, Sight
 from vlm_ablate.models.vlm import VLM
 
@@ -37,8 +38,8 @@ class Measurement:
     """Views of one image."""
     visual_tokens: int
     """Of one view."""
-    text_tokens: int
-    """Placeholders of one view."""
+    placeholders: int
+    """`<image>` tokens in the text of one view."""
     sequence: int
     """Tokens in the text stream."""
     supervised: int
@@ -74,9 +75,9 @@ def measure(
     """
     views, size = views_of(image, *sides(image, sample))
     tokens = vlm.visual_tokens(*size)
-    text_tokens = vlm.architecture.text_tokens(tokens)
-    sequence = sample.text_tokens + sample.images * views * text_tokens
-    cost = Measurement(views, tokens, text_tokens, sequence, sample.text_tokens)
+    placeholders = vlm.architecture.placeholders(tokens)
+    sequence = sample.text_tokens + sample.images * views * placeholders
+    cost = Measurement(views, tokens, placeholders, sequence, sample.text_tokens)
     cost.meter.half = half
     for part, layers in layers_of(vlm).items():
         cost.meter.watch(part, layers)
@@ -156,7 +157,8 @@ def _logits(vlm: VLM, cost: Measurement, visual: Tensor) -> Tensor:
         visible = torch.empty(1, cost.sequence, keys.shape[1], dtype=torch.bool, device="meta")
         seeing = vlm.architecture._set(Sight(keys, visible))  # `seeing` itself would look into the ids
     else:
-        seeing = vlm.architecture.seeing(ids == 0, None)
+        everywhere = torch.ones_like(ids)
+        seeing = vlm.architecture.seeing(Reading(ids == 0, everywhere, everywhere == 1, None))
         if places == visual.shape[0] * visual.shape[1]:
             embeds = torch.cat([visual.reshape(1, places, -1).to(embeds.dtype), embeds[:, places:]], dim=1)
     # The token before the first text token predicts it; the last one predicts nothing.

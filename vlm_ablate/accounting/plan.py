@@ -11,12 +11,13 @@ from vlm_ablate.accounting.gpus import GPUS
 from vlm_ablate.accounting.measure import Measurement, SampleShape, layers_of, measure, views_of
 from vlm_ablate.accounting.memory import BF16, FP32, MemoryPlan, Sharding, Units, plan_memory
 from vlm_ablate.accounting.parameters import parameters_by_part
-from vlm_ablate.checkpoints.start_from import check_checkpoint
+from vlm_ablate.checkpoints.start_from import check_checkpoint, check_parts
 from vlm_ablate.config.data import ImageConfig
 from vlm_ablate.config.execution import Execution
 from vlm_ablate.config.run_config import RunConfig, RunStage
 from vlm_ablate.config.stages import Stage, language_in_bf16
 from vlm_ablate.models.adapters import apply_training
+from vlm_ablate.models.views import Views
 from vlm_ablate.models.vlm import VLM, build_vlm
 
 
@@ -130,7 +131,7 @@ class Planner:
             parameters=parameters,
             views_per_image=cost.views,
             visual_tokens_per_image=cost.views * cost.visual_tokens,
-            text_tokens_per_image=cost.views * cost.text_tokens,
+            text_tokens_per_image=cost.views * cost.placeholders,
             sample=self.sample,
             sequence=cost.sequence,
             forward_flops=cost.forward,
@@ -139,8 +140,9 @@ class Planner:
 
     def _model(self, config: RunConfig) -> tuple[dict[str, int], Measurement]:
         image = list(config.last_stage.data.image_by_step().values())[-1]
-        key = " ".join(part.model_dump_json() for part in (config.model, config.widest_image, image))
+        key = f"{config.model.model_dump_json()} {Views.of(config.images())} {image.model_dump_json()}"
         if key not in self._models:
+            check_parts(config.model)
             vlm = _build(config).requires_grad_(False)
             if config.model.init_from:
                 check_checkpoint(vlm, config.model.init_from)
@@ -149,10 +151,10 @@ class Planner:
 
     def _stage(self, name: str, stage: RunStage, config: RunConfig) -> StagePlan:
         execution = config.execution.of_stage(name)
-        parts = (config.model, config.widest_image, execution)
+        parts, views = (config.model, execution), str(Views.of(config.images()))
         own = stage.model_dump_json(exclude={"data": {"mixture"}})
         half = str(language_in_bf16(config.stages.values()))
-        key = " ".join([*(part.model_dump_json() for part in parts), own, half])
+        key = " ".join([*(part.model_dump_json() for part in parts), views, own, half])
         if key not in self._stages:
             shares = _shares(stage)
             plans = [self._plan_stage(name, stage, execution, image, config) for image in shares]
@@ -227,8 +229,7 @@ def short_count(number: float) -> str:
 
 
 def _build(config: RunConfig) -> VLM:
-    model = config.model.model_copy(update={"init_from": None})
-    return build_vlm(model, config.widest_image, load_weights=False)
+    return build_vlm(config.model, Views.of(config.images()), load_weights=False)
 
 
 def _held_in_bf16(vlm: VLM, config: RunConfig) -> dict[int, int]:

@@ -34,16 +34,16 @@ _PLAIN = """\
 {%- if not add_generation_prompt -%}{{ eos_token }}{%- endif -%}
 """
 
+# As the released Idefics2 and Idefics3 write it: any role, and a blank unless the first item is an image.
 _CHAT = """\
 {%- for message in messages -%}
-{%- set text = pieces(message['content'], true, true) -%}
-{%- if message['role'] == 'assistant' -%}{{ 'Assistant: ' + text }}
-{%- else -%}{{ ('User:' if text.startswith('IMAGE') else 'User: ') + text }}
-{%- endif -%}
-{{ 'END\\n' }}
+{%- set content = message['content'] -%}
+{%- set image_first = content is not string and content and content[0]['type'] == 'image' -%}
+{{ message['role'] | capitalize + (':' if image_first else ': ') + pieces(content, true, true) }}
+{{- 'END\\n' }}
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{ 'Assistant:' }}{%- endif -%}
-""".replace("IMAGE", IMAGE).replace("END", END_OF_UTTERANCE)
+""".replace("END", END_OF_UTTERANCE)
 
 _FLATTENED = """\
 {%- set flat = namespace(messages=[]) -%}

@@ -1,4 +1,4 @@
-"""A finished run as a checkpoint folder for others: weights, tokeniser, processor, and a card that says what it is."""
+"""A model as a checkpoint folder for others: weights, tokeniser, processor, and a card that says what it is."""
 
 from __future__ import annotations
 
@@ -6,22 +6,23 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import nn
 
 from vlm_ablate.checkpoints.card import CARD, model_card
+from vlm_ablate.checkpoints.exported import Check, Exported, Origin
 from vlm_ablate.checkpoints.own import save_checkpoint
-from vlm_ablate.checkpoints.peft_folder import FOLDER, save_adapters
+from vlm_ablate.checkpoints.peft_folder import save_adapters
 from vlm_ablate.checkpoints.processor import Prepared, generation_config, processor_for
 from vlm_ablate.checkpoints.to_transformers import fit, to_transformers
 from vlm_ablate.config.data import Preparation
 from vlm_ablate.errors import ModelError, StorageError
 from vlm_ablate.models.pretrained import quietly
-from vlm_ablate.runs.find import FinishedRun, load_run
+from vlm_ablate.models.released import ADAPTER
 from vlm_ablate.storage import storage_errors
 
 if TYPE_CHECKING:
@@ -31,42 +32,12 @@ TOLERANCE = 1e-4
 """Largest difference of logits between a float32 export and its run, relative to the largest logit."""
 _STALE = ("*.safetensors", "*.safetensors.index.json", "*.bin", "vlm_ablate.json", "config.json",
           "processor_config.json", "preprocessor_config.json", "chat_template.jinja")  # fmt: skip
-_STALE_FOLDERS = (FOLDER, "language", "vision")
+_STALE_FOLDERS = (ADAPTER, "language", "vision")
 
 
-@dataclass(frozen=True)
-class Check:
-    """The written folder, loaded with transformers, against the run's own model on a picture of noise."""
-
-    pixels: float
-    """Largest difference of pixel values; the token ids were equal."""
-    logits: float
-    """Largest difference of logits."""
-    scale: float
-    """Largest logit."""
-
-    def __str__(self) -> str:
-        pixels = f"pixels within {self.pixels:.1g}" if self.pixels else "pixels equal"
-        return f"token ids equal, {pixels}, logits within {self.logits:.1g} (the largest is {self.scale:.3g})"
-
-
-@dataclass(frozen=True)
-class Exported:
-    """What an export wrote."""
-
-    folder: Path
-    cls: str | None
-    """transformers' class that loads it; None: `load_checkpoint` of this package."""
-    reason: str = ""
-    """Why transformers has no class for it."""
-    adapters: bool = False
-    """Whether adapters stand beside the base weights."""
-    remarks: tuple[str, ...] = ()
-    check: Check | None = None
-
-
-def export_run(
-    found: FinishedRun,
+def export(
+    vlm: VLM,
+    origin: Origin,
     folder: Path,
     *,
     keep_adapters: bool = False,
@@ -74,14 +45,15 @@ def export_run(
     check: bool = True,
     dtype: torch.dtype = torch.float32,
 ) -> Exported:
-    """Write a run's model into `folder`, all at once or not at all.
+    """Write a model into `folder`, all at once or not at all.
 
     Args:
-        found: the run.
+        vlm: the model; its precision may change, and adapters may be folded in.
+        origin: where it comes from.
         folder: new, empty, or (with `force`) anything: files of an earlier export in it are replaced.
         keep_adapters: leave LoRA and DoRA beside the weights they belong to instead of folding them in.
         force: write into a folder that is not empty.
-        check: load what was written with transformers and compare it with the run's own model.
+        check: load what was written with transformers and compare it with the model.
         dtype: of the written weights.
 
     Raises:
@@ -89,31 +61,37 @@ def export_run(
         ModelError: there are no adapters to keep, or transformers' class computes something else.
     """
     with _taking_the_place_of(folder, force) as partial:
-        vlm = load_run(found)
         if keep_adapters and not vlm.adapters:
-            raise ModelError(
-                f"the run {found.spec.run_name!r} has no adapters to keep", hint="leave out --keep-adapters"
-            )
+            raise ModelError(f"the run {origin.name!r} has no adapters to keep", hint="leave out --keep-adapters")
         fitting = fit(vlm)
         prepared, reason = None, fitting.reason
-        if fitting.cls:
+        if fitting.family:
             try:
-                prepared = processor_for(vlm, found.spec.config.evaluation.prompt)
+                prepared = processor_for(vlm, origin.data.image, origin.data.prompt)
             except ModelError as error:
                 reason = error.message
         if prepared:
-            made = _write_transformers(vlm, prepared, found, partial, folder, keep_adapters, check, dtype)
+            made = _write_transformers(vlm, prepared, origin, partial, folder, keep_adapters, check, dtype)
         else:
-            made = _write_own(vlm.to(dtype), found, partial, folder, keep_adapters, reason)
+            save_checkpoint(
+                vlm.to(dtype),
+                partial,
+                origin.data.image,
+                prompt=origin.data.prompt,
+                plugins=origin.plugins,
+                run=origin.run,
+                keep_adapters=keep_adapters,
+            )
+            made = Exported(folder, None, reason, adapters=keep_adapters)
         with storage_errors("write", folder):
-            (partial / CARD).write_text(model_card(found, made))
+            (partial / CARD).write_text(model_card(origin, made))
     return made
 
 
 def _write_transformers(
     vlm: VLM,
     prepared: Prepared,
-    found: FinishedRun,
+    origin: Origin,
     partial: Path,
     folder: Path,
     keep_adapters: bool,
@@ -128,66 +106,39 @@ def _write_transformers(
         prepared.processor.save_pretrained(partial)
         prepared.processor.image_processor.save_pretrained(partial)  # readers older than transformers 5 look there
         if keep_adapters:
-            save_adapters(vlm, model, partial / FOLDER)
+            save_adapters(vlm, model, partial / ADAPTER)
     result = None
     if check:
-        result = check_export(vlm, partial, _asked(found), adapters=keep_adapters)
+        result = check_export(vlm, partial, origin.data)
         if dtype is torch.float32 and result.logits > TOLERANCE * max(result.scale, 1.0):
             raise ModelError(
                 f"{type(model).__name__} gives other logits than the run's own model: {result.logits:.2g} apart"
             )
-    return Exported(folder, fit(vlm).cls.__name__, adapters=keep_adapters, remarks=prepared.remarks, check=result)
-
-
-def _write_own(
-    vlm: VLM, found: FinishedRun, partial: Path, folder: Path, keep_adapters: bool, reason: str
-) -> Exported:
-    spec = found.spec
-    save_checkpoint(
-        vlm,
-        partial,
-        prompt=spec.config.evaluation.prompt,
-        plugins=spec.plugins,
-        run=spec.to_dict(),
-        keep_adapters=keep_adapters,
-    )
-    return Exported(folder, None, reason, adapters=keep_adapters)
-
-
-def _asked(found: FinishedRun) -> Preparation:
-    """How the run's model is asked."""
-    evaluation = found.spec.config.evaluation
-    return Preparation(image=evaluation.image, prompt=evaluation.prompt)
+    return Exported(folder, type(model).__name__, adapters=keep_adapters, remarks=prepared.remarks, check=result)
 
 
 @torch.no_grad()
-def check_export(vlm: VLM, folder: Path, data: Preparation, *, adapters: bool = False) -> Check:
+def check_export(vlm: VLM, folder: Path, data: Preparation) -> Check:
     """Load a folder as anyone would and compare token ids, pixels and logits with the run's own.
 
     Raises:
         ModelError: the processor's token ids or views are not those of the data room.
     """
     from PIL import Image as Pillow
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoProcessor
 
-    from vlm_ablate.data.collate import Collator
-    from vlm_ablate.data.encode import Encoder
     from vlm_ablate.data.sample import Image, ImageRef, Sample, Text
+    from vlm_ablate.evaluation.ask import Prompts
     from vlm_ablate.models.tokens import IMAGE
 
     noise = np.random.default_rng(0).integers(0, 256, (97, 131, 3), np.uint8)
     words = "What is shown in this picture?"
     plain = data.model_copy(update={"prompt": "plain", "image": data.image.model_copy(update={"fast": False})})
-    encoder = Encoder(vlm.tokenizer, plain, lambda h, w: vlm.architecture.text_tokens(vlm.visual_tokens(h, w)))
     sample = Sample("noise", (Image(ImageRef(noise)), Text(words)), "check")
-    batch = Collator(encoder.pad, vlm.vision.mean, vlm.vision.std)([encoder(sample, generate=True)])
+    batch = Prompts(vlm, plain).batch([sample])
     with quietly():
         processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
-        model = AutoModelForImageTextToText.from_pretrained(folder, local_files_only=True).eval()
-    if adapters:
-        from peft import PeftModel
-
-        model = PeftModel.from_pretrained(model, folder / FOLDER)
+    model = load_as_told(folder)
     theirs = processor(images=[Pillow.fromarray(noise)], text=IMAGE + words, return_tensors="pt")
     pixels = theirs["pixel_values"][0]
     if not torch.equal(theirs["input_ids"], batch.input_ids):
@@ -198,13 +149,25 @@ def check_export(vlm: VLM, folder: Path, data: Preparation, *, adapters: bool = 
         )
     theirs = {k: v.to(model.dtype) if v.is_floating_point() else v for k, v in theirs.items() if k != "token_type_ids"}
     found = model(**theirs).logits.float()
-    visual = vlm.encode_images(batch.pixel_values, batch.pixel_mask)
-    ours = vlm.logits(batch.input_ids, batch.attention_mask, visual, batch.view_sample, batch.view_image)
+    ours = vlm.logits(batch)
     return Check(
         pixels=float((pixels.float() - batch.pixel_values).abs().max()),
         logits=float((found - ours).abs().max()),
         scale=float(ours.abs().max()),
     )
+
+
+def load_as_told(folder: Path) -> nn.Module:
+    """What the card's lines give: transformers' model, and peft's around it where adapters stand beside the weights."""
+    from transformers import AutoModelForImageTextToText
+
+    with quietly():
+        model = AutoModelForImageTextToText.from_pretrained(folder, local_files_only=True).eval()
+        if not (folder / ADAPTER).is_dir():
+            return model
+        from peft import PeftModel
+
+        return PeftModel.from_pretrained(model, folder / ADAPTER)
 
 
 @contextmanager

@@ -29,6 +29,7 @@ from vlm_ablate.errors import AssetMissing, ModelError
 from vlm_ablate.models.adapters import merge_adapters
 from vlm_ablate.models.pretrained import OWN_DESCRIPTION, opened_tensors, quietly, resolve
 from vlm_ablate.models.trained_state import adapter_metadata, fill, restore_adapters
+from vlm_ablate.models.views import Views
 from vlm_ablate.models.vision.hf import HubVisionEncoder
 from vlm_ablate.models.vision.siglip import NativeSiglip
 from vlm_ablate.models.vlm import VLM, build_vlm
@@ -57,6 +58,7 @@ class Description:
 def save_checkpoint(
     vlm: VLM,
     folder: Path,
+    image: ImageConfig,
     *,
     prompt: str = "plain",
     plugins: tuple[str, ...] = (),
@@ -64,6 +66,8 @@ def save_checkpoint(
     keep_adapters: bool = False,
 ) -> None:
     """Write a model into an existing folder. Without `keep_adapters` they are folded into `vlm`'s weights.
+
+    `image` and `prompt` say how to ask it: as it was trained.
 
     Raises:
         StorageError: the folder cannot be written.
@@ -83,7 +87,7 @@ def save_checkpoint(
     body = {
         "format": FORMAT,
         "model": {**vlm.config.model_dump(mode="json"), **parts, "init_from": None},
-        "image": vlm.image.model_dump(mode="json"),
+        "image": image.model_dump(mode="json"),
         "prompt": prompt,
         "plugins": list(plugins),
         "run": run,
@@ -127,7 +131,7 @@ def load_checkpoint(folder: str | Path, *, device: torch.device | str = "cpu") -
     """
     folder = resolve(str(folder))
     description = read_description(folder)
-    vlm = build_vlm(_located(description.model, folder), description.image)
+    vlm = build_vlm(_located(description.model, folder), Views.of([description.image]))
     tensors, metadata = _read(folder)
     restore_adapters(vlm, metadata)
     parts = (_LANGUAGE, *((_VISION,) if (folder / "vision").is_dir() else ()))
@@ -146,7 +150,7 @@ def merged_tensors(vlm: VLM) -> dict[str, Tensor]:
 def planned_tensors(folder: Path) -> dict[str, Tensor]:
     """As `merged_tensors` of the folder's model, on the meta device: nothing but configurations is read."""
     description = read_description(folder)
-    vlm = build_vlm(_located(description.model, folder), description.image, load_weights=False)
+    vlm = build_vlm(_located(description.model, folder), Views.of([description.image]), load_weights=False)
     return plain_tensors(vlm)
 
 

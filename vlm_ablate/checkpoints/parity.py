@@ -10,27 +10,27 @@ import numpy as np
 import torch
 from PIL import Image as Pillow
 from torch import Tensor
-from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin
 
-from vlm_ablate.checkpoints.inputs import inputs_for
+from vlm_ablate.checkpoints.families.known import FAMILIES, inputs_for
 from vlm_ablate.checkpoints.released import assembly_of
+from vlm_ablate.checkpoints.start_from import started_vlm
 from vlm_ablate.config.data import DataConfig, ImageConfig
 from vlm_ablate.config.model import ModelConfig
-from vlm_ablate.data.collate import Collator
-from vlm_ablate.data.encode import Encoder
 from vlm_ablate.data.sample import Image, ImageRef, Sample, Text
 from vlm_ablate.errors import ModelError
+from vlm_ablate.evaluation.ask import Prompts
 from vlm_ablate.models.batch import IGNORE, Batch
 from vlm_ablate.models.pretrained import is_own_checkpoint, quietly, read_config, resolve, tensor_names
-from vlm_ablate.models.tokens import FAKE, GLOBAL_IMAGE, IMAGE
-from vlm_ablate.models.vlm import VLM, build_vlm
+from vlm_ablate.models.released import read_model
+from vlm_ablate.models.tokens import GLOBAL_IMAGE, IMAGE
+from vlm_ablate.models.views import Views
+from vlm_ablate.models.vlm import VLM
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10, torch.bfloat16: 5e-2, torch.float16: 5e-3}
 """Largest difference of logits over the largest logit."""
 _SIZES = ((97, 61), (50, 120), (64, 64), (150, 40))
 """(width, height) of the pictures of noise, over and over."""
-_BLOCKS = ("idefics2", "idefics3", "smolvlm")
-"""Families whose image blocks and pictures the data room lays out; the others get squares and bare placeholders."""
 _WORDS = "what is shown here ? answer yes or no"
 
 
@@ -100,18 +100,13 @@ class Parity:
     @torch.no_grad()
     def _compare(self, case: Case) -> Compared:
         samples = self._samples(case)
-        laid_out = self.theirs.config.model_type in _BLOCKS
+        family = FAMILIES[self.theirs.config.model_type]
+        laid_out = family.laid_out
         batch = self._encoded(samples, case.left) if laid_out else self._bare(case)
-        expected = self.theirs(**inputs_for(self.theirs, self.ours, batch)).logits.float()
-        pixels = batch.pixel_values
-        visual = None if pixels is None else self.ours.encode_images(pixels, batch.pixel_mask)
-        prompt = torch.ones_like(batch.attention_mask)
-        found = self.ours.logits(
-            batch.input_ids, batch.attention_mask, visual, batch.view_sample, batch.view_image, prompt
-        ).float()
+        alone = [batch.row(number) for number in range(len(batch.input_ids))] if family.row_by_row else [batch]
+        expected = torch.cat([self.theirs(**inputs_for(self.theirs, self.ours, b)).logits.float() for b in alone])
+        pixels, found = batch.pixel_values, self.ours.logits(batch).float()
         shared, real = min(found.shape[-1], expected.shape[-1]), batch.attention_mask
-        if self.theirs.config.model_type == "mllama":  # positions before the first image: see the families' coverage
-            real = real & ((batch.input_ids == self.ours.image_token_id).cumsum(1) > 0) if visual is not None else real
         difference = (found[real][:, :shared] - expected[real][:, :shared]).abs().max()
         views = 0 if pixels is None else len(pixels)
         prepared = self._prepared(samples, batch) if laid_out and not case.left else ""
@@ -130,29 +125,24 @@ class Parity:
         return samples
 
     def _encoded(self, samples: Sequence[Sample], left: bool) -> Batch:
-        vlm = self.ours
-        data = DataConfig.model_construct(image=self.image, prompt="plain", sequence_length=2**20)
-        encoder = Encoder(vlm.tokenizer, data, lambda h, w: vlm.architecture.text_tokens(vlm.visual_tokens(h, w)))
-        collate = Collator(encoder.pad, vlm.vision.mean, vlm.vision.std, side="left" if left else "right")
-        return collate([encoder(sample, generate=True) for sample in samples])
+        data = DataConfig.model_construct(image=self.image, prompt="plain")
+        return Prompts(self.ours, data, side="left" if left else "right").batch(samples)
 
     def _bare(self, case: Case) -> Batch:
         """Placeholders without tokens around them, and random squares."""
-        vlm, tokenizer = self.ours, self.ours.tokenizer
+        vlm, tokenizer, side = self.ours, self.ours.tokenizer, self.ours.views.side
         tokenizer.padding_side = "left" if case.left else "right"
-        around = FAKE if self.theirs.config.model_type == "idefics" else ""
-        block = around + IMAGE * vlm.text_tokens_per_view + around
+        around = FAMILIES[self.theirs.config.model_type].around
+        block = around + IMAGE * vlm.placeholders(side, side) + around
         texts = [block.join([""] + [f" {_WORDS[: 9 + 6 * i]} " for i in range(n)]) + f" {_WORDS}" for n in case.images]
-        if self.theirs.config.model_type == "mllama":
-            texts = [text for text, n in zip(texts, case.images, strict=True) if n or not any(case.images)]
-        images = [n for n in case.images if n or self.theirs.config.model_type != "mllama" or not any(case.images)]
+        images = list(case.images)
         encoded = tokenizer(texts, padding=True, return_tensors="pt")
-        count, side = sum(images), vlm.side
+        count = sum(images)
         pixels = torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(0)) if count else None
         labels = torch.full_like(encoded.input_ids, IGNORE)
         rows = torch.arange(len(images)).repeat_interleave(torch.tensor(images))
         ids = [str(row) for row in range(len(images))]
-        return Batch(encoded.input_ids, encoded.attention_mask.bool(), labels, pixels, None, rows, ids, count)
+        return Batch(encoded.input_ids, encoded.attention_mask, labels, pixels, None, rows, ids, count)
 
     def _prepared(self, samples: Sequence[Sample], batch: Batch) -> str:
         if self.processor is None:
@@ -202,14 +192,10 @@ def load_parity(
         processor = _processor(folder)
         image = _expressible(image, config, processor)
         on("loading our assembly")
-        vlm = build_vlm(model, image).to(dtype).eval().requires_grad_(False)
+        vlm = started_vlm(model, Views.of([image])).to(dtype).eval().requires_grad_(False)
         on("loading transformers' model")
-        theirs, report = AutoModelForImageTextToText.from_pretrained(
-            folder, dtype=dtype, local_files_only=True, output_loading_info=True
-        )
-    if report["missing_keys"]:
-        raise ModelError(f"{folder} lacks tensors: {sorted(report['missing_keys'])[:4]}")
-    return Parity(folder, model, image, theirs.eval().requires_grad_(False), vlm, processor)
+        theirs = read_model(folder, dtype=dtype).requires_grad_(False)
+    return Parity(folder, model, image, theirs, vlm, processor)
 
 
 def _processor(folder: Path) -> ProcessorMixin | None:

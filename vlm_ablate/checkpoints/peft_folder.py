@@ -10,19 +10,17 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import PreTrainedModel
 
-from vlm_ablate.checkpoints.names import to_theirs
+from vlm_ablate.checkpoints.families.siglip_family import to_theirs
 from vlm_ablate.config.stages import Training
 from vlm_ablate.errors import ModelError
 from vlm_ablate.models.adapters import backbone_of
 from vlm_ablate.models.vlm import VLM
 
-FOLDER = "adapter"
-"""Name of the folder inside an exported checkpoint."""
 _PREFIX = {"vision": "vision.backbone.", "language": "language.model."}
 
 
 def save_adapters(vlm: VLM, model: PreTrainedModel, folder: Path) -> None:
-    """Write the adapters of `vlm` so that `PeftModel.from_pretrained(model, folder)` or `load_adapter` reads them.
+    """Write the adapters of `vlm` so that `PeftModel.from_pretrained(model, folder)` reads them.
 
     Args:
         vlm: the model with adapters.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from vlm_ablate.checkpoints.chat import chat_template
 from vlm_ablate.config.data import ImageConfig
 from vlm_ablate.errors import ModelError
+from vlm_ablate.models.views import view_side
 from vlm_ablate.models.vlm import VLM
 
 if TYPE_CHECKING:
@@ -30,11 +31,12 @@ class Prepared:
     remarks: tuple[str, ...] = ()
 
 
-def processor_for(vlm: VLM, prompt: str) -> Prepared:
+def processor_for(vlm: VLM, image: ImageConfig, prompt: str) -> Prepared:
     """The processor of this model's images and text, with a chat template that writes the prompt format.
 
     Args:
         vlm: the model; its tokeniser is copied.
+        image: how its images are prepared.
         prompt: "plain", "chat" or "template" (`DataConfig.prompt`).
 
     Raises:
@@ -44,8 +46,7 @@ def processor_for(vlm: VLM, prompt: str) -> Prepared:
     from transformers.models.idefics2.image_processing_pil_idefics2 import Idefics2ImageProcessorPil
     from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 
-    image, tokenizer = vlm.image, deepcopy(vlm.tokenizer)
-    count = placeholders(vlm)
+    tokenizer, count = deepcopy(vlm.tokenizer), placeholders(vlm, image)
     template = chat_template(prompt, tokenizer)
     common = dict(
         resample=_FILTERS[resample_of(image)], image_mean=list(vlm.vision.mean), image_std=list(vlm.vision.std)
@@ -63,14 +64,14 @@ def processor_for(vlm: VLM, prompt: str) -> Prepared:
     return Prepared(processor, tuple(_remarks(image)))
 
 
-def placeholders(vlm: VLM) -> int:
+def placeholders(vlm: VLM, image: ImageConfig) -> int:
     """`<image>` tokens of any view.
 
     Raises:
         ModelError: their number depends on the size of the view.
     """
-    image = vlm.image
-    count = vlm.text_tokens_per_view
+    side = view_side(image)
+    count = vlm.placeholders(side, side)
     fixed = image.split == "tiles" or image.resize == "square" or vlm.connector.config.name in _ANY_SIZE
     if not fixed and vlm.architecture.config.name != "cross_attention":
         raise ModelError(

@@ -7,16 +7,13 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlm_ablate.checkpoints.assemblies import parts_of
-from vlm_ablate.config.data import MAX_TILES, ImageConfig
+from vlm_ablate.checkpoints.families.known import family_of, parts_of
+from vlm_ablate.config.data import ImageConfig
 from vlm_ablate.config.model import ModelConfig
 from vlm_ablate.models.pretrained import OWN_DESCRIPTION, is_own_checkpoint, read_config, resolve, tensor_files
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
-
-_FILTERS = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
-_TILED = ("idefics3", "smolvlm")
 
 
 def assembly_of(config: PretrainedConfig, folder: Path) -> tuple[ModelConfig, ImageConfig]:
@@ -29,20 +26,12 @@ def assembly_of(config: PretrainedConfig, folder: Path) -> tuple[ModelConfig, Im
 
 
 def image_config(config: PretrainedConfig, folder: Path) -> ImageConfig:
-    """What the folder says of its image processor; without that, squares of the size of the vision tower's table."""
-    said = _image_processor(folder)
-    side = config.vision_config.image_size
-    size, filter_ = said.get("size") or {}, {"resample": _FILTERS.get(said.get("resample"), "auto")}
-    if config.model_type in _TILED and "longest_edge" in size and said.get("do_image_splitting", True):
-        tile = (said.get("max_image_size") or {}).get("longest_edge", side)
-        return ImageConfig(split="tiles", tile=tile, size=min(size["longest_edge"], MAX_TILES * tile), **filter_)
-    if config.model_type == "idefics2" and "longest_edge" in size:
-        split = "crops" if said.get("do_image_splitting") else "none"
-        least = size.get("shortest_edge")
-        return ImageConfig(resize="native", size=size["longest_edge"], shortest=least, split=split, **filter_)
-    if size.get("height") and size.get("height") == size.get("width"):
-        side = size["height"]
-    return ImageConfig(size=side, **filter_)
+    """What the folder says of its image processor; without that, squares of the size of the vision tower's table.
+
+    Raises:
+        ModelError: it is of no family that is known, or prepares images in a way that is none of ours.
+    """
+    return family_of(config, str(folder)).images(config, _image_processor(folder))
 
 
 def _image_processor(folder: Path) -> dict[str, Any]:

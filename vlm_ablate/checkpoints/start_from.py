@@ -1,4 +1,4 @@
-"""Weights of released checkpoints into our assembly: the families of `names.FAMILIES`."""
+"""Weights of released checkpoints, and of this package's own, into an assembly."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, PretrainedConfig
 
-from vlm_ablate.checkpoints.names import EMBEDDING, FAMILIES, HEAD, POSITIONS, Family
+from vlm_ablate.checkpoints.families.base import EMBEDDING, HEAD, POSITIONS, Family
+from vlm_ablate.checkpoints.families.known import family_of
+from vlm_ablate.checkpoints.own import load_checkpoint, merged_tensors, planned_tensors
+from vlm_ablate.config.model import ModelConfig
 from vlm_ablate.errors import ModelError
 from vlm_ablate.models.pretrained import (
     bundled_config,
@@ -20,12 +23,49 @@ from vlm_ablate.models.pretrained import (
     resolve,
     tensor_shapes,
 )
+from vlm_ablate.models.released import adapter_folder, read_model
+from vlm_ablate.models.renaming import Renaming
+from vlm_ablate.models.views import Views
 from vlm_ablate.models.vision.siglip import resize_positions
-from vlm_ablate.models.vlm import VLM
+from vlm_ablate.models.vlm import VLM, build_vlm
+
+
+def started_vlm(
+    config: ModelConfig, views: Views, *, seed: int = 0, language_dtype: torch.dtype = torch.float32
+) -> VLM:
+    """The model of a configuration with the weights that training starts from: its parts', then those of `init_from`.
+
+    Raises:
+        AssetMissing: a part's files, or the checkpoint, are not on this machine.
+        ModelError: the parts do not fit together, or the checkpoint does not fit them.
+    """
+    check_parts(config)
+    vlm = build_vlm(config, views, seed=seed, language_dtype=language_dtype)
+    if config.init_from:
+        import_checkpoint(vlm, config.init_from)
+    return vlm
+
+
+def check_parts(config: ModelConfig) -> None:
+    """Parts read the base weights of a folder; adapters that stand beside them are read with the whole checkpoint only.
+
+    Raises:
+        ModelError: a part's folder has adapters, and is not where the model starts from.
+    """
+    for part in ("vision", "language"):
+        folder = Path(getattr(getattr(config, part), "id", None) or "").expanduser()
+        start = Path(config.init_from).expanduser() if config.init_from else None
+        if adapter_folder(folder) and folder != start:
+            raise ModelError(
+                f"model.{part}: {folder} holds adapters beside its weights, which a part alone does not read",
+                hint=f"start from the whole (model.init_from: {folder}), or export it without --keep-adapters",
+            )
 
 
 def import_checkpoint(vlm: VLM, id: str) -> None:
     """Load a whole released checkpoint (local folder or hub id) into a model of the same assembly.
+
+    Adapters that stand beside its weights are folded into them.
 
     Raises:
         AssetMissing: it is not on this machine.
@@ -33,11 +73,14 @@ def import_checkpoint(vlm: VLM, id: str) -> None:
     """
     folder = resolve(id)
     if is_own_checkpoint(folder):
-        _import_own(vlm, folder)
+        loaded = load_checkpoint(folder)
+        _check_placeholder(vlm, loaded.image_token_id, str(folder))
+        import_tensors(vlm, merged_tensors(loaded), _OWN)
         return
     config = read_config(str(folder), planning=False)
     family = _family(vlm, config, id)
-    import_tensors(vlm, read_tensors(folder), family)
+    tensors = read_model(folder).state_dict() if adapter_folder(folder) else read_tensors(folder)
+    import_tensors(vlm, tensors, family.names(config))
     theirs = getattr(config, "image_token_id", None)
     if family.own_placeholder and theirs is not None:
         _copy_row(vlm, theirs, vlm.image_token_id)
@@ -54,23 +97,21 @@ def check_checkpoint(vlm: VLM, id: str) -> None:
     """
     folder = config_folder(id, planning=True)
     if is_own_checkpoint(folder):
-        import_tensors(vlm, _own_shapes(folder), _OWN)
+        import_tensors(vlm, planned_tensors(folder), _OWN)
         return
     config = read_config(str(folder), planning=True)
-    family = _family(vlm, config, id)
+    names = _family(vlm, config, id).names(config)
     if any(folder.glob("*.safetensors")) or bundled_config(id) != folder:
         shapes = tensor_shapes(folder)
     else:
         with torch.device("meta"):
             whole = AutoModelForImageTextToText.from_config(config)
         shapes = {name: tensor.shape for name, tensor in whole.state_dict().items()}
-    import_tensors(vlm, {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}, family)
+    import_tensors(vlm, {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}, names)
 
 
 def _family(vlm: VLM, config: PretrainedConfig, id: str) -> Family:
-    if config.model_type not in FAMILIES:
-        raise ModelError(f"init_from: {id!r} is a {config.model_type!r} checkpoint; known: {', '.join(FAMILIES)}")
-    family = FAMILIES[config.model_type](config)
+    family = family_of(config, id)
     if not family.own_placeholder:
         _check_placeholder(vlm, getattr(config, "image_token_id", None), id)
     return family
@@ -84,40 +125,27 @@ def _check_placeholder(vlm: VLM, theirs: int | None, id: str) -> None:
         )
 
 
-_OWN = Family(((r"", r""),))
+_OWN = Renaming(((r"", r""),))
 """Checkpoints of this package: tensors have their own names."""
 
 
-def _import_own(vlm: VLM, folder: Path) -> None:
-    from vlm_ablate.checkpoints.own import load_checkpoint, merged_tensors
-
-    loaded = load_checkpoint(folder)
-    _check_placeholder(vlm, loaded.image_token_id, str(folder))
-    import_tensors(vlm, merged_tensors(loaded), _OWN)
-
-
-def _own_shapes(folder: Path) -> dict[str, Tensor]:
-    from vlm_ablate.checkpoints.own import planned_tensors
-
-    return planned_tensors(folder)
-
-
 @torch.no_grad()
-def import_tensors(vlm: VLM, tensors: Mapping[str, Tensor], family: Family) -> None:
-    """Load tensors that are named as in transformers' checkpoints of `family`.
+def import_tensors(vlm: VLM, tensors: Mapping[str, Tensor], names: Renaming) -> None:
+    """Load tensors that `names` finds places for.
 
-    Layers that the vision encoder cut off, because nothing reads them, are left out.
+    Layers that the vision encoder cut off, because nothing reads them, are left out, and so is a head that equals the
+    embedding where both are one table here.
 
     Raises:
         ModelError: tensors are missing or surplus, or have other shapes.
     """
-    incoming, surplus = family.group(tensors)
+    incoming, surplus = names.group(tensors)
     own = {name: p for name, p in vlm.named_parameters() if "trainable_tokens" not in name}
     for name in vlm.vision.cut_away:
         incoming.pop(f"vision.backbone.{name}", None)
     tied = vlm.language.model.get_output_embeddings().weight is vlm.language.model.get_input_embeddings().weight
-    if tied:
-        incoming.pop(HEAD, None)
+    if tied and HEAD in incoming:
+        _check_same_table(incoming.pop(HEAD), incoming.get(EMBEDDING, []), tensors)
     missing = sorted(set(own) - set(incoming))
     surplus += sorted(set(incoming) - set(own))
     if missing or surplus:
@@ -139,6 +167,20 @@ def import_tensors(vlm: VLM, tensors: Mapping[str, Tensor], family: Family) -> N
                 f"{name}: the checkpoint has {tuple(tensor.shape)}, this assembly {tuple(parameter.shape)}"
             )
         parameter.copy_(tensor)
+
+
+def _check_same_table(head: list[str], embedding: list[str], tensors: Mapping[str, Tensor]) -> None:
+    """Whether the rows of a checkpoint's output head are those of its embedding; on meta, where none are, taken so."""
+    if not embedding or any(tensors[name].is_meta for name in (*head, *embedding)):
+        return
+    rows, table = (torch.cat([tensors[name] for name in names]) for names in (head, embedding))
+    shared = min(len(rows), len(table))
+    if not torch.equal(rows[:shared], table[:shared]):
+        raise ModelError(
+            f"the checkpoint's output head ({head[0]}) is another table than its embedding, and finds no place:"
+            " in this assembly both are one",
+            hint="give the same checkpoint as the language model's `id`",
+        )
 
 
 def _split_rows(vlm: VLM, name: str, table: Tensor) -> Tensor:

@@ -1,29 +1,21 @@
-"""Our assembly as a checkpoint that transformers' own Idefics2 or Idefics3 class loads."""
+"""Our assembly as a checkpoint that a class of transformers loads."""
 
 from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import (
-    Idefics2Config,
-    Idefics2ForConditionalGeneration,
-    Idefics3Config,
-    Idefics3ForConditionalGeneration,
-    PretrainedConfig,
-    PreTrainedModel,
-)
+from transformers import PretrainedConfig, PreTrainedModel
 
-from vlm_ablate.checkpoints.names import to_theirs
+from vlm_ablate.checkpoints.families.base import ExportFamily
+from vlm_ablate.checkpoints.families.known import EXPORTS
 from vlm_ablate.errors import ModelError
 from vlm_ablate.models.adapters import merge_adapters
 from vlm_ablate.models.language.vocabulary import plain_table
 from vlm_ablate.models.pretrained import quietly
-from vlm_ablate.models.vision.siglip import native_config
 from vlm_ablate.models.vlm import VLM
 from vlm_ablate.storage import storage_errors
 
@@ -32,11 +24,16 @@ from vlm_ablate.storage import storage_errors
 class Fit:
     """What transformers has for an assembly."""
 
-    cls: type[PreTrainedModel] | None
-    """Its class, or None."""
+    family: ExportFamily | None
+    """The family that it is written as, or None."""
     config: PretrainedConfig | None
     reason: str = ""
     """Why there is none."""
+
+    @property
+    def cls(self) -> type[PreTrainedModel] | None:
+        """transformers' class, or None."""
+        return self.family.cls if self.family else None
 
 
 def exported_class(vlm: VLM) -> type[PreTrainedModel] | None:
@@ -46,75 +43,22 @@ def exported_class(vlm: VLM) -> type[PreTrainedModel] | None:
 
 def fit(vlm: VLM) -> Fit:
     """Which class of transformers computes what this assembly computes, if any: parts, names and shapes all agree."""
-    cls, reason = _family(vlm)
-    if cls is None:
+    connector = vlm.config.connector.name
+    family = next((family for family in EXPORTS if family.connector == connector), EXPORTS[0])
+    if (reason := family.refusal(vlm)) is not None:
         return Fit(None, None, reason)
+    name = family.cls.__name__
     try:
-        config = _idefics2(vlm) if cls is Idefics2ForConditionalGeneration else _idefics3(vlm)
+        config = family.config(vlm)
         with torch.device("meta"):
-            theirs = {name: tensor.shape for name, tensor in cls(config).state_dict().items()}
+            theirs = {name: tensor.shape for name, tensor in family.cls(config).state_dict().items()}
     except (ValueError, TypeError, ModelError) as error:
-        return Fit(None, None, f"{cls.__name__} cannot be configured so: {error}")
-    ours = {to_theirs(name): shape for name, shape in _shapes(vlm).items()}
+        return Fit(None, None, f"{name} cannot be configured so: {error}")
+    ours = {family.to_theirs(name): tensor.shape for name, tensor in plain_tensors(vlm).items()}
     differing = sorted({str(n) for n in ours.keys() ^ theirs.keys()} | {n for n in ours if ours[n] != theirs.get(n)})
     if differing:
-        return Fit(None, None, f"{cls.__name__} has other tensors: {', '.join(map(str, differing[:3]))}")
-    return Fit(cls, config)
-
-
-def _family(vlm: VLM) -> tuple[type[PreTrainedModel] | None, str]:
-    config, text = vlm.config, vlm.language.model.config
-    connector = config.connector
-    if config.architecture.name != "autoregressive":
-        return None, f"no class takes any language model with the {config.architecture.name!r} architecture"
-    if config.architecture.prompt != "causal":
-        return None, "Idefics2 and Idefics3 attend causally everywhere (model.architecture.prompt: causal)"
-    if (tower := _tower_problem(vlm)) is not None:
-        return None, tower
-    if _scales_logits(text):
-        return None, f"the {text.model_type!r} head changes its logits, which no vision-language class does"
-    if connector.name == "pixel_shuffle":
-        # The rule of patch validity speaks of padded views only.
-        if _padded(vlm) and vlm.vision.patches != "any":
-            return None, "Idefics3 counts a patch when any of its pixels is real (model.vision.patches: any)"
-        return Idefics3ForConditionalGeneration, ""
-    if connector.name != "perceiver":
-        return None, f"no class has the connector {connector.name!r} behind a SigLIP tower of any resolution"
-    needed = {"projection": "gated_mlp", "qk_norm": False, "mlp_ratio": 4}
-    for field, value in needed.items():
-        if getattr(connector, field) != value:
-            return None, f"Idefics2's perceiver has {field}: {value}"
-    if getattr(text, "hidden_act", None) != "silu":
-        return None, "Idefics2 projects with the language model's activation, which is not silu here"
-    if _padded(vlm) and vlm.vision.patches != "full":
-        return None, "Idefics2 counts a patch when all of its pixels are real (model.vision.patches: full)"
-    return Idefics2ForConditionalGeneration, ""
-
-
-def _tower_problem(vlm: VLM) -> str | None:
-    """Why the vision encoder is not Idefics2's and Idefics3's; None when it is, or computes the same."""
-    vision = vlm.vision
-    if hasattr(vision, "patches"):
-        return None
-    backbone = vision.backbone.config if isinstance(vision.backbone, PreTrainedModel) else None
-    if getattr(backbone, "model_type", None) != "siglip_vision_model":
-        return f"no class has the vision encoder {vision.config.name!r} in front of any connector"
-    if vision.config.layer != -1:
-        return "Idefics2 and Idefics3 read the last layer of the tower (model.vision.layer: -1)"
-    side = backbone.image_size // backbone.patch_size
-    if _padded(vlm) or vlm.vision.grid(vlm.side, vlm.side) != (side, side):
-        return "the tower interpolates its positions, where Idefics2 and Idefics3 bucket them (siglip-native)"
-    return None
-
-
-def _padded(vlm: VLM) -> bool:
-    """Whether views of one batch may have different sizes."""
-    return vlm.image.resize == "native" and vlm.image.split != "tiles"
-
-
-def _scales_logits(text: PretrainedConfig) -> bool:
-    names = ("final_logit_softcapping", "logit_scale", "logits_scaling")
-    return any(getattr(text, name, None) not in (None, 1, 1.0) for name in names)
+        return Fit(None, None, f"{name} has other tensors: {', '.join(map(str, differing[:3]))}")
+    return Fit(family, config)
 
 
 def to_transformers(vlm: VLM, *, merged: bool = True) -> PreTrainedModel:
@@ -128,7 +72,7 @@ def to_transformers(vlm: VLM, *, merged: bool = True) -> PreTrainedModel:
         ModelError: transformers has no class for this assembly.
     """
     found = fit(vlm)
-    if found.cls is None:
+    if found.family is None:
         raise ModelError(
             f"transformers has no class for this assembly: {found.reason}",
             hint="it can be kept as a checkpoint of this package",
@@ -137,19 +81,19 @@ def to_transformers(vlm: VLM, *, merged: bool = True) -> PreTrainedModel:
         vlm = deepcopy(vlm)
         merge_adapters(vlm)
     with torch.device("meta"):
-        model = found.cls(found.config)
-    model.load_state_dict(exported_tensors(vlm), strict=True, assign=True)
+        model = found.family.cls(found.config)
+    model.load_state_dict(exported_tensors(vlm, found.family), strict=True, assign=True)
     model.tie_weights()
     # Rotary frequencies are buffers outside the state dict: take ours, the meta ones have no values.
     model.model.text_model.rotary_emb = deepcopy(vlm.language.model.model.rotary_emb)
     return model.eval()
 
 
-def exported_tensors(vlm: VLM) -> dict[str, Tensor]:
+def exported_tensors(vlm: VLM, family: ExportFamily) -> dict[str, Tensor]:
     """All tensors under transformers' names, new vocabulary rows joined to their tables, adapters left out."""
     tensors = {}
     for name, tensor in plain_tensors(vlm).items():
-        theirs = to_theirs(name)
+        theirs = family.to_theirs(name)
         if theirs is None:
             raise ModelError(f"{name} has no place in transformers' checkpoint")
         tensors[theirs] = tensor
@@ -172,10 +116,6 @@ def plain_tensors(vlm: VLM) -> dict[str, Tensor]:
     return tensors
 
 
-def _shapes(vlm: VLM) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in plain_tensors(vlm).items()}
-
-
 def export_checkpoint(vlm: VLM, folder: Path) -> None:
     """Write weights, configuration and tokeniser in transformers' form.
 
@@ -187,34 +127,3 @@ def export_checkpoint(vlm: VLM, folder: Path) -> None:
     with storage_errors("write", folder), quietly():
         model.save_pretrained(folder)
         vlm.tokenizer.save_pretrained(folder)
-
-
-def _common(vlm: VLM) -> dict[str, Any]:
-    text = deepcopy(vlm.language.model.config)
-    text.vocab_size = vlm.language.vocabulary
-    return dict(
-        vision_config=native_config(vlm.vision.backbone.config, None).to_dict(),
-        text_config=text.to_dict(),
-        image_token_id=vlm.image_token_id,
-        tie_word_embeddings=text.tie_word_embeddings,
-    )
-
-
-def _idefics2(vlm: VLM) -> Idefics2Config:
-    connector, text = vlm.config.connector, vlm.language.model.config
-    perceiver = dict(
-        hidden_size=text.hidden_size,
-        rms_norm_eps=connector.norm_eps,
-        resampler_n_latents=connector.latents,
-        resampler_depth=connector.depth,
-        resampler_n_heads=connector.heads,
-        resampler_head_dim=connector.head_dim,
-        num_key_value_heads=connector.kv_heads,
-    )
-    return Idefics2Config(perceiver_config=perceiver, **_common(vlm))
-
-
-def _idefics3(vlm: VLM) -> Idefics3Config:
-    common = _common(vlm)
-    common["vision_config"].pop("model_type", None)
-    return Idefics3Config(scale_factor=vlm.config.connector.factor, **common)

@@ -50,7 +50,7 @@ def export(
     with err().status(f"exporting {found.spec.run_name} ({found.spec.hash})"):
         import torch
 
-        from vlm_ablate.checkpoints.export import export_run
+        from vlm_ablate.runs.export import export_run
 
         quiet()
         made = export_run(

@@ -69,11 +69,6 @@ class RunConfig(Strict):
         """The stage that training ends with."""
         return list(self.stages.values())[-1]
 
-    @property
-    def widest_image(self) -> ImageConfig:
-        """The preparation that a model must be built for: with position tokens if any has them, of the largest view."""
-        return max(self.images(), key=lambda i: (i.split == "tiles", i.tile if i.split == "tiles" else i.size))
-
     def images(self) -> list[ImageConfig]:
         """Every way in which the run prepares images, each once, those of training first."""
         trained = [image for stage in self.stages.values() for image in stage.data.image_by_step().values()]

@@ -8,9 +8,9 @@ from typing import Literal
 import numpy as np
 import torch
 
-from vlm_ablate.data.encode import EncodedSample
+from vlm_ablate.data.encode import EncodedSample, Layout
 from vlm_ablate.data.normalise import Normaliser
-from vlm_ablate.models.batch import IGNORE, Batch
+from vlm_ablate.models.batch import IGNORE, Batch, Encoded
 
 
 class Collator:
@@ -30,31 +30,56 @@ class Collator:
 
     def __call__(self, samples: Sequence[EncodedSample]) -> Batch:
         """One batch, views in reading order. Padding pixels are 0 after normalisation, as in transformers."""
-        ids, attention, labels = self._sequences(samples)
         pixels, mask = self._views([view for sample in samples for view in sample.views])
-        owners = np.repeat(np.arange(len(samples)), [len(sample.views) for sample in samples])
-        per_image = [count for sample in samples for count in sample.views_per_image]
+        per_image = [sample.views_per_image for sample in samples]
+        return self._batch(samples, [sample.id for sample in samples], per_image, pixels, mask)
+
+    def prompts(self, prompts: Sequence[Layout], images: Sequence[Sequence[Sequence[torch.Tensor]]]) -> Batch:
+        """One batch of prompts whose images were encoded earlier.
+
+        Args:
+            prompts: token ids.
+            images: of each prompt its images, of each image its views, each (visual_tokens, width).
+        """
+        views = [view for pictures in images for picture in pictures for view in picture]
+        per_image = [tuple(len(picture) for picture in pictures) for pictures in images]
+        names = [str(row) for row in range(len(prompts))]
+        return self._batch(prompts, names, per_image, None, None, Encoded.of(views) if views else None)
+
+    def _batch(
+        self,
+        rows: Sequence[EncodedSample | Layout],
+        names: list[str],
+        per_image: Sequence[tuple[int, ...]],
+        pixels: torch.Tensor | None,
+        mask: torch.Tensor | None,
+        visual: Encoded | None = None,
+    ) -> Batch:
+        ids, segment, labels = self._sequences(rows)
+        owners = np.repeat(np.arange(len(rows)), [sum(counts) for counts in per_image])
+        counts = [count for row in per_image for count in row]
         return Batch(
             input_ids=torch.from_numpy(ids),
-            attention_mask=torch.from_numpy(attention),
+            segment=torch.from_numpy(segment),
             labels=torch.from_numpy(labels),
             pixel_values=pixels,
             pixel_mask=mask,
             view_sample=torch.from_numpy(owners.astype(np.int64)),
-            sample_ids=[sample.id for sample in samples],
-            images=len(per_image),
-            view_image=torch.from_numpy(np.repeat(np.arange(len(per_image), dtype=np.int64), per_image)),
+            sample_ids=names,
+            images=len(counts),
+            view_image=torch.from_numpy(np.repeat(np.arange(len(counts), dtype=np.int64), counts)),
+            visual=visual,
         )
 
-    def _sequences(self, samples: Sequence[EncodedSample]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        shape = len(samples), max(len(sample.input_ids) for sample in samples)
-        ids, attention = np.full(shape, self.pad, np.int64), np.zeros(shape, bool)
+    def _sequences(self, rows: Sequence[EncodedSample | Layout]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        shape = len(rows), max(len(row.input_ids) for row in rows)
+        ids, segment = np.full(shape, self.pad, np.int64), np.zeros(shape, np.int64)
         labels = np.full(shape, IGNORE, np.int64)
-        for row, sample in enumerate(samples):
-            length = len(sample.input_ids)
+        for number, row in enumerate(rows):
+            length = len(row.input_ids)
             place = slice(0, length) if self.side == "right" else slice(shape[1] - length, shape[1])
-            ids[row, place], attention[row, place], labels[row, place] = sample.input_ids, True, sample.labels
-        return ids, attention, labels
+            ids[number, place], segment[number, place], labels[number, place] = row.input_ids, 1, row.labels
+        return ids, segment, labels
 
     def _views(self, views: list[np.ndarray]) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         if not views:

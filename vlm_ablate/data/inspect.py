@@ -169,20 +169,17 @@ def open_data(config: RunConfig, data_seed: int, stage: str | None = None) -> In
         DataError: a source cannot be read.
         AssetMissing: a source's material or the tokenizer is not on this machine.
     """
+    from vlm_ablate.models.views import Views
     from vlm_ablate.models.vlm import build_vlm
 
     start = stage_start(config, stage)
     chosen = config.stages[stage or next(iter(config.stages))]
     mixture = build_mixture(chosen.data, data_seed)
-    vlm = build_vlm(config.model, config.widest_image, load_weights=False)
+    vlm = build_vlm(config.model, Views.of(config.images()), load_weights=False)
     if vlm.tokenizer is None:
         raise AssetMissing(f"the tokenizer of {config.model.language.name!r} is not on this machine")
-
-    def placeholders(height: int, width: int) -> int:
-        return vlm.architecture.text_tokens(vlm.visual_tokens(height, width))
-
     size = chosen.batch_size
-    encoder = stage_encoder(vlm.tokenizer, chosen.data, placeholders, start=start, batch_size=size)
+    encoder = stage_encoder(vlm.tokenizer, chosen.data, vlm.placeholders, start=start, batch_size=size)
     return Inspector(mixture, encoder, vlm.tokenizer)
 
 

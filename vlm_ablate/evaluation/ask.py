@@ -6,19 +6,21 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
+from torch import Tensor
 
 from vlm_ablate.config.data import Preparation
 from vlm_ablate.data.collate import Collator
 from vlm_ablate.data.control import control_names
-from vlm_ablate.data.encode import Encoder
-from vlm_ablate.data.sample import ImageRef
+from vlm_ablate.data.encode import Encoder, Layout
+from vlm_ablate.data.sample import ImageRef, Sample
 from vlm_ablate.data.values import stripped, texts_of
 from vlm_ablate.errors import DataError, ModelError
 from vlm_ablate.evaluation.benchmarks.base import Benchmark, BenchmarkItem
 from vlm_ablate.evaluation.prompts import build_prompt, get_template
+from vlm_ablate.models.batch import Batch
 
 if TYPE_CHECKING:
     from vlm_ablate.models.vlm import VLM
@@ -77,6 +79,39 @@ def read_shots(file: Path) -> list[Shot]:
     return shots
 
 
+class Prompts:
+    """Samples to be answered, as batches of one model: its tokens, its pixels, padded on the left.
+
+    Whoever asks a model asks through this: `generate`, the evaluation, parity, and the check of an export.
+
+    Args:
+        vlm: the model.
+        data: prompt format and image preparation.
+        side: where sequences are padded; to be continued they need "left".
+    """
+
+    def __init__(self, vlm: VLM, data: Preparation, *, side: Literal["right", "left"] = "left") -> None:
+        self.vlm = vlm
+        self.encoder = Encoder(vlm.tokenizer, data, vlm.placeholders)
+        self._collate = Collator(self.encoder.pad, vlm.vision.mean, vlm.vision.std, side=side)
+
+    def layout(self, sample: Sample) -> Layout:
+        """The token ids of a prompt, without its pixels; raises as `Encoder.layout`."""
+        return self.encoder.layout(sample, generate=True)
+
+    def batch(self, samples: Sequence[Sample]) -> Batch:
+        """Prompts with their pixels, on the model's device.
+
+        Raises:
+            UnusableSample: a sample that cannot be laid out, or an image that cannot be read.
+        """
+        return self._collate([self.encoder(sample, generate=True) for sample in samples]).to(self.vlm.device)
+
+    def encoded(self, layouts: Sequence[Layout], images: Sequence[Sequence[Sequence[Tensor]]]) -> Batch:
+        """Prompts whose images were encoded earlier: of each its images, of each image the tokens of its views."""
+        return self._collate.prompts(layouts, images).to(self.vlm.device)
+
+
 def with_vlm(vlm: VLM, data: Preparation, *, template: str = "vqa") -> Answerer:
     """Answers of our own model, prompted as its benchmarks prompt it.
 
@@ -85,20 +120,12 @@ def with_vlm(vlm: VLM, data: Preparation, *, template: str = "vqa") -> Answerer:
         data: prompt format and image preparation.
         template: name in `evaluation/prompts.py`.
     """
-    encoder = Encoder(vlm.tokenizer, data, lambda h, w: vlm.architecture.text_tokens(vlm.visual_tokens(h, w)))
-    collate = Collator(encoder.pad, vlm.vision.mean, vlm.vision.std, side="left")
-    form = get_template(template)
+    prompts, form = Prompts(vlm, data), get_template(template)
 
     def answer(question: Shot, shots: Sequence[Shot], max_new_tokens: int) -> str:
         items = [shot.item(number) for number, shot in enumerate((*shots, question), 1)]
         sample = build_prompt(items[-1], items[:-1], form, data.prompt)
-        batch = collate([encoder(sample, generate=True)]).to(next(vlm.parameters()).device)
-        visual = None if batch.pixel_values is None else vlm.encode_images(batch.pixel_values, batch.pixel_mask)
-        with torch.no_grad():
-            (text,) = vlm.generate(
-                batch.input_ids, batch.attention_mask, visual, batch.view_sample, view_image=batch.view_image,
-                max_new_tokens=max_new_tokens, stop=list(Benchmark.stop),
-            )  # fmt: skip
+        (text,) = vlm.generate(prompts.batch([sample]), max_new_tokens=max_new_tokens, stop=Benchmark.stop)
         return text.strip()
 
     return answer
@@ -110,17 +137,24 @@ def with_transformers(folder: Path, device: torch.device | str = "cpu") -> Answe
     Raises:
         ModelError: transformers has no class for it, it is damaged, or it has no processor.
     """
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoProcessor
 
     from vlm_ablate.models.pretrained import quietly, tensor_names
+    from vlm_ablate.models.released import read_model
 
     tensor_names(folder)  # damaged files are named before anything is built
     try:
         with quietly():
             processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
-            model = AutoModelForImageTextToText.from_pretrained(folder, local_files_only=True).eval().to(device)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        raise ModelError(f"transformers cannot load {folder}: {error}") from error
+        raise ModelError(f"transformers cannot load the processor of {folder}: {error}") from error
+    model = read_model(folder).to(device)
+    template = getattr(processor, "chat_template", None) or getattr(processor.tokenizer, "chat_template", None)
+    if not template:
+        raise ModelError(
+            f"{folder} has no chat template, so nothing says how its prompts are written",
+            hint="put a chat_template.jinja of its family beside its tokeniser",
+        )
 
     control = control_names(processor.tokenizer)
 

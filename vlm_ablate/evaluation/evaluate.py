@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import torch
 
 from vlm_ablate.config.data import Preparation
 from vlm_ablate.config.evaluation import BenchmarkEntry, EvaluationConfig
-from vlm_ablate.data.encode import Encoder, Layout
+from vlm_ablate.data.encode import Layout
 from vlm_ablate.data.sample import ImageRef, Sample
+from vlm_ablate.evaluation.ask import Prompts
 from vlm_ablate.evaluation.benchmarks.base import Benchmark, BenchmarkItem, Split
 from vlm_ablate.evaluation.demonstrations import Demonstrator
 from vlm_ablate.evaluation.features import VisualCache
@@ -131,7 +130,7 @@ def _protocol(record: ScoreRecord, benchmark: Benchmark, cfg: EvaluationConfig, 
 def _inference(vlm: VLM, precision: str) -> Iterator[None]:
     """Evaluation mode, and autocast if asked for."""
     training = vlm.training
-    device = next(vlm.parameters()).device.type
+    device = vlm.device.type
     vlm.eval()
     try:
         with torch.autocast(device, torch.bfloat16) if precision == "bf16" else nullcontext():
@@ -153,11 +152,7 @@ class _Requests:
         described: bool,
         split: Split,
     ) -> None:
-        @lru_cache(maxsize=4096)
-        def placeholders(height: int, width: int) -> int:
-            return vlm.architecture.text_tokens(vlm.visual_tokens(height, width))
-
-        self.encoder = Encoder(vlm.tokenizer, data, placeholders)
+        self.prompts = Prompts(vlm, data)
         self._template, self._demonstrator, self._data = template, demonstrator, data
         self._withheld, self._split = {"blind": blind, "described": described}, split
 
@@ -168,7 +163,7 @@ class _Requests:
 
     def _request(self, item: BenchmarkItem, shots: Sequence[BenchmarkItem]) -> _Request:
         sample = build_prompt(item, shots, self._template, self._data.prompt, **self._withheld)
-        layout = self.encoder.layout(sample, generate=True)
+        layout = self.prompts.layout(sample)
         shown = [*((shot.picture_key("train"), shot) for shot in shots), (item.picture_key(self._split), item)]
         return _Request(item, tuple(s.id for s in shots), _keyed_images(sample, shown), layout)
 
@@ -189,7 +184,7 @@ def _answer_all(
     report: Progress,
 ) -> None:
     """Answer what is not in the file yet. Batches depend on the items alone, not on what is there already."""
-    cache = VisualCache(vlm, requests.encoder.image)
+    cache = VisualCache(vlm, requests.prompts.encoder.image)
     report(len(file.done), len(items))
     for start in range(0, len(items), window := _WINDOW * batch_size):
         part = items[start : start + window]
@@ -200,7 +195,7 @@ def _answer_all(
             batch = prompts[first : first + batch_size]
             if all(r.item.id in file.done for r in batch):
                 continue
-            answers = _answer(vlm, batch, cache, requests.encoder.pad, benchmark)
+            answers = _answer(requests.prompts, batch, cache, benchmark)
             file.add(
                 Prediction(r.item.id, r.item.question, answer.strip(), r.item.references, r.shots)
                 for r, answer in zip(batch, answers, strict=True)
@@ -208,25 +203,8 @@ def _answer_all(
             report(len(file.done), len(items))
 
 
-def _answer(vlm: VLM, batch: Sequence[_Request], cache: VisualCache, pad: int, benchmark: Benchmark) -> list[str]:
+def _answer(prompts: Prompts, batch: Sequence[_Request], cache: VisualCache, benchmark: Benchmark) -> list[str]:
     """Greedy answers of one batch."""
-    device = next(vlm.parameters()).device
-    longest = max(len(r.layout.input_ids) for r in batch)
-    ids = np.full((len(batch), longest), pad, np.int64)
-    mask = np.zeros((len(batch), longest), bool)
-    for row, request in enumerate(batch):
-        ids[row, longest - len(request.layout.input_ids) :] = request.layout.input_ids
-        mask[row, longest - len(request.layout.input_ids) :] = True
     states = cache.get(dict(chain.from_iterable(r.images for r in batch)))
-    views = [(row, states[key]) for row, request in enumerate(batch) for key, _ in request.images]
-    counts = torch.tensor([len(v) for _, v in views], dtype=torch.long)
-    rows = torch.tensor([row for row, _ in views], dtype=torch.long)
-    return vlm.generate(
-        torch.from_numpy(ids).to(device),
-        torch.from_numpy(mask).to(device),
-        torch.cat([v for _, v in views]) if views else None,
-        rows.repeat_interleave(counts).to(device),
-        view_image=torch.arange(len(views)).repeat_interleave(counts).to(device),
-        max_new_tokens=benchmark.max_new_tokens,
-        stop=list(benchmark.stop),
-    )
+    asked = prompts.encoded([r.layout for r in batch], [[states[key] for key, _ in r.images] for r in batch])
+    return prompts.vlm.generate(asked, max_new_tokens=benchmark.max_new_tokens, stop=benchmark.stop)

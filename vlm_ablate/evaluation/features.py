@@ -14,7 +14,6 @@ from vlm_ablate.config.data import ImageConfig
 from vlm_ablate.data.images import load_views
 from vlm_ablate.data.normalise import Normaliser
 from vlm_ablate.data.sample import ImageRef
-from vlm_ablate.errors import ModelError
 
 if TYPE_CHECKING:
     from vlm_ablate.models.vision.base import VisionEncoder
@@ -51,17 +50,16 @@ class VisualCache:
     def __init__(self, vlm: VLM, image: ImageConfig, *, budget: int = 2**30) -> None:
         self._vlm, self._image, self._budget = vlm, image, budget
         self._normalise = Normaliser(vlm.vision.mean, vlm.vision.std)
-        self._kept: OrderedDict[str, Tensor] = OrderedDict()
+        self._kept: OrderedDict[str, list[Tensor]] = OrderedDict()
         self._bytes = 0
         self.encoded = 0
         """Images encoded so far."""
 
-    def get(self, wanted: Mapping[str, ImageRef]) -> dict[str, Tensor]:
-        """Key -> (views, visual_tokens, width) for each image, on the model's device.
+    def get(self, wanted: Mapping[str, ImageRef]) -> dict[str, list[Tensor]]:
+        """Key -> (visual_tokens, width) of each view of that image, on the model's device.
 
         Raises:
             DataError: an image cannot be read.
-            ModelError: views of different sizes give different numbers of visual tokens.
         """
         missing = {key: ref for key, ref in wanted.items() if key not in self._kept}
         found = {key: self._kept[key] for key in wanted if key in self._kept}
@@ -70,41 +68,34 @@ class VisualCache:
         found |= self._encode(missing)
         return found
 
-    def _encode(self, refs: Mapping[str, ImageRef]) -> dict[str, Tensor]:
+    @torch.no_grad()
+    def _encode(self, refs: Mapping[str, ImageRef]) -> dict[str, list[Tensor]]:
         views: list[np.ndarray] = []
         spans: dict[str, range] = {}
         for key, ref in refs.items():
             cut = load_views(ref, self._image)[0]
             spans[key] = range(len(views), len(views) + len(cut))
             views += cut
-        tokens: list[Tensor | None] = [None] * len(views)
-        device = next(self._vlm.parameters()).device
+        tokens: dict[int, Tensor] = {}
         for chunk in chunks_of_size(views):
-            states = self._vlm.encode_images(_pixels([views[i] for i in chunk], self._normalise, device), None)
-            for position, state in zip(chunk, states, strict=True):
-                tokens[position] = state
+            pixels = _pixels([views[i] for i in chunk], self._normalise, self._vlm.device)
+            tokens |= zip(chunk, self._vlm.encode_images(pixels, None), strict=True)
         self.encoded += len(refs)
-        out = {key: _stacked([tokens[i] for i in span]) for key, span in spans.items()}
+        out = {key: [tokens[i] for i in span] for key, span in spans.items()}
         for key, states in out.items():
             self._keep(key, states)
         return out
 
-    def _keep(self, key: str, states: Tensor) -> None:
+    def _keep(self, key: str, states: list[Tensor]) -> None:
         self._kept[key] = states
-        self._bytes += states.numel() * states.element_size()
+        self._bytes += _size(states)
         while self._bytes > self._budget and self._kept:
             _, oldest = self._kept.popitem(last=False)
-            self._bytes -= oldest.numel() * oldest.element_size()
+            self._bytes -= _size(oldest)
 
 
-def _stacked(states: list[Tensor]) -> Tensor:
-    counts = {len(s) for s in states}
-    if len(counts) > 1:
-        raise ModelError(
-            f"views of one image give {sorted(counts)} visual tokens",
-            hint="use a resampler, or images of one size (data.image.resize: square)",
-        )
-    return torch.stack(states)
+def _size(states: list[Tensor]) -> int:
+    return sum(state.numel() * state.element_size() for state in states)
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from vlm_ablate.config.stages import LoraConfig, Stage, Training
 from vlm_ablate.errors import ModelError
 from vlm_ablate.models.language.base import trained_dtype
 from vlm_ablate.models.seeding import seeded
-from vlm_ablate.models.vlm import VLM
+from vlm_ablate.models.vlm import VLM, Adapter
 
 ADAPTED = (Training.lora, Training.dora)
 _NEW_ROWS = "trainable_tokens"
@@ -32,17 +32,6 @@ class AdapterReport:
     """Part -> trainable parameters: vision, connector, language, architecture, tokens (rows of new tokens)."""
     total: dict[str, int] = field(default_factory=dict)
     """Part -> all parameters, adapters included."""
-
-
-@dataclass(frozen=True)
-class Adapter:
-    """The adapters that are in a backbone."""
-
-    kind: Training
-    r: int
-    alpha: float
-    dropout: float
-    modules: tuple[str, ...]
 
 
 def apply_training(vlm: VLM, stage: Stage, *, gradient_checkpointing: bool = False) -> AdapterReport:
@@ -122,7 +111,7 @@ def match_modules(backbone: nn.Module, targets: str | list[str], *, what: str) -
         what: name of the backbone, for the message.
 
     Raises:
-        ModelError: nothing matches, or the expression is not valid.
+        ModelError: nothing matches, or a table of the vocabulary does, or the expression is not valid.
     """
     head = getattr(backbone, "get_output_embeddings", lambda: None)()
     candidates = [(_clean(n), m) for n, m in backbone.named_modules() if _adaptable(n, m)]
@@ -136,6 +125,14 @@ def match_modules(backbone: nn.Module, targets: str | list[str], *, what: str) -
         found = [n for n, _ in candidates if pattern.fullmatch(n)]
     else:
         found = [n for n, _ in candidates if any(n == t or n.endswith(f".{t}") for t in targets)]
+    tables = [m for m in (head, getattr(backbone, "get_input_embeddings", lambda: None)()) if m is not None]
+    named = [n for n, m in candidates if n in found and any(_base(m) is _base(table) for table in tables)]
+    if what == "language" and named:
+        raise ModelError(
+            f"the language LoRA targets {targets!r} match {named[0]}, a table of the vocabulary, which takes no"
+            " adapter: rows of new tokens are trained by themselves",
+            hint="leave embeddings and the output head out of lora.language_targets, or train the model in full",
+        )
     if not found:
         raise ModelError(
             f"the {what} LoRA targets {targets!r} match no module of {type(backbone).__name__}",

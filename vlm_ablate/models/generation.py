@@ -48,10 +48,12 @@ def greedy(
 
 
 def end_ids(language: LanguageModel) -> list[int]:
-    """Ids that end a text: the model's own and the end of utterance."""
-    tokenizer = language.tokenizer
+    """Ids that end a text: those of the checkpoint's generation_config, the tokeniser's, and the end of utterance."""
+    tokenizer, kept = language.tokenizer, getattr(language.model, "generation_config", None)
+    said = getattr(kept, "eos_token_id", None)
     ids = {tokenizer.eos_token_id, tokenizer.get_vocab().get(END_OF_UTTERANCE)}
-    return sorted(i for i in ids if i is not None)
+    ids |= set(said) if isinstance(said, list | tuple) else {said}
+    return sorted(i for i in ids if i is not None and 0 <= i < language.vocabulary)
 
 
 def decode(tokenizer, ids: list[int], ends: list[int], stop: list[str]) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vlm_ablate.config.data import MAX_TILES, ImageConfig
+from vlm_ablate.config.data import MAX_TILES
 from vlm_ablate.errors import ModelError
 
 if TYPE_CHECKING:
     from vlm_ablate.models.language.base import LanguageModel
+    from vlm_ablate.models.views import Views
 
 IMAGE = "<image>"
 """Placeholder of one visual token (or, with cross-attention, of one view)."""
@@ -29,9 +30,9 @@ def position_tokens() -> list[str]:
     return [GLOBAL_IMAGE, *(row_column(row, column) for row in span for column in span)]
 
 
-def image_tokens(image: ImageConfig) -> list[str]:
-    """The special tokens that images prepared in this way need, in the order in which they join a vocabulary."""
-    return [FAKE, IMAGE, END_OF_UTTERANCE, *(position_tokens() if image.split == "tiles" else ())]
+def image_tokens(views: Views) -> list[str]:
+    """The special tokens that these views need, in the order in which they join a vocabulary."""
+    return [FAKE, IMAGE, END_OF_UTTERANCE, *(position_tokens() if views.tiled else ())]
 
 
 @dataclass(frozen=True)

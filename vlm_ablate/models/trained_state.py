@@ -12,8 +12,8 @@ from torch import Tensor
 
 from vlm_ablate.config.stages import Training
 from vlm_ablate.errors import ModelError
-from vlm_ablate.models.adapters import Adapter, inject, merge
-from vlm_ablate.models.vlm import VLM
+from vlm_ablate.models.adapters import inject, merge
+from vlm_ablate.models.vlm import VLM, Adapter
 from vlm_ablate.storage import storage_errors
 
 _ADAPTERS = "adapters"

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from vlm_ablate.config.data import ImageConfig
 from vlm_ablate.config.model import ModelConfig
+from vlm_ablate.config.stages import Training
 from vlm_ablate.errors import ModelError
-from vlm_ablate.models.architectures.base import Architecture, Visual
-from vlm_ablate.models.batch import IGNORE, Batch
+from vlm_ablate.models import masks, promises
+from vlm_ablate.models.architectures.base import Architecture, Reading, Visual
+from vlm_ablate.models.batch import IGNORE, Batch, Encoded
 from vlm_ablate.models.connectors.base import Connector
 from vlm_ablate.models.generation import greedy
 from vlm_ablate.models.language.base import LanguageModel
@@ -22,11 +25,22 @@ from vlm_ablate.models.language.vocabulary import extend_vocabulary
 from vlm_ablate.models.pretrained import quietly
 from vlm_ablate.models.seeding import seeded
 from vlm_ablate.models.tokens import IMAGE, add_tokens, image_tokens
+from vlm_ablate.models.views import Views
 from vlm_ablate.models.vision.base import VisionEncoder
 from vlm_ablate.registry import architectures, connectors, language_models, vision_encoders
 
 if TYPE_CHECKING:
-    from vlm_ablate.models.adapters import Adapter
+    from transformers import PreTrainedTokenizerBase
+
+@dataclass(frozen=True)
+class Adapter:
+    """The adapters that are in a backbone."""
+
+    kind: Training
+    r: int
+    alpha: float
+    dropout: float
+    modules: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -46,7 +60,7 @@ class VLM(nn.Module):
     def __init__(
         self,
         config: ModelConfig,
-        image: ImageConfig,
+        views: Views,
         *,
         vision: VisionEncoder,
         connector: Connector,
@@ -56,11 +70,11 @@ class VLM(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.config, self.image, self.seed = config, image, seed
+        self.config, self.views, self.seed = config, views, seed
         self.vision, self.connector, self.language, self.architecture = vision, connector, language, architecture
         self.image_token_id = image_token_id
         self.neftune_alpha: float | None = None
-        """Uniform noise of +-alpha / sqrt(sequence * hidden) on the embedded text while training (arXiv:2310.05914)."""
+        """Uniform noise of +-alpha / sqrt(document * hidden) on the embedded text while training (arXiv:2310.05914)."""
         self.adapters: dict[str, Adapter] = {}
         """Backbone -> the adapters in it; see `adapters.apply_training`."""
         self.touched: set[str] = set()
@@ -68,30 +82,52 @@ class VLM(nn.Module):
         architecture.install(language)
 
     @property
-    def tokenizer(self):
+    def tokenizer(self) -> PreTrainedTokenizerBase:
         """The language model's tokeniser with the image tokens."""
         return self.language.tokenizer
 
     @property
-    def side(self) -> int:
-        """Longest side in pixels of one view."""
-        return view_side(self.image)
+    def device(self) -> torch.device:
+        """Where its parameters are."""
+        return next(self.parameters()).device
 
     def visual_tokens(self, height: int, width: int) -> int:
-        """Visual tokens of one view of that size in pixels (padding included)."""
+        """Visual tokens of one view of that size in pixels."""
         return self.connector.visual_tokens(self.vision.grid(height, width))
 
-    @property
-    def text_tokens_per_view(self) -> int:
-        """`<image>` placeholders of one view in the text."""
-        return self.architecture.text_tokens(self.visual_tokens(self.side, self.side))
+    def placeholders(self, height: int, width: int) -> int:
+        """`<image>` placeholders in the text of one view of that size in pixels."""
+        return self.architecture.placeholders(self.visual_tokens(height, width))
 
     def encode_images(self, pixel_values: Tensor, pixel_mask: Tensor | None) -> Tensor:
         """(views, 3, height, width) normalised pixels -> (views, visual_tokens, width of the connector)."""
         trained = torch.is_grad_enabled() and any(p.requires_grad for p in self.vision.parameters())
         with nullcontext() if trained else torch.no_grad():
             seen = self.vision(pixel_values.to(_dtype(self.vision)), pixel_mask)
+        promises.check_features(self.vision, seen, pixel_values)
         return self.connect(seen.features, seen.mask, seen.grid)
+
+    def encode(self, batch: Batch) -> Encoded | None:
+        """The visual tokens of a batch, as many a view as its own size gives; None without images.
+
+        Padded views are encoded together where padding adds no tokens, and by size otherwise: their placeholders were
+        counted by each view's own size.
+        """
+        if batch.visual is not None:
+            return batch.visual if len(batch.visual) else None
+        pixels = batch.pixel_values
+        if pixels is None or not len(pixels):
+            return None
+        sizes, (height, width) = batch.view_sizes, pixels.shape[-2:]
+        if {self.visual_tokens(*size) for size in set(sizes)} == {self.visual_tokens(height, width)}:
+            return Encoded(self.encode_images(pixels, batch.pixel_mask))
+        states: list[Tensor] = [pixels] * len(sizes)
+        for height, width in sorted(set(sizes)):
+            chosen = [view for view, size in enumerate(sizes) if size == (height, width)]
+            found = self.encode_images(pixels[chosen, :, :height, :width], None)
+            for view, own in zip(chosen, found, strict=True):
+                states[view] = own
+        return Encoded.of(states)
 
     def connect(self, features: Tensor, mask: Tensor | None, grid: tuple[int, int]) -> Tensor:
         """(views, patches, width of the encoder) -> (views, visual_tokens, width that the architecture asks for).
@@ -108,71 +144,48 @@ class VLM(nn.Module):
                 f"connector {self.connector.config.name!r} gives {given} a view, where {tokens} visual tokens "
                 f"of width {width} are expected"
             )
+        if torch.is_grad_enabled():
+            promises.check_gradient(self.connector, features, states)
         return states
 
     def forward(self, batch: Batch) -> Output:
-        """The summed next-token loss of a batch. Logits are computed at supervised positions only."""
-        visual = None
-        if batch.pixel_values is not None and len(batch.pixel_values):
-            visual = self.encode_images(batch.pixel_values, batch.pixel_mask)
-        prompt = (batch.labels != IGNORE).cumsum(1) == 0
-        targets = batch.labels[:, 1:]
-        positions = nn.functional.pad(targets != IGNORE, (0, 1))
+        """The summed next-token loss of a batch. Logits are computed at supervised positions only.
+
+        The first position of a document is predicted by nothing.
+        """
+        visual = self.encode(batch)
+        targets = batch.targets
+        scored = nn.functional.pad(targets != IGNORE, (0, 1))
         targets = targets[targets != IGNORE]
-        with self.language.scoring(positions):
-            logits = self._decode(
-                batch.input_ids, batch.attention_mask, visual, batch.view_sample, batch.view_image, prompt
-            )[0]
+        with self.language.scoring(scored):
+            logits = self._decode(batch, visual)[0]
         loss = cross_entropy(logits.float() if logits.dtype != torch.float64 else logits, targets, reduction="sum")
         if torch.is_grad_enabled() and (visual is None or not len(targets)):
             loss = loss + self._zero()
         return Output(loss, len(targets), logits)
 
-    def logits(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        visual: Tensor | None,
-        view_sample: Tensor,
-        view_image: Tensor | None = None,
-        prompt: Tensor | None = None,
-    ) -> Tensor:
-        """Logits at every position, (batch, sequence, vocabulary).
-
-        Args:
-            input_ids: (batch, sequence) with placeholders.
-            attention_mask: (batch, sequence) bool.
-            visual: (views, visual_tokens, width) from `encode_images`, or None.
-            view_sample: (views,) row of the batch of each view.
-            view_image: (views,) image of each view; None: each view is an image.
-            prompt: (batch, sequence) bool, True before the first position that is to be predicted; None: everywhere.
-                It matters where prompts attend in another way than what follows them.
-        """
-        return self._decode(input_ids, attention_mask, visual, view_sample, view_image, prompt)
+    def logits(self, batch: Batch) -> Tensor:
+        """Logits at every position, (batch, sequence, vocabulary)."""
+        return self._decode(batch, self.encode(batch))
 
     @torch.no_grad()
-    def generate(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        visual: Tensor | None,
-        view_sample: Tensor,
-        *,
-        max_new_tokens: int,
-        stop: list[str],
-        view_image: Tensor | None = None,
-    ) -> list[str]:
+    def generate(self, batch: Batch, *, max_new_tokens: int, stop: Sequence[str] = ()) -> list[str]:
         """Greedy continuations of left-padded prompts, each up to the end of text or the first stop string.
 
         Raises:
-            ModelError: the prompts are not padded on the left.
+            ModelError: the prompts are not padded on the left, or there are several in a row.
         """
-        if not attention_mask[:, -1].all():
+        if not batch.attention_mask[:, -1].all():
             raise ModelError("prompts must be padded on the left")
-        is_image, seen = self._seen(input_ids, visual, view_sample, view_image)
-        embeds = self.architecture.embed(self._embed_text(input_ids, attention_mask), is_image, seen)
-        with self.architecture.seeing(is_image, seen), self.architecture.decoding():
-            return greedy(self.language, embeds, attention_mask, max_new_tokens=max_new_tokens, stop=stop)
+        if masks.packed(batch.segment):
+            raise ModelError("a row to be continued holds one prompt")
+        prompts = replace(batch, labels=torch.full_like(batch.input_ids, IGNORE))
+        reading = self._reading(prompts, self.encode(prompts))
+        embeds = self.architecture.embed(self._embed_text(prompts), reading)
+        with self.architecture.seeing(reading), self.architecture.decoding():
+            return greedy(
+                self.language, embeds, prompts.attention_mask, max_new_tokens=max_new_tokens, stop=list(stop)
+            )
 
     def set_gradient_checkpointing(self, enabled: bool = True) -> None:
         """Recompute the layers of both backbones, and the blocks between them, instead of keeping their activations."""
@@ -190,43 +203,44 @@ class VLM(nn.Module):
             options = {"use_reentrant": False, **({"context_fn": contexts} if contexts else {})}
             _switch(model, "enable", options)
 
-    def _decode(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        visual: Tensor | None,
-        view_sample: Tensor,
-        view_image: Tensor | None,
-        prompt: Tensor | None = None,
-    ) -> Tensor:
-        is_image, seen = self._seen(input_ids, visual, view_sample, view_image)
-        embeds = self.architecture.embed(self._embed_text(input_ids, attention_mask), is_image, seen)
-        positions = (attention_mask.long().cumsum(1) - 1).clamp(min=0)
-        with self.architecture.seeing(is_image, seen, prompt):
+    def _decode(self, batch: Batch, visual: Encoded | None) -> Tensor:
+        reading = self._reading(batch, visual)
+        embeds = self.architecture.embed(self._embed_text(batch), reading)
+        mask = masks.decoder_mask(self.language.decoder.config, embeds, batch.segment)
+        with self.architecture.seeing(reading):
             return self.language.model(
-                inputs_embeds=embeds, attention_mask=attention_mask.bool(), position_ids=positions, use_cache=False
+                inputs_embeds=embeds,
+                attention_mask=mask,
+                position_ids=masks.positions(batch.segment),
+                use_cache=False,
             ).logits
 
-    def _seen(
-        self, input_ids: Tensor, visual: Tensor | None, view_sample: Tensor, view_image: Tensor | None
-    ) -> tuple[Tensor, Visual | None]:
-        """Where the placeholders are, and the visual tokens in the order of the batch's rows."""
-        is_image = input_ids == self.image_token_id
-        if visual is None or not len(visual):
-            return is_image, None
-        if len(visual) != len(view_sample):
-            raise ModelError(f"{len(visual)} views were encoded, {len(view_sample)} belong to the batch")
-        order = view_sample.argsort(stable=True)
-        image = torch.arange(len(order), device=order.device) if view_image is None else view_image
-        return is_image, Visual(visual[order], view_sample[order], image[order])
+    def _reading(self, batch: Batch, encoded: Encoded | None) -> Reading:
+        """Where the placeholders are, what sees what, and the visual tokens in the order of the batch's rows."""
+        visual, rows, own = None, batch.view_sample, None
+        if encoded is not None:
+            if len(encoded) != len(rows):
+                raise ModelError(f"{len(encoded)} views were encoded, {len(rows)} belong to the batch")
+            order = rows.argsort(stable=True)
+            image = torch.arange(len(order), device=order.device) if batch.view_image is None else batch.view_image
+            own = None if encoded.own is None else encoded.own[order]
+            visual = Visual(encoded.states[order], rows[order], image[order], own, self._shown(encoded))
+        is_image = batch.input_ids == self.image_token_id
+        return Reading(is_image, batch.segment, masks.prefix(batch.labels, batch.segment), visual)
 
-    def _embed_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        embeds = self.language.model.get_input_embeddings()(input_ids)
+    def _shown(self, encoded: Encoded) -> int | None:
+        """Of an encoder that gives padding with a view's own patches, where the connector keeps patches."""
+        own, side = self.vision.own_patches, self.views.side
+        if own is None or encoded.states.shape[1] != math.prod(self.vision.grid(side, side)):
+            return None
+        return own
+
+    def _embed_text(self, batch: Batch) -> Tensor:
+        embeds = self.language.model.get_input_embeddings()(batch.input_ids)
         if not (self.training and self.neftune_alpha):
             return embeds
-        lengths = attention_mask.sum(1).clamp(min=1)[:, None, None]
-        bound = self.neftune_alpha / (lengths * embeds.shape[-1]).sqrt()
-        return embeds + (torch.rand_like(embeds) * 2 - 1) * bound * attention_mask[..., None]
+        bound = self.neftune_alpha / (masks.lengths(batch.segment)[..., None] * embeds.shape[-1]).sqrt()
+        return embeds + (torch.rand_like(embeds) * 2 - 1) * bound * batch.attention_mask[..., None]
 
     def _zero(self) -> Tensor:
         """0 by way of every trained parameter that a batch without images leaves out: all ranks get gradients."""
@@ -244,24 +258,19 @@ def _dtype(module: nn.Module) -> torch.dtype:
     return next((p.dtype for p in module.parameters()), torch.get_default_dtype())
 
 
-def view_side(image: ImageConfig) -> int:
-    """Longest side in pixels of one view of images prepared in this way."""
-    return image.tile if image.split == "tiles" else image.size
-
-
 def build_vlm(
     config: ModelConfig,
-    image: ImageConfig,
+    views: Views,
     *,
     load_weights: bool = True,
     seed: int = 0,
     language_dtype: torch.dtype = torch.float32,
 ) -> VLM:
-    """Put a model together from its registered parts.
+    """Put a model together from its registered parts. `init_from` is not read: see `checkpoints/start_from.py`.
 
     Args:
         config: the four parts.
-        image: how images are prepared; decides the special tokens and the largest patch grid.
+        views: what images will be prepared to; decides the special tokens and the largest patch grid.
         load_weights: False builds the structure on the meta device, from configurations alone.
         seed: of all parameters that no checkpoint brings. Each part draws from a generator of its own.
         language_dtype: of the language model's own weights; what is new stays in fp32. In bf16 the model must run
@@ -272,13 +281,14 @@ def build_vlm(
         ModelError: the parts do not fit together.
     """
     with quietly(), seeded(seed, "vision"):
-        vision = vision_encoders.build(config.vision, image_size=view_side(image), load_weights=load_weights)
+        vision = vision_encoders.build(config.vision, image_size=views.side, load_weights=load_weights)
     with quietly(), seeded(seed, "language"):
         language = language_models.build(config.language, load_weights=load_weights, dtype=language_dtype)
-    new = add_tokens(language, [*image_tokens(image), *config.extra_tokens])
+    new = add_tokens(language, [*image_tokens(views), *config.extra_tokens])
     with seeded(seed, "vocabulary"):
         extend_vocabulary(language, new.start, len(new.tokens))
-    grid = vision.grid(view_side(image), view_side(image))
+    promises.check_methods(vision, VisionEncoder)
+    grid = promises.check_grid(vision, views.side, views.side)
     with torch.device("cpu" if load_weights else "meta"):
         with seeded(seed, "architecture"):
             architecture = architectures.build(config.architecture, language=language, vision_width=vision.width)
@@ -290,9 +300,12 @@ def build_vlm(
                 intermediate=language.intermediate,
                 grid=grid,
             )
-    vlm = VLM(
+    promises.check_methods(architecture, Architecture)
+    promises.check_methods(connector, Connector)
+    promises.check_tokens(connector, grid)
+    return VLM(
         config,
-        image,
+        views,
         vision=vision,
         connector=connector,
         language=language,
@@ -300,8 +313,3 @@ def build_vlm(
         image_token_id=new.ids[IMAGE],
         seed=seed,
     )
-    if config.init_from and load_weights:
-        from vlm_ablate.checkpoints.start_from import import_checkpoint
-
-        import_checkpoint(vlm, config.init_from)
-    return vlm

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 
 from vlm_ablate.checkpoints.released import started_from
+from vlm_ablate.checkpoints.start_from import started_vlm
 from vlm_ablate.config.execution import Execution
 from vlm_ablate.config.stages import Stage, language_in_bf16
 from vlm_ablate.data.dataset import Skips, build_mixtures
@@ -20,7 +21,8 @@ from vlm_ablate.events import Notice, Preparing, Reporter, RunFinished, RunStart
 from vlm_ablate.home import Home
 from vlm_ablate.models.adapters import apply_training
 from vlm_ablate.models.trained_state import save_trained
-from vlm_ablate.models.vlm import VLM, build_vlm
+from vlm_ablate.models.views import Views
+from vlm_ablate.models.vlm import VLM
 from vlm_ablate.registry import load_plugins
 from vlm_ablate.runs.find import WEIGHTS_FILE
 from vlm_ablate.runs.outcome import RunOutcome
@@ -34,8 +36,8 @@ from vlm_ablate.tracking.records import RunRecord
 from vlm_ablate.tracking.reuse import find_reusable
 from vlm_ablate.training.counters import BatchFlops, Seen
 from vlm_ablate.training.fit import configure_threads, training_device
-from vlm_ablate.training.interruption import Interrupted, Interruption
-from vlm_ablate.training.stages import Plan, curve_steps, steps_done, train_stages
+from vlm_ablate.training.interruption import Interruption, StopRequested
+from vlm_ablate.training.stages import TrainingJob, curve_steps, steps_done, train_stages
 
 __all__ = ["RunOutcome", "execute"]
 
@@ -117,7 +119,7 @@ class _Run:
         with self.tracker, listening(self._preparing):
             try:
                 return self._end("finished", scores=self._work())
-            except Interrupted as stop:
+            except StopRequested as stop:
                 raise KeyboardInterrupt(str(stop)) from None
             except AssetMissing as error:
                 return self._end("skipped", str(error))
@@ -143,9 +145,9 @@ class _Run:
         half = device.type == "cuda" and language_in_bf16(config.stages.values())
         for source in dict.fromkeys(source for mixture in mixtures.values() for source in mixture.sources):
             source.prepare()
-        vlm = build_vlm(
+        vlm = started_vlm(
             config.model,
-            config.widest_image,
+            Views.of(config.images()),
             seed=self.spec.seeds.init,
             language_dtype=torch.bfloat16 if half else torch.float32,
         ).to(device)
@@ -161,10 +163,9 @@ class _Run:
         self.recording.results(scoring, seen, self._skips, time.monotonic() - self.started)
         return scoring.scores
 
-    def _plan(self, vlm: VLM, mixtures: dict[str, Mixture], flops: dict[str, BatchFlops], scoring: Scoring) -> Plan:
-        def placeholders(height: int, width: int) -> int:
-            return vlm.architecture.text_tokens(vlm.visual_tokens(height, width))
-
+    def _plan(
+        self, vlm: VLM, mixtures: dict[str, Mixture], flops: dict[str, BatchFlops], scoring: Scoring
+    ) -> TrainingJob:
         config = self.config
 
         def data(stage: str, start: int) -> VLMDataModule:
@@ -173,7 +174,7 @@ class _Run:
                 execution=config.execution.of_stage(stage),
                 mixture=mixtures[stage],
                 tokenizer=vlm.tokenizer,
-                tokens_per_view=placeholders,
+                tokens_per_view=vlm.placeholders,
                 mean=vlm.vision.mean,
                 std=vlm.vision.std,
                 start=start,
@@ -185,7 +186,7 @@ class _Run:
             self.recording.curve(step, scoring.curve_point(vlm, step), seen)
 
         curve = config.evaluation.curve
-        return Plan(
+        return TrainingJob(
             vlm=vlm,
             stages=config.stages,
             execution=config.execution,

@@ -73,13 +73,14 @@ def load_run(found: FinishedRun, *, device: torch.device | str = "cpu") -> VLM:
         AssetMissing: a part that the run started from is not on this machine any more.
         ModelError: the weights cannot be read, or are of another configuration.
     """
+    from vlm_ablate.checkpoints.start_from import started_vlm
     from vlm_ablate.models.trained_state import load_trained
-    from vlm_ablate.models.vlm import build_vlm
+    from vlm_ablate.models.views import Views
 
     config = found.spec.config
     if config.model.init_from:
         _check_origin(found, config.model.init_from)
-    vlm = build_vlm(config.model, config.widest_image, seed=found.spec.seeds.init)
+    vlm = started_vlm(config.model, Views.of(config.images()), seed=found.spec.seeds.init)
     load_trained(vlm, found.weights)
     return vlm.to(device).eval().requires_grad_(False)
 

@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import Callback
 from vlm_ablate.errors import Diverged
 from vlm_ablate.events import Checkpointed, Reporter, StepDone
 from vlm_ablate.training.counters import Counter, Seen
-from vlm_ablate.training.interruption import Interrupted, Interruption
+from vlm_ablate.training.interruption import Interruption, StopRequested
 from vlm_ablate.training.module import TrainingModule
 
 
@@ -247,4 +247,4 @@ class Checkpoints(StepEnd):
             trainer.save_checkpoint(self._path)
             self._reporter(Checkpointed(run=self._run, step=self._first_step + step))
         if stop:
-            raise Interrupted(f"stopped after step {self._first_step + step}")
+            raise StopRequested(f"stopped after step {self._first_step + step}")

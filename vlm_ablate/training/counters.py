@@ -64,8 +64,6 @@ class Counter:
 
     def add(self, batch: Batch) -> None:
         """Count one batch."""
-        views = 0 if batch.pixel_values is None else batch.pixel_values.shape[0]
-        size = tuple(batch.pixel_values.shape[-2:]) if views else (0, 0)
         seen = self.seen
         self.seen = replace(
             seen,
@@ -73,7 +71,7 @@ class Counter:
             images=seen.images + batch.images,
             text_tokens=seen.text_tokens
             + int((batch.attention_mask & (batch.input_ids != self._image_token_id)).sum()),
-            visual_tokens=seen.visual_tokens + (views * self._visual_tokens(*size) if views else 0),
+            visual_tokens=seen.visual_tokens + sum(self._visual_tokens(*size) for size in batch.view_sizes),
             supervised_tokens=seen.supervised_tokens + batch.supervised_tokens,
             flops=seen.flops + (self._flops(batch) if self._flops else 0.0),
         )

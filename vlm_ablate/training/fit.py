@@ -19,7 +19,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from vlm_ablate.config.stages import Stage
 from vlm_ablate.storage import atomic_file
-from vlm_ablate.training.interruption import Interrupted
+from vlm_ablate.training.interruption import StopRequested
 from vlm_ablate.training.module import TrainingModule
 
 
@@ -85,13 +85,13 @@ def fit(trainer: pl.Trainer, module: TrainingModule, data: pl.LightningDataModul
     """Train, from a checkpoint if there is one.
 
     Raises:
-        Interrupted: SIGTERM came before training began, when Lightning alone heard it.
+        StopRequested: SIGTERM came before training began, when Lightning alone heard it.
     """
     try:
         # Our checkpoints hold plain numbers and tensors only, so torch's safe loader reads them.
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
     except SIGTERMException as stop:
-        raise Interrupted("stopped before the first step") from stop
+        raise StopRequested("stopped before the first step") from stop
 
 
 @contextmanager

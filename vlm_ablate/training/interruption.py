@@ -11,7 +11,7 @@ from types import FrameType
 KINDS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Interrupted(Exception):
+class StopRequested(Exception):
     """Training stopped on request after a checkpoint. Not a KeyboardInterrupt, on which Lightning would exit."""
 
 

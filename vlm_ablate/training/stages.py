@@ -27,7 +27,7 @@ DataFactory = Callable[[str, int], pl.LightningDataModule]
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingJob:
     """What to train, and everything it talks to."""
 
     vlm: nn.Module
@@ -66,7 +66,7 @@ class Plan:
         return self.folder / f"stage-{index}-last.ckpt"
 
 
-def steps_done(plan: Plan) -> int:
+def steps_done(plan: TrainingJob) -> int:
     """Optimiser steps, over all stages, that a continued run need not repeat. Reads only small files and headers."""
     done = 0
     for index, stage in enumerate(plan.stages.values()):
@@ -79,7 +79,7 @@ def steps_done(plan: Plan) -> int:
     return done
 
 
-def train_stages(plan: Plan) -> Seen:
+def train_stages(plan: TrainingJob) -> Seen:
     """Train what is not trained yet; afterwards the model is in evaluation mode.
 
     A finished stage is replayed: the model is adapted as it was, then gets the stage's final parameters, so that
@@ -87,7 +87,7 @@ def train_stages(plan: Plan) -> Seen:
 
     Raises:
         Diverged: the loss is not finite or exploded.
-        Interrupted: a stop was requested; the checkpoint is on disk.
+        StopRequested: a stop was requested; the checkpoint is on disk.
         StorageError: a checkpoint cannot be written.
     """
     seen, first_step = Seen(), 0
@@ -103,7 +103,7 @@ def train_stages(plan: Plan) -> Seen:
     return seen
 
 
-def _prepare(plan: Plan, index: int, name: str, stage: Stage) -> None:
+def _prepare(plan: TrainingJob, index: int, name: str, stage: Stage) -> None:
     """Adapt the model for a stage. New adapters draw from the initialisation seed, whatever ran before."""
     with torch.random.fork_rng():
         torch.manual_seed(derived_seed(plan.init_seed, "adapters", index))
@@ -114,7 +114,7 @@ def _prepare(plan: Plan, index: int, name: str, stage: Stage) -> None:
         plan.vlm.vision.eval()  # frozen batch norms keep their statistics
 
 
-def _train_stage(plan: Plan, index: int, name: str, seen: Seen, first_step: int) -> Seen:
+def _train_stage(plan: TrainingJob, index: int, name: str, seen: Seen, first_step: int) -> Seen:
     stage = plan.stages[name]
     counter = Counter(plan.vlm.visual_tokens, plan.vlm.image_token_id, plan.flops.get(name), seen)
     module = TrainingModule(plan.vlm, stage, plan.execution.of_stage(name), observe=counter.add)
@@ -127,7 +127,7 @@ def _train_stage(plan: Plan, index: int, name: str, seen: Seen, first_step: int)
     return counter.seen
 
 
-def _callbacks(plan: Plan, index: int, stage: Stage, counter: Counter, first_step: int) -> list[pl.Callback]:
+def _callbacks(plan: TrainingJob, index: int, stage: Stage, counter: Counter, first_step: int) -> list[pl.Callback]:
     """In the order in which they act at the end of a step: the checkpoint comes last and holds what the others saw."""
     monitor = Monitor(
         counter,
@@ -147,13 +147,13 @@ def _callbacks(plan: Plan, index: int, stage: Stage, counter: Counter, first_ste
     return [*callbacks, last]
 
 
-def _save_final(plan: Plan, index: int, module: TrainingModule, seen: Seen) -> None:
+def _save_final(plan: TrainingJob, index: int, module: TrainingModule, seen: Seen) -> None:
     with atomic_file(plan.final_path(index)) as file:
         torch.save({"state_dict": module.state_dict(), "seen": seen.to_dict()}, file)
     plan.last_path(index).unlink(missing_ok=True)
 
 
-def _load_final(plan: Plan, index: int, name: str) -> Seen:
+def _load_final(plan: TrainingJob, index: int, name: str) -> Seen:
     path = plan.final_path(index)
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")

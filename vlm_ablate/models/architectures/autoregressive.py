@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor, nn
-from transformers.masking_utils import create_masks_for_generate
 
 from vlm_ablate.errors import ModelError
-from vlm_ablate.models.architectures.base import Architecture, Visual
+from vlm_ablate.models.architectures.base import Architecture, Reading
 from vlm_ablate.models.architectures.configs import AutoregressiveConfig
 from vlm_ablate.models.language.base import LanguageModel
+from vlm_ablate.models.masks import decoder_mask
 
 
 class Autoregressive(Architecture):
@@ -23,12 +22,12 @@ class Autoregressive(Architecture):
     """
 
     config: AutoregressiveConfig
-    _prompt: Tensor | None = None
+    _reading: Reading | None = None
 
     def connector_width(self, language: LanguageModel, vision_width: int) -> int:
         return language.hidden
 
-    def text_tokens(self, visual_tokens: int) -> int:
+    def placeholders(self, visual_tokens: int) -> int:
         return visual_tokens
 
     def install(self, language: LanguageModel) -> None:
@@ -36,32 +35,27 @@ class Autoregressive(Architecture):
             language.decoder.register_forward_pre_hook(self._before_decoder, with_kwargs=True)
 
     @contextmanager
-    def seeing(self, is_image: Tensor, visual: Visual | None, prompt: Tensor | None = None) -> Iterator[None]:
-        before, self._prompt = self._prompt, torch.ones_like(is_image) if prompt is None else prompt
+    def seeing(self, reading: Reading) -> Iterator[None]:
+        before, self._reading = self._reading, reading
         try:
             yield
         finally:
-            self._prompt = before
+            self._reading = before
 
     def _before_decoder(self, decoder: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        embeds, prompt = kwargs.get("inputs_embeds"), self._prompt
-        if prompt is None or embeds is None or embeds.shape[1] != prompt.shape[1]:
+        embeds, reading = kwargs.get("inputs_embeds"), self._reading
+        if reading is None or embeds is None or embeds.shape[1] != reading.prefix.shape[1]:
             return args, kwargs  # generated tokens: they see all before them
-        mask = create_masks_for_generate(
-            decoder.config,
-            inputs_embeds=embeds,
-            attention_mask=kwargs.get("attention_mask"),
-            past_key_values=kwargs.get("past_key_values"),
-            position_ids=kwargs.get("position_ids"),
-            block_sequence_ids=torch.where(prompt, 0, -1),
-        )
-        return args, {**kwargs, "attention_mask": mask}
+        return args, {**kwargs, "attention_mask": decoder_mask(decoder.config, embeds, reading.segment, reading.prefix)}
 
-    def embed(self, embeds: Tensor, is_image: Tensor, visual: Visual | None) -> Tensor:
-        given = 0 if visual is None else visual.states.shape[0] * visual.states.shape[1]
-        places = int(is_image.sum())
-        if places != given:
-            raise ModelError(f"the text has {places} <image> placeholders for {given} visual tokens")
-        if visual is None:
+    def embed(self, embeds: Tensor, reading: Reading) -> Tensor:
+        is_image, visual = reading.is_image, reading.visual
+        given = None
+        if visual is not None:
+            given = visual.states.flatten(0, 1) if visual.own is None else visual.states[visual.own]
+        places, tokens = int(is_image.sum()), 0 if given is None else len(given)
+        if places != tokens:
+            raise ModelError(f"the text has {places} <image> placeholders for {tokens} visual tokens")
+        if given is None:
             return embeds
-        return embeds.masked_scatter(is_image[..., None], visual.states.to(embeds.dtype))
+        return embeds.masked_scatter(is_image[..., None], given.to(embeds.dtype))

@@ -22,6 +22,24 @@ class Visual:
     """(views,) long: row of the batch."""
     image: Tensor
     """(views,) long: the image that a view is part of, numbered over the batch in reading order."""
+    own: Tensor | None = None
+    """(views, visual_tokens) bool, True at a view's own tokens; None: everywhere."""
+    shown: int | None = None
+    """The first so many tokens of a view are what it shows, the rest stands for its padding; None: all."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a batch gives the language model to read, position by position."""
+
+    is_image: Tensor
+    """(batch, sequence) bool, True at placeholders."""
+    segment: Tensor
+    """(batch, sequence) long; see `Batch.segment`."""
+    prefix: Tensor
+    """(batch, sequence) bool, True before the first position of its segment that is to be predicted."""
+    visual: Visual | None
+    """None for a batch without images."""
 
 
 class Architecture(nn.Module):
@@ -44,20 +62,15 @@ class Architecture(nn.Module):
         """Width of the visual tokens that this architecture wants."""
         raise NotImplementedError
 
-    def text_tokens(self, visual_tokens: int) -> int:
+    def placeholders(self, visual_tokens: int) -> int:
         """Placeholders in the text for a view of so many visual tokens."""
         raise NotImplementedError
 
     def install(self, language: LanguageModel) -> None:
         """Attach what has to run inside the language model. Its state dict keeps its keys."""
 
-    def embed(self, embeds: Tensor, is_image: Tensor, visual: Visual | None) -> Tensor:
+    def embed(self, embeds: Tensor, reading: Reading) -> Tensor:
         """The language model's input: (batch, sequence, hidden) text embeddings with or without visual tokens.
-
-        Args:
-            embeds: embedded text.
-            is_image: (batch, sequence) bool, True at placeholders.
-            visual: None for a batch without images.
 
         Raises:
             ModelError: placeholders and visual tokens differ in number.
@@ -65,14 +78,8 @@ class Architecture(nn.Module):
         raise NotImplementedError
 
     @contextmanager
-    def seeing(self, is_image: Tensor, visual: Visual | None, prompt: Tensor | None = None) -> Iterator[None]:
-        """Within the block the language model's layers see the images.
-
-        Args:
-            is_image: (batch, sequence) bool, True at placeholders.
-            visual: None for a batch without images.
-            prompt: (batch, sequence) bool, True before the first position that is to be predicted; None: everywhere.
-        """
+    def seeing(self, reading: Reading) -> Iterator[None]:
+        """Within the block the language model's layers see the images."""
         yield
 
     @contextmanager

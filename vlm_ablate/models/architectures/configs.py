@@ -36,8 +36,9 @@ class CrossAttentionConfig(ComponentConfig):
     """Decoder layers, counted from 0 without the blocks, before which a block stands, instead of `every` (Mllama)."""
     visual_width: Literal["vision", "language"] = added("vision")
     """Width of the visual tokens: the vision encoder's (Idefics1), or the language model's (Mllama)."""
-    unseeing: Literal["mlp", "skip"] = added("mlp")
-    """At positions that see no image a block runs its MLP alone (Idefics1), or not at all (Mllama)."""
+    unseeing: Literal["mlp", "skip", "all"] = added("mlp")
+    """At positions that see no image a block runs its MLP alone (Idefics1), or not at all, or without its MLP on all
+    images of the document, those to come as well (what transformers' Mllama computes)."""
 
 
 architectures.declare("autoregressive", AutoregressiveConfig, f"{_PKG}.autoregressive:Autoregressive")

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vlm_ablate.errors import ModelError
-from vlm_ablate.models.architectures.base import Architecture, Visual
+from vlm_ablate.models.architectures.base import Architecture, Reading
 from vlm_ablate.models.architectures.configs import CrossAttentionConfig
 from vlm_ablate.models.architectures.gated_block import GatedBlock
 from vlm_ablate.models.language.base import LanguageModel
+from vlm_ablate.models.masks import own_views, visible_views
 
 
 @dataclass(frozen=True)
@@ -27,14 +28,19 @@ class Sight:
     """(batch, keys, width): visual states of a sample's views one after another, padded."""
     visible: Tensor
     """(batch, sequence, keys) bool."""
+    otherwise: Tensor | None = None
+    """(batch, sequence, keys) bool: what a position attends to that sees nothing; None: nothing."""
     cache: dict[int, tuple[Tensor, Tensor]] | None = field(default=None)
     """Block -> its keys and values, kept while decoding."""
 
-    def at(self, length: int) -> Tensor:
-        """Visibility for `length` positions: the whole sequence, or positions that were generated after it."""
+    def at(self, length: int) -> tuple[Tensor, Tensor | None]:
+        """`visible` and `otherwise` of `length` positions: the whole sequence, or what was generated after it."""
         if length == self.visible.shape[1]:
-            return self.visible
-        return self.visible[:, -1:].expand(-1, length, -1)
+            return self.visible, self.otherwise
+        masks = (m if m is None else m[:, -1:].expand(-1, length, -1) for m in (self.visible, self.otherwise))
+        visible, otherwise = masks
+        assert visible is not None
+        return visible, otherwise
 
 
 class CrossAttention(Architecture):
@@ -64,7 +70,7 @@ class CrossAttention(Architecture):
     def connector_width(self, language: LanguageModel, vision_width: int) -> int:
         return vision_width if self.config.visual_width == "vision" else language.hidden
 
-    def text_tokens(self, visual_tokens: int) -> int:
+    def placeholders(self, visual_tokens: int) -> int:
         return 1
 
     def install(self, language: LanguageModel) -> None:
@@ -80,7 +86,7 @@ class CrossAttention(Architecture):
 
     def _attend_at(self, index: int, hidden: Tensor) -> Tensor:
         block, sight = self.blocks[index], self._sight
-        inputs = (hidden,) if sight is None else (hidden, sight.keys, sight.at(hidden.shape[1]))
+        inputs = (hidden,) if sight is None else (hidden, sight.keys, *sight.at(hidden.shape[1]))
         if sight is not None and sight.cache is not None:
             if index not in sight.cache:
                 sight.cache[index] = block.keys_values(sight.keys)
@@ -90,12 +96,12 @@ class CrossAttention(Architecture):
             return checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)
         return block(*inputs)
 
-    def embed(self, embeds: Tensor, is_image: Tensor, visual: Visual | None) -> Tensor:
+    def embed(self, embeds: Tensor, reading: Reading) -> Tensor:
         return embeds
 
     @contextmanager
-    def seeing(self, is_image: Tensor, visual: Visual | None, prompt: Tensor | None = None) -> Iterator[None]:
-        with self._set(self._look(is_image, visual)):
+    def seeing(self, reading: Reading) -> Iterator[None]:
+        with self._set(self._look(reading)):
             yield
 
     @contextmanager
@@ -119,7 +125,8 @@ class CrossAttention(Architecture):
         """
         return self._set(self._sight), self._set(self._sight)
 
-    def _look(self, is_image: Tensor, visual: Visual | None) -> Sight | None:
+    def _look(self, reading: Reading) -> Sight | None:
+        is_image, visual = reading.is_image, reading.visual
         if visual is None:
             if is_image.any():
                 raise ModelError(f"the text has {int(is_image.sum())} <image> placeholders and the batch no images")
@@ -133,25 +140,14 @@ class CrossAttention(Architecture):
         states = visual.states.new_zeros(batch, most, tokens, width)
         states = states.index_put((visual.sample, slot), visual.states)
         image = visual.image.new_full((batch, most), -1).index_put((visual.sample, slot), visual.image)
-        visible = visible_views(is_image, image, last_only=self.config.attend == "last")
-        return Sight(states.flatten(1, 2), visible.repeat_interleave(tokens, dim=2))
-
-
-def visible_views(is_image: Tensor, image: Tensor, *, last_only: bool) -> Tensor:
-    """Which views a position sees: those at or before it, all of them or those of the last image.
-
-    Args:
-        is_image: (batch, sequence) bool, True at a view's placeholder.
-        image: (batch, views) long: number of the image that a view is part of, -1 for padding.
-        last_only: only the views of the last image.
-
-    Returns:
-        (batch, sequence, views) bool.
-    """
-    seen = is_image.long().cumsum(1)
-    slots = torch.arange(image.shape[1], device=image.device)
-    visible = slots < seen[..., None]
-    if not last_only:
-        return visible
-    last = image.gather(1, (seen - 1).clamp(min=0))
-    return visible & (image[:, None, :] == last[..., None])
+        visible = visible_views(is_image, reading.segment, image, last_only=self.config.attend == "last")
+        visible, otherwise = visible.repeat_interleave(tokens, dim=2), None
+        if self.config.unseeing == "all":
+            otherwise = own_views(is_image, reading.segment, most).repeat_interleave(tokens, dim=2)
+        if visual.own is not None:
+            own = visual.own.new_zeros(batch, most, tokens).index_put((visual.sample, slot), visual.own)
+            visible = visible & own.flatten(1)[:, None]
+            otherwise = otherwise if otherwise is None else otherwise & own.flatten(1)[:, None]
+        if visual.shown is not None:
+            visible = visible & (torch.arange(most * tokens, device=visible.device) % tokens < visual.shown)
+        return Sight(states.flatten(1, 2), visible, otherwise)

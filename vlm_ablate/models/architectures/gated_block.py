@@ -15,7 +15,8 @@ class GatedBlock(nn.Module):
     """x + tanh(a) * attention(norm(x), images), then x + tanh(b) * mlp(norm(x)); a and b start at zero.
 
     Heads, grouped key/value heads and MLP width are the language model's. Positions that see no image skip the
-    attention; the MLP runs everywhere, as in Idefics1, or (`unseeing: skip`) only where an image is seen, as in Mllama.
+    attention, unless they have something else to attend to; the MLP runs everywhere, as in Idefics1, or (`unseeing:
+    skip` or `all`) only where an image is seen, as in Mllama.
     """
 
     def __init__(
@@ -25,7 +26,7 @@ class GatedBlock(nn.Module):
         *,
         gate: Literal["scalar", "vector"],
         qk_norm: bool,
-        unseeing: Literal["mlp", "skip"] = "mlp",
+        unseeing: Literal["mlp", "skip", "all"] = "mlp",
     ) -> None:
         super().__init__()
         self.unseeing = unseeing
@@ -67,6 +68,7 @@ class GatedBlock(nn.Module):
         hidden: Tensor,
         states: Tensor | None = None,
         visible: Tensor | None = None,
+        otherwise: Tensor | None = None,
         keys_values: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """
@@ -74,17 +76,20 @@ class GatedBlock(nn.Module):
             hidden: (batch, sequence, hidden).
             states: (batch, keys, vision_width) of the images; None when the batch has none.
             visible: (batch, sequence, keys) bool.
+            otherwise: (batch, sequence, keys) bool: what positions attend to that see nothing; None: nothing.
             keys_values: what `keys_values(states)` gave earlier.
         """
         before = hidden
         if states is not None and visible is not None:
-            attended = self._attend(self.input_layernorm(hidden), *(keys_values or self.keys_values(states)), visible)
-            hidden = hidden + torch.tanh(self.alpha_cross_attn) * attended
+            keys = keys_values or self.keys_values(states)
+            attended = self._attend(self.input_layernorm(hidden), *keys, _attended(visible, otherwise))
+            before = hidden = hidden + torch.tanh(self.alpha_cross_attn) * attended
         states = self.post_attention_layernorm(hidden)
         states = self.down_proj(self.activation(self.gate_proj(states)) * self.up_proj(states))
         hidden = hidden + torch.tanh(self.alpha_dense) * states
         if self.unseeing == "mlp":
             return hidden
+        # Where nothing is seen, what the attention gave (nothing, or `otherwise`) stays without an MLP.
         return before if visible is None else torch.where(visible.any(-1, keepdim=True), hidden, before)
 
     def _attend(self, hidden: Tensor, keys: Tensor, values: Tensor, visible: Tensor) -> Tensor:
@@ -98,3 +103,7 @@ class GatedBlock(nn.Module):
         )
         out = self.o_proj(out.transpose(1, 2).reshape(batch, length, -1))
         return out.masked_fill(~sees, 0.0)
+
+
+def _attended(visible: Tensor, otherwise: Tensor | None) -> Tensor:
+    return visible if otherwise is None else visible | (~visible.any(-1, keepdim=True) & otherwise)

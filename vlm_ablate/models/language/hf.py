@@ -6,7 +6,14 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from vlm_ablate.errors import AssetMissing, ModelError
 from vlm_ablate.models.language.base import LanguageModel
@@ -14,6 +21,7 @@ from vlm_ablate.models.language.configs import HubLanguageConfig
 from vlm_ablate.models.language.inside import WELDED, fit_tables, text_config, welded_tensors
 from vlm_ablate.models.pretrained import config_folder, read_config, read_tensors, tensor_names
 
+GENERATION = "generation_config.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "spiece.model")
 
 
@@ -38,10 +46,14 @@ class HubLanguageModel(LanguageModel):
                 fit_tables(self.model, full)
         elif text is not None:
             self.model = text_part(folder, full, dtype)
+            if (folder / GENERATION).is_file():  # the whole checkpoint's, which its text part alone does not read
+                self.model.generation_config = GenerationConfig.from_pretrained(folder)
         else:
-            self.model = AutoModelForCausalLM.from_pretrained(
-                folder, trust_remote_code=trust, local_files_only=True, dtype=dtype
+            self.model, report = AutoModelForCausalLM.from_pretrained(
+                folder, trust_remote_code=trust, local_files_only=True, dtype=dtype, output_loading_info=True
             )
+            if report["missing_keys"]:
+                raise ModelError(f"{folder} lacks tensors of its language model: {sorted(report['missing_keys'])[:3]}")
         self.image_token_id = getattr(full, "image_token_id", None)
         self.tokenizer = read_tokenizer(folder, needed=load_weights, trust_remote_code=trust)
 
@@ -59,6 +71,12 @@ def text_part(folder: Path, full: PretrainedConfig, dtype: torch.dtype = torch.f
         tensors = welded_tensors(folder, full)
     else:
         tensors = _tensors_of_text(folder, model.base_model_prefix)
+    head, table = tensors.get("lm_head.weight"), tensors.get(f"{model.base_model_prefix}.embed_tokens.weight")
+    if config.tie_word_embeddings and head is not None and table is not None and not torch.equal(head, table):
+        raise ModelError(
+            f"{folder}: the output head is another table than the embedding, and the configuration says they are one",
+            hint="set tie_word_embeddings: false in its config.json",
+        )
     missing, surplus = model.load_state_dict(tensors, strict=False)
     tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
     if set(missing) - tied or surplus:

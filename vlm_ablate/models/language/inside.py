@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 from itertools import chain
 from pathlib import Path
@@ -10,11 +11,32 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, PretrainedConfig, PreTrainedModel
 
-from vlm_ablate.checkpoints.names import FAMILIES
 from vlm_ablate.models.pretrained import read_named, tensor_names
+from vlm_ablate.models.renaming import Renaming, Rules
 
-WELDED = ("idefics", "mllama")
-"""Families whose decoder has cross-attention layers in it; without them it is a Llama."""
+TEXT = r"(?:model\.)?language_model\.(?:model\.)?"
+"""Start of the names of a decoder's tensors in files old and new."""
+TEXT_HEAD = (r"(?:language_model\.)?lm_head\.", "language.model.lm_head.")
+
+
+def _idefics_text(full: PretrainedConfig) -> Rules:
+    return (
+        (r"model\.embed_tokens\.additional_embedding\.", "language.model.model.embed_tokens."),
+        (r"lm_head\.additional_fc\.", "language.model.lm_head."),
+        (r"lm_head\.", "language.model.lm_head."),
+        (r"model\.(?=embed_tokens\.|layers\.|norm\.)", "language.model.model."),
+    )
+
+
+def _mllama_text(full: PretrainedConfig) -> Rules:
+    crossing = set(full.text_config.cross_attention_layers)
+    own = [index for index in range(full.text_config.num_hidden_layers) if index not in crossing]
+    layers = ((rf"{TEXT}layers\.{index}\.", f"language.model.model.layers.{ours}.") for ours, index in enumerate(own))
+    return (*layers, TEXT_HEAD, (rf"{TEXT}(?=embed_tokens\.|norm\.)", "language.model.model."))
+
+
+WELDED: dict[str, Callable[[PretrainedConfig], Rules]] = {"idefics": _idefics_text, "mllama": _mllama_text}
+"""Families whose decoder has cross-attention layers in it -> the names of what is left without them, a Llama."""
 MLLAMA_EXTRA_ROWS = 8
 """Rows of Mllama's embedding that its output head lacks: the image token and padding."""
 _LLAMA_FIELDS = (
@@ -65,7 +87,6 @@ def fit_tables(model: PreTrainedModel, full: PretrainedConfig) -> None:
 def welded_tensors(folder: Path, full: PretrainedConfig) -> dict[str, Tensor]:
     """Tensors of the Llama in a checkpoint of `WELDED`, by its own names."""
     prefix = "language.model."
-    placed, _ = FAMILIES[full.model_type](full).group(tensor_names(folder))
-    placed = {ours: theirs for ours, theirs in placed.items() if ours.startswith(prefix)}
+    placed, _ = Renaming(WELDED[full.model_type](full)).group(tensor_names(folder))
     tensors = read_named(folder, chain(*placed.values()))
     return {ours.removeprefix(prefix): torch.cat([tensors[name] for name in theirs]) for ours, theirs in placed.items()}

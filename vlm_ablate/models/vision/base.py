@@ -39,6 +39,8 @@ class VisionEncoder(nn.Module):
     """False for encoders that have no gradients (ONNX graphs)."""
     unused: tuple[str, ...] = ()
     """Parameters of `backbone` that the forward pass never reads; they are never trained."""
+    own_patches: int | None = None
+    """How many of a view's patches, the first ones, are its own; the rest are padding that is encoded like them."""
     cut_away: frozenset[str] = frozenset()
     """Parameters that a checkpoint's tower has and `backbone` was built without, as nothing would read them."""
 

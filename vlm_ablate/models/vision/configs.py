@@ -29,13 +29,16 @@ class HubVisionConfig(ComponentConfig):
 
 
 class MllamaVisionConfig(ComponentConfig):
-    """The two-stage encoder of an Mllama checkpoint, one tile an image: patches and class token in one row."""
+    """The two-stage encoder of an Mllama checkpoint, each view an image of one tile: patches and class token in one
+    row."""
 
     name: Literal["mllama"] = "mllama"
     id: str
     """Hub id or local folder of the whole checkpoint."""
     revision: str | None = None
     """Commit, tag or branch on the hub."""
+    tiles: Literal["first", "all"] = added("first")
+    """"all" gives the empty tiles too, after the view's own: Mllama's text sees them before its first image."""
 
 
 class SiglipNativeConfig(ComponentConfig):

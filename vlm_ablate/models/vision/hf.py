@@ -55,6 +55,11 @@ class HubVisionEncoder(VisionEncoder):
             )
             self.mean, self.std = normalisation(folder, inner or full)
         self.backbone = vision_tower(model)
+        if "spatial_shapes" in inspect.signature(self.backbone.forward).parameters:
+            raise ModelError(
+                f"{config.id!r} is a NaFlex tower ({type(self.backbone).__name__}): it takes patches, not images",
+                hint="use a checkpoint of SigLIP 2 with a fixed resolution, as google/siglip2-so400m-patch14-384",
+            )
         whole = {name for name, _ in self.backbone.named_parameters()}
         vision_config = self.backbone.config
         self.width = vision_config.hidden_size

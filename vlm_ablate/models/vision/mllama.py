@@ -20,8 +20,8 @@ _ONE_TILE = 1
 class MllamaVisionEncoder(VisionEncoder):
     """transformers' `MllamaVisionModel`, each view an image of one tile.
 
-    Its other tiles are empty and masked, as transformers pads them; the class token comes first, so that the features
-    are one row. Images of several tiles are not put together again.
+    Its other tiles are empty and masked, as transformers pads them, and left out unless `tiles: all` asks for them; the
+    class token comes first, so that the features are one row. Images of several tiles are not put together again.
     """
 
     def __init__(
@@ -41,6 +41,9 @@ class MllamaVisionEncoder(VisionEncoder):
             self.backbone = MllamaVisionModel._from_config(vision, dtype=torch.float32)
         self.width, self.tiles = vision.vision_output_dim, vision.max_num_tiles
         self.side, self.patch_size = vision.image_size, vision.patch_size
+        self.kept = self.tiles if config.tiles == "all" else 1
+        if self.kept > 1:
+            self.own_patches = (self.side // self.patch_size) ** 2 + 1
         if load_weights:
             folder = config_folder(config.id, config.revision, planning=False)
             suffix = "class_embedding"
@@ -55,7 +58,7 @@ class MllamaVisionEncoder(VisionEncoder):
                 f"mllama takes views of {self.side} x {self.side} px, not {height} x {width}",
                 hint=f"set data.image to resize: square, size: {self.side}",
             )
-        return 1, (self.side // self.patch_size) ** 2 + 1
+        return 1, self.kept * ((self.side // self.patch_size) ** 2 + 1)
 
     def forward(self, pixel_values: Tensor, pixel_mask: Tensor | None) -> VisionFeatures:
         grid, views = self.grid(*pixel_values.shape[-2:]), len(pixel_values)
@@ -63,4 +66,4 @@ class MllamaVisionEncoder(VisionEncoder):
         ratio = torch.full((views, 1), _ONE_TILE, device=pixel_values.device)
         real = pad(torch.ones_like(ratio)[..., None], (0, self.tiles - 1))
         states = self.backbone(tiles, aspect_ratio_ids=ratio, aspect_ratio_mask=real).last_hidden_state
-        return VisionFeatures(states[:, 0, 0], None, grid)
+        return VisionFeatures(states[:, 0, : self.kept].flatten(1, 2), None, grid)

@@ -1,0 +1,45 @@
+"""Checkpoint folders that transformers loads, with all that is in them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForImageTextToText, PreTrainedModel
+
+from vlm_ablate.errors import ModelError
+from vlm_ablate.models.pretrained import quietly, tensor_names
+
+ADAPTER = "adapter"
+"""Name of the folder of peft adapters inside an exported checkpoint."""
+_CONFIG = "adapter_config.json"
+
+
+def adapter_folder(folder: Path) -> Path | None:
+    """The peft adapters that stand beside the weights of a checkpoint; None where there are none."""
+    return next((place for place in (folder / ADAPTER, folder) if (place / _CONFIG).is_file()), None)
+
+
+def read_model(folder: Path, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """The vision-language model in a folder, adapters beside its weights folded into them, in evaluation mode.
+
+    Raises:
+        AssetMissing: the folder holds no weights.
+        ModelError: transformers has no class for it, or it is damaged or incomplete.
+    """
+    tensor_names(folder)  # damaged files are named before anything is built
+    adapters = adapter_folder(folder)
+    try:
+        with quietly():
+            model, report = AutoModelForImageTextToText.from_pretrained(
+                folder, dtype=dtype, local_files_only=True, output_loading_info=True
+            )
+            if report["missing_keys"]:
+                raise ModelError(f"{folder} lacks tensors: {sorted(report['missing_keys'])[:4]}")
+            if adapters:
+                from peft import PeftModel
+
+                model = PeftModel.from_pretrained(model, adapters).merge_and_unload()
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        raise ModelError(f"transformers cannot load {folder}: {error}") from error
+    return model.eval()
