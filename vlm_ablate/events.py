@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -112,14 +114,25 @@ def silent(event: Event) -> None:
     """A reporter that drops everything."""
 
 
+@dataclass(frozen=True)
+class _Listener:
+    prepared: Callable[[str, int, int], None]
+    remarked: Callable[[str], None] | None
+    process: int
+    """Who listens; a forked child must not write into its parent's pipe."""
+
+
 # Material is made deep inside sources and benchmarks, on first use; whoever started the work hears of it here.
-_listener: ContextVar[Callable[[str, int, int], None] | None] = ContextVar("listener", default=None)
+_listener: ContextVar[_Listener | None] = ContextVar("listener", default=None)
 
 
 @contextmanager
-def listening(listener: Callable[[str, int, int], None]) -> Iterator[None]:
-    """Within this block, and this thread, `listener(what, done, total)` hears what is being prepared."""
-    token = _listener.set(listener)
+def listening(
+    prepared: Callable[[str, int, int], None], remarked: Callable[[str], None] | None = None
+) -> Iterator[None]:
+    """Within this block, and this thread, `prepared(what, done, total)` hears what is being made, and `remarked` what a
+    person should know of it, one line each."""
+    token = _listener.set(_Listener(prepared, remarked, os.getpid()))
     try:
         yield
     finally:
@@ -129,8 +142,17 @@ def listening(listener: Callable[[str, int, int], None]) -> Iterator[None]:
 def preparing(what: str, done: int, total: int) -> None:
     """Tell whoever listens that `done` of `total` parts of `what` are made."""
     listener = _listener.get()
-    if listener is not None:
-        listener(what, done, total)
+    if listener is not None and listener.process == os.getpid():
+        listener.prepared(what, done, total)
+
+
+def remark(message: str) -> None:
+    """Tell whoever listens what a person should know; where nobody does, it goes to the log, which is stderr."""
+    listener = _listener.get()
+    if listener is not None and listener.remarked is not None and listener.process == os.getpid():
+        listener.remarked(message)
+    else:
+        logging.getLogger("vlm_ablate").warning(message)
 
 
 @dataclass

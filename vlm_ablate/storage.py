@@ -1,13 +1,17 @@
-"""Files that are whole or absent, locks, and clear errors when the disk will not take them. No torch here."""
+"""Files that are whole or absent, locks, and clear errors when the disk will not take them. No torch here.
+
+Whoever may write in a folder can put something there first: files are made new beside their target, no link followed.
+"""
 
 from __future__ import annotations
 
 import errno
 import fcntl
 import os
+import secrets
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -26,7 +30,11 @@ _STORAGE_ERRNOS = {
     errno.EEXIST: "a file of that name is in the way",
     errno.EFBIG: "the file is too large for this file system",
     errno.EIO: "the disk reports an input/output error",
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.ELOOP: "a symbolic link is in the way",
+    errno.EISDIR: "a folder of that name is in the way",
 }
+_PARTIAL = ".partial"
 
 
 @contextmanager
@@ -44,31 +52,88 @@ def storage_errors(what: str, path: Path | str) -> Iterator[None]:
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+def atomic_file(path: Path, *, private: bool = False) -> Iterator[IO[bytes]]:
     """A binary file that takes the place of `path` when the block ends well.
 
-    A reader, or whoever comes after a kill, sees the old content or the new, never half of it.
+    A reader, or whoever comes after a kill, sees the old content or the new, never half of it. What killed writers of
+    the same `path` left is removed.
+
+    Args:
+        private: readable by its owner alone (mode 0600), for what may hold a secret.
 
     Raises:
         StorageError: the folder cannot be written or the disk is full.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with storage_errors("write", path):
+        _sweep(path)
+        partial, handle = _new_partial(path, 0o600 if private else 0o666)
         try:
-            with open(partial, "wb") as file:
+            with open(handle, "wb") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(partial, path)
+                os.replace(partial, path)  # while it is held: nobody takes it for a dead writer's
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
 
 
-def write_atomically(path: Path, data: bytes | str) -> None:
+def write_atomically(path: Path, data: bytes | str, *, private: bool = False) -> None:
     """Write the whole of `path` in one go (see `atomic_file`)."""
-    with atomic_file(path) as file:
+    with atomic_file(path, private=private) as file:
         file.write(data.encode() if isinstance(data, str) else data)
+
+
+def fresh_file(path: Path, *, private: bool = False) -> IO[bytes]:
+    """A new, empty file at `path`, opened for writing; what lay there (a link, not what it names) is removed.
+
+    Raises:
+        StorageError: it cannot be made.
+    """
+    with storage_errors("write", path):
+        path.unlink(missing_ok=True)
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600 if private else 0o666)
+        return open(handle, "wb")
+
+
+def _new_partial(path: Path, mode: int) -> tuple[Path, int]:
+    """A new file beside `path`, and its descriptor, which holds a lock on it: so a writer shows that it lives."""
+    while True:
+        partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_PARTIAL}")
+        try:
+            handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
+        except FileExistsError:
+            continue
+        with suppress(OSError):  # a file system without locks: then nobody sweeps there either
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.fstat(handle).st_nlink:
+            return partial, handle
+        os.close(handle)  # another writer swept it before the lock was taken
+
+
+def _sweep(path: Path) -> None:
+    """Remove the unfinished files of dead writers of `path`: those on which nobody holds a lock."""
+    start = f".{path.name}."
+    with suppress(OSError), os.scandir(path.parent) as found:
+        for entry in found:
+            if entry.name.startswith(start) and entry.name.endswith(_PARTIAL):
+                _remove_if_dead(Path(entry.path))
+
+
+def _remove_if_dead(partial: Path) -> None:
+    try:
+        handle = os.open(partial, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno == errno.ELOOP:  # a link that somebody put there; what it names stays
+            partial.unlink(missing_ok=True)
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        partial.unlink(missing_ok=True)
+    except OSError:
+        pass  # its writer lives, or it is not ours to remove
+    finally:
+        os.close(handle)
 
 
 @contextmanager
@@ -83,7 +148,7 @@ def locked(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[No
     """
     with storage_errors("lock", path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     try:
         while True:
             try:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -124,6 +125,75 @@ def test_a_store_is_made_once_and_read_again(own_home: Path) -> None:
     assert _times(own_home) == files
     assert np.array_equal(made.images, again.images) and made.rows == again.rows
     assert np.array_equal(again.images[3], TASKS["captions"]("tune", 3, 64).image)
+
+
+def _drawn_again(folder: Path, damage: Callable[[], object]) -> list[str]:
+    """What is remarked when a store of five items that was damaged is read whole, and read again."""
+    damage()
+    store._opened.cache_clear()  # as another process finds it
+    remarks: list[str] = []
+    for _ in range(2):
+        with listening(lambda *told: None, remarks.append):
+            again = item_store("captions", "tune", 5, 64)
+            for i in range(5):
+                item = TASKS["captions"]("tune", i, 64)
+                assert np.array_equal(again.images[i], item.image) and again.rows[i]["answer"] == item.answer
+        store._opened.cache_clear()
+    assert all(str(folder) in remark for remark in remarks)
+    return remarks
+
+
+def _flip(path: Path, place: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("damage", [
+    lambda folder: _flip(folder / "images.npy", 128 + 3 * 64 * 64 * 3 + 77),
+    lambda folder: (folder / "images.npy").write_bytes((folder / "images.npy").read_bytes()[:128] + bytes(5 * 12288)),
+    lambda folder: _flip(folder / "images.npy", 20),
+    lambda folder: os.truncate(folder / "images.npy", 9000),
+    lambda folder: (folder / "images.npy").unlink(),
+    lambda folder: _flip(folder / "items.jsonl", 30),
+    lambda folder: os.truncate(folder / "items.jsonl", 300),
+    lambda folder: (folder / "items.jsonl").write_bytes(b""),
+], ids=["one bit", "zeroed pictures", "head", "cut short", "gone", "a row", "rows cut short", "no rows"])
+def test_whatever_is_damaged_in_a_store_is_drawn_again_with_one_remark(
+    own_home: Path, damage: Callable[[Path], object]
+) -> None:
+    item_store("captions", "tune", 5, 64)
+    folder = store_folder("captions", "tune", 5, 64)
+    assert len(_drawn_again(folder, lambda: damage(folder))) == 1
+
+
+def test_a_damaged_picture_is_read_right_from_a_store_that_takes_no_writes(
+    own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    item_store("captions", "tune", 5, 64)
+    images = store_folder("captions", "tune", 5, 64) / "images.npy"
+    _flip(images, 200)
+    store._opened.cache_clear()
+    opened = np.load
+
+    def read_only(file: Path, mmap_mode: str) -> np.ndarray:
+        if mmap_mode != "r":
+            raise PermissionError(13, "Permission denied", str(file))
+        return opened(file, mmap_mode="r")
+
+    monkeypatch.setattr(np, "load", read_only)
+    again = item_store("captions", "tune", 5, 64)
+    for _ in range(2):
+        assert np.array_equal(again.images[0], TASKS["captions"]("tune", 0, 64).image)
+
+
+def test_what_a_killed_maker_left_unfinished_is_swept(own_home: Path) -> None:
+    folder = store_folder("captions", "tune", 5, 64)
+    folder.mkdir(parents=True)
+    for name in (".images.npy.0123abcd.partial", ".items.jsonl.4567.partial"):
+        (folder / name).write_bytes(b"half")
+    item_store("captions", "tune", 5, 64)
+    assert {p.name for p in folder.iterdir()} == {"images.npy", "items.jsonl"}
 
 
 def test_a_store_made_by_several_processes_is_the_one_that_one_would_make(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import os
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from vlm_ablate.errors import DataError
+from vlm_ablate.limits import gunzipped
 
 ENDINGS = (".pdf", ".pdf.gz")
 """Also gzipped, as Debian's documentation packages ship them."""
@@ -79,12 +78,11 @@ def read_pdf(path: Path) -> bytes:
     """The PDF's bytes, unpacked if gzipped.
 
     Raises:
-        OSError: it cannot be read, or its compression is damaged.
+        OSError: it cannot be read, its compression is damaged, or it unpacks to more than a PDF can be.
     """
-    data = path.read_bytes()
     if not path.name.lower().endswith(".gz"):
-        return data
+        return path.read_bytes()
     try:
-        return gzip.decompress(data)
-    except (EOFError, zlib.error) as error:
-        raise OSError(f"damaged compression: {error}") from error
+        return gunzipped(path)
+    except DataError as error:
+        raise OSError(error.message) from error

@@ -67,3 +67,25 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     other.write_bytes(b"PK\x03\x04 something else")
     with pytest.raises(DataError, match=r"not a \.deb file"):
         archive.control(other)
+
+
+@pytest.mark.parametrize("compression", ["xz", "gz", "bz2"])
+def test_a_small_package_that_unpacks_to_very_much_is_refused_before_the_disk_is_full(
+    tmp_path: Path, compression: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vlm_ablate.limits.ALWAYS_ALLOWED", 2**20)
+    deb = write_deb(tmp_path / "x_1_all.deb", "x", "1", {f"usr/share/{i}.png": bytes(2**20) for i in range(8)},
+                    compression)
+    with pytest.raises(DataError, match=r"x_1_all\.deb: data\.tar unpacks to more than 1 MiB"):
+        archive.unpack(deb, tmp_path / "out", ["*"])
+    written = sum(p.stat().st_size for p in (tmp_path / "out").rglob("*") if p.is_file())
+    assert written <= 2 * 2**20
+
+
+def test_texts_in_a_package_that_claim_more_than_texts_hold_are_refused_unread(tmp_path: Path) -> None:
+    control = write_deb(tmp_path / "x_1_all.deb", "x", "1" * 2**21, FILES)
+    with pytest.raises(DataError, match="its control file holds 2,097"):
+        archive.control(control)
+    name = write_deb(tmp_path / "y_1_all.deb", "y", "1", {"usr/share/" + "a" * 2**21: b""})
+    with pytest.raises(DataError, match="a name in the archive claims 2,097"):
+        archive.unpack(name, tmp_path / "out", ["*"])

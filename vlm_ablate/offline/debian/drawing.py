@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image
 
-from vlm_ablate.errors import AssetMissing, DataError
+from vlm_ablate.errors import DataError
 from vlm_ablate.offline.canvas import COLOURS, font
+from vlm_ablate.offline.debian.svg import svg_to_png
 from vlm_ablate.offline.pictures import Split, split_of
 
 _LOOK_WIDTH = 96
@@ -27,6 +28,9 @@ _LEAST_INK = 0.04
 
 _LEAST_BOX = 0.08
 """Longer side of what is drawn, as a share of the page's; less than that is a speck off the page."""
+
+_MOST_PIXELS = 2**26
+"""Of a page as it is drawn; more of it could not be seen at the sizes that are asked for."""
 
 _THUMB = 8
 _CACHED_SIDE = 128
@@ -111,7 +115,11 @@ def _kept(path: Path, box: tuple[float, float, float, float], aspect: float, siz
 def _drawn(path: Path, box: tuple[float, float, float, float], aspect: float, size: int) -> np.ndarray:
     """Drawn a little larger, cropped to `box`, shrunk so that the longer side is `size`, centred."""
     share = max(box[2] - box[0], (box[3] - box[1]) * aspect)
-    page = _page(path, path.read_bytes(), min(1536, max(2, round(1.25 * size / share))))
+    try:
+        page = _page(path, path.read_bytes(), min(1536, max(2, round(1.25 * size / share))))
+    except (ValueError, OSError) as error:
+        hint = "fetch its package again: `vlm-ablate data fetch`"
+        raise DataError(f"{path} cannot be drawn: {error}", hint=hint) from error
     width, height = page.size
     part = page.crop((int(box[0] * width), int(box[1] * height), round(box[2] * width), round(box[3] * height)))
     scale = size / max(part.size)
@@ -128,13 +136,15 @@ def _page(path: Path, data: bytes, width: int) -> Image.Image:
         ValueError, OSError: the file is broken.
     """
     if path.suffix.lower() == ".svg":
-        try:
-            import resvg_py
-        except ImportError as error:
-            raise AssetMissing("the package 'resvg-py' is not installed", hint="run `make assets`") from error
-        data = resvg_py.svg_to_bytes(svg_string=data.decode("utf-8", "replace"), width=width, dpi=96,
-                                     skip_system_fonts=True, **(_fonts() if b"text" in data else {}))
-    return Image.open(io.BytesIO(data)).convert("RGBA")
+        fonts = _fonts() if b"text" in data else {}
+        data = svg_to_png(data, width, dpi=96, skip_system_fonts=True, **fonts)
+    try:
+        page = Image.open(io.BytesIO(data))
+    except Image.DecompressionBombError as error:
+        raise ValueError(str(error)) from error
+    if page.width * page.height > _MOST_PIXELS:
+        raise ValueError(f"a page of {page.width:,} x {page.height:,} pixels")
+    return page.convert("RGBA")
 
 
 @cache
