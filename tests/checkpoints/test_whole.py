@@ -1,0 +1,165 @@
+"""Whatever is in a checkpoint folder is read or refused: adapters, heads, processors, end tokens, chat templates."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig
+
+from tests.checkpoints import kin
+from tests.checkpoints.kin import Kin
+from tests.checkpoints.test_export import NANO, adapt, our_logits
+from tests.checkpoints.test_parity import CASES, save_reference
+from tests.models.conftest import TEXT, save_lm
+from tests.models.support import PERCEIVER, a_batch, a_vlm
+from vlm_ablate.checkpoints.chat import chat_template
+from vlm_ablate.checkpoints.families.known import parts_of
+from vlm_ablate.checkpoints.peft_folder import save_adapters
+from vlm_ablate.checkpoints.processor import generation_config
+from vlm_ablate.checkpoints.released import image_config
+from vlm_ablate.checkpoints.start_from import started_vlm
+from vlm_ablate.checkpoints.to_transformers import to_transformers
+from vlm_ablate.config.data import ImageConfig
+from vlm_ablate.config.model import ModelConfig
+from vlm_ablate.errors import ModelError
+from vlm_ablate.models.generation import end_ids
+from vlm_ablate.models.pretrained import read_config
+from vlm_ablate.models.released import read_model
+from vlm_ablate.models.views import Views
+from vlm_ablate.models.vlm import VLM
+
+
+@pytest.fixture(params=["lora", "dora"])
+def kept(request, tmp_path: Path) -> tuple[VLM, Path]:
+    """A model and its export with adapters beside the weights."""
+    vlm = adapt(a_vlm(*NANO, connector=PERCEIVER), language=request.param, vision=request.param)
+    base = to_transformers(vlm, merged=False)
+    base.save_pretrained(tmp_path)
+    vlm.tokenizer.save_pretrained(tmp_path)
+    save_adapters(vlm, base, tmp_path / "adapter")
+    return vlm, tmp_path
+
+
+def test_a_model_starts_from_kept_adapters_too(kept) -> None:
+    vlm, folder = kept
+    batch = a_batch(vlm, ["<image> what colour ?"])
+    config = ModelConfig.model_validate(parts_of(read_config(str(folder), planning=False), str(folder)))
+    again = started_vlm(config, Views(32)).eval()
+    torch.testing.assert_close(our_logits(again, batch), our_logits(vlm, batch), rtol=1e-4, atol=1e-4)
+    whole = read_model(folder)
+    with torch.no_grad():
+        found = whole(input_ids=batch.input_ids, pixel_values=batch.pixel_values[None]).logits
+    torch.testing.assert_close(found, our_logits(vlm, batch), rtol=1e-4, atol=1e-4)
+
+
+def test_a_part_that_would_leave_adapters_out_is_refused(kept) -> None:
+    _, folder = kept
+    with pytest.raises(ModelError, match=r"model\.language: .* holds adapters beside its weights"):
+        a_vlm(NANO[0], folder)
+
+
+def test_a_head_of_its_own_is_never_dropped(tmp_path: Path) -> None:
+    """An untied checkpoint in an assembly whose head is its embedding."""
+    save_reference(CASES["idefics2"], tmp_path / "untied")
+    save_reference(CASES["idefics2"], tmp_path / "tied")
+    config = tmp_path / "tied" / "config.json"
+    body = json.loads(config.read_text())
+    body["tie_word_embeddings"] = body["text_config"]["tie_word_embeddings"] = True
+    config.write_text(json.dumps(body))
+    parts = parts_of(read_config(str(tmp_path / "tied"), planning=False), str(tmp_path / "tied"))
+    with pytest.raises(ModelError, match="output head is another table than the embedding"):
+        started_vlm(ModelConfig.model_validate(parts), Views(32))
+    save_reference(CASES["idefics2-tied"], tmp_path / "other")
+    small = parts_of(read_config(str(tmp_path / "other"), planning=False), str(tmp_path / "other"))
+    assert started_vlm(ModelConfig.model_validate(small), Views(32)).language.model.config.tie_word_embeddings
+
+
+def test_a_language_model_that_lacks_tensors_is_refused(siglip: Path, tmp_path: Path) -> None:
+    folder = save_lm(tmp_path, LlamaConfig(**TEXT))
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    tensors.pop("model.norm.weight")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"lacks tensors of its language model: \['model.norm.weight'\]"):
+        a_vlm(siglip, folder)
+
+
+SAID = {"image_processor_type": "Idefics3ImageProcessor", "size": {"longest_edge": 64}, "resample": 1,
+        "max_image_size": {"longest_edge": 32}}  # fmt: skip
+WHOLE = {"image_processor_type": "Idefics2ImageProcessor", "size": {"longest_edge": 64, "shortest_edge": 24}}
+
+
+@pytest.mark.parametrize(
+    ("family", "said", "expected"),
+    [
+        ("idefics3", SAID, ImageConfig(split="tiles", tile=32, size=64, resample="lanczos")),
+        ("idefics3", WHOLE | {"size": {"height": 48, "width": 48}}, ImageConfig(size=48)),
+        ("idefics2", WHOLE, ImageConfig(resize="native", size=64, shortest=24)),
+        ("idefics2", WHOLE | {"size": {"height": 48, "width": 48}, "do_image_splitting": True, "resample": 3},
+         ImageConfig(size=48, split="crops", resample="bicubic")),
+        ("idefics2", SAID, ImageConfig(split="tiles", tile=32, size=64, resample="lanczos")),
+        ("idefics3", SAID | {"do_image_splitting": False}, "do_image_splitting: False"),
+        ("idefics3", SAID | {"size": {"height": 64, "width": 64}}, "size: "),
+        ("idefics3", SAID | {"size": {"longest_edge": 224}}, "more than 6 tiles of 32 px"),
+        ("idefics3", SAID | {"resample": 0}, "resample: 0"),
+        ("smolvlm", SAID | {"do_resize": False}, "do_resize: False"),
+        ("idefics2", WHOLE | {"do_rescale": False}, "do_rescale: False"),
+        ("idefics2", WHOLE | {"do_normalize": False}, "do_normalize: False"),
+        ("idefics2", WHOLE | {"rescale_factor": 1.0}, "rescale_factor: 1.0"),
+        ("idefics2", WHOLE | {"size": {"height": 48, "width": 32}}, "size: "),
+    ],
+)  # fmt: skip
+def test_image_processors_are_expressed_in_full_or_refused(family, said, expected, tmp_path: Path) -> None:
+    save_reference(CASES[family], tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(said))
+    config = read_config(str(tmp_path), planning=False)
+    if isinstance(expected, ImageConfig):
+        assert image_config(config, tmp_path) == expected
+    else:
+        with pytest.raises(ModelError, match=expected):
+            image_config(config, tmp_path)
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["plain", "inside"])
+def test_a_checkpoints_own_end_tokens_end_a_text_and_are_exported(whole: bool, siglip: Path, tmp_path: Path) -> None:
+    if whole:
+        kin.save(Kin("llava"), tmp_path)
+    else:
+        save_lm(tmp_path, LlamaConfig(**TEXT))
+        assert AutoModelForCausalLM.from_pretrained(tmp_path)
+    GenerationConfig(eos_token_id=[2, 5, 7]).save_pretrained(tmp_path)
+    vlm = a_vlm(siglip, tmp_path)
+    end = vlm.tokenizer.convert_tokens_to_ids("<end_of_utterance>")
+    assert end_ids(vlm.language) == sorted({2, 5, 7, vlm.tokenizer.eos_token_id, end})
+    assert generation_config(vlm).eos_token_id == end_ids(vlm.language)
+
+
+RELEASED = (  # HuggingFaceM4/Idefics3-8B-Llama3, without the beginning of text, which the tokeniser writes
+    "{% for message in messages %}{{message['role'] | capitalize}}{% if message['content'][0]['type'] == 'image' %}"
+    "{{':'}}{% else %}{{': '}}{% endif %}{% for line in message['content'] %}{% if line['type'] == 'text' %}"
+    "{{line['text']}}{% elif line['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}<end_of_utterance>\n"
+    "{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
+
+
+def test_the_exported_chat_template_writes_what_the_released_one_does() -> None:
+    tokenizer = a_vlm(*NANO).tokenizer
+    image, words = {"type": "image"}, {"type": "text", "text": "What is it?"}
+    dialogues = [
+        [("system", [words]), ("user", [image, words]), ("assistant", [words])],
+        [("user", [words, image, words]), ("assistant", [image, words]), ("user", [image, image])],
+        [("user", [{"type": "text", "text": ""}, image, words])],
+        [("user", [{"type": "text", "text": " two\nlines "}])],
+    ]
+    for dialogue in dialogues:
+        messages = [{"role": role, "content": content} for role, content in dialogue]
+        for ask in (False, True):
+            expected, found = (
+                tokenizer.apply_chat_template(messages, chat_template=t, add_generation_prompt=ask, tokenize=False)
+                for t in (RELEASED, chat_template("chat", tokenizer))
+            )
+            assert found == expected
