@@ -25,6 +25,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import lightning.pytorch as pl
 import torch
 from torch.utils.data import DataLoader
+from vlm_ablate.tracking.logger import RunTracker
 
 from vlm_ablate.config.execution import Execution
 from vlm_ablate.config.expand import load_experiment
@@ -40,7 +41,6 @@ from vlm_ablate.models.views import Views
 from vlm_ablate.models.vlm import VLM, build_vlm
 from vlm_ablate.registry import load_plugins
 from vlm_ablate.runs.spec import RunSpec, specs_of
-from vlm_ablate.tracking.logger import RunTracker
 from vlm_ablate.training.callbacks import Checkpoints, Monitor, StepMetrics, StepSeeds
 from vlm_ablate.training.counters import Counter
 from vlm_ablate.training.fit import build_trainer, configure_threads, fit, quiet_lightning, training_device

@@ -45,7 +45,8 @@ from typer.testing import CliRunner, Result
 from vlm_ablate.cli.app import app
 from vlm_ablate.home import Home
 from vlm_ablate.models.connectors.linear import LinearConnector
-from vlm_ablate.tracking.records import RunRecord, read_records
+from vlm_ablate.tracking.read import read_records
+from vlm_ablate.tracking.records import RunRecord
 
 NAME = "bad_input"
 

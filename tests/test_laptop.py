@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 from vlm_ablate.cli.app import app
 from vlm_ablate.home import Home
-from vlm_ablate.tracking.records import read_records
+from vlm_ablate.tracking.read import read_records
 
 ROOT = Path(__file__).parents[1]
 NAME = "idefics2/t03_architecture"

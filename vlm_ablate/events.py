@@ -6,18 +6,18 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Literal
 
-Status = Literal["finished", "diverged", "failed", "skipped"]
+Status = Literal["finished", "diverged", "failed", "skipped", "stopped"]
 
 
 @dataclass(frozen=True)
 class Event:
-    """Base of all events; `run` is the hash of the RunSpec that it is about."""
+    """Base of all events; `run` is the id of the RunSpec that it is about."""
 
     run: str
 
@@ -52,6 +52,22 @@ class StageStarted(Event):
     stages: int
     steps: int
     """Optimiser steps of this stage."""
+
+
+@dataclass(frozen=True)
+class StageFinished(Event):
+    """A stage is trained and its weights are on disk under this key."""
+
+    stage: str
+    key: str
+
+
+@dataclass(frozen=True)
+class CurvePoint(Event):
+    """Scores of the model as it is after `step` optimiser steps over all stages: metric -> score."""
+
+    step: int
+    scores: Mapping[str, float]
 
 
 @dataclass(frozen=True)

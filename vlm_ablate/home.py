@@ -2,73 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from vlm_ablate.errors import StorageError
-from vlm_ablate.storage import HOME_VARIABLE, locked, storage_errors, write_atomically
+from vlm_ablate.storage import HOME_VARIABLE, storage_errors
 
 DEFAULT_FOLDER = "outputs"
 MINIMUM_FREE = 200 * 2**20
 """Bytes that must be free before a run starts."""
-
-@dataclass(frozen=True)
-class RunFolder:
-    """The folder of one run: everything needed to continue it, and what it produced."""
-
-    root: Path
-
-    @property
-    def checkpoints(self) -> Path:
-        """Folder of the resumable checkpoint."""
-        return self.root / "checkpoints"
-
-    @property
-    def predictions(self) -> Path:
-        """Folder of the predictions, written as the evaluation goes."""
-        return self.root / "predictions"
-
-    @property
-    def artifacts(self) -> Path:
-        """Folder of the files that go to the tracking store."""
-        return self.root / "artifacts"
-
-    @property
-    def outcome(self) -> Path:
-        """JSON record of how the run ended; present only once it has ended for good."""
-        return self.root / "outcome.json"
-
-    def prepare(self) -> None:
-        """Create the folders.
-
-        Raises:
-            StorageError: they cannot be created.
-        """
-        with storage_errors("create", self.root):
-            for folder in (self.root, self.checkpoints, self.predictions, self.artifacts):
-                folder.mkdir(parents=True, exist_ok=True)
-
-    def read_outcome(self) -> dict[str, Any] | None:
-        """The recorded outcome, or None when the run has not ended."""
-        try:
-            return json.loads(self.outcome.read_text())
-        except FileNotFoundError:
-            return None
-
-    def write_outcome(self, outcome: dict[str, Any]) -> None:
-        """Record how the run ended, atomically."""
-        write_atomically(self.outcome, json.dumps(outcome, indent=1, sort_keys=True))
-
-    def locked(self) -> AbstractContextManager[None]:
-        """Hold the run for this process; a second process that wants the same run waits. Freed when a holder dies."""
-        return locked(self.root / ".lock")
-
 
 @dataclass(frozen=True)
 class Home:
@@ -102,6 +47,11 @@ class Home:
         return self.root / "runs"
 
     @property
+    def stages(self) -> Path:
+        """Parent of the folders of trained stages, with their scores."""
+        return self.root / "stages"
+
+    @property
     def assets(self) -> Path:
         """Pictures and documents that were fetched."""
         return self.root / "assets"
@@ -111,10 +61,6 @@ class Home:
         """What can be thrown away and made again."""
         return self.root / "cache"
 
-    def run(self, run_hash: str) -> RunFolder:
-        """The folder of the run with that hash."""
-        return RunFolder(self.runs / run_hash)
-
     def prepare(self, minimum_free: int = MINIMUM_FREE) -> Home:
         """Create the folders; prove that they take writes and that `minimum_free` bytes are free. Cheap: call it first.
 
@@ -122,7 +68,7 @@ class Home:
             StorageError: a read-only folder, a full disk, or too little free space.
         """
         with storage_errors("create", self.root):
-            for folder in (self.root, self.artifacts, self.runs, self.cache):
+            for folder in (self.root, self.artifacts, self.runs, self.stages, self.cache):
                 folder.mkdir(parents=True, exist_ok=True)
         with storage_errors("write in", self.root), tempfile.TemporaryFile(dir=self.root) as probe:
             probe.write(b"\0" * 4096)

@@ -116,8 +116,9 @@ connectors: Registry[Any] = Registry("connector", "vlm_ablate.models.connectors"
 architectures: Registry[Any] = Registry("architecture", "vlm_ablate.models.architectures")
 sources: Registry[Any] = Registry("data source", "vlm_ablate.data.sources")
 benchmarks: Registry[Any] = Registry("benchmark", "vlm_ablate.evaluation.benchmarks")
+launchers: Registry[Any] = Registry("launcher", "vlm_ablate.launch")
 
-REGISTRIES = (vision_encoders, language_models, connectors, architectures, sources, benchmarks)
+REGISTRIES = (vision_encoders, language_models, connectors, architectures, sources, benchmarks, launchers)
 
 _loaded: set[str] = set()
 _state = {"parts": False}

@@ -27,7 +27,7 @@ from vlm_ablate.runs.execute import execute
 from vlm_ablate.runs.export import export_run
 from vlm_ablate.runs.find import find_run, load_run
 from vlm_ablate.runs.spec import RunSpec
-from vlm_ablate.tracking.records import read_records
+from vlm_ablate.tracking.read import read_records
 
 CREEP = {"train": STAGE | {"steps": 2, "learning_rate": 1e-9}}
 """Steps so small that the model stays what it started from."""

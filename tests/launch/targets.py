@@ -9,23 +9,24 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from pathlib import Path
+from contextlib import suppress
 
+from tests.runs.disk import write_results
 from vlm_ablate.errors import StorageError
-from vlm_ablate.events import Checkpointed, Event, RunFinished, RunStarted, StepDone
+from vlm_ablate.events import Checkpointed, Event, RunFinished, RunStarted, StageFinished, StepDone
 from vlm_ablate.home import Home
-from vlm_ablate.runs.outcome import RunOutcome
+from vlm_ablate.runs.folder import run_folder
+from vlm_ablate.runs.outcome import RunOutcome, outcome_of
 from vlm_ablate.runs.spec import RunSpec
-from vlm_ablate.tracking.logger import RunTracker
 
 
 def note_of(spec: RunSpec) -> str:
-    return spec.config.last_stage.data.mixture["stub"].source.note
+    return next(iter(spec.config.stages.values())).data.mixture["stub"].source.note
 
 
 def execute(spec: RunSpec, *, home: Home, reporter: Callable[[Event], None], tracking_uri: str) -> RunOutcome:
-    """Record a run whose score is its seed, or misbehave as the note says."""
-    reporter(RunStarted(spec.hash, spec.run_name, spec.arm, spec.seed, 10))
+    """Leave a run whose score is its seed, or misbehave as the note says."""
+    reporter(RunStarted(spec.id, spec.run_name, spec.arm, spec.seed, 10))
     action, _, argument = note_of(spec).partition(":")
     with open(home.root / "calls.txt", "a") as calls:
         calls.write(
@@ -40,27 +41,41 @@ def execute(spec: RunSpec, *, home: Home, reporter: Callable[[Event], None], tra
         raise StorageError("cannot write there: the disk is full") if argument == "storage" else ZeroDivisionError("oh")
     if action == "sleep":
         return _sleep(spec, home, reporter, stubborn=argument == "stubborn")
-    with RunTracker.start(spec, home=home, tracking_uri=tracking_uri) as tracker:
-        reporter(StepDone(spec.hash, 10, 10, 1.0, 100.0))
-        tracker.log_scores([{"column": "vqa", "score": float(spec.seed), "blind": False}], 10)
-        tracker.finish("finished")
-    reporter(RunFinished(spec.hash, "finished", float(spec.seed)))
-    return RunOutcome(spec.hash, spec.run_name, "finished", {"vqa": float(spec.seed)}, tracking_run=tracker.run_id)
+    reporter(StepDone(spec.id, 10, 10, 1.0, 100.0))
+    results = write_results(spec, home, score=float(spec.seed))
+    for key in spec.stage_keys:
+        reporter(StageFinished(spec.id, key.name, key.key))
+    reporter(RunFinished(spec.id, "finished", float(spec.seed)))
+    return outcome_of(results, trained=tuple(key.name for key in spec.stage_keys))
+
+
+class _Stopped(Exception):
+    """SIGUSR1 came."""
 
 
 def _sleep(spec: RunSpec, home: Home, reporter: Callable[[Event], None], *, stubborn: bool) -> RunOutcome:
     """Train for a long time; on an interruption write a checkpoint, unless stubborn."""
-    checkpoint = Path(home.run(spec.hash).root) / "checkpoint"
+    checkpoint = run_folder(home, spec.id).root / "checkpoint"
     if checkpoint.exists():
-        return RunOutcome(spec.hash, spec.run_name, "finished", message="continued")
+        return RunOutcome(spec.id, spec.run_name, "finished", message="continued")
+
+    def stop(number: int, frame: object) -> None:
+        raise _Stopped
+
+    before = signal.signal(signal.SIGUSR1, stop)
     while True:
         try:
             for step in range(600):
-                reporter(StepDone(spec.hash, step, 600, 1.0, 100.0))
+                reporter(StepDone(spec.id, step, 600, 1.0, 100.0))
                 time.sleep(0.1)
+        except _Stopped:
+            with suppress(ValueError):
+                signal.signal(signal.SIGUSR1, before)
+            checkpoint.write_text("")
+            return RunOutcome(spec.id, spec.run_name, "stopped", message="stopped early")
         except KeyboardInterrupt:
             if stubborn:
                 continue
             checkpoint.write_text("")
-            reporter(Checkpointed(spec.hash, step))
+            reporter(Checkpointed(spec.id, step))
             raise

@@ -8,25 +8,36 @@ import subprocess
 import sys
 import threading
 import time
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.tracking.specs import make_spec
 from vlm_ablate.cli.run import launch
-from vlm_ablate.errors import StorageError, TrackingError, UnknownNameError
+from vlm_ablate.errors import UnknownNameError, VlmAblateError
 from vlm_ablate.events import Checkpointed, Event, RunFinished, RunStarted, StepDone
 from vlm_ablate.home import Home
-from vlm_ablate.launch import Interrupted, devices, launcher
+from vlm_ablate.launch import devices
+from vlm_ablate.launch.base import LaunchInterrupted, OnEvent, Placement
+from vlm_ablate.launch.campaign import Campaign
+from vlm_ablate.launch.configs import LocalConfig
 from vlm_ablate.launch.local import LocalLauncher
-from vlm_ablate.tracking.records import read_records
+from vlm_ablate.registry import launchers
+from vlm_ablate.runs.folder import run_folder
+from vlm_ablate.runs.outcome import RunOutcome
+from vlm_ablate.runs.spec import RunSpec
+from vlm_ablate.tracking.read import read_records
 
 TARGET = "tests.launch.targets:execute"
 
 
-def local(**options: object) -> LocalLauncher:
-    return LocalLauncher(target=TARGET, **options)  # type: ignore[arg-type]
+def run(
+    specs: Sequence[RunSpec], home: Home, on_event: OnEvent = print, *, jobs: int | None = 1, **options: Any
+) -> list[RunOutcome]:
+    with Campaign(LocalLauncher(LocalConfig(jobs=jobs)), home, on_event, target=TARGET, **options) as campaign:
+        return campaign.run(specs)
 
 
 def calls(home: Home) -> list[list[str]]:
@@ -38,50 +49,29 @@ def test_runs_are_spread_over_workers_and_come_back_in_order(home: Home, monkeyp
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     events: list[Event] = []
     specs = [make_spec("mlp", seed) for seed in range(6)]
-    outcomes = local(jobs=2).run(specs, home, events.append)
+    outcomes = run(specs, home, events.append, jobs=2)
     assert [(o.run, o.name, o.status, o.scores) for o in outcomes] == [
-        (s.hash, s.run_name, "finished", {"vqa": float(s.seed)}) for s in specs
+        (s.id, s.run_name, "finished", {"vqa": float(s.seed)}) for s in specs
     ]
     served = calls(home)
     assert len(served) == 6 and len({pid for _, pid, *_ in served}) == 2
     assert {threads for _, _, threads, _ in served} == {"1"}
     for kind in (RunStarted, StepDone, RunFinished):
-        assert {e.run for e in events if isinstance(e, kind)} == {s.hash for s in specs}
-    assert (home.run(specs[0].hash).root / "log.txt").exists()
+        assert {e.run for e in events if isinstance(e, kind)} == {s.id for s in specs}
+    assert (run_folder(home, specs[0].id).root / "log.txt").exists()
 
 
 def test_threads_of_the_command_line_reach_the_workers(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vlm_ablate.launch.local.LocalLauncher", partial(LocalLauncher, target=TARGET))
+    monkeypatch.setattr("vlm_ablate.launch.campaign.EXECUTE", TARGET)
+    monkeypatch.setattr(Campaign.__init__, "__kwdefaults__", {**Campaign.__init__.__kwdefaults__, "target": TARGET})
     launch([make_spec("mlp", 1)], home, home.tracking_uri, 1, 3)
     assert [threads for _, _, threads, _ in calls(home)] == ["3"]
-
-
-def test_what_is_finished_is_reported_without_starting_a_worker(home: Home) -> None:
-    specs = [make_spec("mlp", 1), make_spec("elsewhere", 1, experiment="demo/t02", note="mlp")]
-    local(jobs=1).run(specs[:1], home, lambda event: None)
-    events: list[Event] = []
-    outcomes = LocalLauncher(target="no.such.module:execute").run(specs, home, events.append)
-    assert [(o.status, o.scores, o.reused) for o in outcomes] == [("finished", {"vqa": 1.0}, True)] * 2
-    assert [e.reused for e in events if isinstance(e, RunFinished)] == [True, True]
-    assert len(calls(home)) == 1
-    assert len(read_records(home.tracking_uri, "demo/t02")) == 1
-
-
-def test_specs_with_one_hash_are_run_once_and_recorded_for_each(home: Home) -> None:
-    specs = [make_spec("a", 3, note="same"), make_spec("b", 3, note="same")]
-    assert specs[0].hash == specs[1].hash
-    outcomes = local(jobs=2).run(specs, home, lambda event: None)
-    assert [(o.name, o.status, o.mean) for o in outcomes] == [(s.run_name, "finished", 3.0) for s in specs]
-    assert [arm for arm, *_ in calls(home)] == ["a"]
-    assert {r.arm: r.scores for r in read_records(home.tracking_uri, "demo/t01")} == {
-        arm: [{"column": "vqa", "score": 3.0, "blind": False}] for arm in "ab"
-    }
 
 
 def test_a_worker_that_dies_fails_its_run_and_the_rest_goes_on(home: Home) -> None:
     specs = [make_spec("dies", note="kill"), make_spec("leaves", note="exit"), make_spec("mlp", 1), make_spec("mlp", 2)]
     events: list[Event] = []
-    outcomes = local(jobs=1).run(specs, home, events.append)
+    outcomes = run(specs, home, events.append)
     assert [o.status for o in outcomes] == ["failed", "failed", "finished", "finished"]
     assert "SIGKILL" in outcomes[0].message and "about to be killed" in outcomes[0].message
     assert "status 3" in outcomes[1].message
@@ -89,18 +79,18 @@ def test_a_worker_that_dies_fails_its_run_and_the_rest_goes_on(home: Home) -> No
     records = {r.arm: r for r in read_records(home.tracking_uri, "demo/t01")}
     assert records["dies"].status == "failed" and "SIGKILL" in records["dies"].message
     # What failed is tried again by the next command; what finished is not.
-    again = local(jobs=1).run(specs, home, lambda event: None)
+    again = run(specs, home)
     assert [(o.status, o.reused) for o in again[2:]] == [("finished", True)] * 2
     assert [arm for arm, *_ in calls(home)].count("dies") == 2
 
 
 def test_a_run_that_raises_is_a_failed_outcome_with_one_clear_message(home: Home) -> None:
     specs = [make_spec("full", note="raise:storage"), make_spec("bug", note="raise:bug"), make_spec("mlp", 1)]
-    full, bug, mlp = local(jobs=1).run(specs, home, lambda event: None)
+    full, bug, mlp = run(specs, home)
     assert (full.status, bug.status, mlp.status) == ("failed", "failed", "finished")
     assert full.message.startswith("cannot write there: the disk is full")
     assert bug.message == "ZeroDivisionError: oh"
-    assert "Traceback" in (home.run(bug.run).root / "log.txt").read_text()
+    assert "Traceback" in (run_folder(home, bug.run).root / "log.txt").read_text()
     assert len({pid for _, pid, *_ in calls(home)}) == 1
     assert {r.arm: r.status for r in read_records(home.tracking_uri, "demo/t01")} == {
         "full": "failed", "bug": "failed", "mlp": "finished"}  # fmt: skip
@@ -116,23 +106,23 @@ def press_ctrl_c_when_training(events: list[Event]) -> None:
 
 def test_ctrl_c_stops_at_a_checkpoint_and_the_same_command_continues(home: Home) -> None:
     specs = [make_spec("mlp", 1), make_spec("long", note="sleep"), make_spec("never", note="begun")]
-    local(jobs=1).run(specs[:1], home, lambda event: None)
+    run(specs[:1], home)
     events: list[Event] = []
     threading.Thread(target=press_ctrl_c_when_training, args=(events,)).start()
-    with pytest.raises(Interrupted, match="1 of 3 runs are done") as caught:
-        local(jobs=1).run(specs, home, events.append)
+    with pytest.raises(LaunchInterrupted, match="1 of 3 runs are done") as caught:
+        run(specs, home, events.append)
     assert [o.name for o in caught.value.outcomes] == [specs[0].run_name] and caught.value.exit_code == 130
     assert any(isinstance(event, Checkpointed) for event in events)
-    assert [o.status for o in local(jobs=1).run(specs, home, lambda event: None)] == ["finished"] * 3
-    assert [o.message for o in local(jobs=1).run(specs[1:2], home, lambda event: None)] == ["continued"]
+    assert [o.status for o in run(specs, home)] == ["finished"] * 3
+    assert [o.message for o in run(specs[1:2], home)] == ["continued"]
 
 
 def test_a_run_that_does_not_stop_in_time_is_killed(home: Home) -> None:
     events: list[Event] = []
     threading.Thread(target=press_ctrl_c_when_training, args=(events,)).start()
     started = time.monotonic()
-    with pytest.raises(Interrupted, match="1 did not stop in time"):
-        local(jobs=1, grace_seconds=1).run([make_spec("long", note="sleep:stubborn")], home, events.append)
+    with pytest.raises(LaunchInterrupted, match="1 did not stop in time"):
+        run([make_spec("long", note="sleep:stubborn")], home, events.append, grace_seconds=1)
     assert time.monotonic() - started < 15
 
 
@@ -140,9 +130,8 @@ def test_workers_stop_when_their_parent_is_killed(home: Home, tmp_path: Path) ->
     spec = make_spec("long", note="sleep")
     code = (
         "from pathlib import Path; from tests.tracking.specs import make_spec; from vlm_ablate.home import Home; "
-        "from vlm_ablate.launch.local import LocalLauncher; "
-        f"launcher, home = LocalLauncher(target={TARGET!r}, jobs=1), Home(Path({str(home.root)!r})); "
-        "launcher.run([make_spec('long', note='sleep')], home, print)"
+        "from tests.launch.test_local import run; "
+        f"run([make_spec('long', note='sleep')], Home(Path({str(home.root)!r})))"
     )
     root = Path(__file__).parents[2]
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=root)
@@ -151,7 +140,7 @@ def test_workers_stop_when_their_parent_is_killed(home: Home, tmp_path: Path) ->
         pass
     parent.kill()
     parent.wait()
-    checkpoint = home.run(spec.hash).root / "checkpoint"
+    checkpoint = run_folder(home, spec.id).root / "checkpoint"
     for _ in range(100):
         if checkpoint.exists():
             break
@@ -159,18 +148,9 @@ def test_workers_stop_when_their_parent_is_killed(home: Home, tmp_path: Path) ->
     assert checkpoint.exists()
 
 
-def test_a_store_or_folder_that_cannot_be_used_is_an_error_before_anything_starts(home: Home, tmp_path: Path) -> None:
-    with pytest.raises(TrackingError, match="does not answer"):
-        local(tracking_uri="http://127.0.0.1:9").run([make_spec()], home, lambda event: None)
-    (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError):
-        local().run([make_spec()], Home(tmp_path / "file" / "home"), lambda event: None)
-    assert calls(home) == []
-
-
 def test_each_worker_gets_one_gpu(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
-    local().run([make_spec("mlp", seed) for seed in range(4)], home, lambda event: None)
+    run([make_spec("mlp", seed) for seed in range(4)], home, jobs=None)
     served = calls(home)
     assert {gpu for *_, gpu in served} == {"3", "5"}
     assert len({(pid, gpu) for _, pid, _, gpu in served}) == 2
@@ -185,9 +165,45 @@ def test_visible_gpus_follow_the_environment(monkeypatch: pytest.MonkeyPatch, va
 
 
 def test_launchers_are_known_by_name() -> None:
-    assert isinstance(launcher("local", jobs=1), LocalLauncher)
+    assert isinstance(launchers.build(LocalConfig(jobs=1)), LocalLauncher)
     with pytest.raises(UnknownNameError, match="did you mean 'local'"):
-        launcher("locl")
+        launchers["locl"]
+
+
+def test_a_run_is_stopped_early_and_its_worker_serves_the_next(home: Home) -> None:
+    events: list[Event] = []
+    with Campaign(LocalLauncher(LocalConfig(jobs=1)), home, events.append, target=TARGET) as campaign:
+        long = campaign.submit(make_spec("long", note="sleep"))
+        _wait_for(lambda: any(isinstance(event, StepDone) for event in events))
+        long.stop()
+        assert long.result(20).status == "stopped"
+        assert campaign.submit(make_spec("mlp", 1)).result(30).status == "finished"
+    assert len({pid for _, pid, *_ in calls(home)}) == 1
+
+
+def test_a_run_that_has_not_begun_is_cancelled_when_it_is_stopped(home: Home) -> None:
+    events: list[Event] = []
+    with Campaign(LocalLauncher(LocalConfig(jobs=1)), home, events.append, target=TARGET) as campaign:
+        long, queued = campaign.submit(make_spec("long", note="sleep")), campaign.submit(make_spec("mlp", 1))
+        _wait_for(lambda: any(isinstance(event, StepDone) for event in events))
+        queued.stop()
+        long.stop()
+        assert long.result(20).status == "stopped"
+    assert queued.cancelled() and [arm for arm, *_ in calls(home)] == ["long"]
+
+
+def test_more_than_this_machine_has_is_an_error_at_once(home: Home) -> None:
+    launcher = LocalLauncher(LocalConfig())
+    for placement in (Placement(nodes=2), Placement(gpus=64)):
+        with pytest.raises(VlmAblateError, match="this machine"):
+            launcher.submit(make_spec(), placement)
+
+
+def _wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert condition()
 
 
 def test_a_launcher_imports_neither_torch_nor_mlflow() -> None:

@@ -17,10 +17,24 @@ from safetensors.torch import load_file
 from training.squares import STAGE, make_spec, save_parts
 
 from vlm_ablate.errors import StorageError
-from vlm_ablate.events import EvaluationProgress, RunFinished, RunStarted, StageStarted, StepDone
+from vlm_ablate.events import (
+    CurvePoint,
+    EvaluationProgress,
+    RunFinished,
+    RunStarted,
+    StageFinished,
+    StageStarted,
+    StepDone,
+)
 from vlm_ablate.home import Home
 from vlm_ablate.runs.execute import execute
-from vlm_ablate.tracking.records import read_history, read_records
+from vlm_ablate.runs.folder import StageFolder
+from vlm_ablate.runs.log import read_log
+from vlm_ablate.runs.publishing import publish_missing
+from vlm_ablate.runs.results import find_results, find_stages
+from vlm_ablate.runs.view import record_of
+from vlm_ablate.tracking import schema
+from vlm_ablate.tracking.read import read_history, read_records
 
 
 @pytest.fixture(scope="module")
@@ -46,16 +60,28 @@ def straight(tmp_path_factory, parts, store_template):
     return home, spec, outcome, events
 
 
+def stages(home: Home, spec) -> tuple[StageFolder, ...]:
+    return find_stages(spec, home)
+
+
 def weights(home: Home, spec) -> dict[str, torch.Tensor]:
-    return load_file(home.run(spec.hash).artifacts / "weights" / "trained.safetensors")
+    return load_file(stages(home, spec)[-1].weights)
 
 
 def predictions(home: Home, spec) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in sorted(home.run(spec.hash).predictions.rglob("*.jsonl"))}
+    """Answers of the scores and of the points of the curve."""
+    files = [p for stage in stages(home, spec) for p in sorted(stage.root.rglob("*.jsonl")) if p.name != "log.jsonl"]
+    return {str(p.relative_to(home.stages)): p.read_bytes() for p in files}
+
+
+def logged(home: Home, spec) -> list[tuple[int, dict[str, float]]]:
+    """Everything that was logged but how fast it went."""
+    entries = [entry for stage in stages(home, spec) for entry in read_log(stage.log)]
+    return [(e.step, {k: v for k, v in e.values.items() if k != schema.TRAIN_TOKENS_PER_S}) for e in entries]
 
 
 def last_record(home, spec):
-    return next(r for r in read_records(home.tracking_uri, spec.experiment) if r.hash == spec.hash)
+    return next(r for r in read_records(home.tracking_uri, spec.experiment) if r.id == spec.id)
 
 
 def assert_same_result(mine, theirs):
@@ -63,12 +89,13 @@ def assert_same_result(mine, theirs):
     assert ours.keys() == others.keys()
     assert not [name for name in ours if not torch.equal(ours[name], others[name])]
     assert predictions(*mine) == predictions(*theirs)
+    assert logged(*mine) == logged(*theirs)
 
 
 def test_a_run_is_recorded(straight):
     home, spec, outcome, events = straight
     record = read_records(home.tracking_uri, spec.experiment)[0]
-    assert (record.status, record.arm, record.seed, record.hash) == ("finished", spec.arm, 0, spec.hash)
+    assert (record.status, record.arm, record.seed, record.id) == ("finished", spec.arm, 0, spec.id)
     assert {(s["column"], s["blind"]) for s in record.scores} == {("colour", False), ("colour", True)}
     assert record.metrics["score/mean"] == outcome.mean == outcome.scores["colour"]
     # Else equal predictions would prove little.
@@ -79,17 +106,20 @@ def test_a_run_is_recorded(straight):
     assert record.metrics["seen/images"] == 64
     assert record.metrics["model/params_trainable"] < record.metrics["model/params_total"]
     assert record.metrics["seen/flops"] > 0
+    assert outcome.trained == ("align", "tune")
     kinds = [type(e) for e in events]
-    assert kinds.count(StageStarted) == 2
+    assert kinds.count(StageStarted) == kinds.count(StageFinished) == 2
     assert (kinds[0], kinds[-1]) == (RunStarted, RunFinished)
     assert {e.column for e in events if isinstance(e, EvaluationProgress)} == {"colour"}
+    assert [e.step for e in events if isinstance(e, CurvePoint)] == [6, 12, 14, 16]
 
 
 def test_history_against_steps_and_what_was_seen(straight):
-    home, _, outcome, _ = straight
-    history = read_history(home.tracking_uri, outcome.tracking_run, ["train/loss", "curve/mean", "seen/images"])
+    home, spec, *_ = straight
+    run = last_record(home, spec).run_id
+    history = read_history(home.tracking_uri, run, ["train/loss", "curve/mean", "seen/images"])
     assert [p.step for p in history["train/loss"]] == list(range(2, 17, 2))
-    assert [p.step for p in history["curve/mean"]] == [8, 16]
+    assert [p.step for p in history["curve/mean"]] == [6, 12, 14, 16]
     assert {p.step: p.value for p in history["seen/images"]} == {step: 4 * step for step in range(2, 17, 2)}
 
 
@@ -98,13 +128,7 @@ def test_artifacts(straight):
     record = read_records(home.tracking_uri, spec.experiment)[0]
     root = Path(record.artifact_uri.removeprefix("file://"))
     names = {str(p.relative_to(root)) for p in root.rglob("*") if p.is_file()}
-    assert names >= {
-        "config.yaml",
-        "plan.json",
-        "examples.png",
-        "predictions/predictions.csv",
-        "weights/trained.safetensors",
-    }
+    assert names >= {"config.yaml", "plan.json", "examples.png", "predictions/predictions.csv"}
     table = (root / "predictions" / "predictions.csv").read_text().splitlines()
     assert len(table) == 1 + 2 * 8
     assert (root / "examples.png").read_bytes().startswith(b"\x89PNG")
@@ -123,14 +147,15 @@ def test_a_finished_run_is_not_run_again(straight, parts):
     assert len(read_records(home.tracking_uri, spec.experiment)) == 1
 
 
-def test_another_table_that_needs_the_same_run_gets_its_record(straight, parts):
+def test_another_table_that_needs_the_same_run_gets_its_results(straight, parts):
     home, spec, outcome, _ = straight
     twin = make_spec(parts, curve={"points": 2, "limit": 4}, experiment="tests/other", arm="the_same")
-    assert twin.hash == spec.hash
-    assert execute(twin, home=home).scores == outcome.scores
-    record = read_records(home.tracking_uri, "tests/other")[0]
-    assert record.arm == "the_same"
-    assert record.tags["vlm.reused_from"] == outcome.tracking_run
+    assert twin.id != spec.id and twin.stage_keys[-1].key == spec.stage_keys[-1].key
+    again = execute(twin, home=home)
+    assert again.scores == outcome.scores and again.reused
+    assert publish_missing(home, home.tracking_uri, print) == 1
+    (record,) = read_records(home.tracking_uri, "tests/other")
+    assert record.arm == "the_same" and record.metrics["score/mean"] == outcome.mean
 
 
 def test_two_runs_of_one_seed_are_equal_to_the_bit(straight, home):
@@ -157,10 +182,11 @@ KILLED = """
 def assert_continues(home: Home, straight, step: int) -> None:
     """The unfinished run is recorded as such; continued from `step` it gives what the uninterrupted one gave."""
     _, spec, outcome, _ = straight
-    record = last_record(home, spec)
+    record = record_of(find_results(spec, home))
     assert (record.status, record.scores) == ("running", [])
     events = []
     assert execute(spec, home=home, reporter=events.append).scores == outcome.scores
+    assert not [p for p in home.stages.rglob("checkpoint-*") if p.is_file()]
     assert next(e for e in events if isinstance(e, RunStarted)).resumed_step == step
     assert_same_result((home, spec), straight[:2])
     assert len(read_records(home.tracking_uri, spec.experiment)) == 1
@@ -169,7 +195,7 @@ def assert_continues(home: Home, straight, step: int) -> None:
 def test_killed_and_continued_equals_uninterrupted(straight, parts, home):
     """SIGKILL in step 15, one step after a checkpoint."""
     code = textwrap.dedent(KILLED).format(parts=str(parts), home=str(home.root))
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    environment = os.environ | {"PYTHONPATH": f"{Path(__file__).parents[1]}{os.pathsep}{Path(__file__).parents[2]}"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert_continues(home, straight, 14)
@@ -225,7 +251,7 @@ def test_ctrl_c_while_evaluating_keeps_the_answers(straight, home):
 
     with pytest.raises(KeyboardInterrupt):
         execute(straight[1], home=home, reporter=stop)
-    assert (home.run(straight[1].hash).predictions / "colour.jsonl").exists()
+    assert list(stages(home, straight[1])[-1].scores.glob("*/predictions.jsonl"))
     assert_continues(home, straight, 16)
 
 
@@ -278,7 +304,7 @@ def test_a_failure_is_recorded_with_its_traceback(parts, home):
 
 
 def test_an_unexpected_failure_keeps_its_traceback(parts, home, monkeypatch):
-    monkeypatch.setattr("vlm_ablate.runs.execute.train_stages", lambda plan: 1 / 0)
+    monkeypatch.setattr("vlm_ablate.runs.train.train_stage", lambda job: 1 / 0)
     spec = make_spec(parts)
     outcome = execute(spec, home=home)
     assert outcome.status == "failed"
@@ -289,14 +315,19 @@ def test_an_unexpected_failure_keeps_its_traceback(parts, home, monkeypatch):
 
 def test_a_full_disk_fails_the_run_and_loses_nothing(parts, home, straight):
     _, spec, outcome, _ = straight
-    partial = home.run(spec.hash).checkpoints / f".stage-1-last.ckpt.{os.getpid()}.partial"
-    partial.parent.mkdir(parents=True)
-    partial.symlink_to("/dev/full")
-    failed = execute(spec, home=home)
+
+    def fill(event):
+        if isinstance(event, StageFinished) and event.stage == "align":
+            root = home.stages / spec.stage_keys[1].key
+            root.mkdir()
+            (root / f".checkpoint-writing.ckpt.{os.getpid()}.partial").symlink_to("/dev/full")
+
+    failed = execute(spec, home=home, reporter=fill)
     assert failed.status == "failed"
     assert "the disk is full" in failed.message
-    assert (home.run(spec.hash).checkpoints / "stage-0-final.pt").exists()
-    assert execute(spec, home=home).scores == outcome.scores
+    assert stages(home, spec)[0].done
+    again = execute(spec, home=home)
+    assert again.scores == outcome.scores and again.trained == ("tune",)
 
 
 def test_a_folder_that_cannot_be_written_is_one_clear_error(parts, tmp_path):

@@ -12,7 +12,8 @@ PLUGIN = "tests.tracking.stub_parts"
 def make_spec(
     arm: str = "mlp", seed: int = 0, *, experiment: str = "demo/t01", note: str = "", **changes: Any
 ) -> RunSpec:
-    """A valid spec; `note` ends up in its config and so in its hash."""
+    """A valid spec; `note` ends up in its data and so in its keys."""
+    stages = changes.get("stages", {"train": {"steps": 10, "batch_size": 4}})
     return RunSpec.from_dict(
         {
             "experiment": experiment,
@@ -23,8 +24,8 @@ def make_spec(
             "config": {
                 "model": {"vision": "siglip-nano", "language": {"name": "hf", "id": "x/y"}, "connector": "mlp",
                           "architecture": "autoregressive"},
-                "stages": {"train": {"steps": 10, "batch_size": 4, "data": {"mixture": {"stub": {
-                    "source": {"name": "stub-source", "note": note or arm}}}}}},
+                "stages": {name: {**stage, "data": {"mixture": {"stub": {
+                    "source": {"name": "stub-source", "note": note or arm}}}}} for name, stage in stages.items()},
                 "evaluation": {"benchmarks": {"vqa": {"benchmark": "stub-benchmark"}}},
             },
             "seeds": {"init": seed, "data": seed, "dropout": seed},

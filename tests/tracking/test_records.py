@@ -6,98 +6,104 @@ import json
 import math
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.tracking.specs import make_scores, make_spec
+from tests.runs.disk import write_log, write_results
+from tests.tracking.specs import make_spec
 from vlm_ablate.errors import TrackingError
 from vlm_ablate.home import Home
+from vlm_ablate.runs.catalogue import records_of, results_of
+from vlm_ablate.runs.results import find_results
+from vlm_ablate.runs.view import Results, view_of
 from vlm_ablate.tracking import schema
 from vlm_ablate.tracking.client_reader import ClientReader
-from vlm_ablate.tracking.logger import RunTracker
+from vlm_ablate.tracking.publish import publish
+from vlm_ablate.tracking.read import read_history, read_records
 from vlm_ablate.tracking.record_file import dump_records, load_records
-from vlm_ablate.tracking.records import Point, RunRecord, find_done, read_history, read_records
+from vlm_ablate.tracking.records import Point, RunRecord
 from vlm_ablate.tracking.ui import ui_pages
+
+LOSS = schema.TRAIN_LOSS
 
 
 @pytest.fixture
 def recorded(home: Home) -> Home:
-    """Two finished runs, one diverged with a NaN, one still going; and one of another experiment."""
-    for spec, status in (
-        (make_spec("mlp", 0), "finished"),
-        (make_spec("mlp", 1), "finished"),
-        (make_spec("full", 0), "diverged"),
-        (make_spec("other", 0, experiment="demo/t02"), "finished"),
-    ):
-        with RunTracker.start(spec, home=home) as tracker:
-            for step in range(0, 50, 10):
-                tracker.log_metrics({schema.TRAIN_LOSS: 3.0 - step / 100, schema.SEEN_IMAGES: step * 4}, step)
-            if status == "diverged":
-                tracker.log_metrics({schema.TRAIN_LOSS: math.nan}, 50)
-            else:
-                tracker.log_scores(make_scores(40.0 + spec.seed), 50)
-            assert tracker.finish(status, "loss is nan" if status == "diverged" else "")
-    RunTracker.start(make_spec("mlp", 2), home=home).close()
+    """Two finished runs, one diverged with a NaN, one still going; and one of another experiment; all in the store."""
+    points = [(step, {LOSS: 3.0 - step / 100, schema.SEEN_IMAGES: step * 4}) for step in range(0, 50, 10)]
+    for spec in (make_spec("mlp", 0), make_spec("mlp", 1), make_spec("other", 0, experiment="demo/t02")):
+        show(write_results(spec, home, score=40.0 + spec.seed, points=points), home)
+    nan = [*points, (50, {LOSS: math.nan})]
+    show(write_results(make_spec("full"), home, status="diverged", message="loss is nan", points=nan), home)
+    write_log(make_spec("mlp", 2), home, points)
+    show(find_results(make_spec("mlp", 2), home), home)
     return home
+
+
+def show(results: Results, home: Home) -> None:
+    publish(view_of(results), home.tracking_uri, results.folder.published)
+
+
+def by_name(records: list[RunRecord]) -> dict[str, RunRecord]:
+    return {f"{record.arm} {record.seed}": record for record in records}
 
 
 def test_both_readers_give_equal_records(recorded: Home) -> None:
     client = ClientReader(recorded.tracking_uri)
     records = read_records(recorded.tracking_uri, "demo/t01")
     assert len(records) == 4
-    assert records == client.runs(experiment="demo/t01")
-    hashes = {record.hash for record in records}
-    assert find_done(recorded.tracking_uri, hashes) == {
-        h: [r] for r in client.runs(hashes=hashes) if r.status in schema.DONE for h in [r.hash]
-    }
-    keys = [schema.TRAIN_LOSS, schema.SEEN_IMAGES, "never/logged"]
+    assert records == client.runs("demo/t01")
     for record in records:
+        keys = [LOSS, schema.SEEN_IMAGES, "never/logged"]
         assert read_history(recorded.tracking_uri, record.run_id, keys) == client.history(record.run_id, keys)
 
 
+def test_the_disk_and_the_store_tell_the_same(recorded: Home) -> None:
+    """A table is the same whether its records come from the home or from the store that shows it."""
+    specs = [make_spec("mlp", 0), make_spec("mlp", 1), make_spec("full"), make_spec("mlp", 2)]
+    disk = by_name(records_of(results_of(specs, recorded)))
+    stored = by_name(read_records(recorded.tracking_uri, "demo/t01"))
+    assert disk.keys() == stored.keys() == {"mlp 0", "mlp 1", "mlp 2", "full 0"}
+    for name, mine in disk.items():
+        other = stored[name]
+        assert (mine.id, mine.status, mine.message, mine.name) == (other.id, other.status, other.message, other.name)
+        assert mine.scores == other.scores and mine.params == other.params
+        assert mine.metrics.keys() == other.metrics.keys()
+        assert repr(mine.metrics) == repr(other.metrics)
+        own = {k: v for k, v in other.tags.items() if not k.startswith("mlflow.")}
+        assert {k: v for k, v in mine.tags.items() if not k.startswith("mlflow.")} == own
+
+
 def test_a_record_tells_what_the_run_said(recorded: Home) -> None:
-    first, second, full, going = read_records(recorded.tracking_uri, "demo/t01")
+    records = by_name(read_records(recorded.tracking_uri, "demo/t01"))
+    first, second, full = records["mlp 0"], records["mlp 1"], records["full 0"]
     assert (first.arm, first.seed, first.scale, first.label, first.status) == ("mlp", 0, "laptop", "MLP", "finished")
-    assert first.hash == make_spec("mlp", 0).hash
+    assert first.id == make_spec("mlp", 0).id
     assert first.name == "mlp · seed 0 · laptop"
     assert first.cell == {"connector": "mlp"}
     assert first.stand_ins == {"model.vision": "SigLIP-SO400M -> siglip-nano (small)"}
     assert first.scaled == {"stages.train.steps": "6000 -> 10"}
-    assert first.scores == make_scores(40.0)
-    assert second.metrics["score/mean"] == pytest.approx((41.0 + 20.5) / 2)
-    assert second.metrics["score_blind/mean"] == pytest.approx(6.0)
+    assert [(s["column"], s["score"], s["blind"]) for s in first.scores] == [("vqa", 40.0, False), ("vqa", 10.0, True)]
+    assert second.metrics["score/mean"] == 41.0 and second.metrics["score_blind/mean"] == 10.0
     assert first.params["model.connector.name"] == "mlp" and first.params["arm"] == "mlp"
-    assert full.status == "diverged" and full.message == "loss is nan" and math.isnan(full.metrics[schema.TRAIN_LOSS])
-    assert going.status == "running" and going.scores == []
+    assert full.status == "diverged" and full.message == "loss is nan" and math.isnan(full.metrics[LOSS])
+    assert records["mlp 2"].status == "running" and records["mlp 2"].scores == []
     assert read_records(recorded.tracking_uri, "no/such") == []
-
-
-def test_a_step_logged_twice_counts_once(home: Home) -> None:
-    """As after a resume from a checkpoint."""
-    tracker = RunTracker.start(make_spec(), home=home)
-    for value in (1.0, 0.5):
-        tracker.log_metrics({schema.TRAIN_LOSS: value}, 10)
-        time.sleep(0.01)
-    tracker.finish("finished")
-    (record,) = read_records(home.tracking_uri, "demo/t01")
-    points = read_history(home.tracking_uri, record.run_id, [schema.TRAIN_LOSS])[schema.TRAIN_LOSS]
-    assert [(p.step, p.value) for p in points] == [(10, 0.5)]
 
 
 def test_records_survive_a_file_and_keep_nothing_of_the_machine(recorded: Home, tmp_path: Path) -> None:
     records = read_records(recorded.tracking_uri, "demo/t01")
-    histories = {r.run_id: read_history(recorded.tracking_uri, r.run_id, [schema.TRAIN_LOSS]) for r in records}
+    histories = {r.run_id: read_history(recorded.tracking_uri, r.run_id, [LOSS]) for r in records}
     path = tmp_path / "results" / "records.json"
     dump_records(path, records, histories)
     assert str(tmp_path) not in path.read_text()
     loaded = load_records(path)
-    assert loaded.histories == histories
+    assert repr(loaded.histories) == repr(histories)
     assert [r.scores for r in loaded.records] == [r.scores for r in records]
-    assert [r.metrics for r in loaded.records] == [r.metrics for r in records]
+    assert repr([r.metrics for r in loaded.records]) == repr([r.metrics for r in records])
     dump_records(tmp_path / "again.json", loaded.records, loaded.histories)
     assert (tmp_path / "again.json").read_text() == path.read_text()
 
@@ -158,7 +164,7 @@ def test_what_is_no_records_file_at_all_is_one_line(tmp_path: Path, text: str) -
 
 def test_reading_a_local_store_imports_neither_mlflow_nor_torch(recorded: Home) -> None:
     code = (
-        "import sys; from vlm_ablate.tracking.records import read_records; "
+        "import sys; from vlm_ablate.tracking.read import read_records; "
         f"assert len(read_records({recorded.tracking_uri!r}, 'demo/t01')) == 4; "
         "assert not {'mlflow', 'torch', 'pandas', 'sqlalchemy'} & set(sys.modules)"
     )
@@ -185,4 +191,3 @@ def test_ui_pages_name_every_experiment_and_compare_what_is_done(recorded: Home)
 def test_a_missing_store_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(TrackingError, match="no tracking store"):
         read_records(f"sqlite:///{tmp_path}/mlflow.db", "demo/t01")
-    assert find_done(f"sqlite:///{tmp_path}/mlflow.db", ["abc"]) == {}

@@ -8,13 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.tracking.specs import make_scores, make_spec
 from vlm_ablate.errors import StorageError, TrackingError
 from vlm_ablate.home import Home
 from vlm_ablate.tracking import schema, store
-from vlm_ablate.tracking.logger import RunTracker
-from vlm_ablate.tracking.records import read_history, read_records
-from vlm_ablate.tracking.reuse import find_reusable
+from vlm_ablate.tracking.read import read_records
 from vlm_ablate.tracking.summary import record_table, register_experiment
 
 
@@ -79,29 +76,6 @@ def test_an_experiment_is_described_and_comes_back_when_deleted(home: Home) -> N
     assert found.lifecycle_stage == "active" and found.tags[schema.DESCRIPTION] == "What it asks now"
     assert found.tags[schema.PAPER] == "idefics2"
     assert found.artifact_location == (home.artifacts / "demo" / "t01").as_uri()
-
-
-def test_a_run_that_two_tables_need_is_copied_not_trained_again(home: Home, tmp_path: Path) -> None:
-    done, other, missing = make_spec("mlp"), make_spec("same", experiment="demo/t02", note="mlp"), make_spec("linear")
-    assert done.hash == other.hash
-    (tmp_path / "plan.json").write_text("{}")
-    with RunTracker.start(done, home=home) as tracker:
-        tracker.log_metrics({schema.TRAIN_LOSS: 1.0}, 10)
-        tracker.log_artifact(tmp_path / "plan.json")
-        tracker.log_scores(make_scores(70.0), 10)
-        tracker.finish("finished")
-    own, copy, none = find_reusable([done, other, missing], home.tracking_uri)
-    assert own is not None and copy is not None and none is None
-    assert own.run_id == tracker.run_id and copy.run_id != own.run_id
-    assert copy.tags[schema.REUSED_FROM] == own.run_id
-    assert (copy.arm, copy.experiment, copy.label, copy.scores, copy.metrics) == (
-        "same", "demo/t02", "SAME", own.scores, own.metrics)  # fmt: skip
-    assert (copy.start_time, copy.end_time, copy.tags[schema.VERSIONS]) == (
-        own.start_time, own.end_time, own.tags[schema.VERSIONS])  # fmt: skip
-    keys = [schema.TRAIN_LOSS]
-    assert read_history(home.tracking_uri, copy.run_id, keys) == read_history(home.tracking_uri, own.run_id, keys)
-    assert (home.artifacts / "demo/t02" / copy.run_id / "artifacts" / "plan.json").exists()
-    assert find_reusable([other], home.tracking_uri) == [copy]
 
 
 def test_the_table_run_is_one_and_is_brought_up_to_date(home: Home, tmp_path: Path) -> None:

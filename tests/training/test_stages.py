@@ -1,10 +1,11 @@
-"""Stages in order, continued from anywhere with the very same result; divergence; progress."""
+"""A stage continued from anywhere with the very same result; damaged checkpoints; divergence; progress."""
 
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,12 @@ import torch
 from vlm_ablate.config.execution import Execution
 from vlm_ablate.config.stages import Stage, Training
 from vlm_ablate.errors import Diverged, ModelError, StorageError
-from vlm_ablate.events import Checkpointed, StageStarted, StepDone
+from vlm_ablate.events import Checkpointed, StepDone
+from vlm_ablate.training.checkpoint import CheckpointFiles
+from vlm_ablate.training.counters import Seen
 from vlm_ablate.training.interruption import StopRequested
 from vlm_ablate.training.module import TrainingModule
-from vlm_ablate.training.stages import TrainingJob, curve_steps, steps_done, train_stages
+from vlm_ablate.training.stages import StageJob, curve_steps, prepare, train_stage
 
 from .rows import RowData, SmallVLM, sample_row
 
@@ -36,29 +39,55 @@ STAGES = {
 EXECUTION = Execution(checkpoint_every=2, log_every=3, stages={"align": {"micro_batch_size": 2}})
 
 
-def data_of(stages):
-    """The data of a stage by its name, as a run gives it."""
+@dataclass
+class Trained:
+    """A model brought through stages in a folder, as far as it came."""
 
-    def data(name, start):
-        return RowData(stages[name], start, EXECUTION.of_stage(name).micro_batch_size)
+    folder: Path
+    stages: dict = field(default_factory=lambda: STAGES)
+    events: list = field(default_factory=list)
+    tracked: list = field(default_factory=list)
+    notices: list = field(default_factory=list)
+    stop_at: int | None = None
+    job: dict = field(default_factory=dict)
+    seen: Seen = field(default_factory=Seen)
 
-    return data
+    def __post_init__(self):
+        torch.manual_seed(0)
+        self.vlm = SmallVLM()
 
+    def files(self, name):
+        return CheckpointFiles(self.folder / name, self.notices.append)
 
-def make_plan(folder: Path, events=None, stages=None, **values) -> TrainingJob:
-    torch.manual_seed(0)
-    folder.mkdir(parents=True, exist_ok=True)
-    events = [] if events is None else events
-    defaults = dict(
-        vlm=SmallVLM(), stages=stages or STAGES, data=data_of(stages or STAGES), apply_training=adapt, folder=folder,
-        run="r", execution=EXECUTION,
-        init_seed=1, dropout_seed=2, reporter=events.append, track=events.append,
-    )  # fmt: skip
-    return TrainingJob(**(defaults | values))
+    def prepare(self, name):
+        prepare(self.vlm, self.stages[name], list(self.stages).index(name), 1, adapt)
 
+    def stage_job(self, name) -> StageJob:
+        stage, names = self.stages[name], list(self.stages)
+        (self.folder / name).mkdir(parents=True, exist_ok=True)
+        execution = EXECUTION.of_stage(name)
+        job = StageJob(
+            vlm=self.vlm, stage=stage, execution=execution, index=names.index(name),
+            data=RowData(stage, self.seen.sequences, execution.micro_batch_size), checkpoints=self.files(name), run="r",
+            dropout_seed=2, first_step=sum(self.stages[n].steps for n in names[: names.index(name)]),
+            total_steps=sum(s.steps for s in self.stages.values()), seen=self.seen,
+            reporter=lambda event: self.report(job, event), track=self.tracked.append, **self.job,
+        )  # fmt: skip
+        return job
 
-def weights(plan: TrainingJob) -> dict[str, torch.Tensor]:
-    return {k: v.clone() for k, v in plan.vlm.state_dict().items()}
+    def report(self, job, event):
+        self.events.append(event)
+        if self.stop_at is not None and isinstance(event, StepDone) and event.step >= self.stop_at:
+            job.interruption.request()
+
+    def train(self):
+        for name in self.stages:
+            self.prepare(name)
+            self.seen = train_stage(self.stage_job(name))
+        return self
+
+    def weights(self):
+        return {k: v.clone() for k, v in self.vlm.state_dict().items()}
 
 
 def assert_bit_equal(mine, theirs):
@@ -69,66 +98,29 @@ def assert_bit_equal(mine, theirs):
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
-    events = []
-    plan = make_plan(tmp_path_factory.mktemp("straight"), events)
-    seen = train_stages(plan)
-    return weights(plan), seen, events
-
-
-def stop_after(step: int, plan: TrainingJob):
-    """A reporter that asks to stop when the checkpoint before `step` is done."""
-
-    def report(event):
-        if isinstance(event, StepDone) and event.step >= step:
-            plan.interruption.request()
-
-    return report
+    return Trained(tmp_path_factory.mktemp("straight")).train()
 
 
 @pytest.mark.parametrize("step", [1, 4, 6, 7, 9])
 def test_stopped_and_continued_equals_uninterrupted(tmp_path, straight, step, monkeypatch):
     monkeypatch.setattr("vlm_ablate.training.callbacks.Monitor.event_interval", 0.0)
-    holder = []
-    plan = make_plan(tmp_path, reporter=lambda event: stop_after(step, holder[0])(event))
-    holder.append(plan)
     with pytest.raises(StopRequested):
-        train_stages(plan)
-    # A stop asked for in the last step of a stage is honoured after the first step of the next one.
-    assert steps_done(plan) == (step if step != 6 else 7)
-    events = []
-    again = make_plan(tmp_path, events)
-    seen = train_stages(again)
-    assert_bit_equal(weights(again), straight[0])
-    assert seen == straight[1]
-    tracked = {e.step: (e.loss, e.grad_norm, e.learning_rate) for e in events if hasattr(e, "grad_norm")}
-    expected = {e.step: (e.loss, e.grad_norm, e.learning_rate) for e in straight[2] if hasattr(e, "grad_norm")}
+        Trained(tmp_path, stop_at=step).train()
+    again = Trained(tmp_path).train()
+    assert_bit_equal(again.weights(), straight.weights())
+    assert again.seen == straight.seen
+    tracked = {m.step: (m.loss, m.grad_norm, m.learning_rate) for m in again.tracked}
+    expected = {m.step: (m.loss, m.grad_norm, m.learning_rate) for m in straight.tracked}
     assert tracked
     assert tracked.items() <= expected.items()
 
 
-def test_between_stages(tmp_path, straight):
-    plan = make_plan(tmp_path)
-
-    def refuse(stage, start):
-        if start:
-            raise RuntimeError("killed between stages")
-        return data_of(STAGES)(stage, start)
-
-    with pytest.raises(RuntimeError):
-        train_stages(make_plan(tmp_path, data=refuse))
-    assert steps_done(plan) == 6
-    train_stages(plan)
-    assert_bit_equal(weights(plan), straight[0])
-
-
-def test_a_finished_run_is_only_loaded(tmp_path, straight):
-    train_stages(make_plan(tmp_path))
-    events = []
-    plan = make_plan(tmp_path, events, data=None)
-    seen = train_stages(plan)
-    assert seen == straight[1]
-    assert not events
-    assert_bit_equal(weights(plan), straight[0])
+def test_a_stop_keeps_the_step_it_came_in(tmp_path, monkeypatch):
+    monkeypatch.setattr("vlm_ablate.training.callbacks.Monitor.event_interval", 0.0)
+    stopped = Trained(tmp_path, stop_at=3)
+    with pytest.raises(StopRequested):
+        stopped.train()
+    assert stopped.files("align").step() == 3
 
 
 KILLED = """
@@ -136,25 +128,47 @@ KILLED = """
     from pathlib import Path
     sys.path.insert(0, {tests!r})
     import torch; torch.set_num_threads(1)
-    from training.test_stages import make_plan, train_stages
+    from training.test_stages import Trained
     from vlm_ablate.training.callbacks import Monitor
     Monitor.event_interval = 0.0
-    def die(event):
-        if getattr(event, "step", 0) == {step} and type(event).__name__ == "StepDone":
-            os.kill(os.getpid(), signal.SIGKILL)
-    train_stages(make_plan(Path({folder!r}), reporter=die))
+    class Killed(Trained):
+        def report(self, job, event):
+            if getattr(event, "step", 0) == {step} and type(event).__name__ == "StepDone":
+                os.kill(os.getpid(), signal.SIGKILL)
+    Killed(Path({folder!r})).train()
 """
 
 
 def test_killed_and_continued_equals_uninterrupted(tmp_path, straight):
-    """SIGKILL in step 10, two steps after a checkpoint was due; the partial step is lost, the result is not."""
+    """SIGKILL in the third step of the second stage; the step after the checkpoint is lost, the result is not."""
     code = textwrap.dedent(KILLED).format(tests=str(Path(__file__).parents[1]), step=9, folder=str(tmp_path))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ))
     assert done.returncode == -signal.SIGKILL, done.stderr
-    plan = make_plan(tmp_path)
-    assert steps_done(plan) == 8
-    train_stages(plan)
-    assert_bit_equal(weights(plan), straight[0])
+    again = Trained(tmp_path)
+    assert again.files("tune").step() == 2
+    assert_bit_equal(again.train().weights(), straight.weights())
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, straight, monkeypatch):
+    monkeypatch.setattr("vlm_ablate.training.callbacks.Monitor.event_interval", 0.0)
+    with pytest.raises(StopRequested):
+        Trained(tmp_path, stop_at=5).train()
+    again = Trained(tmp_path)
+    assert [step for step, _ in again.files("align").found()] == [4, 5]
+    last = again.files("align").found()[-1][1]
+    data = bytearray(last.read_bytes())
+    data[len(data) // 2] ^= 1
+    last.write_bytes(data)
+    assert again.files("align").step() == 4
+    assert again.notices == [f"the checkpoint {last} of step 5 is damaged; the one before it is used"]
+    assert last.with_suffix(".damaged").exists()
+    assert_bit_equal(again.train().weights(), straight.weights())
+
+
+def test_two_checkpoints_are_kept(straight):
+    assert [step for step, _ in straight.files("align").found()] == [2, 4]
+    straight.files("align").clear()
+    assert straight.files("align").step() == 0
 
 
 def test_what_is_random_elsewhere_changes_nothing(tmp_path, straight):
@@ -165,67 +179,76 @@ def test_what_is_random_elsewhere_changes_nothing(tmp_path, straight):
         torch.rand(3)
         points.append((step, seen.sequences))
 
-    plan = make_plan(tmp_path, measure=measure, curve_steps=curve_steps(11, 3))
-    train_stages(plan)
-    assert points == [(4, 16), (7, 28), (11, 44)]
-    assert_bit_equal(weights(plan), straight[0])
+    measured = Trained(tmp_path, job={"measure": measure, "curve_steps": curve_steps(6, 3)})
+    measured.train()
+    assert points == [(2, 8), (4, 16), (6, 24), (8, 32), (10, 40)]
+    assert_bit_equal(measured.weights(), straight.weights())
+
+
+def test_curve_steps_end_with_the_stage():
+    assert curve_steps(100, 4) == (25, 50, 75, 100)
+    assert curve_steps(3, 10) == (1, 2, 3)
 
 
 def test_events_and_counts(straight):
-    _, seen, events = straight
-    assert [e.stage for e in events if isinstance(e, StageStarted)] == ["align", "tune"]
-    assert [e.step for e in events if isinstance(e, Checkpointed)] == [2, 4, 8, 10]
-    assert [e.step for e in events if hasattr(e, "grad_norm")] == [3, 6, 9, 11]
+    assert [e.step for e in straight.events if isinstance(e, Checkpointed)] == [2, 4, 8, 10]
+    assert [m.step for m in straight.tracked] == [3, 6, 9, 11]
+    seen = straight.seen
     assert (seen.sequences, seen.images, seen.visual_tokens) == (44, 44, 176)
     rows = [sample_row(i) for i in range(44)]
     assert seen.text_tokens == sum(int(row["mask"].sum()) for row in rows) - 176
     assert seen.supervised_tokens == sum(int((row["labels"] != -100).sum()) for row in rows)
-    last = [e for e in events if isinstance(e, StepDone)][-1]
+    last = [e for e in straight.events if isinstance(e, StepDone)][-1]
     assert (last.step, last.steps) == (11, 11)
 
 
+def test_what_is_not_repeated_is_safe_before_a_checkpoint(tmp_path):
+    order = []
+    trained = Trained(tmp_path, stages={"align": replace_steps(4)}, job={"saving": lambda: order.append("saving")})
+    trained.report = lambda job, event: order.append("kept") if isinstance(event, Checkpointed) else None
+    trained.train()
+    assert order == ["saving", "kept"]
+
+
+def replace_steps(steps):
+    return STAGES["align"].model_copy(update={"steps": steps})
+
+
 def test_checkpoints_hold_only_what_is_trained(tmp_path):
-    plan = make_plan(tmp_path)
-    adapt(plan.vlm, STAGES["align"])
-    names = set(TrainingModule(plan.vlm, STAGES["align"]).state_dict())
+    trained = Trained(tmp_path)
+    trained.prepare("align")
+    names = set(TrainingModule(trained.vlm, STAGES["align"]).state_dict())
     assert {n for n in names if "running" not in n and "num_batches" not in n} == {
         "vlm.connector.weight", "vlm.connector.bias",
     }  # fmt: skip
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):
-    plan = make_plan(tmp_path)
-    adapt(plan.vlm, STAGES["align"])
+    trained = Trained(tmp_path)
+    trained.prepare("align")
     with pytest.raises(ModelError, match=r"connector\.bias"):
-        TrainingModule(plan.vlm, STAGES["align"]).load_state_dict({})
+        TrainingModule(trained.vlm, STAGES["align"]).load_state_dict({})
 
 
 def test_exploding_loss_is_divergence(tmp_path):
     stages = {"only": Stage(steps=30, batch_size=4, learning_rate=5.0, gradient_clip=None, language="full")}
     with pytest.raises(Diverged, match="times the first loss 4"):
-        train_stages(make_plan(tmp_path, stages=stages))
+        Trained(tmp_path, stages=stages).train()
 
 
 def test_not_finite_is_divergence(tmp_path):
-    plan = make_plan(tmp_path)
+    trained = Trained(tmp_path)
     with torch.no_grad():
-        plan.vlm.connector.weight[0, 0] = float("nan")
+        trained.vlm.connector.weight[0, 0] = float("nan")
     with pytest.raises(Diverged, match="not finite at step 1"):
-        train_stages(plan)
+        trained.train()
 
 
-@pytest.mark.parametrize("name", ["stage-0-last.ckpt", "stage-0-final.pt"])
-def test_full_disk_while_saving(tmp_path, name):
-    plan = make_plan(tmp_path)
-    (tmp_path / f".{name}.{os.getpid()}.partial").symlink_to("/dev/full")
-    with pytest.raises(StorageError, match=f"cannot write .*{name}: the disk is full"):
-        train_stages(plan)
-    assert not (tmp_path / name).exists()
-
-
-def test_damaged_state_is_named(tmp_path):
-    train_stages(make_plan(tmp_path))
-    plan = make_plan(tmp_path)
-    plan.final_path(0).write_bytes(plan.final_path(0).read_bytes()[:100])
-    with pytest.raises(StorageError, match="stage-0-final"):
-        train_stages(plan)
+def test_full_disk_while_saving(tmp_path):
+    trained = Trained(tmp_path)
+    writing = trained.files("align").writing
+    writing.parent.mkdir()
+    (writing.parent / f".{writing.name}.{os.getpid()}.partial").symlink_to("/dev/full")
+    with pytest.raises(StorageError, match=f"cannot write .*{writing.name}: the disk is full"):
+        trained.train()
+    assert trained.files("align").found() == []

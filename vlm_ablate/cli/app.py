@@ -11,8 +11,10 @@ from typer.core import TyperGroup
 from vlm_ablate import __version__
 from vlm_ablate.cli import (
     data,
+    explain,
     export,
     generate,
+    home,
     list_,
     parity,
     plan,
@@ -81,6 +83,7 @@ app.command("validate")(validate.validate)
 app.command("plan")(plan.plan)
 app.command("run")(run.run)
 app.command("table")(table.table)
+app.command("explain")(explain.explain)
 app.command("ui")(ui.ui)
 app.command("schema")(schema.schema)
 app.command("score")(score.score)
@@ -88,4 +91,5 @@ app.command("export")(export.export)
 app.command("generate")(generate.generate)
 app.command("parity")(parity.parity)
 app.add_typer(data.app, name="data")
+app.add_typer(home.app, name="home")
 app.add_typer(pretrain.app, name="pretrain")

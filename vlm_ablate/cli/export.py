@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from vlm_ablate.cli.console import HomeOption, HubOption, TrackingOption
+from vlm_ablate.cli.console import HomeOption, HubOption
 
 RunArgument = Annotated[
-    str, typer.Argument(metavar="RUN", help="Hash or its beginning, arm and seed ('ar_linear seed 0'), or its folder.")
+    str,
+    typer.Argument(metavar="RUN", help="Arm and seed ('ar_linear seed 0'; experiment and scale too), key, folder."),
 ]
 
 
@@ -30,7 +31,6 @@ def export(
         "float32"
     ),
     home: HomeOption = None,
-    tracking_uri: TrackingOption = None,
     allow_hub: HubOption = False,
 ) -> None:
     """Write weights, configuration, tokeniser, processor and a model card that AutoModelForImageTextToText loads.
@@ -46,8 +46,8 @@ def export(
     set_hub_access(allow_hub)
     if dtype not in DTYPES:
         raise UnknownNameError("dtype", dtype, DTYPES)
-    found = find_run(run, open_home(home), tracking_uri)
-    with err().status(f"exporting {found.spec.run_name} ({found.spec.hash})"):
+    found = find_run(run, open_home(home))
+    with err().status(f"exporting {found.spec.run_name} ({found.results.stages[-1].key})"):
         import torch
 
         from vlm_ablate.runs.export import export_run
@@ -57,7 +57,8 @@ def export(
             found, folder, keep_adapters=keep_adapters, force=force, check=check, dtype=getattr(torch, dtype)
         )
     console = out()
-    console.print(f"[bold]{found.spec.run_name}[/] ({found.spec.hash}) written to {folder}", soft_wrap=True)
+    key = found.results.stages[-1].key
+    console.print(f"[bold]{found.spec.run_name}[/] ({key}) written to {folder}", soft_wrap=True)
     if made.cls:
         console.print(f"a {made.cls}: AutoModelForImageTextToText and AutoProcessor load it", soft_wrap=True)
     else:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vlm_ablate.cli.console import HomeOption, HubOption, TrackingOption
+from vlm_ablate.cli.console import HomeOption, HubOption
 
 if TYPE_CHECKING:
     from vlm_ablate.evaluation.ask import Answerer
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def generate(
     run: Annotated[
         str,
-        typer.Argument(metavar="RUN", help="Run (hash, or arm and seed), exported folder, or released checkpoint."),
+        typer.Argument(metavar="RUN", help="Run (arm and seed, or key), exported folder, or released checkpoint."),
     ],
     question: Annotated[str, typer.Argument(help="What to ask.")],
     images: Annotated[list[Path] | None, typer.Option("--image", help="Picture; repeat it for several.")] = None,
@@ -26,7 +26,6 @@ def generate(
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Tokens of the answer.")] = 32,
     template: Annotated[str, typer.Option("--template", help="Prompt template of our own models.")] = "vqa",
     home: HomeOption = None,
-    tracking_uri: TrackingOption = None,
     allow_hub: HubOption = False,
 ) -> None:
     """Print the greedy answer to a question about pictures."""
@@ -38,13 +37,13 @@ def generate(
         from vlm_ablate.evaluation.ask import Shot, read_shots
 
         shots = read_shots(few_shot) if few_shot else []
-        answer = open_model(run, home, tracking_uri, template)
+        answer = open_model(run, home, template)
     with err().status("answering"):
         text = answer(Shot(question, tuple(images or ())), shots, max_new_tokens)
     typer.echo(text)
 
 
-def open_model(name: str, home: str | None, tracking_uri: str | None, template: str) -> Answerer:
+def open_model(name: str, home: str | None, template: str) -> Answerer:
     """What answers: a run of the home, our own checkpoint, or one that transformers loads.
 
     Raises:
@@ -64,9 +63,9 @@ def open_model(name: str, home: str | None, tracking_uri: str | None, template: 
     quiet()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     folder = Path(name).expanduser()
-    if not (folder.is_dir() and not (folder / "artifacts").is_dir()):
+    if not (folder.is_dir() and not (folder / "run.json").is_file()):
         try:
-            found = find_run(name, open_home(home), tracking_uri)
+            found = find_run(name, open_home(home))
             asked = found.spec.config.evaluation
             data = Preparation(image=asked.image, prompt=asked.prompt)
             return with_vlm(load_run(found, device=device), data, template=template)

@@ -1,17 +1,85 @@
-"""Where the commands look for runs and records."""
+"""`vlm-ablate home ...`: where the commands look for results, and those of earlier versions taken over."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vlm_ablate.cli.console import HomeOption
 
 if TYPE_CHECKING:
     from vlm_ablate.home import Home
+    from vlm_ablate.runs.migrate import Migrated
+
+app = typer.Typer(help="The folder of runs and records.", no_args_is_help=True)
 
 
 def open_home(folder: str | None) -> Home:
     """The home named on the command line, or the default one. Nothing is created."""
-    from pathlib import Path
-
     from vlm_ablate.home import Home
 
     return Home(Path(folder).absolute()) if folder else Home.default()
+
+
+@app.callback()
+def home_commands() -> None:
+    """The folder of runs and records."""
+
+
+@app.command()
+def migrate(
+    records: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--records", metavar="FILE", help="Records files to rewrite, instead of the home."
+        ),
+    ] = None,
+    home: HomeOption = None,
+) -> None:
+    """Take over runs of version 0.1 under today's keys. Nothing is trained again; says what it did.
+
+    Example: vlm-ablate home migrate --home outputs
+    """
+    from vlm_ablate.cli.console import err, out
+    from vlm_ablate.runs.migrate import migrate_home, migrate_records
+
+    done: list[Migrated] = []
+    for file in records or ():
+        done += migrate_records(file)
+    if not records:
+        with err().status("reading runs of version 0.1") as status:
+            done += migrate_home(open_home(home), status.update)
+    _tell(done)
+    taken = sum(m.spec is not None for m in done)
+    out().print(
+        f"{taken} of {len(done)} runs taken over, none trained again" if done else "nothing of version 0.1"
+    )
+
+
+@app.command("import")
+def import_(
+    records: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Records files, as `table --out FOLDER` writes.")
+    ],
+    home: HomeOption = None,
+) -> None:
+    """Take the runs of records files over into this home: scores and curves, so that `run` and `table` know them.
+
+    There are no weights in a records file: what needs them (`export`, `generate`, a further benchmark) trains again.
+    """
+    from vlm_ablate.cli.console import out
+    from vlm_ablate.runs.migrate import import_records
+
+    place = open_home(home).prepare()
+    done = [each for file in records for each in import_records(file, place)]
+    _tell(done)
+    out().print(f"{len(done)} runs taken over into {place.root}")
+
+
+def _tell(done: list[Migrated]) -> None:
+    from vlm_ablate.cli.console import out
+
+    for each in done:
+        out().print(f"{each.old}  {each.name}: {each.told}", soft_wrap=True, markup=False)

@@ -62,7 +62,8 @@ def vision(
     import torch
 
     from vlm_ablate.offline.pretrain.recipe import STANDINS
-    from vlm_ablate.offline.pretrain.vision import VisionRecipe, pretrain_vision
+    from vlm_ablate.offline.pretrain.vision import pretrain_vision
+    from vlm_ablate.offline.pretrain.vision_recipe import VisionRecipe
 
     torch.set_num_threads(threads)
     recipe = VisionRecipe() if steps is None else replace(VisionRecipe(), steps=steps)

@@ -42,8 +42,7 @@ class RunDisplay:
     """
 
     def __init__(self, specs: Sequence[RunSpec], console: Console) -> None:
-        # Specs that share a hash are run once, and end once.
-        self._names = {spec.hash: spec.run_name for spec in specs}
+        self._names = {spec.id: spec.run_name for spec in specs}
         self._console = console
         self._live = console.is_terminal
         self._progress = _bars(console) if self._live else None

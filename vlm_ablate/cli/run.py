@@ -39,6 +39,9 @@ def run(
     threads: Annotated[
         int, typer.Option("--threads", min=1, help="Threads of each run. Runs that share cores want one.")
     ] = 1,
+    rerun: Annotated[
+        bool, typer.Option("--rerun", help="Compute again what is there; the earlier results are put aside.")
+    ] = False,
     home: HomeOption = None,
     tracking_uri: TrackingOption = None,
     allow_hub: HubOption = False,
@@ -62,6 +65,8 @@ def run(
     count = counted(len(specs), "run")
     console.print(f"[bold]{loaded.experiment.name}[/]  {count} at scale {loaded.scale.name!r}, home {place.root}")
     place.prepare()
+    if rerun:
+        _put_aside(specs, place)
     _look_over_material([spec for spec in specs if not _is_done(spec, place)])
     outcomes = launch(specs, place, uri, jobs, threads)
     if any(not outcome.reused for outcome in outcomes):
@@ -75,9 +80,19 @@ def run(
         raise typer.Exit(1)
 
 
+def _put_aside(specs: Sequence[RunSpec], home: Home) -> None:
+    from vlm_ablate.cli.console import counted, err
+    from vlm_ablate.runs.rerun import put_aside
+
+    moved = put_aside(specs, home)
+    if moved:
+        err().print(f"{counted(len(moved), 'stage')} put aside in {moved[0].parent}", soft_wrap=True)
+
+
 def _is_done(spec: RunSpec, home: Home) -> bool:
-    outcome = home.run(spec.hash).read_outcome()
-    return outcome is not None and outcome.get("status") in ("finished", "diverged")
+    from vlm_ablate.runs.results import find_results
+
+    return find_results(spec, home).done
 
 
 def _look_over_material(specs: Sequence[RunSpec]) -> None:
@@ -108,17 +123,21 @@ def launch(
         threads: of each run. The last digits of a result depend on it.
 
     Raises:
-        Interrupted: after Ctrl-C, saying how to continue.
+        LaunchInterrupted: after Ctrl-C, saying how to continue.
     """
     from vlm_ablate.cli.console import out
     from vlm_ablate.cli.progress import RunDisplay
-    from vlm_ablate.launch.base import Interrupted
-    from vlm_ablate.launch.local import LocalLauncher
+    from vlm_ablate.launch.base import LaunchInterrupted
+    from vlm_ablate.launch.campaign import Campaign
+    from vlm_ablate.launch.configs import LocalConfig
+    from vlm_ablate.registry import launchers
 
+    launcher = launchers.build(LocalConfig(jobs=jobs, threads=threads))
     with RunDisplay(specs, out()) as display:
         try:
-            return LocalLauncher(jobs=jobs, threads=threads, tracking_uri=tracking_uri).run(specs, home, display)
-        except Interrupted as stop:
+            with Campaign(launcher, home, display, tracking_uri=tracking_uri) as campaign:
+                return campaign.run(specs)
+        except LaunchInterrupted as stop:
             stop.hint = f"the same command continues from here: {_this_command()}"
             raise
 

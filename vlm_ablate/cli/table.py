@@ -10,8 +10,8 @@ import typer
 from vlm_ablate.cli.console import HomeOption, ScaleOption, SeedsOption, SetOption, TrackingOption
 
 if TYPE_CHECKING:
-    from vlm_ablate.config.expand import LoadedExperiment
     from vlm_ablate.reporting import Report
+    from vlm_ablate.tracking.record_file import RecordFile
 
 
 def table(
@@ -35,7 +35,7 @@ def table(
         Path | None,
         typer.Option("--out", "-o", help="File (its ending chooses the format), or a folder for everything."),
     ] = None,
-    records: Annotated[Path | None, typer.Option(help="Records file to read instead of the tracking store.")] = None,
+    records: Annotated[Path | None, typer.Option(help="Records file to read instead of the home folder.")] = None,
     home: HomeOption = None,
     tracking_uri: TrackingOption = None,
 ) -> None:
@@ -44,59 +44,24 @@ def table(
     The words of a `run` (--scale, --arms, --seeds, --set) give the table of what it ran.
     """
     from vlm_ablate.cli.console import arm_list, seed_list
+    from vlm_ablate.cli.home import open_home
+    from vlm_ablate.cli.records import build_report, recorded
     from vlm_ablate.config.expand import load_experiment
 
     folder = out is not None and (out.is_dir() or (not out.suffix and format is None))
     kind = None if folder else _format(format, out)
     loaded = load_experiment(file, scale=scale, sets=sets or [], arms=arm_list(arms))
-    uri = _tracking_uri(home, tracking_uri)
-    report = build_report(loaded, uri, seed_list(seeds), records)
+    if records is not None:
+        from vlm_ablate.tracking.record_file import load_records
+
+        source = load_records(records)
+    else:
+        source = recorded(loaded, open_home(home), tracking_uri, seed_list(seeds))
+    report = build_report(loaded, source, seed_list(seeds))
     if folder:
-        return _write_folder(loaded, report, uri, records, out)
+        assert out is not None
+        return _write_folder(report, source, out)
     _write(report, kind, out)
-
-
-def build_report(
-    loaded: LoadedExperiment, tracking_uri: str, seeds: list[int] | None = None, records_file: Path | None = None
-) -> Report:
-    """The report of an experiment as it is written now; records of other configurations are set aside.
-
-    Args:
-        seeds: only these; None: the file's, and any others that were run.
-
-    Raises:
-        TrackingError: no store there, or a file that holds no records.
-    """
-    from vlm_ablate.reporting import report
-    from vlm_ablate.runs.spec import specs_of
-    from vlm_ablate.tracking.record_file import load_records
-    from vlm_ablate.tracking.records import read_records
-
-    experiment = loaded.experiment
-    found = load_records(records_file).records if records_file else read_records(tracking_uri, experiment.name)
-    if seeds is not None:
-        experiment = experiment.model_copy(update={"seeds": seeds})
-        found = [record for record in found if record.seed in seeds]
-    numbers = sorted({*experiment.seeds, *(record.seed for record in found)})
-    hashes = {spec.hash for spec in specs_of(loaded, seeds=numbers)}
-    return report(experiment, found, loaded.scale.name, hashes=hashes, remarks=_remarks(loaded))
-
-
-def _remarks(loaded: LoadedExperiment) -> list[tuple[str, str]]:
-    """What the table shows other than the file says."""
-    remarks = []
-    if loaded.sets:
-        remarks.append(("Set by hand", f"{'; '.join(loaded.sets)}."))
-    if loaded.left_out:
-        labels = "; ".join(loaded.left_out.values())
-        remarks.append(("Arms left out", f"{labels}. Ranks and order are those among the arms shown."))
-    return remarks
-
-
-def _tracking_uri(home: str | None, tracking_uri: str | None) -> str:
-    from vlm_ablate.cli.home import open_home
-
-    return tracking_uri or open_home(home).tracking_uri
 
 
 def _format(format: str | None, out: Path | None) -> str | None:
@@ -132,17 +97,8 @@ def _write(report: Report, format: str | None, out: Path | None) -> None:
     typer.echo(f"wrote {out}", err=True)
 
 
-def _write_folder(loaded: LoadedExperiment, report: Report, uri: str, records: Path | None, out: Path) -> None:
-    from vlm_ablate.cli.publish import histories
+def _write_folder(report: Report, source: RecordFile, out: Path) -> None:
     from vlm_ablate.reporting import write_results
-    from vlm_ablate.tracking.record_file import load_records
-    from vlm_ablate.tracking.records import read_records
 
-    if records is not None:
-        read = load_records(records)
-        found, curves = read.records, read.histories
-    else:
-        found = read_records(uri, loaded.experiment.name)
-        curves = histories(uri, found)
-    for path in write_results(report, found, out, curves):
+    for path in write_results(report, source.records, out, source.histories):
         typer.echo(f"wrote {path}", err=True)

@@ -67,6 +67,7 @@ class VLMDataModule(pl.LightningDataModule):
         tokens_per_view: `<image>` placeholders of one view: a number, or a function of the view's (height, width).
         mean, std: pixel normalisation of the vision encoder.
         start: sequences that earlier stages consumed.
+        skips: counts the samples that cannot be used.
 
     A checkpoint holds how many sequences were consumed; the next one after a resume is the one that would have come,
     whatever the number of workers, at no cost.
@@ -83,12 +84,13 @@ class VLMDataModule(pl.LightningDataModule):
         mean: Sequence[float],
         std: Sequence[float],
         start: int = 0,
+        skips: Skips | None = None,
     ) -> None:
         super().__init__()
         self.stage, self.execution, self.start = stage, execution, start
         batch_size = stage.batch_size
         encoder = stage_encoder(tokenizer, stage.data, tokens_per_view, start=start, batch_size=batch_size)
-        self.skips = Skips()
+        self.skips = skips or Skips()
         self.dataset = MixtureDataset(mixture, encoder, execution.max_skipped, self.skips)
         self.batches = Batches(self.dataset, Collator(encoder.pad, mean, std, stage.data.padding))
         self._resumed = 0

@@ -1,8 +1,10 @@
-"""What every launcher does: give it specs, get outcomes in the same order, hear events while it goes."""
+"""What a launcher is: it is handed runs one by one and gives a future for each. Reuse, twins and order are not its."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Protocol
 
 from vlm_ablate.errors import VlmAblateError
@@ -13,23 +15,70 @@ from vlm_ablate.runs.spec import RunSpec
 
 OnEvent = Callable[[Event], None]
 
+EXECUTE = "vlm_ablate.runs.execute:execute"
+GRACE_SECONDS = 60.0
+"""How long an interrupted run may take to write its checkpoint."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What one run takes. A group of several ranks has one that locks, records and reports: rank 0."""
+
+    gpus: int | None = None
+    """GPUs of a node; None: one where there are any."""
+    nodes: int = 1
+
+
+@dataclass(frozen=True)
+class Context:
+    """What all runs of a campaign share."""
+
+    home: Home
+    tracking_uri: str
+    on_event: OnEvent
+    """Hears the events of runs as they come, one at a time, from whichever thread."""
+    target: str = EXECUTE
+    """`module:function` that runs one spec, with the signature of `vlm_ablate.runs.execute.execute`."""
+
+
+class RunFuture(Future[RunOutcome]):
+    """The outcome of one run, some day. A run that fails has an outcome; exceptions are of the launcher itself."""
+
+    def __init__(self, spec: RunSpec, stop: Callable[[RunFuture], None]) -> None:
+        super().__init__()
+        self.spec, self._stop = spec, stop
+
+    def stop(self) -> None:
+        """Ask the run to stop after the step in progress, with a checkpoint; its outcome is then `stopped`.
+
+        A run that has not begun is cancelled.
+        """
+        if not self.done():
+            self._stop(self)
+
 
 class Launcher(Protocol):
     """Runs specs somewhere."""
 
-    def run(self, specs: Sequence[RunSpec], home: Home, on_event: OnEvent) -> list[RunOutcome]:
-        """Outcomes in the order of `specs`. A run that fails is an outcome; the others go on.
-
-        Specs with equal hashes are run once, and what finished earlier is not run at all.
+    def open(self, context: Context) -> None:
+        """Get ready; called once, before any `submit`.
 
         Raises:
-            Interrupted: stopped by Ctrl-C or SIGTERM.
-            TrackingError, StorageError: before anything was started, the store or the home folder cannot be used.
+            VlmAblateError: it cannot run anything here.
         """
-        ...
+
+    def submit(self, spec: RunSpec, placement: Placement) -> RunFuture:
+        """Hand over a run; returns at once.
+
+        Raises:
+            VlmAblateError: no node can ever satisfy the placement.
+        """
+
+    def close(self, grace_seconds: float = 0.0) -> int:
+        """End everything; what still runs has so long for a checkpoint. Returns how many runs were killed."""
 
 
-class Interrupted(VlmAblateError):
+class LaunchInterrupted(VlmAblateError):
     """The launch was stopped; what finished is recorded, the rest continues when the same command runs again."""
 
     exit_code = 130
@@ -40,8 +89,3 @@ class Interrupted(VlmAblateError):
         if killed:
             message += f"; {killed} did not stop in time and continue from their last checkpoint"
         super().__init__(message, hint="the same command continues from here")
-
-
-def failed(spec: RunSpec, message: str) -> RunOutcome:
-    """The outcome of a run that could not say itself how it ended."""
-    return RunOutcome(run=spec.hash, name=spec.run_name, status="failed", message=message)

@@ -20,10 +20,9 @@ from typing import Any
 from vlm_ablate.errors import VlmAblateError
 from vlm_ablate.events import Event, RunFinished
 from vlm_ablate.home import Home
-from vlm_ablate.launch.base import failed
-from vlm_ablate.runs.outcome import RunOutcome
+from vlm_ablate.runs.folder import run_folder
+from vlm_ablate.runs.outcome import RunOutcome, failed, note_attempt
 from vlm_ablate.runs.spec import RunSpec
-from vlm_ablate.tracking.logger import record_failure
 
 LOG_FILE = "log.txt"
 """In the run's folder: what the run printed."""
@@ -34,6 +33,7 @@ def main() -> int:
     link = Connection(int(sys.argv[1]))
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGINT, _interrupt)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # asks one run to stop; between runs there is none
     try:
         _, setup = link.recv()
         sys.path[:] = setup["path"]
@@ -56,7 +56,7 @@ def _interrupt(number: int, frame: Any) -> None:
 
 def _serve(data: dict[str, Any], target: str, home: Home, tracking_uri: str, link: Connection) -> RunOutcome:
     """Run one spec; whatever goes wrong becomes a failed outcome, except an interruption."""
-    _log_to(home.run(data["hash"]).root / LOG_FILE)
+    _log_to(run_folder(home, data["id"]).root / LOG_FILE)
     spec: RunSpec | None = None
     try:
         spec = RunSpec.from_dict(data["spec"])
@@ -64,10 +64,11 @@ def _serve(data: dict[str, Any], target: str, home: Home, tracking_uri: str, lin
     except (Exception, SystemExit) as error:
         traceback.print_exc()
         message = str(error) if isinstance(error, VlmAblateError) else f"{type(error).__name__}: {error}"
-        outcome = RunOutcome(data["hash"], data["name"], "failed", message=message)
+        outcome = RunOutcome(data["id"], data["name"], "failed", message=message)
         if spec is not None:
             outcome = failed(spec, message)
-            record_failure(spec, message, home=home, tracking_uri=tracking_uri)
+            with suppress(VlmAblateError):
+                note_attempt(spec, home, "failed", message)
         _tell(link, ("event", RunFinished(outcome.run, "failed", message=message)))
         return outcome
 

@@ -151,7 +151,9 @@ benchmarks.declare("offline_reading", OfflineReadingConfig, f"{_HERE}.benchmarks
 benchmarks.declare("offline_captions", OfflineCaptionsConfig, f"{_HERE}.benchmarks:OfflineCaptions")
 benchmarks.declare("offline_pages", OfflinePagesConfig, f"{_HERE}.benchmarks:OfflinePages")
 vision_encoders.declare("siglip-nano", SiglipNanoConfig, f"{_ENCODERS}.siglip_nano:SiglipNanoEncoder")
-vision_encoders.declare("efficientnet-lite0", EfficientNetLiteConfig, f"{_ENCODERS}.efficientnet:EfficientNetLiteEncoder")
+vision_encoders.declare(
+    "efficientnet-lite0", EfficientNetLiteConfig, f"{_ENCODERS}.efficientnet:EfficientNetLiteEncoder"
+)
 vision_encoders.declare("ppocr-v4", PaddleOcrConfig, f"{_ENCODERS}.ppocr:PaddleOcrEncoder")
 vision_encoders.declare("vit-s14", VitS14Config, f"{_ENCODERS}.vit:VitS14Encoder")
 language_models.declare("llama-nano", LlamaNanoConfig, f"{_HERE}.language.nano:LlamaNano")

@@ -65,7 +65,8 @@ def report(
     records: Iterable[RunRecord],
     scale: str | None = None,
     *,
-    hashes: Collection[str] | None = None,
+    ids: Collection[str] | None = None,
+    left_out: int = 0,
     ceiling: Mapping[str, float] | None = None,
     remarks: Iterable[tuple[str, str]] = (),
 ) -> Report:
@@ -73,14 +74,16 @@ def report(
 
     Args:
         scale: which scale's runs; may be None when there is only one.
-        hashes: of the run specs the experiment expands to now; records of other configurations are set aside.
+        ids: of the runs that the experiment expands to now; records of other configurations are set aside.
+        left_out: runs in another configuration that are not among the records.
         ceiling: column -> score that nothing here can pass; used where the runs recorded none.
         remarks: (subject, text) footnotes that the records cannot give.
 
     Raises:
         VlmAblateError: several scales and none named; unlike scores in one column; an unknown table or cell.
     """
-    selection = select(experiment, records, scale, hashes)
+    selection = select(experiment, records, scale, ids)
+    selection = replace(selection, left_out=selection.left_out + left_out)
     paper = table(experiment.paper.key) if experiment.paper else None
     rows = _ranked([_row(experiment, arm, selection, paper) for arm in experiment.arms])
     return Report(

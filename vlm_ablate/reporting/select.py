@@ -35,12 +35,12 @@ def select(
     experiment: Experiment,
     records: Iterable[RunRecord],
     scale: str | None = None,
-    hashes: Collection[str] | None = None,
+    ids: Collection[str] | None = None,
 ) -> Selection:
     """The records of the experiment's arms at one scale: of reruns the latest that ended, else the latest.
 
     Args:
-        hashes: of the run specs that the experiment expands to; records of other configurations are set aside.
+        ids: of the runs that the experiment expands to; records of other configurations are set aside.
 
     Raises:
         VlmAblateError: several scales were run and none was named.
@@ -50,7 +50,7 @@ def select(
     ours = [r for r in records if r.kind == schema.RUN_KIND and r.arm in experiment.arms]
     scale = choose_scale(ours, scale)
     at_scale = [r for r in ours if r.scale == scale]
-    kept = [r for r in at_scale if hashes is None or r.hash in hashes]
+    kept = [r for r in at_scale if ids is None or r.id in ids]
     runs: dict[str, dict[int, RunRecord]] = {}
     for arm in experiment.arms:
         by_seed: dict[int, RunRecord] = {}

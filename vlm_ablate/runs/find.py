@@ -1,15 +1,20 @@
-"""Finding a run that has ended, by hash, name or folder, and its model as it was when it ended."""
+"""Finding a run that has ended, by name, key or folder, and its model as it was when it ended."""
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from vlm_ablate.errors import ModelError, StorageError, TrackingError, UnknownNameError, VlmAblateError
-from vlm_ablate.home import Home, RunFolder
+from vlm_ablate.errors import ModelError, StorageError, UnknownNameError, VlmAblateError
+from vlm_ablate.home import Home
+from vlm_ablate.runs.catalogue import asked_for
+from vlm_ablate.runs.folder import RunFolder
+from vlm_ablate.runs.results import find_results
 from vlm_ablate.runs.spec import RunSpec
+from vlm_ablate.runs.view import Results, record_of
 from vlm_ablate.tracking import schema
 
 if TYPE_CHECKING:
@@ -18,8 +23,7 @@ if TYPE_CHECKING:
     from vlm_ablate.models.vlm import VLM
     from vlm_ablate.tracking.records import RunRecord
 
-WEIGHTS_FILE = "trained.safetensors"
-_HASH = re.compile(r"[0-9a-f]{2,12}")
+_KEY = re.compile(r"[0-9a-f]{2,12}")
 
 
 @dataclass(frozen=True)
@@ -27,43 +31,66 @@ class FinishedRun:
     """A run that has ended well, and what it left."""
 
     spec: RunSpec
-    weights: Path
-    """What training made, as safetensors; see `models/trained_state.py`."""
-    record: RunRecord | None = None
-    """Its record in the tracking store; None when the store is away or does not have it."""
+    results: Results
+
+    @property
+    def weights(self) -> Path:
+        """What training made, as safetensors; see `models/trained_state.py`."""
+        return self.results.stages[-1].weights
+
+    @property
+    def record(self) -> RunRecord:
+        """What tables are computed from."""
+        return record_of(self.results)
 
 
 class RunNotUsable(VlmAblateError):
     """A run that exists but has no model to give."""
 
 
-def find_run(name: str, home: Home, tracking_uri: str | None = None) -> FinishedRun:
+def find_run(name: str, home: Home) -> FinishedRun:
     """The finished run of that name.
 
     Args:
-        name: a hash or the unique beginning of one, arm and seed (`ar_perceiver_lora seed 0`, also with the scale, as
-            the progress display and MLflow write it), or the run's folder.
+        name: words of experiment, arm, seed and scale in that order, any but the arm left out (`ar_perceiver_lora
+            seed 0`, `idefics2/t03_architecture ar_perceiver_lora seed 0 laptop`); an id or key, or the beginning of
+            one; or the run's folder. Runs that are the same weights count as one.
         home: where runs are looked for.
-        tracking_uri: store of the records; None: the home's own.
 
     Raises:
         UnknownNameError: no such run.
         RunNotUsable: several runs of that name, or one that has not finished.
         StorageError: its weights are not there any more.
     """
-    folder = _folder(name, home)
-    spec = _spec(folder)
-    outcome = folder.read_outcome() or {}
-    status = outcome.get("status")
-    if spec is None or status != schema.FINISHED:
-        shown = spec.run_name if spec else folder.root.name
-        why = f"{status}: {outcome['message']}" if outcome.get("message") else status
-        raise RunNotUsable(
-            f"the run {shown!r} ended as {why}; it has no trained model" if status else f"{shown!r} has not ended yet",
-            hint=None if status else "the command that started it continues it: vlm-ablate run FILE",
+    spec = find_asked(name, home)
+    results = find_results(spec, home)
+    trained = len(results.outcomes) == len(spec.stage_keys) and results.status != schema.DIVERGED
+    if not trained:
+        status, message = results.status, results.message
+        if status == schema.RUNNING:
+            raise RunNotUsable(
+                f"{spec.run_name!r} has not ended yet",
+                hint="the command that started it continues it: vlm-ablate run FILE",
+            )
+        why = f"{status}: {message}" if message else status
+        raise RunNotUsable(f"the run {spec.run_name!r} ended as {why}; it has no trained model")
+    found = FinishedRun(spec, results)
+    if not found.weights.is_file():
+        raise StorageError(
+            f"the weights of {spec.run_name!r} are gone: {found.weights} does not exist",
+            hint="put the file back, or train again with `vlm-ablate run FILE --rerun`",
         )
-    record = _record(spec, tracking_uri or home.tracking_uri)
-    return FinishedRun(spec, _weights(folder, spec, record), record)
+    return found
+
+
+def find_asked(name: str, home: Home) -> RunSpec:
+    """The run of that name, as it was asked for, finished or not; see `find_run`.
+
+    Raises:
+        UnknownNameError: no such run.
+        RunNotUsable: several runs of that name.
+    """
+    return RunSpec.from_dict(_body(name, home)["spec"])
 
 
 def load_run(found: FinishedRun, *, device: torch.device | str = "cpu") -> VLM:
@@ -71,7 +98,7 @@ def load_run(found: FinishedRun, *, device: torch.device | str = "cpu") -> VLM:
 
     Raises:
         AssetMissing: a part that the run started from is not on this machine any more.
-        ModelError: the weights cannot be read, or are of another configuration.
+        ModelError: the weights cannot be read, are damaged, or are of another configuration.
     """
     from vlm_ablate.checkpoints.start_from import started_vlm
     from vlm_ablate.models.trained_state import load_trained
@@ -80,16 +107,34 @@ def load_run(found: FinishedRun, *, device: torch.device | str = "cpu") -> VLM:
     config = found.spec.config
     if config.model.init_from:
         _check_origin(found, config.model.init_from)
+    check_weights(found.results)
     vlm = started_vlm(config.model, Views.of(config.images()), seed=found.spec.seeds.init)
     load_trained(vlm, found.weights)
     return vlm.to(device).eval().requires_grad_(False)
+
+
+def check_weights(results: Results) -> None:
+    """Compare the file of the weights with the checksum in its record.
+
+    Raises:
+        ModelError: it was changed or damaged since it was written.
+    """
+    outcome, file = results.outcomes[-1], results.stages[-1].weights
+    expected = outcome.get("weights_sha256")
+    with open(file, "rb") as opened:
+        found = hashlib.file_digest(opened, "sha256").hexdigest()
+    if expected and found != expected:
+        raise ModelError(
+            f"{file} is damaged: its checksum is not that of what was trained",
+            hint="put the file back, or train again with `vlm-ablate run FILE --rerun`",
+        )
 
 
 def _check_origin(found: FinishedRun, id: str) -> None:
     """What the run kept is its difference from where it started; from elsewhere it would be another model."""
     from vlm_ablate.checkpoints.released import started_from
 
-    then = schema.read_json_tag(found.record.tags, schema.INIT_FROM) if found.record else None
+    then: dict[str, Any] = found.results.outcomes[0].get("init_from") or {}
     if then and then != (now := started_from(id)):
         raise ModelError(
             f"{found.spec.run_name!r} started from other weights than those that are in {id!r} now"
@@ -98,71 +143,49 @@ def _check_origin(found: FinishedRun, id: str) -> None:
         )
 
 
-def _folder(name: str, home: Home) -> RunFolder:
+def _body(name: str, home: Home) -> dict[str, Any]:
+    """What `run.json` of the run says."""
     given = Path(name).expanduser()
-    if (given / "artifacts").is_dir():
-        return RunFolder(given.absolute())
-    folders = [RunFolder(p) for p in sorted(home.runs.iterdir()) if p.is_dir()] if home.runs.is_dir() else []
-    found = [f for f in folders if f.root.name.startswith(name)] if _HASH.fullmatch(name) else []
-    known = {f.root.name: _spec(f) for f in folders} if not found else {}
-    if not found:
-        wanted = _words(name)
-        called = [(f, spec) for f in folders if (spec := known[f.root.name])]
-        found = [f for f, s in called if _words(s.run_name)[: len(wanted)] == wanted or _label(s) == name.strip()]
-    if len(found) == 1:
-        return found[0]
+    if (given / "run.json").is_file():
+        return RunFolder(given.absolute()).read() or {}
+    bodies = [body for _, body in asked_for(home)]
+    found = [
+        b for b in bodies if _KEY.fullmatch(name) and any(k.startswith(name) for k in (b["id"], *b["stages"][-1:]))
+    ]
+    found = found or [b for b in bodies if _is_called(b["spec"], name)]
+    different = {tuple(body["stages"]): body for body in sorted(found, key=_preference)}
+    if len(different) == 1:
+        return next(iter(different.values()))
     if found:
-        names = [f"{f.root.name} ({spec.run_name})" if (spec := _spec(f)) else f.root.name for f in found]
-        raise RunNotUsable(f"{name!r} names {len(found)} runs: {', '.join(names)}", hint="write more of it, or a hash")
-    names = [f"{s.arm} seed {s.seed}" for s in known.values() if s]
-    raise UnknownNameError(f"run (in {home.runs})", name, names)
+        names = "; ".join(f"{full_name(body['spec'])} ({body['stages'][-1]})" for body in different.values())
+        raise RunNotUsable(f"{name!r} names {len(different)} runs: {names}", hint="write more of it, or its key")
+    known = [full_name(body["spec"]) for body in bodies] + [
+        f"{b['spec']['arm']} seed {b['spec']['seed']}" for b in bodies
+    ]
+    raise UnknownNameError(f"run (in {home.runs})", name, dict.fromkeys(known))
 
 
-def _label(spec: RunSpec) -> str:
-    return f"{spec.label} · seed {spec.seed}"
+def _preference(body: dict[str, Any]) -> tuple[bool, int]:
+    """Of runs with the same weights the last one that ended well is taken."""
+    return body.get("status") == schema.FINISHED, int(body.get("started_ms") or 0)
+
+
+def full_name(spec: dict[str, Any]) -> str:
+    """A name that tells a run from all others but those with other settings: experiment, arm, seed, scale."""
+    return f"{spec['experiment']} {spec['arm']} seed {spec['seed']} {spec['scale']}"
+
+
+def _is_called(spec: dict[str, Any], name: str) -> bool:
+    """Whether the words of `name` stand in the full name (or the label and seed), in order and without a gap."""
+    if name.strip() == f"{spec['label']} · seed {spec['seed']}":
+        return True
+    wanted, whole = _words(name), _words(full_name(spec))
+    short = [_words(spec["experiment"].rpartition("/")[2]), _words(spec["experiment"])]
+    rest = whole[len(short[1]) :]
+    return bool(wanted) and any((start + rest)[: len(wanted)] == wanted for start in ([], *short))
 
 
 def _words(name: str) -> list[str]:
     """`arm · seed 0 · laptop`, `arm seed 0`, `arm/0` -> [arm, 0, ...]."""
     plain = re.sub(r"\bseed[\s=:_-]*(\d+)", r" \1", name)
     return [word for word in re.split(r"[\s·/,@]+", plain) if word]
-
-
-def _spec(folder: RunFolder) -> RunSpec | None:
-    """The run as it was started; None when it never got so far."""
-    import yaml
-
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    try:
-        written = yaml.load((folder.artifacts / schema.CONFIG_FILE).read_text(), Loader=loader)
-    except OSError:
-        return None
-    return RunSpec.from_dict(written)
-
-
-def _record(spec: RunSpec, uri: str) -> RunRecord | None:
-    from vlm_ablate.tracking.records import find_done
-
-    try:
-        records = find_done(uri, [spec.hash]).get(spec.hash, [])
-    except TrackingError:
-        return None
-    own = [record for record in records if (record.experiment, record.arm) == (spec.experiment, spec.arm)]
-    return (own or records or [None])[-1]
-
-
-def _weights(folder: RunFolder, spec: RunSpec, record: RunRecord | None) -> Path:
-    from vlm_ablate.tracking.operations import local_folder
-
-    places = [folder.artifacts]
-    if record and (stored := local_folder(record.artifact_uri)):
-        places.append(stored)
-    files = [place / schema.WEIGHTS_DIR / WEIGHTS_FILE for place in places]
-    found = next((file for file in files if file.is_file()), None)
-    if found is None:
-        raise StorageError(
-            f"the weights of {spec.run_name!r} are gone: {' and '.join(map(str, files))}"
-            f" {'does' if len(files) == 1 else 'do'} not exist",
-            hint="put the file back; or delete the run's record (vlm-ablate ui) and its folder, and run it again",
-        )
-    return found

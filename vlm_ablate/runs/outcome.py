@@ -2,64 +2,91 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import cast
 
 from vlm_ablate.events import Status
-from vlm_ablate.tracking.records import RunRecord
+from vlm_ablate.home import Home
+from vlm_ablate.runs.folder import run_folder
+from vlm_ablate.runs.spec import RunSpec
+from vlm_ablate.runs.view import Results
+from vlm_ablate.tracking import schema
 
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """How one run ended: what a launcher hands back."""
+    """How one run ended. A mapping column -> score is on 0..100 (CIDEr may exceed it)."""
 
     run: str
+    """Id of the run."""
     name: str
     status: Status
     scores: Mapping[str, float] = field(default_factory=dict)
-    """Column -> score (0..100), images shown."""
+    """Images shown."""
     blind: Mapping[str, float] = field(default_factory=dict)
-    """Column -> score (0..100), images withheld."""
+    """Images withheld."""
     message: str = ""
-    tracking_run: str | None = None
-    """Id of the run in the tracking store."""
     seconds: float = 0.0
+    """Of computing that this execution did."""
     reused: bool = False
-
-    @classmethod
-    def from_record(cls, record: RunRecord) -> RunOutcome:
-        """The outcome that the record of a finished or diverged run tells."""
-        scores = {
-            blind: {s["column"]: float(s["score"]) for s in record.scores if bool(s["blind"]) == blind}
-            for blind in (False, True)
-        }
-        return cls(
-            run=record.hash,
-            name=record.name,
-            status=record.status,  # type: ignore[arg-type]
-            scores=scores[False],
-            blind=scores[True],
-            message=record.message,
-            tracking_run=record.run_id,
-            seconds=((record.end_time or record.start_time) - record.start_time) / 1000,
-            reused=True,
-        )
+    """True when nothing was left to compute."""
+    trained: tuple[str, ...] = ()
+    """Stages that this execution trained; the others were there."""
 
     @property
     def mean(self) -> float | None:
         """Unweighted mean of the scores, None without any."""
         return sum(self.scores.values()) / len(self.scores) if self.scores else None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for the outcome file."""
-        return {
-            "run": self.run,
-            "name": self.name,
-            "status": self.status,
-            "scores": dict(self.scores),
-            "blind": dict(self.blind),
-            "message": self.message,
-            "tracking_run": self.tracking_run,
-            "seconds": self.seconds,
+
+def outcome_of(
+    results: Results, *, seconds: float = 0.0, reused: bool = False, trained: tuple[str, ...] = ()
+) -> RunOutcome:
+    """The outcome that the results on disk tell."""
+    records = [r for r in results.score_records() if not r.get("described")] if results.status == "finished" else []
+    scores = {
+        blind: {str(r["column"]): float(r["score"]) for r in records if bool(r["blind"]) is blind}
+        for blind in (False, True)
+    }
+    return RunOutcome(
+        run=results.spec.id,
+        name=results.spec.run_name,
+        status=cast(Status, results.status),
+        scores=scores[False],
+        blind=scores[True],
+        message=results.message,
+        seconds=seconds,
+        reused=reused,
+        trained=trained,
+    )
+
+
+def failed(spec: RunSpec, message: str) -> RunOutcome:
+    """The outcome of a run that could not say itself how it ended."""
+    return RunOutcome(run=spec.id, name=spec.run_name, status="failed", message=message)
+
+
+def note_attempt(spec: RunSpec, home: Home, status: str, message: str = "", **more: object) -> None:
+    """Write down how an attempt at a run stands, beside what is computed.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    folder = run_folder(home, spec.id)
+    folder.prepare()
+    before = folder.read() or {}
+    now = time.time_ns() // 1_000_000
+    folder.write(
+        {
+            "id": spec.id,
+            "stages": [stage.key for stage in spec.stage_keys],
+            "status": status,
+            "message": message,
+            "started_ms": before.get("started_ms", now),
+            "ended_ms": None if status == schema.RUNNING else now,
+            **more,
+            "spec": spec.to_dict(),
         }
+    )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+import time
+from collections.abc import Callable, Iterator
 from itertools import islice
 
 from vlm_ablate.config.evaluation import BenchmarkEntry
@@ -11,97 +13,106 @@ from vlm_ablate.evaluation.evaluate import evaluate
 from vlm_ablate.evaluation.predictions import read_predictions
 from vlm_ablate.evaluation.record import ScoreRecord
 from vlm_ablate.events import EvaluationProgress, Reporter, Throttle
-from vlm_ablate.home import RunFolder
 from vlm_ablate.models.vlm import VLM
-from vlm_ablate.provenance import AssetRecord
 from vlm_ablate.registry import benchmarks
 from vlm_ablate.runs.artifacts import EXAMPLES_PER_BENCHMARK, Answered
+from vlm_ablate.runs.folder import ScoreFolder, StageFolder
+from vlm_ablate.runs.keys import ScoreKey
 from vlm_ablate.runs.spec import RunSpec
-from vlm_ablate.tracking import schema
 
 
 class Scoring:
-    """Evaluates the model of one run; what was answered before a kill is kept in the run's folder.
+    """Evaluates the model of one run; what was answered before a kill is kept in the folder of the score.
 
     Raises:
         AssetMissing: on construction, when a benchmark's material is not on this machine.
     """
 
-    def __init__(self, spec: RunSpec, folder: RunFolder, reporter: Reporter) -> None:
-        self._spec, self._folder, self._reporter = spec, folder, reporter
+    def __init__(self, spec: RunSpec, reporter: Reporter) -> None:
+        self._spec, self._reporter = spec, reporter
         self._evaluation = spec.config.evaluation
         self._benchmarks: dict[str, Benchmark] = {
             column: benchmarks.build(entry.benchmark) for column, entry in self._evaluation.benchmarks.items()
         }
-        self.scores: list[ScoreRecord] = []
-        """With images, then blind."""
-        self.ceilings: dict[str, float] = {}
-        """Metric name -> score of the language model that is told what the images show."""
-        self.answered: list[Answered] = []
-        """The predictions behind `scores`."""
 
-    @property
-    def licences(self) -> list[AssetRecord]:
-        """Where the benchmarks' material comes from."""
-        return [record for benchmark in self._benchmarks.values() for record in benchmark.licences]
+    def missing(self, last: StageFolder) -> list[tuple[ScoreKey, ScoreFolder]]:
+        """The scores of these weights that are not there yet."""
+        asked = [(key, last.score(key.key, key.fingerprints())) for key in self._spec.score_keys]
+        return [(key, folder) for key, folder in asked if folder.outcome() is None]
 
-    def score(self, vlm: VLM) -> None:
-        """All benchmarks, with images and (if asked for) without, or with words in their place."""
-        for blind in (False, True) if self._evaluation.blind else (False,):
-            for column, entry in self._evaluation.benchmarks.items():
-                name = f"{column}{'.blind' if blind else ''}.jsonl"
-                self.scores.append(self._evaluate(vlm, column, entry, name, blind=blind))
-                shown = islice(self._benchmarks[column].items(entry.split), EXAMPLES_PER_BENCHMARK)
-                items = {} if blind else {item.id: item for item in shown}
-                answers = read_predictions(self._folder.predictions / name)
-                self.answered.append(Answered(column, blind, answers, items, entry.benchmark.name))
-        for column, entry in self._evaluation.benchmarks.items() if self._evaluation.ceiling else ():
-            record = self._evaluate(vlm, column, entry, f"{column}.described.jsonl", described=True)
-            self.ceilings[schema.ceiling_metric(column)] = record.score
+    def score(self, vlm: VLM, last: StageFolder) -> None:
+        """Compute the scores that are missing, each once whoever asks for it."""
+        for key, folder in self.missing(last):
+            with folder.locked():
+                if folder.outcome() is None:
+                    self._score(vlm, last, key, folder)
 
-    def curve_point(self, vlm: VLM, step: int) -> dict[str, float]:
+    def _score(self, vlm: VLM, last: StageFolder, key: ScoreKey, folder: ScoreFolder) -> None:
+        started = time.monotonic()
+        if folder.manifest() is None:
+            folder.describe({"inputs": key.inputs, "fingerprints": key.fingerprints()})
+        entry, mode = self._evaluation.benchmarks[key.column], key.mode
+        record = evaluate(
+            vlm,
+            key.column,
+            entry,
+            self._evaluation,
+            self._evaluation.preparation(key.column),
+            blind=mode == "blind",
+            described=mode == "described",
+            out=folder.predictions,
+            progress=self._progress(f"{key.column} in words" if mode == "described" else key.column, mode == "blind"),
+            state=last.root.name,
+            precision=self._spec.config.last_stage.precision,
+            batch_size=self._spec.config.execution.evaluation_batch_size,
+            benchmark=self._benchmarks[key.column],
+        )
+        licences = [r.to_dict() for r in self._benchmarks[key.column].licences]
+        body = {**record.to_dict(), "licences": licences, "seconds": time.monotonic() - started}
+        checked = hashlib.sha256(folder.predictions.read_bytes()).hexdigest()
+        folder.end({**body, "ended_ms": time.time_ns() // 1_000_000, "predictions_sha256": checked})
+
+    def curve_point(self, vlm: VLM, stage: StageFolder, step: int) -> dict[str, float]:
         """Metric name -> score of the model as it is at `step`, on the tune split, with the mean last."""
-        curve, values = self._evaluation.curve, {}
+        curve = self._evaluation.curve
+        assert curve is not None
+        values: dict[str, float] = {}
         for column in curve.benchmarks or self._evaluation.benchmarks:
             entry = self._evaluation.benchmarks[column].model_copy(update={"split": "tune", "limit": curve.limit})
-            record = self._evaluate(vlm, column, entry, f"curve/{column}.{step}.jsonl", step=step)
-            values[f"curve/{column}"] = record.score
+            values[f"curve/{column}"] = self._curve_score(vlm, stage, column, entry, step).score
         return values | {"curve/mean": sum(values.values()) / len(values)}
 
-    def _evaluate(
-        self,
-        vlm: VLM,
-        column: str,
-        entry: BenchmarkEntry,
-        file: str,
-        *,
-        blind: bool = False,
-        described: bool = False,
-        step: int | None = None,
-    ) -> ScoreRecord:
-        """One benchmark; `step` marks a point of the curve, which is not shown."""
-        run, config = self._spec.hash, self._spec.config
+    def _curve_score(self, vlm: VLM, stage: StageFolder, column: str, entry: BenchmarkEntry, step: int) -> ScoreRecord:
         return evaluate(
             vlm,
             column,
             entry,
             self._evaluation,
             self._evaluation.preparation(column),
-            batch_size=config.execution.evaluation_batch_size,
-            blind=blind,
-            described=described,
-            out=self._folder.predictions / file,
-            progress=self._progress(f"{column} in words" if described else column, blind, quiet=step is not None),
-            state=run if step is None else f"{run}@{step}",
-            precision=list(config.stages.values())[-1].precision,
+            blind=False,
+            out=stage.curve / f"{column}.{step}.jsonl",
+            state=f"{stage.root.name}@{step}",
+            precision=self._spec.config.last_stage.precision,
+            batch_size=self._spec.config.execution.evaluation_batch_size,
             benchmark=self._benchmarks[column],
         )
 
-    def _progress(self, shown: str, blind: bool, *, quiet: bool) -> Callable[[int, int], None]:
+    def answered(self, last: StageFolder) -> Iterator[Answered]:
+        """The predictions of all scores but those in words, with the first items of each benchmark."""
+        for key in self._spec.score_keys:
+            folder = last.score(key.key, key.fingerprints())
+            if key.mode == "described" or folder.outcome() is None or not folder.predictions.exists():
+                continue
+            entry, blind = self._evaluation.benchmarks[key.column], key.mode == "blind"
+            shown = islice(self._benchmarks[key.column].items(entry.split), EXAMPLES_PER_BENCHMARK)
+            items = {} if blind else {item.id: item for item in shown}
+            yield Answered(key.column, blind, read_predictions(folder.predictions), items, entry.benchmark.name)
+
+    def _progress(self, shown: str, blind: bool) -> Callable[[int, int], None]:
         due = Throttle()
 
         def progress(done: int, total: int) -> None:
-            if not quiet and (due() or done == total):
-                self._reporter(EvaluationProgress(self._spec.hash, shown, done, total, blind))
+            if due() or done == total:
+                self._reporter(EvaluationProgress(self._spec.id, shown, done, total, blind))
 
         return progress

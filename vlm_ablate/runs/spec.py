@@ -1,25 +1,27 @@
-"""A fully resolved run as a value: plain data, validated, hashable."""
+"""A fully resolved run as a value: plain data, validated, with the keys of its results."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
+from vlm_ablate.config.decides import dump
 from vlm_ablate.config.expand import LoadedExperiment
 from vlm_ablate.config.experiment import RunConfig, Seeds
 from vlm_ablate.config.loading import ResolvedArm
-from vlm_ablate.config.moved import recorded, upgraded
+from vlm_ablate.config.shared_data import short
+from vlm_ablate.runs.keys import ScoreKey, StageKey, key_of, score_keys, stage_keys
 
 
 @dataclass(frozen=True)
 class RunSpec:
     """One arm with one seed at one scale.
 
-    `hash` covers what decides the outcome (config and seeds) and nothing else, so that two tables which need the
-    same run share it. Labels (experiment, arm, paper cell, stand-ins) travel beside it.
+    Its results are named by keys that cover what decides them and nothing else, so that tables which need the same
+    weights or scores share them. Labels (experiment, arm, paper cell, stand-ins) travel beside it.
     """
 
     experiment: str
@@ -37,12 +39,26 @@ class RunSpec:
     scaled: dict[str, str] = field(default_factory=dict)
     """Dotted path -> "paper's value -> value at this scale", for every other field that the scale changed."""
 
-    @property
-    def hash(self) -> str:
-        """First 12 hex digits of the SHA-256 of the canonical JSON of config and seeds."""
-        config = recorded(self.config) or self.config.model_dump(mode="json")
-        body = {"config": config, "seeds": self.seeds.model_dump(mode="json")}
-        return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:12]
+    @cached_property
+    def stage_keys(self) -> tuple[StageKey, ...]:
+        """Names of the weights after each stage."""
+        return stage_keys(self.config, self.seeds)
+
+    @cached_property
+    def score_keys(self) -> tuple[ScoreKey, ...]:
+        """Names of the scores of the last stage's weights."""
+        return score_keys(self.config, self.stage_keys[-1].key)
+
+    @cached_property
+    def id(self) -> str:
+        """12 hex digits that tell this run: what it is called, and everything that decides its results."""
+        labels = {"experiment": self.experiment, "arm": self.arm, "seed": self.seed, "scale": self.scale}
+        asked = dump(self.config.evaluation, "score")
+        return key_of({**labels, "weights": self.stage_keys[-1].key, "evaluation": asked})
+
+    def shown_config(self) -> dict[str, Any]:
+        """What decides the results, as people read it: data that all stages share stands once."""
+        return {section: value for section, value in short(self.config).items() if section != "execution"}
 
     @property
     def run_name(self) -> str:
@@ -74,7 +90,7 @@ class RunSpec:
         load_plugins(list(data["plugins"]))
         parsed = {
             **data,
-            "config": RunConfig.model_validate(upgraded(data["config"])),
+            "config": RunConfig.model_validate(data["config"]),
             "seeds": Seeds.model_validate(data["seeds"]),
             "plugins": tuple(data["plugins"]),
         }

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from vlm_ablate.tracking import schema
+from vlm_ablate.tracking.names import safe_name
 from vlm_ablate.tracking.records import History, Point, RunRecord, make_record
 from vlm_ablate.tracking.sqlite_reader import last_of_each_step
 from vlm_ablate.tracking.store import check_server, connect, tracking_errors
@@ -22,21 +22,14 @@ class ClientReader:
         check_server(tracking_uri)  # its silence is told better than mlflow would
         self._client = connect(tracking_uri)
 
-    def runs(self, *, experiment: str | None = None, hashes: set[str] | None = None) -> list[RunRecord]:
-        """Runs of one experiment, or of all experiments with one of these spec hashes."""
+    def runs(self, experiment: str) -> list[RunRecord]:
+        """Runs of one experiment, the oldest first."""
         with tracking_errors(self._uri):
-            if experiment is not None:
-                found = self._client.get_experiment_by_name(experiment)
-                experiments = [found] if found and found.lifecycle_stage == "active" else []
-                filters = [""]
-            else:
-                experiments = list(self._client.search_experiments())
-                filters = [f"tags.`{schema.HASH}` = '{value}'" for value in sorted(hashes or ())]
-            names = {e.experiment_id: e.name for e in experiments}
-            if not names:
+            found = self._client.get_experiment_by_name(experiment)
+            if not found or found.lifecycle_stage != "active":
                 return []
-            runs = [run for text in filters for run in self._search(list(names), text)]
-        records = [self._record(run, names[run.info.experiment_id]) for run in runs]
+            runs = list(self._search([found.experiment_id], ""))
+        records = [self._record(run, experiment) for run in runs]
         return sorted(records, key=lambda record: (record.start_time, record.run_id))
 
     def history(self, run_id: str, keys: Sequence[str]) -> History:
@@ -44,7 +37,7 @@ class ClientReader:
         history: History = {}
         for key in keys:
             with tracking_errors(self._uri):
-                points = self._client.get_metric_history(run_id, key)
+                points = self._client.get_metric_history(run_id, safe_name(key))
             ordered = sorted((Point(p.step, math.nan if math.isnan(p.value) else p.value, p.timestamp) for p in points),
                              key=lambda p: (p.step, p.time_ms))  # fmt: skip
             history[key] = last_of_each_step(ordered)

@@ -24,6 +24,8 @@ class RecordFile:
 
     records: list[RunRecord]
     histories: dict[str, History] = field(default_factory=dict)
+    left_out: int = 0
+    """Runs of the same arms in another configuration, which are not among the records."""
 
 
 def dump_records(path: Path, records: Sequence[RunRecord], histories: Mapping[str, History] | None = None) -> None:

@@ -1,18 +1,13 @@
-"""Runs read back as values. A table is computed from these and from nothing else.
-
-A SQLite store is read with the standard library (importing mlflow alone costs seconds); any other store through
-MlflowClient. Both give equal records.
-"""
+"""Runs as values. A table is computed from these and from nothing else."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from vlm_ablate.tracking import schema
+from vlm_ablate.tracking.names import original_name
 
 
 class Point(NamedTuple):
@@ -56,9 +51,9 @@ class RunRecord:
         return self.tags.get(schema.KIND, schema.RUN_KIND)
 
     @property
-    def hash(self) -> str:
-        """Hash of the run's spec."""
-        return self.tags.get(schema.HASH, "")
+    def id(self) -> str:
+        """Id of the run: what it is and everything that decides its results (see `runs/spec.py`)."""
+        return self.tags.get(schema.RUN, "")
 
     @property
     def label(self) -> str:
@@ -86,66 +81,6 @@ class RunRecord:
         return schema.read_json_tag(self.tags, schema.SCALED, {})
 
 
-def read_records(tracking_uri: str, experiment: str, *, kind: str | None = schema.RUN_KIND) -> list[RunRecord]:
-    """All runs of an experiment that are not deleted, oldest first; empty when the experiment does not exist yet.
-
-    Args:
-        kind: `run` (default), `table`, or None for both.
-
-    Raises:
-        TrackingError: the store does not exist or cannot be reached.
-    """
-    return _of_kind(_reader(tracking_uri).runs(experiment=experiment), kind)
-
-
-def find_done(tracking_uri: str, hashes: Iterable[str]) -> dict[str, list[RunRecord]]:
-    """Hash -> runs of any experiment that finished or diverged with that hash. No store yet: empty.
-
-    Raises:
-        TrackingError: the store cannot be reached.
-    """
-    wanted = set(hashes)
-    path = sqlite_path(tracking_uri)
-    if not wanted or (path is not None and not path.exists()):
-        return {}
-    found: dict[str, list[RunRecord]] = {}
-    for record in _of_kind(_reader(tracking_uri).runs(hashes=wanted), schema.RUN_KIND):
-        if record.status in schema.DONE:
-            found.setdefault(record.hash, []).append(record)
-    return found
-
-
-def read_history(tracking_uri: str, run_id: str, keys: Sequence[str]) -> History:
-    """All logged points of the given metrics of one run; a metric never logged gives an empty list.
-
-    Raises:
-        TrackingError: the store does not exist or cannot be reached.
-    """
-    return _reader(tracking_uri).history(run_id, keys)
-
-
-def sqlite_path(tracking_uri: str) -> Path | None:
-    """The file behind a `sqlite:///` URI, or None for any other URI."""
-    if not tracking_uri.startswith("sqlite:///"):
-        return None
-    return Path(tracking_uri.removeprefix("sqlite:///").partition("?")[0])
-
-
-def _reader(tracking_uri: str) -> Any:
-    path = sqlite_path(tracking_uri)
-    if path is not None:
-        from vlm_ablate.tracking.sqlite_reader import SqliteReader
-
-        return SqliteReader(path)
-    from vlm_ablate.tracking.client_reader import ClientReader
-
-    return ClientReader(tracking_uri)
-
-
-def _of_kind(records: list[RunRecord], kind: str | None) -> list[RunRecord]:
-    return [record for record in records if kind is None or record.kind == kind]
-
-
 def make_record(
     run_id: str,
     experiment: str,
@@ -168,9 +103,9 @@ def make_record(
         name=name or "",
         status=status,
         tags=dict(sorted(tags.items())),
-        params=dict(sorted(params.items())),
+        params={original_name(key): value for key, value in sorted(params.items())},
         # One NaN object, so that equal records compare equal.
-        metrics={key: math.nan if math.isnan(value) else value for key, value in sorted(metrics.items())},
+        metrics={original_name(k): math.nan if math.isnan(value) else value for k, value in sorted(metrics.items())},
         arm=tags.get(schema.ARM, ""),
         seed=int(tags.get(schema.SEED, 0)),
         scale=tags.get(schema.SCALE, ""),

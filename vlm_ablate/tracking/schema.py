@@ -8,7 +8,12 @@ from typing import Any
 
 # --- tags of a run ---------------------------------------------------------------------------------------------------
 KIND = "vlm.kind"
-HASH = "vlm.hash"
+RUN = "vlm.run"
+"""Id of the run: experiment, arm, seed, scale and everything that decides its results."""
+STAGES = "vlm.stages"
+"""JSON list of the keys of its stages."""
+EXECUTION = "vlm.execution"
+"""JSON: how it was computed (micro batches, workers, ...): what decides no result."""
 ARM = "vlm.arm"
 LABEL = "vlm.label"
 SEED = "vlm.seed"
@@ -25,8 +30,6 @@ DATA_FINGERPRINT = "vlm.data_fingerprint"
 LICENCES = "vlm.licences"
 SCORES = "vlm.scores"
 """JSON list of score records: the only thing a table's scores are computed from."""
-REUSED_FROM = "vlm.reused_from"
-"""Run id that this record was copied from, when two tables need the same run."""
 INIT_FROM = "vlm.init_from"
 """JSON: the checkpoint that the model started from: id, type, sha256 (see `models/checkpoints/released.py`)."""
 GIT = "vlm.git"
@@ -44,9 +47,12 @@ TABLE_KIND = "table"
 
 # --- statuses --------------------------------------------------------------------------------------------------------
 RUNNING, FINISHED, DIVERGED, FAILED, SKIPPED = "running", "finished", "diverged", "failed", "skipped"
+STOPPED = "stopped"
+"""Stopped early on request, e.g. because others were better; it can be continued."""
 DONE = frozenset({FINISHED, DIVERGED})
 """Statuses that are results: such a run is not trained again."""
-MLFLOW_STATUS = {RUNNING: "RUNNING", FINISHED: "FINISHED", DIVERGED: "FINISHED", FAILED: "FAILED", SKIPPED: "KILLED"}
+MLFLOW_STATUS = {RUNNING: "RUNNING", FINISHED: "FINISHED", DIVERGED: "FINISHED", FAILED: "FAILED", SKIPPED: "KILLED",
+                 STOPPED: "KILLED"}  # fmt: skip
 
 # --- params: the flattened config, and these three first -------------------------------------------------------------
 PARAM_ARM, PARAM_SEED, PARAM_SCALE = "arm", "seed", "scale"

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from vlm_ablate.errors import TrackingError
-from vlm_ablate.tracking import schema
+from vlm_ablate.tracking.names import safe_name
 from vlm_ablate.tracking.records import History, Point, RunRecord, make_record
 
 BUSY_TIMEOUT = 10.0
@@ -20,9 +20,16 @@ BUSY_TIMEOUT = 10.0
 _RUNS = """
 SELECT r.run_uuid, e.name, r.name, r.status, r.start_time, r.end_time, r.artifact_uri
 FROM runs r JOIN experiments e ON e.experiment_id = r.experiment_id
-WHERE r.lifecycle_stage = 'active' AND e.lifecycle_stage = 'active' AND {where}
+WHERE r.lifecycle_stage = 'active' AND e.lifecycle_stage = 'active' AND e.name = ?
 ORDER BY r.start_time, r.run_uuid
 """
+
+
+def sqlite_path(tracking_uri: str) -> Path | None:
+    """The file behind a `sqlite:///` URI, or None for any other URI."""
+    if not tracking_uri.startswith("sqlite:///"):
+        return None
+    return Path(tracking_uri.removeprefix("sqlite:///").partition("?")[0])
 
 
 class SqliteReader:
@@ -35,15 +42,10 @@ class SqliteReader:
             )
         self._path = path
 
-    def runs(self, *, experiment: str | None = None, hashes: set[str] | None = None) -> list[RunRecord]:
-        """Runs of one experiment, or of all experiments with one of these spec hashes."""
+    def runs(self, experiment: str) -> list[RunRecord]:
+        """Runs of one experiment, the oldest first."""
         with self._connected() as db:
-            if experiment is not None:
-                rows = db.execute(_RUNS.format(where="e.name = ?"), (experiment,)).fetchall()
-            else:
-                marks, wanted = _marks(hashes or ())
-                tagged = f"r.run_uuid IN (SELECT run_uuid FROM tags WHERE key = ? AND value IN ({marks}))"
-                rows = db.execute(_RUNS.format(where=tagged), (schema.HASH, *wanted)).fetchall()
+            rows = db.execute(_RUNS, (experiment,)).fetchall()
             ids = [row[0] for row in rows]
             tags = _grouped(db, "SELECT run_uuid, key, value FROM tags", ids)
             params = _grouped(db, "SELECT run_uuid, key, value FROM params", ids)
@@ -57,6 +59,11 @@ class SqliteReader:
             for run, name_of, name, status, start, end, artifact_uri in rows
         ]
 
+    def run_ids(self) -> set[str]:
+        """Ids of all runs that are not deleted."""
+        with self._connected() as db:
+            return {row[0] for row in db.execute("SELECT run_uuid FROM runs WHERE lifecycle_stage = 'active'")}
+
     def experiments(self) -> list[tuple[int, str]]:
         """Id and name of every experiment that has runs, the newest first."""
         query = (
@@ -69,14 +76,15 @@ class SqliteReader:
     def history(self, run_id: str, keys: Sequence[str]) -> History:
         """Points of the metrics of a run, by step; where a step was logged twice, the later one."""
         history: History = {key: [] for key in keys}
-        marks, wanted = _marks(keys)
+        named = {safe_name(key): key for key in keys}
+        marks, wanted = _marks(named)
         query = (
             "SELECT key, step, CASE WHEN is_nan THEN NULL ELSE value END, timestamp FROM metrics "
             f"WHERE run_uuid = ? AND key IN ({marks}) ORDER BY key, step, timestamp"
         )
         with self._connected() as db:
             for key, step, value, time_ms in db.execute(query, (run_id, *wanted)):
-                history[key].append(Point(step, math.nan if value is None else value, time_ms))
+                history[named[key]].append(Point(step, math.nan if value is None else value, time_ms))
         return {key: last_of_each_step(points) for key, points in history.items()}
 
     @contextmanager

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from vlm_ablate.errors import TrackingError
 from vlm_ablate.storage import storage_errors
 from vlm_ablate.tracking import schema
-from vlm_ablate.tracking.records import sqlite_path
+from vlm_ablate.tracking.sqlite_reader import sqlite_path
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -69,6 +69,18 @@ def ensure_store(tracking_uri: str, notify: Notify = lambda message: None) -> No
     else:
         with tracking_errors(tracking_uri):
             connect(tracking_uri).search_experiments(max_results=1)
+
+
+def sqlite_identity(tracking_uri: str) -> str:
+    """Which file a local store is, as long as it is not replaced; "" for any other store."""
+    path = sqlite_path(tracking_uri)
+    if path is None:
+        return ""
+    try:
+        found = path.stat()
+    except OSError:
+        return "gone"
+    return f"{found.st_dev}:{found.st_ino}"
 
 
 def connect(tracking_uri: str) -> MlflowClient:

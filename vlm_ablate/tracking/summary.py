@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlm_ablate.tracking import operations, schema
-from vlm_ablate.tracking.operations import RunKey, RunWriter
+from vlm_ablate.tracking import schema
+from vlm_ablate.tracking.mlflow_run import MlflowRun, runs_tagged
 from vlm_ablate.tracking.store import connect, ensure_store, open_experiment, tracking_errors
 
 
@@ -46,15 +46,18 @@ def record_table(
     """
     ensure_store(tracking_uri)
     name = f"table · {scale}" if scale else "table"
-    # The scale takes the place of an arm: one table run per scale.
-    writer = RunWriter(RunKey(tracking_uri, experiment, schema.TABLE_KIND, "", scale))
-    own = {schema.KIND: schema.TABLE_KIND, schema.ARM: scale, schema.SCALE: scale, schema.STATUS: schema.RUNNING}
+    own = {schema.KIND: schema.TABLE_KIND, schema.SCALE: scale}
     with tracking_errors(tracking_uri):
-        writer.apply(operations.create(name, {**(tags or {}), **own, "mlflow.source.name": "vlm-ablate table"}))
+        client = connect(tracking_uri)
+        experiment_id = open_experiment(client, tracking_uri, experiment)
+        found = runs_tagged(client, experiment_id, own)
+        run_id: str = (found[0] if found else client.create_run(experiment_id, tags=own, run_name=name)).info.run_id
+        run = MlflowRun(client, run_id)
+        client.update_run(run_id, status="RUNNING", name=name)
+        run.tags({**(tags or {}), **own, schema.STATUS: schema.RUNNING, "mlflow.source.name": "vlm-ablate table"})
         for file in files:
-            writer.apply(operations.artifact(file, schema.TABLE_DIR))
+            run.artifact(file, schema.TABLE_DIR)
         described = {schema.DESCRIPTION: markdown[: schema.TAG_LIMIT], schema.STATUS: schema.FINISHED}
-        writer.apply(operations.tags(schema.json_tag(schema.CLAIMS, list(claims)) | described))
-        writer.apply(operations.status("FINISHED", end=True))
-    assert writer.run_id is not None
-    return writer.run_id
+        run.tags(schema.json_tag(schema.CLAIMS, list(claims)) | described)
+        run.end("FINISHED", None)
+    return run_id

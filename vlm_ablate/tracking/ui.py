@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 from vlm_ablate.tracking import schema
-from vlm_ablate.tracking.records import sqlite_path
-from vlm_ablate.tracking.sqlite_reader import SqliteReader
+from vlm_ablate.tracking.sqlite_reader import SqliteReader, sqlite_path
 
 _MODE = "workflowType=machine_learning"
 """Shows the pages of model training instead of those of generative AI."""
@@ -38,7 +37,7 @@ def ui_pages(tracking_uri: str, address: str) -> list[Pages]:
         return []
     reader, pages = SqliteReader(path), []
     for number, name in reader.experiments():
-        records = [r for r in reader.runs(experiment=name) if r.kind == schema.RUN_KIND and r.status in schema.DONE]
+        records = [r for r in reader.runs(name) if r.kind == schema.RUN_KIND and r.status in schema.DONE]
         base = f"{address}/#/experiments/{number}/runs?{_MODE}"
         compare = None
         if records:

@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -16,6 +15,7 @@ from lightning.pytorch.callbacks import Callback
 
 from vlm_ablate.errors import Diverged
 from vlm_ablate.events import Checkpointed, Reporter, StepDone
+from vlm_ablate.training.checkpoint import CheckpointFiles
 from vlm_ablate.training.counters import Counter, Seen
 from vlm_ablate.training.interruption import Interruption, StopRequested
 from vlm_ablate.training.module import TrainingModule
@@ -227,13 +227,20 @@ class CurvePoints(StepEnd):
 
 
 class Checkpoints(StepEnd):
-    """Writes the resumable checkpoint every `checkpoint_every` steps and on a request to stop; keeps the last one."""
+    """Writes a resumable checkpoint every so many steps and on a request to stop."""
 
     def __init__(
-        self, path: Path, interruption: Interruption, reporter: Reporter, *, run: str, first_step: int
+        self,
+        files: CheckpointFiles,
+        interruption: Interruption,
+        reporter: Reporter,
+        *,
+        run: str,
+        first_step: int,
+        saving: Callable[[], None],
     ) -> None:
-        self._path, self._interruption, self._reporter = path, interruption, reporter
-        self._run, self._first_step = run, first_step
+        self._files, self._interruption, self._reporter = files, interruption, reporter
+        self._run, self._first_step, self._saving = run, first_step, saving
 
     def on_train_start(self, trainer: pl.Trainer, module: TrainingModule) -> None:
         # Lightning's own handler of SIGTERM would end training after the micro-batch, before there is a checkpoint.
@@ -244,7 +251,9 @@ class Checkpoints(StepEnd):
             return  # the end of a stage is recorded by its final state
         stop = self._interruption.requested
         if stop or step % module.execution.checkpoint_every == 0:
-            trainer.save_checkpoint(self._path)
+            self._saving()
+            trainer.save_checkpoint(self._files.writing)
+            self._files.keep(step)
             self._reporter(Checkpointed(run=self._run, step=self._first_step + step))
         if stop:
             raise StopRequested(f"stopped after step {self._first_step + step}")

@@ -13,12 +13,11 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.plugins import TorchCheckpointIO
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from vlm_ablate.config.stages import Stage
-from vlm_ablate.storage import atomic_file
+from vlm_ablate.training.checkpoint import AtomicCheckpoints
 from vlm_ablate.training.interruption import StopRequested
 from vlm_ablate.training.module import TrainingModule
 
@@ -37,15 +36,6 @@ def configure_threads() -> int:
 def training_device() -> torch.device:
     """The GPU if there is one, else the CPU."""
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-
-
-class AtomicCheckpoints(TorchCheckpointIO):
-    """Checkpoint files that are whole or absent, with a `StorageError` when the disk will not take them."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write `checkpoint` in the place of `path`."""
-        with atomic_file(Path(path)) as file:
-            torch.save(checkpoint, file)
 
 
 def build_trainer(stage: Stage, callbacks: Sequence[Callback], folder: Path, **options: Any) -> pl.Trainer:

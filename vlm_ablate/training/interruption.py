@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM: while training, the step in progress ends and is saved; elsewhere they interrupt at once."""
+"""Ctrl-C and SIGTERM: while training, the step in progress ends and is saved; elsewhere they interrupt at once.
+
+SIGUSR1 asks for an early stop of this run only: training ends after the step in progress, nothing else is interrupted.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 KINDS = (signal.SIGINT, signal.SIGTERM)
 
@@ -20,6 +24,8 @@ class Interruption:
 
     def __init__(self) -> None:
         self.requested = False
+        self.early = False
+        """The request is for an early stop of this run, after which the process goes on."""
         self._deferring = self._handling = False
 
     def request(self) -> None:
@@ -41,7 +47,8 @@ class Interruption:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {kind: signal.signal(kind, self._handle) for kind in KINDS}
+        before: dict[signal.Signals, Any] = {kind: signal.signal(kind, self._handle) for kind in KINDS}
+        before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, self._handle_early)
         self._handling = True
         try:
             yield
@@ -56,7 +63,11 @@ class Interruption:
             for kind in KINDS:
                 signal.signal(kind, self._handle)
 
+    def _handle_early(self, number: int, frame: FrameType | None) -> None:
+        if not self.requested:
+            self.requested = self.early = True
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        again, self.requested = self.requested, True
+        again, self.requested, self.early = self.requested and not self.early, True, False
         if not self._deferring or again:
             raise KeyboardInterrupt(signal.Signals(number).name)

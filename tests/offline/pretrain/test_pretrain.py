@@ -14,7 +14,8 @@ from transformers.models.idefics2.modeling_idefics2 import Idefics2VisionTransfo
 
 from vlm_ablate.offline.pretrain.language import RECIPES, LanguageRecipe, pretrain_language
 from vlm_ablate.offline.pretrain.recipe import STANDINS
-from vlm_ablate.offline.pretrain.vision import VisionRecipe, encode, pretrain_vision, standardise
+from vlm_ablate.offline.pretrain.vision import encode, pretrain_vision, standardise
+from vlm_ablate.offline.pretrain.vision_recipe import VisionRecipe
 
 LANGUAGE = LanguageRecipe(
     hidden=16, layers=1, heads=2, kv_heads=1, intermediate=16, vocab_size=400, tokenizer_documents=100,

@@ -55,6 +55,11 @@ class Benchmark(ABC):
     def __init__(self, config: ComponentConfig) -> None:
         self.config = config
 
+    @classmethod
+    def asked_with(cls, config: ComponentConfig) -> tuple[str, str]:
+        """Names of the template and of the metric under this configuration; known without the benchmark's material."""
+        return getattr(config, "template", None) or cls.template, cls.metric_name
+
     @property
     def metric(self) -> Metric:
         """The scorer."""

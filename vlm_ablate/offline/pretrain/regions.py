@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,9 +15,7 @@ from vlm_ablate.offline import pictures, reading, scenes
 from vlm_ablate.offline.canvas import COLOURS, Canvas, grid_square, spaced_word
 from vlm_ablate.offline.facts import ascii_fold
 from vlm_ablate.offline.item import Region
-
-if TYPE_CHECKING:
-    from vlm_ablate.offline.pretrain.vision import VisionRecipe
+from vlm_ablate.offline.pretrain.vision_recipe import VisionRecipe
 
 IGNORE = -100
 """Index of a text that is not known."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -30,38 +30,9 @@ from vlm_ablate.offline import facts, pictures, tables
 from vlm_ablate.offline.pretrain.phases import phase
 from vlm_ablate.offline.pretrain.recipe import STANDINS, write_recipe
 from vlm_ablate.offline.pretrain.regions import IGNORE, PretrainPictures, Regions, TextBank
+from vlm_ablate.offline.pretrain.vision_recipe import VisionRecipe
 from vlm_ablate.training.muon import MuonAdamW
 from vlm_ablate.training.optim import is_decayed
-
-
-@dataclass(frozen=True)
-class VisionRecipe:
-    """Everything that decides the weights."""
-
-    hidden: int = 128
-    layers: int = 4
-    heads: int = 4
-    intermediate: int = 512
-    patch: int = 8
-    table: int = 128
-    """Side in pixels that the position table covers; smaller pictures use interpolated (bucketed) positions."""
-    sizes: tuple[tuple[int, int], ...] = ((64, 64),) * 8 + ((96, 96), (48, 80), (80, 48))
-    """(height, width) of the pictures of a batch, drawn uniformly from this list."""
-    batch_size: int = 64
-    steps: int = 1200
-    alignment_steps: int = 2000
-    kinds: tuple[str, ...] = ("scene", "mixed", "flag", "sign", "number", "chart", "table")
-    contrast_shares: tuple[int, ...] = (38, 20, 18, 16, 3, 2, 3)
-    """Shares of the kinds of pictures in the first phase, in percent."""
-    alignment_shares: tuple[int, ...] = (20, 14, 46, 14, 2, 2, 2)
-    """In the second; flags are many and alike, and take longer."""
-    learning_rate: float = 1e-3
-    matrix_learning_rate: float = 0.01
-    """Of the matrices, which Muon trains."""
-    warmup_steps: int = 100
-    weight_decay: float = 0.05
-    temperature: float = 0.07
-    seed: int = 0
 
 
 class RegionContrast(nn.Module):

@@ -1,0 +1,95 @@
+"""What files decide: a digest follows contents and names, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from vlm_ablate.errors import AssetMissing
+from vlm_ablate.models.connectors.configs import LinearConfig
+from vlm_ablate.models.language.configs import HubLanguageConfig
+from vlm_ablate.registry import connectors
+from vlm_ablate.runs.fingerprints import (
+    MISSING,
+    agree,
+    code_fingerprint,
+    files_digest,
+    id_fingerprint,
+    part_fingerprint,
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("VLM_ABLATE_HOME", str(tmp_path / "home"))
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(os.urandom(2**21))
+    return folder
+
+
+def test_the_same_files_elsewhere_and_touched_have_the_same_digest(folder: Path, tmp_path: Path) -> None:
+    before = id_fingerprint(str(folder))
+    os.utime(folder / "model.safetensors", (1, 1))
+    assert id_fingerprint(str(folder)) == before
+    folder.rename(tmp_path / "elsewhere")
+    assert id_fingerprint(str(tmp_path / "elsewhere")) == before
+
+
+def test_weights_changed_in_place_have_another_digest(folder: Path) -> None:
+    before = id_fingerprint(str(folder))
+    weights = bytearray((folder / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(weights)
+    assert id_fingerprint(str(folder)) != before
+
+
+def test_a_data_card_decides_nothing(folder: Path) -> None:
+    before = id_fingerprint(str(folder))
+    (folder / "README.md").write_text("about")
+    assert id_fingerprint(str(folder)) == before
+
+
+def test_records_bring_the_pictures_beside_them(folder: Path) -> None:
+    (folder / "rows.jsonl").write_text('{"image": "a.png"}\n')
+    (folder / "a.png").write_bytes(b"one")
+    before = id_fingerprint(str(folder / "rows.jsonl"))
+    (folder / "a.png").write_bytes(b"two")
+    assert id_fingerprint(str(folder / "rows.jsonl")) != before
+
+
+def test_what_is_not_here_agrees_with_anything(tmp_path: Path) -> None:
+    assert part_fingerprint(HubLanguageConfig(id=str(tmp_path / "nowhere"))) == MISSING
+    assert agree({"weights": MISSING}, {"weights": "abc"}) and agree({"weights": "abc"}, {})
+    assert not agree({"weights": "abc"}, {"weights": "abd"})
+    with pytest.raises(AssetMissing):
+        files_digest([])
+
+
+def test_a_part_that_reads_nothing_has_no_digest() -> None:
+    assert part_fingerprint(LinearConfig()) == "none"
+
+
+def test_the_source_of_a_plug_in_decides_and_ours_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = (
+        "from typing import Literal\n"
+        "from vlm_ablate.config.base import ComponentConfig\n"
+        "from vlm_ablate.registry import connectors\n"
+        "class Config(ComponentConfig):\n    name: Literal['print-test'] = 'print-test'\n"
+        "@connectors.register('print-test', Config)\nclass Part:\n    pass\n"
+    )
+    (tmp_path / "plug_in_of_print_test.py").write_text(source)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    __import__("plug_in_of_print_test")
+    try:
+        before = code_fingerprint(connectors, "print-test")
+        assert before
+        (tmp_path / "plug_in_of_print_test.py").write_text(source + "# changed\n")
+        assert code_fingerprint(connectors, "print-test") != before
+        assert code_fingerprint(connectors, "linear") is None
+    finally:
+        del connectors._entries["print-test"], sys.modules["plug_in_of_print_test"]

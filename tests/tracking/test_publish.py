@@ -1,0 +1,232 @@
+"""A store shows what is on disk: all of it, in order, once; whatever happens to the store meanwhile."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from threading import Barrier
+
+import pytest
+
+from tests.runs.disk import write_log, write_results
+from tests.tracking.conftest import Server
+from tests.tracking.specs import make_spec
+from vlm_ablate.errors import TrackingError
+from vlm_ablate.home import Home
+from vlm_ablate.runs.log import Log
+from vlm_ablate.runs.publishing import Publishing, publish_missing
+from vlm_ablate.runs.results import find_results
+from vlm_ablate.runs.view import view_of
+from vlm_ablate.tracking import schema
+from vlm_ablate.tracking.client_reader import ClientReader
+from vlm_ablate.tracking.mlflow_run import MlflowRun
+from vlm_ablate.tracking.publish import RunView, is_published, note_file, publish
+from vlm_ablate.tracking.read import read_history, read_records
+from vlm_ablate.tracking.records import Point
+from vlm_ablate.tracking.store import connect, open_experiment
+
+LOSS = schema.TRAIN_LOSS
+
+
+def losses(uri: str, run_id: str) -> list[tuple[int, float]]:
+    return [(p.step, p.value) for p in read_history(uri, run_id, [LOSS])[LOSS]]
+
+
+def show(view: RunView, home: Home, uri: str | None = None) -> str:
+    return publish(view, uri or home.tracking_uri, home.root / "notes")
+
+
+def test_a_run_is_one_top_level_run_with_everything_about_it(home: Home) -> None:
+    spec = make_spec()
+    results = write_results(spec, home, points=[(10, {LOSS: 2.0}), (20, {LOSS: 1.0})], licences=[{"licence": "CC0"}])
+    (results.folder.artifacts / "plan.json").write_text("{}")
+    (results.folder.artifacts / "predictions").mkdir()
+    (results.folder.artifacts / "predictions" / "predictions.csv").write_text("id\n")
+    run_id = show(view_of(results), home)
+    (record,) = read_records(home.tracking_uri, spec.experiment)
+    assert (record.run_id, record.id, record.status) == (run_id, spec.id, "finished")
+    assert record.params["data.sequence_length"] == "2048" and record.params["arm"] == "mlp"
+    assert record.tags[schema.DATA_FINGERPRINT] == "f00" and record.tags[schema.GIT]
+    assert "torch" in schema.read_json_tag(record.tags, schema.VERSIONS)
+    assert record.metrics["score/mean"] == 50.0 and record.metrics["score_blind/vqa"] == 10.0
+    assert losses(home.tracking_uri, run_id) == [(10, 2.0), (20, 1.0)]
+    assert not any("parentRunId" in key for key in record.tags)
+    folder = home.artifacts / spec.experiment / run_id / "artifacts"
+    assert (folder / "plan.json").exists() and (folder / "predictions" / "predictions.csv").exists()
+
+
+def test_publishing_again_changes_nothing_and_goes_on_where_it_was(home: Home) -> None:
+    spec = make_spec()
+    stage = write_log(spec, home, [(1, {LOSS: 3.0})])
+    first = show(view_of(find_results(spec, home)), home)
+    assert show(view_of(find_results(spec, home)), home) == first
+    Log(stage.log).add({LOSS: math.nan}, 2)
+    assert show(view_of(find_results(spec, home)), home) == first
+    points = losses(home.tracking_uri, first)
+    assert points[0] == (1, 3.0) and points[1][0] == 2 and math.isnan(points[1][1])
+    (record,) = read_records(home.tracking_uri, spec.experiment)
+    assert record.status == "running"
+
+
+def test_a_run_that_failed_and_then_finished_is_one_run_that_finished(home: Home) -> None:
+    spec = make_spec()
+    show(view_of(write_results(spec, home, status="failed", message="killed")), home)
+    (record,) = read_records(home.tracking_uri, spec.experiment)
+    assert (record.status, record.message) == ("failed", "killed")
+    show(view_of(write_results(spec, home)), home)
+    (record,) = read_records(home.tracking_uri, spec.experiment)
+    assert record.status == "finished"
+
+
+@pytest.mark.parametrize("loss", ["run deleted", "store lost", "note lost"])
+def test_what_a_store_has_lost_is_given_again(home: Home, store_template: Path, loss: str) -> None:
+    view = view_of(write_results(make_spec(), home))
+    run_id = show(view, home)
+    if loss == "run deleted":
+        connect(home.tracking_uri).delete_run(run_id)
+    elif loss == "store lost":
+        home.database.unlink()
+        shutil.copyfile(store_template, home.database)
+    else:
+        shutil.rmtree(home.root / "notes")
+    again = show(view, home)
+    (record,) = read_records(home.tracking_uri, "demo/t01")
+    assert record.run_id == again and (again == run_id) == (loss == "note lost")
+    assert losses(home.tracking_uri, again) == [(10, 2.0)] and record.metrics["score/vqa"] == 50.0
+
+
+def test_another_store_gets_everything(home: Home, tmp_path: Path, store_template: Path) -> None:
+    view = view_of(write_results(make_spec(), home))
+    show(view, home)
+    shutil.copyfile(store_template, tmp_path / "other.db")
+    other = f"sqlite:///{tmp_path}/other.db"
+    assert losses(other, show(view, home, other)) == [(10, 2.0)]
+
+
+def test_a_server_that_goes_away_is_survived_and_caught_up_with(home: Home, server: Server) -> None:
+    notices: list[str] = []
+    server.start()
+    spec, other = make_spec("mlp"), make_spec("linear")
+    with Publishing(spec, home, server.uri, notices.append, flush_seconds=0.2):
+        write_log(spec, home, [(1, {LOSS: 3.0})])
+        deadline = time.monotonic() + 30
+        while not ClientReader(server.uri).runs("demo/t01") and time.monotonic() < deadline:
+            time.sleep(0.1)
+        server.kill()
+        write_results(spec, home, points=[(2, {LOSS: 2.0})])
+    assert any("follows later" in notice for notice in notices)
+    write_results(other, home, status="diverged", message="loss is nan")
+    with pytest.raises(TrackingError):
+        publish_missing(home, server.uri, notices.append)
+    server.start()
+    assert publish_missing(home, server.uri, notices.append) == 2
+    assert publish_missing(home, server.uri, notices.append) == 0
+    records = {r.arm: r for r in read_records(server.uri, "demo/t01")}
+    assert (records["mlp"].status, records["linear"].status) == ("finished", "diverged")
+    assert records["linear"].message == "loss is nan"
+    assert losses(server.uri, records["mlp"].run_id) == [(1, 3.0), (2, 2.0)]
+
+
+def test_a_store_that_returns_during_the_run_gets_everything(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The database is out of reach for a while, as on a network disk."""
+    monkeypatch.setattr("vlm_ablate.runs.publishing.RETRY_SECONDS", 0.1)
+    monkeypatch.setattr("vlm_ablate.tracking.publish.ensure_store", lambda uri: _must_exist(home))
+    notices: list[str] = []
+    spec = make_spec()
+    aside = home.root / "aside.db"
+    with Publishing(spec, home, home.tracking_uri, notices.append, flush_seconds=0.1):
+        shutil.move(home.database, aside)
+        stage = write_log(spec, home, [(1, {LOSS: 3.0})])
+        deadline = time.monotonic() + 20
+        while not notices and time.monotonic() < deadline:
+            time.sleep(0.05)
+        shutil.move(aside, home.database)
+        Log(stage.log).add({LOSS: 2.0}, 2)
+    (record,) = read_records(home.tracking_uri, "demo/t01")
+    assert losses(home.tracking_uri, record.run_id) == [(1, 3.0), (2, 2.0)]
+
+
+def _must_exist(home: Home) -> None:
+    if not home.database.exists():
+        raise TrackingError("the store is out of reach")
+
+
+def test_what_a_store_refuses_is_reported_alone(home: Home) -> None:
+    notices: list[str] = []
+    view = view_of(write_results(make_spec(), home))
+    run_id = show(view, home)
+    changed = replace(view, id="other", params={**view.params, "arm": "another", "new": "1"})
+    note = note_file(home.root / "notes", home.tracking_uri)
+    note.write_text(note.read_text().replace('"params"', '"forgotten"'))
+    publish(replace(changed, id=view.id), home.tracking_uri, home.root / "notes", notices.append)
+    (record,) = read_records(home.tracking_uri, "demo/t01")
+    assert record.run_id == run_id and (record.params["arm"], record.params["new"]) == ("mlp", "1")
+    assert [notice for notice in notices if "refused param 'arm'" in notice] == notices
+
+
+def test_names_that_mlflow_refuses_are_shown_under_safe_ones(home: Home) -> None:
+    view = view_of(write_results(make_spec(), home, points=[(1, {"curve/(1) 50%": 4.0})]))
+    show(replace(view, params={**view.params, "stages.(1) 50%.steps": "3"}), home)
+    (record,) = read_records(home.tracking_uri, "demo/t01")
+    assert record.metrics["curve/(1) 50%"] == 4.0 and record.params["stages.(1) 50%.steps"] == "3"
+
+
+def test_ended_runs_that_a_store_lacks_are_given_by_the_next_command(home: Home) -> None:
+    for seed in range(3):
+        write_results(make_spec(seed=seed), home)
+    write_log(make_spec("going"), home, [])
+    assert publish_missing(home, home.tracking_uri, print) == 3
+    assert publish_missing(home, home.tracking_uri, print) == 0
+    (first, *_) = read_records(home.tracking_uri, "demo/t01")
+    connect(home.tracking_uri).delete_run(first.run_id)
+    assert publish_missing(home, home.tracking_uri, print) == 1
+    assert len(read_records(home.tracking_uri, "demo/t01")) == 3
+
+
+def test_a_note_that_cannot_be_read_is_no_note(home: Home) -> None:
+    note = note_file(home.root / "notes", home.tracking_uri)
+    note.parent.mkdir()
+    for text in ("", "[]", '{"points": "many"}', "\x00"):
+        note.write_text(text)
+        assert not is_published("finished", home.root / "notes", home.tracking_uri)
+
+
+def test_a_password_in_the_address_of_a_store_stands_in_no_file(home: Home) -> None:
+    uri = "http://user:hunter2@127.0.0.1:9"
+    with pytest.raises(TrackingError) as caught:
+        publish(view_of(write_results(make_spec(), home)), uri, home.root / "notes")
+    assert "hunter2" not in str(caught.value)
+    assert not [p for p in home.root.rglob("*") if p.is_file() and b"hunter2" in p.read_bytes()]
+
+
+@pytest.mark.parametrize("status", ["finished", "diverged", "failed", "skipped", "stopped"])
+def test_mlflow_knows_a_status_for_each_of_ours(home: Home, status: str) -> None:
+    show(view_of(write_results(make_spec(), home, status=status)), home)
+    (run,) = ClientReader(home.tracking_uri)._search(["1"], "")
+    assert run.info.status == schema.MLFLOW_STATUS[status] and run.info.end_time
+
+
+def test_runs_that_begin_together_share_their_data_set(home: Home) -> None:
+    """All find it missing and all insert it: the store lets one through, and the others must find it then."""
+    client = connect(home.tracking_uri)
+    experiment = open_experiment(client, home.tracking_uri, "demo/t01")
+    runs = [MlflowRun(client, client.create_run(experiment).info.run_id) for _ in range(4)]
+    for round_ in range(6):
+        together = Barrier(len(runs))
+
+        def give(run: MlflowRun, digest: str = f"digest-{round_}", together: Barrier = together) -> None:
+            together.wait()
+            run.dataset("offline", digest)
+
+        with ThreadPoolExecutor(len(runs)) as pool:
+            list(pool.map(give, runs))
+
+
+def test_points_read_back_are_ordered_by_step(home: Home) -> None:
+    run_id = show(view_of(write_results(make_spec(), home, points=[(1, {LOSS: 1.0}), (2, {LOSS: 2.0})])), home)
+    history = read_history(home.tracking_uri, run_id, [LOSS, "never"])
+    assert [type(p) for p in history[LOSS]] == [Point] * 2 and history["never"] == []

@@ -1,0 +1,86 @@
+"""The records that a table is computed from, and the report on them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vlm_ablate.config.expand import LoadedExperiment
+    from vlm_ablate.home import Home
+    from vlm_ablate.reporting import Report
+    from vlm_ablate.tracking.record_file import RecordFile
+
+
+def recorded(
+    loaded: LoadedExperiment, home: Home, tracking_uri: str | None = None, seeds: list[int] | None = None
+) -> RecordFile:
+    """The records of an experiment as it is written now, from the home's disk; what is not there, from a store.
+
+    Args:
+        tracking_uri: a store that others record in; None: the disk only.
+        seeds: only these; None: the file's, and any others that were run.
+
+    Raises:
+        TrackingError: nothing was run here, or the store fails.
+    """
+    from vlm_ablate.errors import TrackingError
+    from vlm_ablate.reporting.figures import HISTORY_METRICS
+    from vlm_ablate.runs.catalogue import count_others, histories_of, records_of, results_of, seeds_asked
+    from vlm_ablate.runs.spec import specs_of
+    from vlm_ablate.tracking.read import read_history, read_records
+    from vlm_ablate.tracking.record_file import RecordFile
+
+    experiment = loaded.experiment
+    numbers = (
+        seeds
+        if seeds is not None
+        else sorted({*experiment.seeds, *seeds_asked(home, experiment.name, loaded.scale.name)})
+    )
+    specs = specs_of(loaded, seeds=numbers)
+    found = results_of(specs, home)
+    records, histories = records_of(found), dict(histories_of(found, HISTORY_METRICS))
+    if tracking_uri is not None:
+        here, wanted = {record.id for record in records}, {spec.id for spec in specs}
+        for record in read_records(tracking_uri, experiment.name):
+            if record.id in wanted - here:
+                records.append(record)
+                histories[record.run_id] = read_history(tracking_uri, record.run_id, HISTORY_METRICS)
+    if not records and not home.runs.is_dir():
+        raise TrackingError(
+            f"nothing was run in {home.root}", hint=f"run the experiment first: vlm-ablate run {loaded.file}"
+        )
+    return RecordFile(
+        records,
+        histories,
+        count_others(home, experiment.name, loaded.scale.name, experiment.arms, {s.id for s in specs}),
+    )
+
+
+def build_report(loaded: LoadedExperiment, source: RecordFile, seeds: list[int] | None = None) -> Report:
+    """The report of an experiment as it is written now; records of other configurations are set aside.
+
+    Args:
+        seeds: only these; None: all that have records.
+    """
+    from vlm_ablate.reporting import report
+    from vlm_ablate.runs.spec import specs_of
+
+    experiment, records = loaded.experiment, source.records
+    if seeds is not None:
+        experiment = experiment.model_copy(update={"seeds": seeds})
+        records = [record for record in records if record.seed in seeds]
+    numbers = sorted({*experiment.seeds, *(record.seed for record in records)})
+    ids = {spec.id for spec in specs_of(loaded, seeds=numbers)}
+    remarks = _remarks(loaded)
+    return report(experiment, records, loaded.scale.name, ids=ids, left_out=source.left_out, remarks=remarks)
+
+
+def _remarks(loaded: LoadedExperiment) -> list[tuple[str, str]]:
+    """What the table shows other than the file says."""
+    remarks = []
+    if loaded.sets:
+        remarks.append(("Set by hand", f"{'; '.join(loaded.sets)}."))
+    if loaded.left_out:
+        labels = "; ".join(loaded.left_out.values())
+        remarks.append(("Arms left out", f"{labels}. Ranks and order are those among the arms shown."))
+    return remarks

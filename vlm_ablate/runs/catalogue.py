@@ -1,0 +1,59 @@
+"""All runs of a home: what was asked for there, by experiment; and their records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from vlm_ablate.errors import StorageError
+from vlm_ablate.home import Home
+from vlm_ablate.runs.folder import RunFolder
+from vlm_ablate.runs.results import find_results
+from vlm_ablate.runs.spec import RunSpec
+from vlm_ablate.runs.view import Results, history_of, record_of
+from vlm_ablate.tracking.records import History, RunRecord
+
+
+def asked_for(home: Home) -> Iterator[tuple[RunFolder, dict[str, Any]]]:
+    """Every run that was ever asked for here: its folder and what `run.json` says. What cannot be read is passed by."""
+    for root in sorted(home.runs.iterdir()) if home.runs.is_dir() else ():
+        folder = RunFolder(root)
+        try:
+            body = folder.read()
+        except StorageError:
+            continue
+        if body and isinstance(body.get("spec"), dict):
+            yield folder, body
+
+
+def seeds_asked(home: Home, experiment: str, scale: str) -> set[int]:
+    """Seeds with which an experiment was run at a scale."""
+    specs = (body["spec"] for _, body in asked_for(home))
+    return {int(s["seed"]) for s in specs if (s.get("experiment"), s.get("scale")) == (experiment, scale)}
+
+
+def count_others(home: Home, experiment: str, scale: str, arms: Iterable[str], ids: Iterable[str]) -> int:
+    """Runs of these arms that are none of `ids`: of another configuration."""
+    known, names = set(ids), set(arms)
+    return sum(
+        body["id"] not in known
+        for _, body in asked_for(home)
+        if (body["spec"].get("experiment"), body["spec"].get("scale")) == (experiment, scale)
+        and body["spec"].get("arm") in names
+    )
+
+
+def results_of(specs: Sequence[RunSpec], home: Home) -> list[Results]:
+    """The results of those specs of which anything is there, also when another experiment has computed it."""
+    found = (find_results(spec, home) for spec in specs)
+    return [results for results in found if results.attempt or results.done]
+
+
+def records_of(results: Sequence[Results]) -> list[RunRecord]:
+    """Their records."""
+    return [record_of(each) for each in results]
+
+
+def histories_of(results: Sequence[Results], keys: Sequence[str]) -> Mapping[str, History]:
+    """Run id -> the histories of some metrics."""
+    return {each.spec.id: history_of(each, keys) for each in results}

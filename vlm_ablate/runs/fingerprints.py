@@ -1,0 +1,211 @@
+"""What files decide of a run: digests of weights, data and plug-in code as they are on this machine. No torch here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from vlm_ablate.errors import AssetMissing, VlmAblateError
+from vlm_ablate.events import preparing
+from vlm_ablate.home import Home
+from vlm_ablate.registry import REGISTRIES, Registry
+from vlm_ablate.storage import write_atomically
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+MISSING = ""
+"""Stands for what is not on this machine: it agrees with anything."""
+HASHED_BYTES = 64 * 2**30
+"""A part with more bytes than this is known by names, sizes and times of its files instead of their contents."""
+_DIGITS = 16
+_OWN = "vlm_ablate"
+_NO_CONTENT = ("README.md", ".gitattributes", ".gitignore", "LICENSE")
+
+
+class Part(Protocol):
+    """What may read files: a part's configuration. Its method `fingerprint`, or `id` and `revision`, say which."""
+
+    @property
+    def name(self) -> str:
+        """Registry name, "" for what stands in none."""
+
+
+Fingerprints = dict[str, str]
+"""What (e.g. `language weights`) -> digest, or MISSING."""
+
+
+def agree(mine: Mapping[str, str], theirs: Mapping[str, str]) -> bool:
+    """Whether nothing that is known on both sides differs."""
+    return not differences(mine, theirs)
+
+
+def differences(mine: Mapping[str, str], theirs: Mapping[str, str]) -> list[str]:
+    """What is known on both sides and differs."""
+    return [what for what, digest in mine.items() if digest and theirs.get(what) and theirs[what] != digest]
+
+
+def part_fingerprint(part: Part) -> str:
+    """Digest of what a part reads from disk; "none" when nothing on disk decides it, MISSING when it is not here.
+
+    A part's configuration may say it itself (a method `fingerprint`); else its `id` names a folder, a file or a
+    repository of the hub, of which the commit counts.
+    """
+    own = getattr(part, "fingerprint", None)
+    try:
+        if callable(own):
+            return str(own())
+        return id_fingerprint(getattr(part, "id", None), getattr(part, "revision", None))
+    except AssetMissing:
+        return MISSING
+    except (VlmAblateError, OSError):
+        return MISSING  # whoever opens the part says what is wrong with it
+
+
+def id_fingerprint(id: str | None, revision: str | None = None) -> str:
+    """Digest of the files of a local `id`, or the commit of a hub repository in the cache of this machine.
+
+    Raises:
+        AssetMissing: it is neither here nor in the cache.
+    """
+    if not id:
+        return "none"
+    local = Path(id).expanduser()
+    if local.exists() or any(c in id for c in "*?["):
+        return files_digest(_files(local))
+    return f"commit {_cached_commit(id, revision)}"
+
+
+def code_fingerprint(registry: Registry[object], name: str) -> str | None:
+    """Digest of the source of a part that is no part of this package: its file, or all files of its package."""
+    module = registry[name].module
+    if module.partition(".")[0] == _OWN:
+        return None
+    spec = find_spec(module)
+    if spec is None or not spec.origin or not spec.origin.endswith(".py"):
+        return MISSING
+    file = Path(spec.origin)
+    top = find_spec(module.partition(".")[0])
+    package = Path(top.origin).parent if top and top.origin and top.submodule_search_locations else None
+    return files_digest(sorted(package.rglob("*.py")) if package else [file])
+
+
+def registry_of(config: type[BaseModel]) -> Registry[object] | None:
+    """The registry that a part's configuration class belongs to."""
+    for registry in REGISTRIES:
+        if any(entry.config is config for entry in registry):
+            return registry
+    return None
+
+
+def fingerprints_of(parts: Mapping[str, Part]) -> Fingerprints:
+    """What is read from disk for each part, and the source of those that plug-ins bring."""
+    found: Fingerprints = {}
+    for what, part in parts.items():
+        digest = part_fingerprint(part)
+        if digest != "none":
+            found[what] = digest
+        registry = registry_of(type(part))
+        code = code_fingerprint(registry, part.name) if registry else None
+        if code is not None:
+            found[f"{what} code"] = code
+    return found
+
+
+def files_digest(files: Sequence[Path]) -> str:
+    """16 hex digits over names (below their common folder) and contents of files."""
+    if not files:
+        raise AssetMissing("no files")
+    root = Path(os.path.commonpath([file.absolute().parent for file in files]))
+    stats = [(file, file.stat()) for file in files]
+    whole = sum(stat.st_size for _, stat in stats) <= HASHED_BYTES
+    digest = hashlib.sha256()
+    cache = _Cache()
+    for number, (file, stat) in enumerate(stats, 1):
+        name = str(file.absolute().relative_to(root))
+        content = cache.digest(file, stat) if whole else f"{stat.st_size} {stat.st_mtime_ns}"
+        digest.update(f"{name}\0{content}\n".encode())
+        if stat.st_size > 2**28:
+            preparing(f"reading {file.name} to know it again", number, len(stats))
+    cache.save()
+    return digest.hexdigest()[:_DIGITS]
+
+
+def _files(path: Path) -> list[Path]:
+    """All files that an `id` stands for: of a folder, of a pattern; a list of records brings the pictures beside it."""
+    if path.is_dir():
+        return _below(path)
+    if path.is_file():
+        return _below(path.parent) if path.suffix in (".jsonl", ".json") else [path]
+    return [file for file in sorted(path.parent.glob(path.name)) if file.is_file()]
+
+
+def _below(folder: Path) -> list[Path]:
+    files = (file for file in folder.rglob("*") if file.is_file() and file.name not in _NO_CONTENT)
+    return sorted(file for file in files if not any(p.startswith(".") for p in file.relative_to(folder).parts))
+
+
+def _cached_commit(id: str, revision: str | None) -> str:
+    from huggingface_hub import constants
+
+    for kind in ("models", "datasets"):
+        refs = Path(constants.HF_HUB_CACHE) / f"{kind}--{id.replace('/', '--')}" / "refs"
+        ref = refs / (revision or "main")
+        if ref.is_file():
+            return ref.read_text().strip()[:_DIGITS]
+        if revision and (refs.parent / "snapshots" / revision).is_dir():
+            return revision[:_DIGITS]
+    raise AssetMissing(f"{id!r} is not in the hub cache of this machine")
+
+
+class _Cache:
+    """Digests of files by path, size, time and inode, kept in the home folder: a file is read once."""
+
+    def __init__(self) -> None:
+        self._path = Home.default().cache / "fingerprints.json"
+        self._known = _read_cache(self._path)
+        self._new: dict[str, str] = {}
+
+    def digest(self, file: Path, stat: os.stat_result) -> str:
+        key = f"{file.absolute()} {stat.st_size} {stat.st_mtime_ns} {stat.st_ino}"
+        found = self._known.get(key) or self._new.get(key)
+        if found is None:
+            with open(file, "rb") as opened:
+                found = hashlib.file_digest(opened, "sha256").hexdigest()
+            if stat.st_size > 2**20:  # small files are read again faster than they are looked up
+                self._new[key] = found
+        return found
+
+    def save(self) -> None:
+        if not self._new:
+            return
+        self._known.update(self._new)
+        self._new = {}
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(self._path, json.dumps(self._known, indent=0))
+        except (OSError, VlmAblateError):
+            pass  # it is only slower next time
+
+
+@lru_cache(maxsize=4)
+def _read_cache(path: Path) -> dict[str, str]:
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {k: v for k, v in body.items() if isinstance(v, str)} if isinstance(body, dict) else {}
+
+
+def digest_of(parts: Iterable[str]) -> str:
+    """12 hex digits over some texts, in order."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.encode() + b"\0")
+    return digest.hexdigest()[:12]

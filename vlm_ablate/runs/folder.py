@@ -1,0 +1,231 @@
+"""Where results are on disk. The disk is the one truth of what is done; a tracking store only shows it.
+
+```
+HOME/stages/KEY[.n]/          a trained stage
+    stage.json                what went into its key, and fingerprints of the files that decided
+    checkpoint-STEP-SHA.ckpt  the last two resumable checkpoints, while it trains
+    log.jsonl                 metrics against steps
+    weights.safetensors       what training has made so far, all stages included
+    outcome.json              how it ended
+    curve/                    predictions of points along the way
+    scores/KEY[.n]/           score.json and predictions.jsonl of one benchmark, asked in one way
+HOME/runs/ID/                 an arm with a seed of an experiment: run.json points at keys; artifacts/, log.txt
+```
+
+`.n` tells variants of one key apart, whose files (weights, data, plug-ins) differed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlm_ablate.errors import StorageError
+from vlm_ablate.home import Home
+from vlm_ablate.runs.fingerprints import agree
+from vlm_ablate.storage import locked, storage_errors, write_atomically
+
+FORMAT = 2
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The mapping in a file; None when there is no such file.
+
+    Raises:
+        StorageError: it cannot be read, or holds something else.
+    """
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise StorageError(
+            f"{path} cannot be read: {error}", hint="move it away; what it told is made again"
+        ) from error
+    if not isinstance(body, dict):
+        raise StorageError(f"{path} holds no mapping", hint="move it away; what it told is made again")
+    return body
+
+
+def write_json(path: Path, body: Mapping[str, Any]) -> None:
+    """Write a mapping, atomically."""
+    write_atomically(path, json.dumps(body, indent=1, ensure_ascii=False) + "\n")
+
+
+@dataclass(frozen=True)
+class Keyed:
+    """A folder that is named by a key and tells in a manifest what went into it."""
+
+    root: Path
+    manifest_name = "manifest.json"
+    outcome_name = "outcome.json"
+
+    @property
+    def key(self) -> str:
+        """The key, without the number of the variant."""
+        return self.root.name.partition(".")[0]
+
+    def manifest(self) -> dict[str, Any] | None:
+        """What went into the key; None before `describe`."""
+        return read_json(self.root / self.manifest_name)
+
+    def describe(self, body: Mapping[str, Any]) -> None:
+        """Write the manifest."""
+        with storage_errors("create", self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+        write_json(self.root / self.manifest_name, {"format": FORMAT, "key": self.key, **body})
+
+    def outcome(self) -> dict[str, Any] | None:
+        """How it ended; None when it has not."""
+        return read_json(self.root / self.outcome_name)
+
+    def end(self, body: Mapping[str, Any]) -> None:
+        """Record how it ended, last of all."""
+        write_json(self.root / self.outcome_name, body)
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Hold it for this process; another that wants it waits. Freed when a holder dies."""
+        return locked(self.root.with_name(f".{self.root.name}.lock"))
+
+
+@dataclass(frozen=True)
+class ScoreFolder(Keyed):
+    """One score."""
+
+    manifest_name = "protocol.json"
+    outcome_name = "score.json"
+
+    @property
+    def predictions(self) -> Path:
+        """Predictions, written as the evaluation goes."""
+        return self.root / "predictions.jsonl"
+
+
+@dataclass(frozen=True)
+class StageFolder(Keyed):
+    """One trained stage."""
+
+    manifest_name = "stage.json"
+
+    @property
+    def weights(self) -> Path:
+        """What training made, all stages so far included."""
+        return self.root / "weights.safetensors"
+
+    @property
+    def log(self) -> Path:
+        """Metrics against steps."""
+        return self.root / "log.jsonl"
+
+    @property
+    def curve(self) -> Path:
+        """Predictions of points along the way."""
+        return self.root / "curve"
+
+    @property
+    def scores(self) -> Path:
+        """Parent of the scores of these weights."""
+        return self.root / "scores"
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended for good: finished or diverged."""
+        return self.outcome() is not None
+
+    def score(self, key: str, fingerprints: Mapping[str, str]) -> ScoreFolder:
+        """The folder of a score, there or not."""
+        for folder in variants(self.scores, key):
+            found = ScoreFolder(folder)
+            manifest = found.manifest()
+            if manifest is None or agree(fingerprints, manifest.get("fingerprints", {})):
+                return found
+        return ScoreFolder(fresh(self.scores, key))
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """An arm with a seed of one experiment."""
+
+    root: Path
+
+    @property
+    def file(self) -> Path:
+        """The run as it was asked for, the keys that it points at, how it ended."""
+        return self.root / "run.json"
+
+    @property
+    def artifacts(self) -> Path:
+        """Files for people, and for a tracking store."""
+        return self.root / "artifacts"
+
+    @property
+    def output(self) -> Path:
+        """What the run printed."""
+        return self.root / "log.txt"
+
+    @property
+    def published(self) -> Path:
+        """Parent of the notes on what tracking stores have been given."""
+        return self.root / "published"
+
+    def prepare(self) -> None:
+        """Create the folders.
+
+        Raises:
+            StorageError: they cannot be created.
+        """
+        with storage_errors("create", self.root):
+            self.artifacts.mkdir(parents=True, exist_ok=True)
+
+    def read(self) -> dict[str, Any] | None:
+        """What `write` wrote; None when it never got so far."""
+        return read_json(self.file)
+
+    def write(self, body: Mapping[str, Any]) -> None:
+        """Record the run, atomically."""
+        write_json(self.file, {"format": FORMAT, **body})
+
+
+def run_folder(home: Home, id: str) -> RunFolder:
+    """The folder of the run with that id."""
+    return RunFolder(home.runs / id)
+
+
+def variants(parent: Path, key: str) -> list[Path]:
+    """Folders of a key, in the order in which they were made."""
+    numbered = {_number(folder, key): folder for folder in (parent / key, *parent.glob(f"{key}.*")) if folder.is_dir()}
+    return [numbered[number] for number in sorted(numbered) if number]
+
+
+def fresh(parent: Path, key: str) -> Path:
+    """The folder that the next variant of a key gets."""
+    number = max((_number(folder, key) for folder in variants(parent, key)), default=0) + 1
+    return parent / (key if number == 1 else f"{key}.{number}")
+
+
+def _number(folder: Path, key: str) -> int:
+    """1 for `KEY`, n for `KEY.n`, 0 for anything else."""
+    rest = folder.name.removeprefix(key)
+    return 1 if not rest else int(rest[1:]) if rest[1:].isdecimal() else 0
+
+
+def find_stage(home: Home, key: str, fingerprints: Mapping[str, str], before: str | None) -> StageFolder:
+    """The folder of a stage, there or not.
+
+    Args:
+        key: of the stage.
+        fingerprints: of the files that decide; what is unknown on one side agrees.
+        before: name of the folder of the stage before, whose weights this one starts from.
+    """
+    for folder in variants(home.stages, key):
+        found = StageFolder(folder)
+        manifest = found.manifest()
+        if manifest is None:
+            return found
+        if manifest.get("before") == before and agree(fingerprints, manifest.get("fingerprints", {})):
+            return found
+    return StageFolder(fresh(home.stages, key))

@@ -1,0 +1,143 @@
+"""What a result is named by: everything that decides it, and nothing else.
+
+A *stage key* covers the model, the seeds and all stages so far, each with its data: what decides the weights after that
+stage. A *score key* covers the last stage's key and the protocol of one benchmark. How something is computed (the
+section `execution`) and what it is called (experiment, arm, column, stage) are in neither. Files that decide are not in
+the key but stand beside it as fingerprints (`fingerprints.py`), since they are known only where they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from vlm_ablate.config.decides import dump
+from vlm_ablate.models.views import Views
+from vlm_ablate.registry import benchmarks
+from vlm_ablate.runs.fingerprints import Fingerprints, Part, fingerprints_of
+
+if TYPE_CHECKING:
+    from vlm_ablate.config.evaluation import BenchmarkEntry
+    from vlm_ablate.config.experiment import RunConfig, Seeds
+
+NUMERICS = 1
+"""Raised when a change of this package moves the digits that training or scoring gives."""
+
+Mode = Literal["seen", "blind", "described"]
+"""Images shown, withheld (the blind floor), or told in words (the ceiling)."""
+
+
+@dataclass(frozen=True)
+class StageKey:
+    """One stage of a run."""
+
+    name: str
+    index: int
+    key: str
+    """12 hex digits."""
+    inputs: dict[str, Any]
+    """What they cover, as plain data."""
+    parts: dict[str, Part]
+    """What -> part whose files decide: the model's, and the sources of this stage and those before."""
+
+    def fingerprints(self) -> Fingerprints:
+        """Of the files of its parts, as they are on this machine now."""
+        return fingerprints_of(self.parts)
+
+
+@dataclass(frozen=True)
+class ScoreKey:
+    """One benchmark asked in one way."""
+
+    column: str
+    mode: Mode
+    key: str
+    inputs: dict[str, Any]
+    parts: dict[str, Part]
+
+    def fingerprints(self) -> Fingerprints:
+        """Of the benchmark's files."""
+        return fingerprints_of(self.parts)
+
+
+def key_of(inputs: dict[str, Any]) -> str:
+    """First 12 hex digits of the SHA-256 of the canonical JSON."""
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def stage_keys(config: RunConfig, seeds: Seeds) -> tuple[StageKey, ...]:
+    """The keys of a run's stages, in order."""
+    model = dump(config.model, "training")
+    common = {
+        "numerics": NUMERICS,
+        "seeds": seeds.model_dump(mode="json"),
+        "model": model,
+        "views": asdict(Views.of(config.images())),
+    }
+    parts: dict[str, Part] = {"vision": config.model.vision, "language": config.model.language}
+    parts |= {"connector": config.model.connector, "architecture": config.model.architecture}
+    if config.model.init_from:
+        parts["init_from"] = _Checkpoint(config.model.init_from)
+    stages: list[dict[str, Any]] = []
+    keys = []
+    for index, (name, stage) in enumerate(config.stages.items()):
+        stages.append(dump(stage, "training"))
+        parts = parts | {f"data {name}.{source}": entry.source for source, entry in stage.data.mixture.items()}
+        inputs = {**common, "stages": list(stages)}
+        keys.append(StageKey(name, index, key_of(inputs), inputs, parts))
+    return tuple(keys)
+
+
+@dataclass(frozen=True)
+class _Checkpoint:
+    """A checkpoint to start from, looked at as a part: what its `id` names decides."""
+
+    id: str
+    name: str = ""
+    revision: str | None = None
+
+
+def score_keys(config: RunConfig, weights: str) -> tuple[ScoreKey, ...]:
+    """The keys of all scores of a run: with images, blind, and in words, as the configuration asks.
+
+    Args:
+        weights: key of the last stage.
+    """
+    evaluation = config.evaluation
+    modes: list[Mode] = [
+        "seen",
+        *(["blind"] if evaluation.blind else []),
+        *(["described"] if evaluation.ceiling else []),
+    ]
+    return tuple(
+        score_key(config, column, entry, mode, weights)
+        for mode in modes
+        for column, entry in evaluation.benchmarks.items()
+    )
+
+
+def score_key(config: RunConfig, column: str, entry: BenchmarkEntry, mode: Mode, weights: str) -> ScoreKey:
+    """The key of one score."""
+    from vlm_ablate.evaluation.metrics import metrics
+    from vlm_ablate.evaluation.prompts import get_template
+
+    evaluation = config.evaluation
+    kind = benchmarks[entry.benchmark.name].load()
+    template, metric = kind.asked_with(entry.benchmark)
+    shots = evaluation.shots if entry.shots is None else entry.shots
+    inputs = {
+        "numerics": NUMERICS,
+        "weights": weights,
+        "benchmark": dump(entry, "score")["benchmark"],
+        "split": entry.split,
+        "limit": entry.limit,
+        "shots": shots,
+        "demonstrations": dump(evaluation.demonstrations, "score") if shots else None,
+        "prepared": evaluation.preparation(column).model_dump(mode="json"),
+        "template": get_template(template).id,
+        "scorer": f"{metrics[metric].name} {metrics[metric].version}",
+        "mode": mode,
+    }
+    return ScoreKey(column, mode, key_of(inputs), inputs, {"benchmark": entry.benchmark})

@@ -1,0 +1,107 @@
+"""The log of one stage: JSON lines of metrics against optimiser steps, on disk before the checkpoint that follows them.
+
+It is what figures are drawn from and what a tracking store is filled from. A process that dies may leave half a last
+line, which the next reader drops; anything else that cannot be read is an error that names file and line.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vlm_ablate.errors import StorageError
+from vlm_ablate.storage import storage_errors, write_atomically
+
+
+class Entry(NamedTuple):
+    """Metrics at one optimiser step, counted over all stages of the run."""
+
+    step: int
+    time_ms: int
+    values: dict[str, float]
+
+
+class Log:
+    """Appends entries to a file.
+
+    Args:
+        path: of the file; made on the first entry.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def add(self, values: Mapping[str, float], step: int, *, time_ms: int | None = None) -> None:
+        """Append metrics, of now or of the given ms since the epoch. They survive the death of this process.
+
+        Raises:
+            StorageError: the disk does not take them.
+        """
+        now = time.time_ns() // 1_000_000 if time_ms is None else time_ms
+        line = _line(Entry(int(step), now, {key: float(value) for key, value in values.items()})).encode()
+        with storage_errors("write", self.path), open(self.path, "ab") as file:
+            file.write(line)
+
+    def sync(self) -> None:
+        """Have the disk itself hold everything so far: before a checkpoint that will not repeat it."""
+        if self.path.exists():
+            with storage_errors("write", self.path), open(self.path, "rb") as file:
+                os.fsync(file.fileno())
+
+    def rewind(self, step: int) -> None:
+        """Drop what was logged after `step`: training goes on from a checkpoint and will log it again."""
+        entries = read_log(self.path)
+        kept = [entry for entry in entries if entry.step <= step]
+        whole = self.path.exists() and self.path.read_bytes().endswith(b"\n")
+        if len(kept) < len(entries) or (entries and not whole):
+            write_atomically(self.path, "".join(_line(entry) for entry in kept))
+
+
+def read_log(path: Path) -> list[Entry]:
+    """All entries; none when there is no file. A last line that was cut short is dropped.
+
+    Raises:
+        StorageError: the file cannot be read, or a line before the last is no entry.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error}") from error
+    whole, torn = lines[:-1], lines[-1]
+    entries = []
+    for number, line in enumerate(whole, 1):
+        entry = _parsed(line)
+        if entry is None:
+            raise StorageError(
+                f"{path}:{number} is no entry of a run's log", hint="remove the line; the rest of the file is kept"
+            )
+        entries.append(entry)
+    last = _parsed(torn) if torn else None
+    return [*entries, last] if last else entries
+
+
+def _parsed(line: bytes) -> Entry | None:
+    try:
+        row: Any = json.loads(line)
+        values = {str(k): float(v) for k, v in row["values"].items()}
+        return Entry(int(row["step"]), int(row["time_ms"]), values)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _line(entry: Entry) -> str:
+    values = {k: _plain(v) for k, v in entry.values.items()}
+    return json.dumps({"step": entry.step, "time_ms": entry.time_ms, "values": values}, allow_nan=False) + "\n"
+
+
+def _plain(value: float) -> float | str:
+    """JSON has no infinity and no NaN: they are written as text."""
+    number = float(value)
+    return number if math.isfinite(number) else str(number)

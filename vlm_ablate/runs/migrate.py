@@ -1,0 +1,367 @@
+"""Results of earlier versions of this package under the names of this one: nothing is computed again.
+
+Until version 0.1 one hash over the whole configuration named a run: `runs/HASH` held its weights and predictions, the
+tracking store its metrics. Here the configuration is read as it was, put into today's form, and its results go where
+today's keys say. What went into the keys as files was not recorded then, so it agrees with whatever is there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vlm_ablate.config.experiment import Seeds
+from vlm_ablate.config.moved import recorded, upgraded
+from vlm_ablate.config.run_config import RunConfig
+from vlm_ablate.errors import StorageError, TrackingError, VlmAblateError
+from vlm_ablate.home import Home
+from vlm_ablate.runs.folder import StageFolder, find_stage, read_json
+from vlm_ablate.runs.keys import ScoreKey
+from vlm_ablate.runs.log import Log
+from vlm_ablate.runs.outcome import note_attempt
+from vlm_ablate.runs.spec import RunSpec
+from vlm_ablate.runs.view import spec_params, spec_tags
+from vlm_ablate.storage import storage_errors
+from vlm_ablate.tracking import schema
+from vlm_ablate.tracking.record_file import RecordFile, dump_records, load_records
+from vlm_ablate.tracking.records import History, RunRecord
+from vlm_ablate.tracking.sqlite_reader import SqliteReader
+
+OLD_HASH = "vlm.hash"
+_HASH = re.compile(r"[0-9a-f]{12}")
+
+
+@dataclass(frozen=True)
+class Migrated:
+    """One run of an earlier version."""
+
+    old: str
+    """Its hash."""
+    name: str
+    spec: RunSpec | None
+    """None when it could not be taken over."""
+    told: str
+    """What was done, or why nothing was."""
+
+
+def old_hash(config: Mapping[str, Any], seeds: Mapping[str, Any]) -> str:
+    """The name of a run in version 0.1."""
+    body = {"config": config, "seeds": seeds}
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def todays_spec(old: Mapping[str, Any]) -> RunSpec:
+    """A spec as version 0.1 wrote it, in today's form."""
+    from vlm_ablate.registry import load_plugins
+
+    load_plugins(list(old.get("plugins", ())))
+    names = ("experiment", "arm", "label", "seed", "scale", "paper", "cell", "stand_ins", "scaled")
+    return RunSpec(
+        **{name: old[name] for name in names},
+        config=RunConfig.model_validate(upgraded(old["config"])),
+        seeds=Seeds.model_validate(old["seeds"]),
+        plugins=tuple(old.get("plugins", ())),
+    )
+
+
+def migrate_home(home: Home, notify: Callable[[str], None] = lambda message: None) -> list[Migrated]:
+    """Take over every run of version 0.1 in a home. Its old folder is kept under `runs/earlier`.
+
+    Raises:
+        StorageError: the home cannot be written.
+    """
+    done = []
+    for root in _old_folders(home):
+        found = _migrate_folder(root, home)
+        done.append(found)
+        notify(f"{found.name}: {found.told}")
+    return done
+
+
+def _old_folders(home: Home) -> list[Path]:
+    folders = sorted(home.runs.iterdir()) if home.runs.is_dir() else []
+    return [
+        f for f in folders if _HASH.fullmatch(f.name) and (f / "artifacts").is_dir() and not (f / "run.json").exists()
+    ]
+
+
+def _migrate_folder(root: Path, home: Home) -> Migrated:
+    try:
+        old = yaml.safe_load((root / "artifacts" / schema.CONFIG_FILE).read_text(encoding="utf-8"))
+        spec = todays_spec(old)
+        outcome = read_json(root / "outcome.json")
+    except (OSError, yaml.YAMLError, ValueError, KeyError, TypeError, VlmAblateError) as error:
+        return Migrated(root.name, root.name, None, f"left as it is: {str(error).partition(chr(10))[0]}")
+    name = f"{spec.experiment} {spec.run_name}"
+    if outcome is None or outcome.get("status") not in schema.DONE:
+        return Migrated(root.name, name, None, "had not ended; it is trained again")
+    record, history = _tracked(home, spec, root.name)
+    _take_over(spec, home, root, outcome, record, history)
+    kept = home.runs / "earlier"
+    with storage_errors("move", root):
+        kept.mkdir(exist_ok=True)
+        os.rename(root, kept / root.name)
+    return Migrated(root.name, name, spec, f"is {spec.id} now, its weights {spec.stage_keys[-1].key}")
+
+
+def _tracked(home: Home, spec: RunSpec, old: str) -> tuple[RunRecord | None, History]:
+    """What the home's own store has of a run."""
+    if not home.database.exists():
+        return None, {}
+    try:
+        reader = SqliteReader(home.database)
+        records = [r for r in reader.runs(spec.experiment) if r.tags.get(OLD_HASH) == old and r.arm == spec.arm]
+        if not records:
+            return None, {}
+        return records[-1], reader.history(records[-1].run_id, list(records[-1].metrics))
+    except TrackingError:
+        return None, {}
+
+
+def _take_over(
+    spec: RunSpec, home: Home, root: Path | None, outcome: Mapping[str, Any], record: RunRecord | None, history: History
+) -> None:
+    """Put the results of one run where its keys say."""
+    before: StageFolder | None = None
+    for index, key in enumerate(spec.stage_keys):
+        stage = find_stage(home, key.key, {}, before.root.name if before else None)
+        last = index == len(spec.stage_keys) - 1
+        if stage.outcome() is None:
+            parent = before.root.name if before else None
+            stage.describe({"stage": key.name, "before": parent, "inputs": key.inputs, "fingerprints": {}})
+            if last:
+                _weights(root, stage)
+                _log(stage, record, history)
+            stage.end(_stage_outcome(spec, index, stage, outcome if last else {"status": schema.FINISHED}, record))
+        before = stage
+    assert before is not None
+    if outcome["status"] == schema.FINISHED:
+        for score in spec.score_keys:
+            _score(score, before, root, record, outcome)
+    note_attempt(spec, home, str(outcome["status"]), str(outcome.get("message", "")))
+
+
+def _weights(root: Path | None, stage: StageFolder) -> None:
+    file = root / "artifacts" / schema.WEIGHTS_DIR / "trained.safetensors" if root else None
+    if file is not None and file.is_file():
+        with storage_errors("copy", file):
+            try:
+                os.link(file, stage.weights)
+            except OSError:
+                shutil.copyfile(file, stage.weights)
+
+
+def _log(stage: StageFolder, record: RunRecord | None, history: History) -> None:
+    """Training metrics and points of the curve from the store's history."""
+    by_step: dict[tuple[int, int], dict[str, float]] = {}
+    for key, points in history.items():
+        if key.startswith(("train/", "seen/", "curve/")):
+            for point in points:
+                by_step.setdefault((point.step, point.time_ms), {})[key] = point.value
+    log = Log(stage.log)
+    stage.log.unlink(missing_ok=True)
+    for (step, time_ms), values in sorted(by_step.items()):
+        log.add(values, step, time_ms=time_ms)
+
+
+def _stage_outcome(
+    spec: RunSpec, index: int, stage: StageFolder, outcome: Mapping[str, Any], record: RunRecord | None
+) -> dict[str, Any]:
+    metrics, tags = (record.metrics, record.tags) if record else ({}, {})
+    sizes = {key: value for key, value in metrics.items() if key.startswith("model/")}
+    provenance = {
+        key: tags[key] for key in (schema.GIT, schema.MACHINE, schema.THREADS, schema.VERSIONS) if key in tags
+    }
+    seen = {
+        "images": int(metrics.get(schema.SEEN_IMAGES, 0)),
+        "text_tokens": int(metrics.get(schema.SEEN_TEXT_TOKENS, 0)),
+        "visual_tokens": int(metrics.get(schema.SEEN_VISUAL_TOKENS, 0)),
+        "flops": float(metrics.get(schema.SEEN_FLOPS, 0.0)),
+        "sequences": sum(s.steps * s.batch_size for s in list(spec.config.stages.values())[: index + 1]),
+    }
+    body = {
+        "status": outcome["status"],
+        "message": outcome.get("message", ""),
+        "stage": spec.stage_keys[index].name,
+        "seen": seen,
+        "sizes": sizes,
+        "provenance": provenance,
+        "data_fingerprint": tags.get(schema.DATA_FINGERPRINT, ""),
+        "licences": schema.read_json_tag(tags, schema.LICENCES, []),
+        "skipped": int(metrics.get(schema.DATA_SKIPPED, 0)),
+        "seconds": float(metrics.get(schema.WALL_SECONDS, outcome.get("seconds", 0.0))),
+        "started_ms": record.start_time if record else None,
+        "ended_ms": record.end_time if record else None,
+        "migrated": True,
+    }
+    if origin := schema.read_json_tag(tags, schema.INIT_FROM):
+        body["init_from"] = origin
+    if stage.weights.is_file():
+        body["weights_sha256"] = hashlib.sha256(stage.weights.read_bytes()).hexdigest()
+    return body
+
+
+def _score(
+    key: ScoreKey, stage: StageFolder, root: Path | None, record: RunRecord | None, outcome: Mapping[str, Any]
+) -> None:
+    """One score, from the record's or (without a store) from the predictions file."""
+    folder = stage.score(key.key, {})
+    if folder.outcome() is not None:
+        return
+    suffix = {"seen": "", "blind": ".blind", "described": ".described"}[key.mode]
+    file = root / "predictions" / f"{key.column}{suffix}.jsonl" if root else None
+    body = _score_record(key, file, record, outcome)
+    if body is None:
+        return
+    folder.describe({"inputs": key.inputs, "fingerprints": {}})
+    if file is not None and file.is_file():
+        shutil.copyfile(file, folder.predictions)
+        body["predictions_sha256"] = hashlib.sha256(folder.predictions.read_bytes()).hexdigest()
+    folder.end(body)
+
+
+def _score_record(
+    key: ScoreKey, file: Path | None, record: RunRecord | None, outcome: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    blind, described = key.mode == "blind", key.mode == "described"
+    for score in record.scores if record else ():
+        if (score["column"], bool(score["blind"]), described) == (key.column, blind, False):
+            return dict(score)
+    protocol = _protocol(file) if file is not None else None
+    if described and record is not None:
+        value = record.metrics.get(schema.ceiling_metric(key.column))
+        seen = next((s for s in record.scores if s["column"] == key.column and not s["blind"]), None)
+        if value is not None and (protocol or seen):
+            return {**(seen or {}), **(protocol or {}), "score": value, "described": True, "blind": False}
+    value = outcome.get("blind" if blind else "scores", {}).get(key.column)
+    if protocol is not None and value is not None and not described:
+        return {"unparsed": 0, **protocol, "score": value}
+    return None
+
+
+def _protocol(file: Path) -> dict[str, Any] | None:
+    """The head of a predictions file, as far as it is of a score record."""
+    try:
+        with open(file, encoding="utf-8") as opened:
+            head = json.loads(opened.readline())["protocol"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    names = ("benchmark", "column", "split", "split_hash", "template", "shots", "demonstration_seed", "scorer",
+             "scorer_version", "items", "blind", "demonstrations", "described")  # fmt: skip
+    return {name: head[name] for name in names if name in head}
+
+
+# --- records files ---------------------------------------------------------------------------------------------------
+def migrate_records(path: Path) -> list[Migrated]:
+    """Rewrite a records file of version 0.1 with today's ids and params. Scores and metrics stay as they are.
+
+    Raises:
+        TrackingError: it is no records file.
+        StorageError: a record's configuration cannot be told from its params.
+    """
+    read = load_records(path)
+    done, records = [], []
+    for record in read.records:
+        if OLD_HASH not in record.tags:
+            records.append(record)
+            continue
+        spec = spec_of_record(record)
+        records.append(_rekeyed(record, spec))
+        done.append(Migrated(record.tags[OLD_HASH], record.name, spec, f"is {spec.id} now"))
+    if done:
+        dump_records(path, records, read.histories)
+    return done
+
+
+def import_records(path: Path, home: Home) -> list[Migrated]:
+    """Take the runs of a records file over into a home: their scores and curves, for there are no weights in it.
+
+    Raises:
+        TrackingError: it is no records file.
+        StorageError: the home cannot be written, or a record's configuration cannot be told.
+    """
+    read: RecordFile = load_records(path)
+    done = []
+    for record in read.records:
+        if record.status not in schema.DONE:
+            continue
+        spec = spec_of_record(record)
+        history = read.histories.get(record.run_id, {})
+        outcome = {"status": record.status, "message": record.message}
+        _take_over(spec, home, None, outcome, record, history)
+        done.append(Migrated(record.tags.get(OLD_HASH, record.id), record.name, spec, f"is {spec.id} in this home"))
+    return done
+
+
+def spec_of_record(record: RunRecord) -> RunSpec:
+    """The spec of a record, its configuration read from the params. The hash or id in its tags proves it right.
+
+    Raises:
+        StorageError: no configuration that could be read has this hash.
+    """
+    from vlm_ablate.runs.spec import seeds_from
+
+    seeds = seeds_from(record.seed)
+    labels = {
+        "experiment": record.experiment,
+        "arm": record.arm,
+        "label": record.label,
+        "seed": record.seed,
+        "scale": record.scale,
+        "paper": "_".join(filter(None, (record.tags.get(schema.PAPER), record.tags.get(schema.TABLE)))) or None,
+        "cell": record.cell,
+        "stand_ins": record.stand_ins,
+        "scaled": record.scaled,
+    }
+    wanted = record.tags.get(OLD_HASH)
+    if wanted is None:
+        raise StorageError(f"the record {record.name!r} has no configuration of version 0.1")
+    config = RunConfig.model_validate(upgraded(_nested(record.params)))
+    old = recorded(config)
+    if old is None or old_hash(old, seeds.model_dump(mode="json")) != wanted:
+        raise StorageError(f"the configuration of the record {record.name!r} cannot be told from its params")
+    return RunSpec(**labels, config=config, seeds=seeds)
+
+
+def _nested(params: Mapping[str, str]) -> dict[str, Any]:
+    """The configuration that params were flattened from, but what is empty or null, which they leave out."""
+    nested: dict[str, Any] = {}
+    for path, text in params.items():
+        keys = path.split(".")
+        if keys[0] not in ("model", "data", "stages", "evaluation"):
+            continue
+        at = nested
+        for key in keys[:-1]:
+            at = at.setdefault(key, {})
+        at[keys[-1]] = _typed(text)
+    return nested
+
+
+def _typed(text: str) -> Any:
+    """Params are texts: what reads as JSON is that, all else is text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _rekeyed(record: RunRecord, spec: RunSpec) -> RunRecord:
+    own = {k: v for k, v in record.tags.items() if k not in (OLD_HASH, "vlm.reused_from")}
+    tags = own | {k: v for k, v in spec_tags(spec).items() if not k.startswith("mlflow.")}
+    return replace(
+        record, run_id=spec.id, tags=dict(sorted(tags.items())), params=dict(sorted(spec_params(spec).items()))
+    )
+
+
+def has_old_runs(home: Home) -> bool:
+    """Whether a home holds runs of version 0.1."""
+    return bool(_old_folders(home))

@@ -1,0 +1,104 @@
+"""Keeps a tracking store up to date with a run while it goes, from a thread. A store that fails stops nothing."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from vlm_ablate.home import Home
+from vlm_ablate.runs.folder import RunFolder
+from vlm_ablate.runs.results import find_results
+from vlm_ablate.runs.spec import RunSpec
+from vlm_ablate.runs.view import view_of
+from vlm_ablate.tracking.publish import is_published, publish
+from vlm_ablate.tracking.sqlite_reader import SqliteReader, sqlite_path
+
+FLUSH_SECONDS = 10.0
+"""Time between two looks at what is new on disk."""
+RETRY_SECONDS = 15.0
+"""Time before a store that failed is tried again; doubles up to eight times that."""
+CLOSE_SECONDS = 30.0
+"""Time that the end of a run waits for the store; what is missing then follows with the next `run`."""
+
+Notice = Callable[[str], None]
+
+
+class Publishing:
+    """As a context manager: publishes a run now and then, and once more on the way out."""
+
+    def __init__(self, spec: RunSpec, home: Home, tracking_uri: str, notice: Notice,
+                 flush_seconds: float = FLUSH_SECONDS) -> None:  # fmt: skip
+        self._spec, self._home, self._uri, self._notice = spec, home, tracking_uri, notice
+        self._flush, self._failures, self._retry_at = flush_seconds, 0, 0.0
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="tracking", daemon=True)
+
+    def __enter__(self) -> Publishing:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._retry_at = 0.0
+        self._closing.set()
+        self._thread.join(CLOSE_SECONDS)
+
+    def _loop(self) -> None:
+        while True:
+            last = self._closing.wait(self._flush if self._failures or self._thread_ran else 0.0)
+            self._thread_ran = True
+            if last or time.monotonic() >= self._retry_at:
+                self._publish()
+            if last:
+                return
+
+    _thread_ran = False
+
+    def _publish(self) -> None:
+        try:
+            publish_run(self._spec, self._home, self._uri, self._notice)
+        except Exception as error:  # nothing that a store does may stop a run; all of it is on disk
+            self._retry_at = time.monotonic() + RETRY_SECONDS * min(2**self._failures, 8)
+            self._failures += 1
+            if self._failures == 1:
+                reason = str(error).strip().partition("\n")[0][:200]
+                self._notice(f"the tracking store failed; what it lacks is on disk and follows later ({reason})")
+            return
+        if self._failures:
+            self._notice("the tracking store answers again and has everything")
+        self._failures = 0
+
+
+def publish_run(spec: RunSpec, home: Home, tracking_uri: str, notice: Notice) -> None:
+    """Give the store what it lacks of a run.
+
+    Raises:
+        TrackingError: the store fails.
+    """
+    results = find_results(spec, home)
+    publish(
+        view_of(results, with_weights=sqlite_path(tracking_uri) is None), tracking_uri, results.folder.published, notice
+    )
+
+
+def publish_missing(home: Home, tracking_uri: str, notice: Notice) -> int:
+    """Give the store the runs of this home that it lacks or that ended while it was away; returns how many.
+
+    Raises:
+        TrackingError: the store fails.
+    """
+    known = None
+    path = sqlite_path(tracking_uri)
+    if path is not None and path.exists():
+        known = SqliteReader(path).run_ids()
+    given = 0
+    for root in sorted(home.runs.iterdir()) if home.runs.is_dir() else ():
+        folder = RunFolder(root)
+        body = folder.read()
+        if not body or body.get("status") in (None, "running"):
+            continue
+        if is_published(str(body["status"]), folder.published, tracking_uri, known):
+            continue
+        publish_run(RunSpec.from_dict(body["spec"]), home, tracking_uri, notice)
+        given += 1
+    return given

@@ -1,0 +1,37 @@
+"""Results put aside, so that they are computed again. They are kept: a result is never deleted by a command."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from vlm_ablate.home import Home
+from vlm_ablate.runs.folder import StageFolder
+from vlm_ablate.runs.results import find_stages
+from vlm_ablate.runs.spec import RunSpec
+from vlm_ablate.storage import storage_errors
+
+ASIDE = "earlier"
+"""Folder below the stages' that holds what was put aside."""
+
+
+def put_aside(specs: Sequence[RunSpec], home: Home) -> list[Path]:
+    """Move the stages of these runs, with their scores, out of the way; returns where they are now.
+
+    Raises:
+        StorageError: a folder cannot be moved.
+    """
+    stages: dict[str, StageFolder] = {}
+    for spec in specs:
+        stages |= {stage.root.name: stage for stage in find_stages(spec, home)}
+    moved = []
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    for stage in stages.values():
+        target = home.stages / ASIDE / f"{stage.root.name}-{stamp}"
+        with stage.locked(), storage_errors("move", stage.root):
+            target.parent.mkdir(exist_ok=True)
+            os.rename(stage.root, target)
+        moved.append(target)
+    return moved

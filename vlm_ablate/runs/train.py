@@ -1,0 +1,320 @@
+"""The stages of one run: those that are there are loaded, the others trained, each in a folder named by its key."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+
+from vlm_ablate.checkpoints.released import started_from
+from vlm_ablate.checkpoints.start_from import started_vlm
+from vlm_ablate.config.decides import dump
+from vlm_ablate.config.stages import language_in_bf16
+from vlm_ablate.data.dataset import Skips, build_mixtures
+from vlm_ablate.data.mixture import Mixture
+from vlm_ablate.data.module import VLMDataModule, data_fingerprint
+from vlm_ablate.errors import Diverged, VlmAblateError
+from vlm_ablate.events import CurvePoint, Notice, Reporter, RunStarted, StageFinished, StageStarted
+from vlm_ablate.home import Home
+from vlm_ablate.models.adapters import apply_training
+from vlm_ablate.models.trained_state import load_trained, save_trained
+from vlm_ablate.models.views import Views
+from vlm_ablate.models.vlm import VLM
+from vlm_ablate.runs import artifacts
+from vlm_ablate.runs.folder import RunFolder, StageFolder, find_stage
+from vlm_ablate.runs.keys import StageKey
+from vlm_ablate.runs.log import Log
+from vlm_ablate.runs.results import find_stages, is_finished
+from vlm_ablate.runs.score import Scoring
+from vlm_ablate.runs.spec import RunSpec
+from vlm_ablate.tracking import schema
+from vlm_ablate.tracking.origin import provenance_tags
+from vlm_ablate.training.callbacks import StepMetrics
+from vlm_ablate.training.checkpoint import CheckpointFiles
+from vlm_ablate.training.counters import BatchFlops, Seen, flops_by_rates
+from vlm_ablate.training.fit import training_device
+from vlm_ablate.training.interruption import Interruption
+from vlm_ablate.training.stages import StageJob, curve_steps, prepare, train_stage
+
+
+class StageRunner:
+    """Brings a run's model through its stages."""
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        home: Home,
+        scoring: Scoring,
+        folder: RunFolder,
+        reporter: Reporter,
+        interruption: Interruption,
+    ) -> None:
+        self.spec, self.config, self.home = spec, spec.config, home
+        self._scoring, self._folder = scoring, folder
+        self._reporter, self._interruption = reporter, interruption
+        self._stages = list(spec.config.stages.items())
+        self._vlm: VLM | None = None
+        self._holds: str | None = None
+        """Name of the folder whose weights the model has."""
+        self.trained: tuple[str, ...] = ()
+        """Names of the stages that were trained here."""
+
+    def run(self) -> StageFolder:
+        """The folder of the last stage, trained now as far as it was not.
+
+        Raises:
+            Diverged: a loss is not finite or exploded; that is recorded.
+            StopRequested: a stop was requested; the checkpoint is on disk.
+            AssetMissing: material or weights are not on this machine.
+        """
+        found = find_stages(self.spec, self.home)
+        done = [stage for stage in found if is_finished(stage)]
+        if len(done) == len(self._stages):
+            self._start(found, len(done))
+            return done[-1]
+        data = {name: stage.data for name, stage in self._stages}
+        mixtures = list(build_mixtures(data, self.spec.seeds.data).values())
+        rates = self._plan()
+        for source in dict.fromkeys(source for mixture in mixtures[len(done) :] for source in mixture.sources):
+            source.prepare()
+        self._start(found, len(done))
+        folder = done[-1] if done else None
+        for index in range(len(done), len(self._stages)):
+            folder = self._stage(index, folder, mixtures[index], rates)
+        assert folder is not None
+        return folder
+
+    def model(self, stage: StageFolder) -> VLM:
+        """The model with the weights of a finished stage."""
+        if self._vlm is None:
+            self._vlm = self._build()
+        if self._holds != stage.root.name:
+            load_trained(self._vlm, stage.weights)
+            self._holds = stage.root.name
+        return self._vlm.to(training_device()).eval()
+
+    def _build(self) -> VLM:
+        device = training_device()
+        half = device.type == "cuda" and language_in_bf16(self.config.stages.values())
+        return started_vlm(
+            self.config.model,
+            Views.of(self.config.images()),
+            seed=self.spec.seeds.init,
+            language_dtype=torch.bfloat16 if half else torch.float32,
+        ).to(device)
+
+    def _start(self, found: Sequence[StageFolder], done: int) -> None:
+        steps = [stage.steps for _, stage in self._stages]
+        begun = CheckpointFiles(found[done].root).step() if len(found) > done else 0
+        spec = self.spec
+        self._reporter(
+            RunStarted(spec.id, spec.run_name, spec.arm, spec.seed, sum(steps), resumed_step=sum(steps[:done]) + begun)
+        )
+
+    def _stage(self, index: int, before: StageFolder | None, mixture: Mixture, rates: _Rates) -> StageFolder:
+        """Train one stage, or take it from whoever trains it now."""
+        key, name = self.spec.stage_keys[index], before.root.name if before else None
+        folder = find_stage(self.home, key.key, key.fingerprints(), name)
+        with folder.locked():
+            # Another process may have trained it meanwhile, or found that files which decide it have changed.
+            folder = find_stage(self.home, key.key, key.fingerprints(), name)
+            outcome = folder.outcome()
+            if outcome is not None and outcome["status"] == schema.DIVERGED:
+                raise Diverged(str(outcome["message"]))
+            if outcome is None:
+                self._train(index, key, folder, before, mixture, rates)
+        return folder
+
+    def _train(
+        self,
+        index: int,
+        key: StageKey,
+        folder: StageFolder,
+        before: StageFolder | None,
+        mixture: Mixture,
+        rates: _Rates,
+    ) -> None:
+        name, stage = self._stages[index]
+        started, clock = time.time_ns() // 1_000_000, time.monotonic()
+        if folder.manifest() is None:
+            parent = before.root.name if before else None
+            prints = key.fingerprints()
+            folder.describe({"stage": name, "before": parent, "inputs": key.inputs, "fingerprints": prints})
+        vlm = self.model(before) if before else self._fresh()
+        prepare(vlm, stage, index, self.spec.seeds.init, self._adapted(name))
+        seen = Seen(**before.outcome()["seen"]) if before else Seen()  # type: ignore[index]
+        skips = Skips()
+        self._reporter(StageStarted(self.spec.id, name, index, len(self._stages), stage.steps))
+        body: dict[str, Any] = {
+            "stage": name,
+            "started_ms": started,
+            "provenance": provenance_tags(),
+            "execution": dump(self.config.execution.of_stage(name), "execution"),
+            "sizes": rates.sizes.get(name, {}),
+            "data_fingerprint": data_fingerprint(mixture),
+            "datasets": {n: s.fingerprint for n, s in zip(mixture.names, mixture.sources, strict=True)},
+            "licences": [record.to_dict() for source in mixture.sources for record in source.licences],
+        }
+        if index == 0 and self.config.model.init_from:
+            body["init_from"] = started_from(self.config.model.init_from)
+        files = CheckpointFiles(folder.root, self._notice)
+        try:
+            seen = train_stage(self._job(vlm, index, folder, files, mixture, seen, skips, rates.flops.get(name)))
+        except Diverged as error:
+            end = {"status": schema.DIVERGED, "message": error.message, "seen": seen.to_dict()}
+            folder.end(body | end | {"seconds": time.monotonic() - clock, "ended_ms": time.time_ns() // 1_000_000})
+            raise
+        save_trained(vlm, folder.weights)
+        self._holds = folder.root.name
+        self.trained += (name,)
+        self._told(skips)
+        folder.end(
+            body
+            | {
+                "status": schema.FINISHED,
+                "seen": seen.to_dict(),
+                "skipped": skips.skipped,
+                "weights_sha256": _sha256(folder),
+                "seconds": time.monotonic() - clock,
+                "ended_ms": time.time_ns() // 1_000_000,
+            }
+        )
+        files.clear()
+        self._reporter(StageFinished(self.spec.id, name, key.key))
+
+    def _adapted(self, name: str) -> Callable[[Any, Any], Any]:
+        checkpointing = self.config.execution.of_stage(name).gradient_checkpointing
+        return partial(apply_training, gradient_checkpointing=checkpointing)
+
+    def _fresh(self) -> VLM:
+        """The model as it was built. A first stage finds none that another stage has changed."""
+        if self._vlm is None or self._holds is not None:
+            self._vlm, self._holds = self._build(), None
+        return self._vlm
+
+    def _job(
+        self,
+        vlm: VLM,
+        index: int,
+        folder: StageFolder,
+        files: CheckpointFiles,
+        mixture: Mixture,
+        seen: Seen,
+        skips: Skips,
+        flops: BatchFlops | None,
+    ) -> StageJob:
+        name, stage = self._stages[index]
+        execution, curve = self.config.execution.of_stage(name), self.config.evaluation.curve
+        first = sum(s.steps for _, s in self._stages[:index])
+        log = Log(folder.log)
+        log.rewind(first + files.step())
+
+        def track(metrics: StepMetrics) -> None:
+            values = {
+                schema.TRAIN_LOSS: metrics.loss,
+                schema.TRAIN_GRAD_NORM: metrics.grad_norm,
+                schema.TRAIN_LR: metrics.learning_rate,
+                schema.TRAIN_TOKENS_PER_S: metrics.tokens_per_s,
+            }
+            log.add(values | _seen_metrics(metrics.seen), metrics.step)
+
+        def measure(step: int, now: Seen) -> None:
+            scores = self._scoring.curve_point(vlm, folder, step)
+            log.add(scores | _seen_metrics(now), step)
+            self._reporter(CurvePoint(self.spec.id, step, scores))
+
+        return StageJob(
+            vlm=vlm,
+            stage=stage,
+            execution=execution,
+            index=index,
+            data=VLMDataModule(
+                stage,
+                execution=execution,
+                mixture=mixture,
+                tokenizer=vlm.tokenizer,
+                tokens_per_view=vlm.placeholders,
+                mean=vlm.vision.mean,
+                std=vlm.vision.std,
+                start=seen.sequences,
+                skips=skips,
+            ),
+            checkpoints=files,
+            run=self.spec.id,
+            dropout_seed=self.spec.seeds.dropout,
+            first_step=first,
+            total_steps=sum(s.steps for _, s in self._stages),
+            seen=seen,
+            reporter=self._reporter,
+            track=track,
+            saving=log.sync,
+            interruption=self._interruption,
+            flops=flops,
+            curve_steps=curve_steps(stage.steps, curve.points) if curve else (),
+            measure=measure if curve else None,
+        )
+
+    def _plan(self) -> _Rates:
+        """What a batch costs in each stage, and the sizes to be recorded, from the plan.
+
+        Raises:
+            VlmAblateError: parts that do not fit together: shown before weights are read.
+        """
+        from vlm_ablate.accounting import plan_model
+
+        try:
+            plan = plan_model(self.config)
+        except VlmAblateError:
+            raise
+        except Exception as error:  # parts that cannot be built on the meta device may still train
+            self._notice(f"no plan, and FLOPs are not counted: {type(error).__name__}: {error}")
+            return _Rates({}, {})
+        artifacts.write_plan(plan, self._folder.artifacts / schema.PLAN_FILE)
+        images = plan.sample.images
+        flops, sizes = {}, {}
+        for name, stage in plan.stages.items():
+            flops[name] = flops_by_rates(
+                (stage.training_flops["vision"] + stage.training_flops["connector"]) / (images * stage.views),
+                (stage.training_flops["language"] + stage.training_flops["cross_attention"]) / stage.sequence,
+            )
+            sizes[name] = {
+                schema.PARAMS_TOTAL: float(stage.total_parameters),
+                schema.PARAMS_TRAINABLE: float(stage.trainable_parameters),
+                schema.VISUAL_TOKENS: float(plan.visual_tokens_per_image),
+                schema.FLOPS_PER_SAMPLE: float(stage.flops),
+            }
+        return _Rates(flops, sizes)
+
+    def _told(self, skips: Skips) -> None:
+        if skips.skipped:
+            self._notice(
+                f"{self.spec.run_name}: {skips.skipped} of {skips.read} samples cannot be used; others took their place"
+            )
+
+    def _notice(self, message: str) -> None:
+        self._reporter(Notice(self.spec.id, message, "warning"))
+
+
+class _Rates:
+    """What the plan says of each stage."""
+
+    def __init__(self, flops: dict[str, BatchFlops], sizes: dict[str, dict[str, float]]) -> None:
+        self.flops, self.sizes = flops, sizes
+
+
+def _seen_metrics(seen: Seen) -> dict[str, float]:
+    return {
+        schema.SEEN_IMAGES: float(seen.images),
+        schema.SEEN_TEXT_TOKENS: float(seen.text_tokens),
+        schema.SEEN_VISUAL_TOKENS: float(seen.visual_tokens),
+        schema.SEEN_FLOPS: seen.flops,
+    }
+
+
+def _sha256(folder: StageFolder) -> str:
+    with open(folder.weights, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,233 @@
+"""A run as its record and as a tracking store's view, put together from what is on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vlm_ablate.runs.folder import RunFolder, ScoreFolder, StageFolder
+from vlm_ablate.runs.keys import ScoreKey
+from vlm_ablate.runs.log import Entry, read_log
+from vlm_ablate.runs.spec import RunSpec
+from vlm_ablate.tracking import schema
+from vlm_ablate.tracking.mlflow_run import Metrics
+from vlm_ablate.tracking.publish import RunView
+from vlm_ablate.tracking.records import History, Point, RunRecord, make_record
+
+
+@dataclass(frozen=True)
+class Results:
+    """What is on disk of one run: the folders of its stages and scores, and how the last attempt ended."""
+
+    spec: RunSpec
+    folder: RunFolder
+    stages: tuple[StageFolder, ...] = ()
+    """In order; fewer than the run has when a stage is not there yet."""
+    scores: tuple[tuple[ScoreKey, ScoreFolder], ...] = ()
+    """Those that are done, in the order of the run's keys."""
+    attempt: Mapping[str, Any] = field(default_factory=dict)
+    """What `run.json` says: status, message, times."""
+
+    @property
+    def outcomes(self) -> list[dict[str, Any]]:
+        """How the stages that have ended did so."""
+        return [outcome for stage in self.stages if (outcome := stage.outcome())]
+
+    @property
+    def status(self) -> str:
+        """finished when every stage and score is there; diverged when a stage did; else how the last attempt ended."""
+        outcomes = self.outcomes
+        if any(outcome["status"] == schema.DIVERGED for outcome in outcomes):
+            return schema.DIVERGED
+        if len(outcomes) == len(self.spec.stage_keys) and len(self.scores) == len(self.spec.score_keys):
+            return schema.FINISHED
+        return str(self.attempt.get("status", schema.RUNNING))
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to compute."""
+        return self.status in schema.DONE
+
+    @property
+    def message(self) -> str:
+        """Why it diverged, failed or was skipped."""
+        diverged = next((o.get("message", "") for o in self.outcomes if o["status"] == schema.DIVERGED), "")
+        if self.status == schema.FINISHED:
+            return ""
+        return str(diverged or self.attempt.get("message", ""))
+
+    def score_records(self) -> list[dict[str, Any]]:
+        """The score records, with images first, then blind, then in words."""
+        found = ((key, score.outcome()) for key, score in self.scores)
+        # The same protocol may stand in another column of another table.
+        return [{**record, "column": key.column, "key": key.key} for key, record in found if record]
+
+    def entries(self) -> list[Entry]:
+        """The logs of all stages, in order."""
+        return [entry for stage in self.stages for entry in read_log(stage.log)]
+
+
+def score_metrics(records: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Score records -> metrics: one a column and the unweighted mean, with and without images; ceilings by column."""
+    values: dict[str, float] = {}
+    told = list(records)
+    for blind in (False, True):
+        scores = {r["column"]: float(r["score"]) for r in told if bool(r["blind"]) == blind and not r.get("described")}
+        values |= {schema.score_metric(column, blind=blind): score for column, score in scores.items()}
+        if scores:
+            values[schema.score_metric(schema.MEAN, blind=blind)] = sum(scores.values()) / len(scores)
+    return values | {schema.ceiling_metric(r["column"]): float(r["score"]) for r in told if r.get("described")}
+
+
+def _last_metrics(results: Results) -> dict[str, float]:
+    """Metrics that hold for the whole run; they are points at its last step."""
+    outcomes = results.outcomes
+    values = score_metrics(results.score_records()) if results.status == schema.FINISHED else {}
+    if outcomes:
+        values[schema.WALL_SECONDS] = sum(float(o.get("seconds", 0.0)) for o in outcomes) + sum(
+            float(record.get("seconds", 0.0)) for record in results.score_records()
+        )
+        values[schema.DATA_SKIPPED] = float(sum(int(o.get("skipped", 0)) for o in outcomes))
+    return values
+
+
+def record_of(results: Results) -> RunRecord:
+    """The record that tables are computed from."""
+    spec, attempt, outcomes = results.spec, results.attempt, results.outcomes
+    metrics: dict[str, float] = {}
+    for entry in results.entries():
+        metrics |= entry.values
+    metrics |= {k: float(v) for outcome in outcomes for k, v in outcome.get("sizes", {}).items()}
+    metrics |= _last_metrics(results)
+    times = [int(o["started_ms"]) for o in outcomes if o.get("started_ms")]
+    ends = [int(o["ended_ms"]) for o in [*outcomes, *results.score_records()] if o.get("ended_ms")]
+    start = min([*times, *([int(attempt["started_ms"])] if attempt.get("started_ms") and not times else [])], default=0)
+    return make_record(
+        run_id=spec.id,
+        experiment=spec.experiment,
+        name=spec.run_name,
+        mlflow_status="",
+        tags=tags_of(results),
+        params=spec_params(spec),
+        metrics=metrics,
+        start_time=start,
+        end_time=max(ends) if results.done and ends else None,
+        artifact_uri=results.folder.artifacts.absolute().as_uri(),
+    )
+
+
+def history_of(results: Results, keys: Sequence[str]) -> History:
+    """Metric -> its points, in order of step."""
+    wanted: History = {key: [] for key in keys}
+    for entry in results.entries():
+        for key in wanted.keys() & entry.values.keys():
+            wanted[key].append(Point(entry.step, entry.values[key], entry.time_ms))
+    return wanted
+
+
+def view_of(results: Results, *, with_weights: bool = False) -> RunView:
+    """What a tracking store shows of the run; with its weights where the store is what others have of it."""
+    record = record_of(results)
+    steps = sum(stage.steps for stage in results.spec.config.stages.values())
+    end = record.end_time or max((e.time_ms for e in results.entries()), default=record.start_time)
+    points: list[Metrics] = []
+    for stage in results.stages:
+        entries, sizes = read_log(stage.log), (stage.outcome() or {}).get("sizes", {})
+        for number, entry in enumerate(entries):
+            points += [(key, value, entry.time_ms, entry.step) for key, value in entry.values.items()]
+            if number == 0:
+                points += [(key, float(value), entry.time_ms, entry.step) for key, value in sizes.items()]
+    if results.done:
+        points += [(key, value, end, steps) for key, value in _last_metrics(results).items()]
+    artifacts = [(path, path.name if path.is_dir() else "") for path in _files(results.folder.artifacts)]
+    if with_weights and results.done and results.stages[-1].weights.exists():
+        artifacts.append((results.stages[-1].weights, schema.WEIGHTS_DIR))
+    return RunView(
+        id=results.spec.id,
+        experiment=results.spec.experiment,
+        name=results.spec.run_name,
+        status=results.status,
+        start_ms=record.start_time or end,
+        end_ms=end if results.status != schema.RUNNING else None,
+        tags={k: v for k, v in record.tags.items() if k != schema.STATUS} | {"mlflow.source.type": "LOCAL"},
+        params=record.params,
+        points=points,
+        artifacts=artifacts,
+        datasets=[(name, digest) for o in results.outcomes for name, digest in o.get("datasets", {}).items()],
+    )
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def tags_of(results: Results) -> dict[str, str]:
+    """Tags of a run: what it is, where it was computed, what it was made of, its scores."""
+    spec, outcomes, scores = results.spec, results.outcomes, results.score_records()
+    tags = spec_tags(spec)
+    if outcomes:
+        made = outcomes[-1].get("provenance", {})
+        for name, value in made.items():
+            tags |= {name: value} if isinstance(value, str) else schema.json_tag(name, value)
+        prints = [str(o["data_fingerprint"]) for o in outcomes if o.get("data_fingerprint")]
+        tags[schema.DATA_FINGERPRINT] = ",".join(prints)
+        tags |= schema.json_tag(schema.EXECUTION, outcomes[-1].get("execution", {}))
+        if started := outcomes[0].get("init_from"):
+            tags |= schema.json_tag(schema.INIT_FROM, started)
+    licences = [r for source in (*outcomes, *scores) for r in source.get("licences", ())]
+    if licences:
+        tags |= schema.json_tag(schema.LICENCES, list({str(r): r for r in licences}.values()))
+    if results.status == schema.FINISHED:
+        kept = [{k: v for k, v in s.items() if k in _SCORE_FIELDS} for s in scores if not s.get("described")]
+        tags |= schema.json_tag(schema.SCORES, kept)
+    tags[schema.STATUS] = results.status
+    tags |= {schema.MESSAGE: results.message[: schema.TAG_LIMIT]} if results.message else {}
+    return {key: value for key, value in tags.items() if value}
+
+
+_SCORE_FIELDS = frozenset({
+    "benchmark", "column", "split", "split_hash", "template", "shots", "demonstration_seed", "scorer", "scorer_version",
+    "items", "unparsed", "score", "blind", "demonstrations", "described", "key",
+})  # fmt: skip
+
+
+def spec_tags(spec: RunSpec) -> dict[str, str]:
+    """Tags that follow from the spec alone."""
+    paper, _, table = (spec.paper or "").partition("_")
+    tags = {
+        schema.KIND: schema.RUN_KIND,
+        schema.RUN: spec.id,
+        schema.ARM: spec.arm,
+        schema.LABEL: spec.label,
+        schema.SEED: str(spec.seed),
+        schema.SCALE: spec.scale,
+        schema.PAPER: paper,
+        schema.TABLE: table,
+        schema.DESCRIPTION: _description(spec),
+    }
+    tags |= schema.json_tag(schema.STAGES, [stage.key for stage in spec.stage_keys])
+    tags |= schema.json_tag(schema.STAND_INS, spec.stand_ins) | schema.json_tag(schema.SCALED, spec.scaled)
+    if spec.cell is not None:
+        tags |= schema.json_tag(schema.CELL, spec.cell)
+    return {key: value for key, value in tags.items() if value}
+
+
+def spec_params(spec: RunSpec) -> dict[str, str]:
+    """Arm, the paper's row, seed and scale, then the flattened config: the UI's columns and its compare view.
+
+    That view opens with the first three params in the order of the alphabet that differ: so the row is `arm.*`.
+    """
+    first = {schema.PARAM_ARM: spec.arm, schema.PARAM_SEED: str(spec.seed), schema.PARAM_SCALE: spec.scale}
+    first |= schema.flatten({schema.PARAM_ARM: spec.cell or {}})
+    return first | schema.flatten(spec.shown_config())
+
+
+def _description(spec: RunSpec) -> str:
+    """What the run's page in the UI opens with."""
+    lines = [f"**{spec.label}**, seed {spec.seed}, at scale `{spec.scale}`."]
+    if spec.cell:
+        lines += ["", "Stands for the paper's row: " + ", ".join(f"{k} = {v}" for k, v in spec.cell.items()) + "."]
+    lines += ["", *(f"- `{path}`: {text}" for path, text in spec.stand_ins.items())]
+    return "\n".join(lines)[: schema.TAG_LIMIT]

@@ -1,0 +1,179 @@
+"""Shows a run in an MLflow store: brings the store's run up to what is on disk, in order, each thing once.
+
+What has been given is noted in a file beside the run, so a store that fails or vanishes, runs that are deleted and
+another store are all the same case: the next call goes on from the note, or begins anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vlm_ablate.storage import write_atomically
+from vlm_ablate.tracking import schema
+from vlm_ablate.tracking.mlflow_run import Metrics, MlflowRun, active_run, runs_tagged
+from vlm_ablate.tracking.store import (
+    connect,
+    ensure_store,
+    forget_connections,
+    open_experiment,
+    sqlite_identity,
+    tracking_errors,
+)
+
+Notice = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class RunView:
+    """A run as a store shows it. Everything but `points` is what holds now; points are only ever added."""
+
+    id: str
+    """Tells the run again among the store's."""
+    experiment: str
+    name: str
+    status: str
+    """finished | diverged | failed | skipped | running"""
+    start_ms: int
+    end_ms: int | None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    params: Mapping[str, str] = field(default_factory=dict)
+    points: Sequence[Metrics] = ()
+    """In the order in which they came to be."""
+    artifacts: Sequence[tuple[Path, str]] = ()
+    """(file or folder, folder of the run's artifacts)."""
+    datasets: Sequence[tuple[str, str]] = ()
+    """(name, digest)."""
+
+
+@dataclass
+class _Note:
+    """What a store has been given."""
+
+    run_id: str = ""
+    store: str = ""
+    """Identity of a local database file: a file that was replaced has nothing."""
+    points: int = 0
+    params: list[str] = field(default_factory=list)
+    tags: str = ""
+    artifacts: dict[str, str] = field(default_factory=dict)
+    datasets: list[str] = field(default_factory=list)
+    status: str = ""
+
+
+_opened: dict[str, str] = {}
+"""URI of a local store -> the database file that this process has connections to."""
+
+
+def note_file(folder: Path, tracking_uri: str) -> Path:
+    """The note on what the store at that URI has been given; the URI, which may hold a password, is not in it."""
+    return folder / f"{hashlib.sha256(tracking_uri.encode()).hexdigest()[:12]}.json"
+
+
+def is_published(view_status: str, folder: Path, tracking_uri: str, known_runs: set[str] | None = None) -> bool:
+    """Whether the store has everything of a run that has ended so, as far as the note tells.
+
+    Args:
+        known_runs: ids of the runs that the store has; None: not looked up.
+    """
+    note = _read(note_file(folder, tracking_uri))
+    if note.status != view_status or note.store != sqlite_identity(tracking_uri):
+        return False
+    return known_runs is None or note.run_id in known_runs
+
+
+def publish(view: RunView, tracking_uri: str, folder: Path, notice: Notice = lambda message: None) -> str:
+    """Give the store what it lacks of a run; returns the id of the store's run.
+
+    Args:
+        folder: where the note is kept.
+        notice: hears of single values that the store refuses.
+
+    Raises:
+        TrackingError: the store fails; what was given is noted, and the next call goes on from there.
+        StorageError: a local store cannot be created, or the note cannot be written.
+    """
+    ensure_store(tracking_uri)
+    path = note_file(folder, tracking_uri)
+    note = _read(path)
+    if note.store != sqlite_identity(tracking_uri):
+        note = _Note(store=sqlite_identity(tracking_uri))
+    try:
+        with tracking_errors(tracking_uri):
+            _bring_up(view, note, tracking_uri, notice)
+    finally:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(asdict(note), indent=1))
+    return note.run_id
+
+
+def _bring_up(view: RunView, note: _Note, tracking_uri: str, notice: Notice) -> None:
+    client = connect(tracking_uri)
+    if _opened.setdefault(tracking_uri, note.store) != note.store:
+        forget_connections(client)  # they lead to a file that was moved away
+        _opened[tracking_uri] = note.store
+    if note.run_id and active_run(client, note.run_id) is None:
+        note.__dict__.update(asdict(_Note(store=note.store)))
+    if not note.run_id:
+        experiment = open_experiment(client, tracking_uri, view.experiment)
+        own = {schema.KIND: schema.RUN_KIND, schema.RUN: view.id}
+        found = runs_tagged(client, experiment, own)
+        note.run_id = found[0].info.run_id if found else client.create_run(
+            experiment, start_time=view.start_ms, tags={**own, schema.STATUS: schema.RUNNING}, run_name=view.name
+        ).info.run_id  # fmt: skip
+    run = MlflowRun(client, note.run_id, notice)
+    if note.status and note.status != view.status:
+        client.update_run(note.run_id, status="RUNNING", name=view.name)  # an earlier attempt had ended otherwise
+    _give_values(view, note, run)
+    _give_artifacts(view, note, run)
+    if view.status != schema.RUNNING and note.status != view.status:
+        run.tags({schema.STATUS: view.status})  # after everything else: a run that is cut short is not taken for done
+        run.end(schema.MLFLOW_STATUS[view.status], view.end_ms)
+    note.status = view.status
+
+
+def _give_values(view: RunView, note: _Note, run: MlflowRun) -> None:
+    tags = {key: value[: schema.TAG_LIMIT] for key, value in view.tags.items()} | {schema.STATUS: schema.RUNNING}
+    digest = hashlib.sha256(json.dumps(tags, sort_keys=True).encode()).hexdigest()[:16]
+    if note.tags != digest:
+        run.tags(tags)
+        note.tags, note.status = digest, "" if view.status != schema.RUNNING else note.status
+    missing = {key: value for key, value in view.params.items() if key not in note.params}
+    if missing:
+        run.params(missing)
+        note.params += list(missing)
+    for name, data_digest in view.datasets:
+        if name not in note.datasets:
+            run.dataset(name, data_digest)
+            note.datasets.append(name)
+    if len(view.points) > note.points:
+        run.points(view.points[note.points :])
+        note.points = len(view.points)
+
+
+def _give_artifacts(view: RunView, note: _Note, run: MlflowRun) -> None:
+    for path, folder in view.artifacts:
+        if not path.exists():
+            continue
+        stat = path.stat()
+        mark, name = f"{stat.st_size} {stat.st_mtime_ns}", f"{folder}/{path.name}"
+        if note.artifacts.get(name) != mark:
+            run.artifact(path, folder)
+            note.artifacts[name] = mark
+
+
+def _read(path: Path) -> _Note:
+    """The note; an empty one when there is none, or none that can be read: then the store is asked again."""
+    try:
+        body: Any = json.loads(path.read_text(encoding="utf-8"))
+        known = {name: body[name] for name in _Note.__dataclass_fields__ if name in body}
+        note = _Note(**known)
+        if not isinstance(note.points, int) or not isinstance(note.artifacts, dict):
+            return _Note()
+        return note
+    except (OSError, ValueError, TypeError):
+        return _Note()

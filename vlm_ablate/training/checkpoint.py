@@ -1,0 +1,102 @@
+"""The resumable checkpoints of a stage: the last two, each known by a checksum, whole or absent."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from lightning.pytorch.plugins import TorchCheckpointIO
+
+from vlm_ablate.errors import StorageError
+from vlm_ablate.storage import atomic_file, storage_errors
+
+_NAME = re.compile(r"checkpoint-(\d+)-([0-9a-f]{16})\.ckpt")
+_WRITING = "checkpoint-writing.ckpt"
+KEPT = 2
+"""Checkpoints of a stage: one that turns out damaged falls back to the one before."""
+
+
+@dataclass(frozen=True)
+class CheckpointFiles:
+    """The checkpoints in a folder, named by step and checksum.
+
+    Args:
+        folder: of the stage.
+        notice: hears of a damaged checkpoint that is passed over.
+    """
+
+    folder: Path
+    notice: Callable[[str], None] = lambda message: None
+
+    @property
+    def writing(self) -> Path:
+        """Where a checkpoint is written before its checksum is known."""
+        return self.folder / _WRITING
+
+    def found(self) -> list[tuple[int, Path]]:
+        """(step, file), the oldest first."""
+        files = self.folder.iterdir() if self.folder.is_dir() else ()
+        named = [(match, file) for file in files if (match := _NAME.fullmatch(file.name))]
+        return sorted((int(match[1]), file) for match, file in named)
+
+    def latest(self) -> Path | None:
+        """The last checkpoint that is whole; damaged ones are put aside, each with a notice."""
+        for step, file in reversed(self.found()):
+            if _checksum(file) == _NAME.fullmatch(file.name)[2]:  # type: ignore[index]
+                return file
+            self.notice(f"the checkpoint {file} of step {step} is damaged; the one before it is used")
+            with storage_errors("move", file):
+                file.rename(file.with_suffix(".damaged"))
+        return None
+
+    def step(self) -> int:
+        """Optimiser steps of this stage that the last whole checkpoint has; 0 without any."""
+        found = self.latest()
+        return int(_NAME.fullmatch(found.name)[1]) if found else 0  # type: ignore[index]
+
+    def keep(self, step: int) -> None:
+        """Give the checkpoint that was just written its name, and drop those that are older than the one before it."""
+        name = f"checkpoint-{step}-{_checksum(self.writing)}.ckpt"
+        with storage_errors("write", self.folder / name):
+            os.replace(self.writing, self.folder / name)
+        for _, file in self.found()[:-KEPT]:
+            file.unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Remove all: the stage has ended."""
+        for file in self.folder.glob("checkpoint-*"):
+            file.unlink(missing_ok=True)
+
+
+def _checksum(file: Path) -> str:
+    try:
+        with open(file, "rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()[:16]
+    except OSError as error:
+        raise StorageError(f"cannot read {file}: {error}") from error
+
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Checkpoint files that are whole or absent, with a `StorageError` when the disk will not take them."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write `checkpoint` in the place of `path`."""
+        with atomic_file(Path(path)) as file:
+            save(checkpoint, file)
+
+
+def save(value: Any, file: IO[bytes]) -> None:
+    """`torch.save`, with the operating system's error when the disk is full: torch makes a RuntimeError of it."""
+    try:
+        torch.save(value, file)
+    except RuntimeError as error:
+        cause = error.__cause__ or error.__context__
+        if isinstance(cause, OSError):
+            raise cause from error
+        raise
