@@ -66,7 +66,7 @@ def _run_rows(found: FinishedRun) -> list[tuple[str, Any]]:
         ("scale", spec.scale),
         ("paper's table", spec.paper),
         ("paper's cell", ", ".join(f"{k}: {v}" for k, v in (spec.cell or {}).items())),
-        ("hash", spec.hash),
+        ("id", spec.id),
         ("started from", spec.config.model.init_from),
         ("data fingerprint", tags.get(schema.DATA_FINGERPRINT)),
         ("code", tags.get(schema.GIT)),
