@@ -26,6 +26,21 @@ class Home:
         """`$VLM_ABLATE_HOME`, or `outputs` in the current folder."""
         return cls(Path(os.environ.get(HOME_VARIABLE) or DEFAULT_FOLDER).absolute())
 
+    @classmethod
+    def at(cls, folder: str | None) -> Home:
+        """The home that is named, or the default one. Nothing is created.
+
+        Raises:
+            StorageError: no folder can have such a name, or be looked into.
+        """
+        try:
+            home = cls(Path(folder).absolute()) if folder else cls.default()
+            with storage_errors("look into", home.root):
+                home.database.exists()
+        except (OSError, ValueError) as error:
+            raise StorageError(f"the home folder {str(folder)[:60]!r} cannot be used: {error}") from error
+        return home
+
     @property
     def database(self) -> Path:
         """SQLite file of the local tracking store."""

@@ -141,7 +141,7 @@ def load_parts() -> None:
         _loaded.add(point.value)
         try:
             point.load()
-        except Exception as error:  # a stranger's module may raise anything; the others must go on
+        except (Exception, SystemExit) as error:  # a stranger's module may raise anything; the others must go on
             broken_plugins[f"{point.name} ({point.value})"] = f"{type(error).__name__}: {error}"
 
 
@@ -167,8 +167,13 @@ def load_plugins(modules: Sequence[str] = (), *, file: str = "plugins") -> None:
     for i, module in enumerate(modules):
         if module in _loaded:
             continue
+        if not isinstance(module, str) or not all(part.isidentifier() for part in module.split(".")):
+            message = f"{module!r} is not the name of a module, like my.parts"
+            raise ConfigError([Problem(file, f"plugins[{i}]", message)])
         try:
             import_module(module)
-        except ImportError as error:
-            raise ConfigError([Problem(file, f"plugins[{i}]", f"cannot import {module!r}: {error}")]) from error
+        except (Exception, SystemExit) as error:  # a stranger's module may raise anything
+            kind = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "
+            problem = Problem(file, f"plugins[{i}]", f"cannot import {module!r}: {kind}{error}")
+            raise ConfigError([problem]) from error
         _loaded.add(module)

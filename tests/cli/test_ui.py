@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
+import time
 
+import psutil
 import pytest
 from typer.testing import CliRunner
 
@@ -75,3 +78,40 @@ def test_a_server_that_ends_is_one_error_that_names_its_log(
     result = CliRunner().invoke(app, ["ui", "--home", str(with_experiment.root), "--port", "18700"])
     assert result.exit_code != 0 and "error: the MLflow server ended with code 1: database is locked" in result.stderr
     assert (with_experiment.root / LOG_FILE).read_text().splitlines() == ["starting", "database is locked"]
+
+
+_UI = """
+import sys
+from vlm_ablate.tracking import store
+from vlm_ablate.cli import main
+
+code = (
+    "import os, signal, socket, subprocess, sys, time; "
+    "s = socket.create_server(('127.0.0.1', {port})); "
+    "c = subprocess.Popen([sys.executable, '-c', 'import signal, time; "
+    "signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(60)'], stdout=subprocess.PIPE); "
+    "c.stdout.readline(); time.sleep(60)"
+)
+store.ui_command = lambda uri, port: ([sys.executable, "-c", code.replace("{port}", str(port))], None)
+sys.argv = ["vlm-ablate", "ui", "--port", "18800", "--home", sys.argv[1]]
+main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_stopped_by_any_signal_it_leaves_no_process_of_the_server(
+    with_experiment: Home, number: signal.Signals
+) -> None:
+    home = str(with_experiment.root)
+    command = subprocess.Popen([sys.executable, "-c", _UI, home], stdout=subprocess.PIPE, text=True)
+    assert command.stdout is not None
+    address = re.search(r"http://[\d.]+:(\d+)", command.stdout.readline())
+    assert address
+    server = next(p for p in psutil.process_iter() if p.ppid() == command.pid)
+    deadline = time.monotonic() + 20
+    while not (below := server.children(recursive=True)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert below
+    command.send_signal(number)
+    assert command.wait(30) == 0
+    assert not [p for p in (server, *below) if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 from training.squares import STAGE, make_spec, save_parts
 
+from vlm_ablate import storage
 from vlm_ablate.errors import StorageError
 from vlm_ablate.events import (
     CurvePoint,
@@ -313,19 +314,25 @@ def test_an_unexpected_failure_keeps_its_traceback(parts, home, monkeypatch):
     assert "1 / 0" in (root / "traceback.txt").read_text()
 
 
-def test_a_full_disk_fails_the_run_and_loses_nothing(parts, home, straight):
+def test_a_full_disk_fails_the_run_and_loses_nothing(parts, home, straight, monkeypatch):
     _, spec, outcome, _ = straight
+    made = storage._new_partial
+
+    def full(path, mode):
+        """A new file whose disk is full, where a checkpoint is written."""
+        if not path.name.startswith("checkpoint-"):
+            return made(path, mode)
+        return path.with_name("full"), os.open("/dev/full", os.O_WRONLY)
 
     def fill(event):
         if isinstance(event, StageFinished) and event.stage == "align":
-            root = home.stages / spec.stage_keys[1].key
-            root.mkdir()
-            (root / f".checkpoint-writing.ckpt.{os.getpid()}.partial").symlink_to("/dev/full")
+            monkeypatch.setattr(storage, "_new_partial", full)
 
     failed = execute(spec, home=home, reporter=fill)
     assert failed.status == "failed"
     assert "the disk is full" in failed.message
     assert stages(home, spec)[0].done
+    monkeypatch.setattr(storage, "_new_partial", made)
     again = execute(spec, home=home)
     assert again.scores == outcome.scores and again.trained == ("tune",)
 

@@ -27,14 +27,14 @@ from vlm_ablate.config.data import ImageConfig
 from vlm_ablate.config.model import ModelConfig
 from vlm_ablate.errors import AssetMissing, ModelError
 from vlm_ablate.models.adapters import merge_adapters
-from vlm_ablate.models.pretrained import OWN_DESCRIPTION, opened_tensors, quietly, resolve
+from vlm_ablate.models.pretrained import OWN_DESCRIPTION, opened_tensors, quietly, read_json, resolve
 from vlm_ablate.models.trained_state import adapter_metadata, fill, restore_adapters
 from vlm_ablate.models.views import Views
 from vlm_ablate.models.vision.hf import HubVisionEncoder
 from vlm_ablate.models.vision.siglip import NativeSiglip
 from vlm_ablate.models.vlm import VLM, build_vlm
-from vlm_ablate.registry import load_plugins
 from vlm_ablate.storage import storage_errors
+from vlm_ablate.trust import load_plugins_of
 
 TENSORS = "assembly.safetensors"
 FORMAT = 1
@@ -103,20 +103,26 @@ def read_description(folder: Path) -> Description:
 
     Raises:
         AssetMissing: it is none.
-        ModelError: it is of a later format, or damaged.
+        ModelError: it is of a later format, damaged, or names code to run that the user did not allow.
     """
+    file = folder / OWN_DESCRIPTION
+    if not file.is_file():
+        raise AssetMissing(f"{folder} is no checkpoint of this package: it has no {OWN_DESCRIPTION}")
+    body = read_json(file)
+    if body.get("format") != FORMAT:
+        raise ModelError(f"{folder} is a checkpoint of format {body.get('format')}; this version reads {FORMAT}")
+    plugins, prompt, run = (body.get(name) for name in ("plugins", "prompt", "run"))
+    if not isinstance(plugins, list) or not all(isinstance(name, str) for name in plugins):
+        raise ModelError(f"{file} cannot be read: `plugins` is no list of names")
+    if not isinstance(prompt, str) or not isinstance(run, dict | None):
+        raise ModelError(f"{file} cannot be read: `prompt` or `run` is of another kind than was written")
+    load_plugins_of(file, plugins, body.get("model"))
     try:
-        body = json.loads((folder / OWN_DESCRIPTION).read_text())
-        if body["format"] != FORMAT:
-            raise ModelError(f"{folder} is a checkpoint of format {body['format']}; this version reads {FORMAT}")
-        load_plugins(body["plugins"])
-        model = ModelConfig.model_validate(body["model"])
-        image = ImageConfig.model_validate(body["image"])
-        return Description(model, image, body["prompt"], tuple(body["plugins"]), body["run"])
-    except FileNotFoundError as error:
-        raise AssetMissing(f"{folder} is no checkpoint of this package: it has no {OWN_DESCRIPTION}") from error
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"{folder / OWN_DESCRIPTION} cannot be read: {error}") from error
+        model = ModelConfig.model_validate(body.get("model"))
+        image = ImageConfig.model_validate(body.get("image"))
+    except ValueError as error:
+        raise ModelError(f"{file} cannot be read: {error}") from error
+    return Description(model, image, prompt, tuple(plugins), run)
 
 
 def load_checkpoint(folder: str | Path, *, device: torch.device | str = "cpu") -> VLM:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlm_ablate.checkpoints.families.known import family_of, parts_of
 from vlm_ablate.config.data import ImageConfig
 from vlm_ablate.config.model import ModelConfig
-from vlm_ablate.models.pretrained import OWN_DESCRIPTION, is_own_checkpoint, read_config, resolve, tensor_files
+from vlm_ablate.models.pretrained import (
+    OWN_DESCRIPTION,
+    is_own_checkpoint,
+    read_config,
+    read_json,
+    resolve,
+    tensor_files,
+)
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -37,7 +43,7 @@ def image_config(config: PretrainedConfig, folder: Path) -> ImageConfig:
 def _image_processor(folder: Path) -> dict[str, Any]:
     for name in ("preprocessor_config.json", "processor_config.json"):
         if (folder / name).is_file():
-            said = json.loads((folder / name).read_text())
+            said = read_json(folder / name)
             said = said.get("image_processor", said)
             if "size" in said:
                 return said

@@ -6,5 +6,7 @@ from __future__ import annotations
 def main() -> None:
     """Entry point of the console script."""
     from vlm_ablate.cli.app import app
+    from vlm_ablate.cli.streams import finish, forgiving
 
-    app()
+    forgiving()
+    finish(app)

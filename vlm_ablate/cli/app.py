@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -26,24 +27,48 @@ from vlm_ablate.cli import (
     ui,
     validate,
 )
-from vlm_ablate.errors import VlmAblateError
+from vlm_ablate.cli.streams import READER_LEFT
 from vlm_ablate.hub import set_hub_access
+from vlm_ablate.trust import allow_plugins
 
 
 class Commands(TyperGroup):
-    """Turns the errors a user can meet into one clean message on stderr and the error's exit code."""
+    """Turns errors into one clean message on stderr and an exit code: 1 failed, 2 asked wrongly, 130 interrupted."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the chosen command; `--debug` lets errors through with their traceback."""
         try:
             return super().invoke(ctx)
-        except VlmAblateError as error:
+        except (typer.Exit, typer.Abort, typer.TyperException):
+            raise
+        except BrokenPipeError as error:
+            raise typer.Exit(READER_LEFT) from error
+        except Exception as error:
             if ctx.params.get("debug"):
                 raise
             from vlm_ablate.cli.console import print_error
+            from vlm_ablate.cli.faults import message_of
 
-            print_error(error)
-            raise typer.Exit(error.exit_code) from error
+            told = message_of(error)
+            print_error(told)
+            raise typer.Exit(told.exit_code) from error
+        finally:
+            _warn_of_plugins()
+
+
+_warned: set[str] = set()
+
+
+def _warn_of_plugins() -> None:
+    """Name the installed plug-ins that could not be imported, once: their parts are missing from every list."""
+    registry = sys.modules.get("vlm_ablate.registry")
+    found: dict[str, str] = getattr(registry, "broken_plugins", {})
+    new = {name: why for name, why in found.items() if name not in _warned}
+    if new:
+        from vlm_ablate.cli.console import warn
+
+        _warned.update(new)
+        warn([f"the installed plug-in {name} is left out: {why}" for name, why in new.items()])
 
 
 app = typer.Typer(
@@ -68,12 +93,16 @@ def root(
     allow_hub: Annotated[
         bool, typer.Option("--allow-hub", help="Let models and data sets be downloaded from the hub.")
     ] = False,
+    plugins: Annotated[
+        bool, typer.Option("--allow-plugins", help="Let plug-ins run that a checkpoint's or run's folder names.")
+    ] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     """Set the environment that the libraries read when they are imported."""
     set_hub_access(allow_hub)
+    allow_plugins(plugins)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 

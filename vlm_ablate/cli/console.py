@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
 
 PIPED_WIDTH = 160
 """Columns of what is written to a file or a pipe."""
+MOST_SEEDS = 1_000
+LARGEST_SEED = 2**32 - 1
 
 ScaleOption = Annotated[
     str, typer.Option("--scale", "-s", metavar="NAME", help="Scale: a name (`list scales`) or a file.")
@@ -49,6 +53,9 @@ TrackingOption = Annotated[
         help="Tracking store. Default: SQLite under --home.",
     ),
 ]
+PluginsOption = Annotated[
+    bool, typer.Option("--allow-plugins", help="Let code run that the folder of a checkpoint or run names.")
+]
 HubOption = Annotated[bool, typer.Option("--allow-hub", help="Let models and data sets be downloaded from the hub.")]
 
 
@@ -56,8 +63,14 @@ def out() -> Console:
     """Console of results (stdout)."""
     from rich.console import Console
 
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=PIPED_WIDTH)
+    from vlm_ablate.cli.streams import READER_LEFT
+
+    class Results(Console):
+        def on_broken_pipe(self) -> None:
+            raise SystemExit(READER_LEFT)
+
+    console = Results(highlight=False)
+    return console if console.is_terminal else Results(highlight=False, width=PIPED_WIDTH)
 
 
 def err() -> Console:
@@ -147,8 +160,31 @@ def seed_list(text: str | None) -> list[int] | None:
     seeds: list[int] = []
     for part in _parts("--seeds", text, "0,1,2 or 0-4"):
         first, dash, last = part.partition("-")
-        last = last if dash else first
-        if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
-            raise _usage(f"--seeds {text}: {part!r} is no seed", "write 0,1,2 or 0-4")
-        seeds += range(int(first), int(last) + 1)
+        ends = [_seed(end) for end in (first, last if dash else first)]
+        if None in ends or ends[0] > ends[1]:  # type: ignore[operator]  # None is looked for first
+            raise _usage(f"--seeds {_short(text)}: {_short(part)!r} is no seed", "write 0,1,2 or 0-4")
+        found = range(ends[0] or 0, (ends[1] or 0) + 1)
+        if len(seeds) + len(found) > MOST_SEEDS:
+            raise _usage(f"--seeds {_short(text)}: more than {MOST_SEEDS:,} seeds", "write 0,1,2 or 0-4")
+        seeds += found
     return seeds
+
+
+def _seed(text: str) -> int | None:
+    """A seed, or None: no whole number, or larger than random generators take."""
+    return int(text) if re.fullmatch("[0-9]{1,10}", text) and int(text) <= LARGEST_SEED else None
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def finite(value: float | None) -> float | None:
+    """Callback of options that are numbers: typer takes `nan` for one within any range.
+
+    Raises:
+        typer.BadParameter: it is no finite number.
+    """
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number")
+    return value

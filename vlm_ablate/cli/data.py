@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vlm_ablate.cli import docmatix
-from vlm_ablate.cli.console import HubOption, ScaleOption, SetOption
+from vlm_ablate.cli.console import LARGEST_SEED, HubOption, ScaleOption, SetOption
 from vlm_ablate.cli.fetch import fetch
 
 if TYPE_CHECKING:
@@ -33,7 +33,10 @@ ArmOption = Annotated[
     ),
 ]
 SeedOption = Annotated[
-    int | None, typer.Option("--seed", "--seeds", min=0, help="Seed of the order; default: the file's first.")
+    int | None,
+    typer.Option(
+        "--seed", "--seeds", min=0, max=LARGEST_SEED, help="Seed of the order; default: the file's first."
+    ),
 ]
 
 
@@ -46,7 +49,7 @@ def data() -> None:
 def show(
     file: FileArgument,
     stage: StageOption = None,
-    count: Annotated[int, typer.Option("-n", min=1, help="Samples to show.")] = 4,
+    count: Annotated[int, typer.Option("-n", min=1, max=1_000, help="Samples to show.")] = 4,
     draw: Annotated[Path, typer.Option("--draw", help="Picture to write.")] = Path("data_show.png"),
     arm: ArmOption = None,
     seed: SeedOption = None,
@@ -75,7 +78,7 @@ def show(
 def stats(
     file: FileArgument,
     stage: StageOption = None,
-    count: Annotated[int, typer.Option("-n", min=1, help="Samples to count.")] = 1000,
+    count: Annotated[int, typer.Option("-n", min=1, max=100_000_000, help="Samples to count.")] = 1000,
     arm: ArmOption = None,
     seed: SeedOption = None,
     scale: ScaleOption = "laptop",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vlm_ablate.cli.console import ArmsOption, HomeOption, ScaleOption, SeedsOption, SetOption
+from vlm_ablate.cli.console import ArmsOption, HomeOption, PluginsOption, ScaleOption, SeedsOption, SetOption
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +31,7 @@ def explain(
     seeds: SeedsOption = None,
     sets: SetOption = None,
     home: HomeOption = None,
+    plugins: PluginsOption = False,
 ) -> None:
     """What is there of each run, under which key; and why what is missing is not reused from the nearest result.
 
@@ -40,7 +41,9 @@ def explain(
     from vlm_ablate.cli.console import out
     from vlm_ablate.cli.home import open_home
     from vlm_ablate.runs.explain import explain as told
+    from vlm_ablate.trust import allow_plugins
 
+    allow_plugins(plugins)
     place = open_home(home)
     console = out()
     for spec in _specs(what, scale, arms, seeds, sets, place):

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vlm_ablate.cli.console import HomeOption, HubOption
+from vlm_ablate.cli.console import HomeOption, HubOption, PluginsOption
 
 RunArgument = Annotated[
     str,
@@ -32,6 +32,7 @@ def export(
     ),
     home: HomeOption = None,
     allow_hub: HubOption = False,
+    plugins: PluginsOption = False,
 ) -> None:
     """Write weights, configuration, tokeniser, processor and a model card that AutoModelForImageTextToText loads.
 
@@ -42,8 +43,10 @@ def export(
     from vlm_ablate.errors import UnknownNameError
     from vlm_ablate.hub import set_hub_access
     from vlm_ablate.runs.find import find_run
+    from vlm_ablate.trust import allow_plugins
 
     set_hub_access(allow_hub)
+    allow_plugins(plugins)
     if dtype not in DTYPES:
         raise UnknownNameError("dtype", dtype, DTYPES)
     found = find_run(run, open_home(home))

@@ -39,7 +39,7 @@ def fetch(
     from vlm_ablate.home import Home
     from vlm_ablate.offline.debian.catalogue import COLLECTIONS, packages
 
-    place = Home(Path(home).absolute()) if home else Home.default()
+    place = Home.at(home)
     for name in collections or ():
         if name not in COLLECTIONS:
             raise UnknownNameError("collection", name, COLLECTIONS)

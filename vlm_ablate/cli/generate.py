@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vlm_ablate.cli.console import HomeOption, HubOption
+from vlm_ablate.cli.console import HomeOption, HubOption, PluginsOption
 
 if TYPE_CHECKING:
     from vlm_ablate.evaluation.ask import Answerer
@@ -27,12 +27,15 @@ def generate(
     template: Annotated[str, typer.Option("--template", help="Prompt template of our own models.")] = "vqa",
     home: HomeOption = None,
     allow_hub: HubOption = False,
+    plugins: PluginsOption = False,
 ) -> None:
     """Print the greedy answer to a question about pictures."""
     from vlm_ablate.cli.console import err
     from vlm_ablate.hub import set_hub_access
+    from vlm_ablate.trust import allow_plugins
 
     set_hub_access(allow_hub)
+    allow_plugins(plugins)
     with err().status("loading the model"):
         from vlm_ablate.evaluation.ask import Shot, read_shots
 

@@ -20,7 +20,7 @@ def open_home(folder: str | None) -> Home:
     """The home named on the command line, or the default one. Nothing is created."""
     from vlm_ablate.home import Home
 
-    return Home(Path(folder).absolute()) if folder else Home.default()
+    return Home.at(folder)
 
 
 @app.callback()

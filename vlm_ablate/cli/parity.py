@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vlm_ablate.cli.console import HubOption
+from vlm_ablate.cli.console import HubOption, PluginsOption, finite
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -17,19 +17,25 @@ if TYPE_CHECKING:
 def parity(
     folder: Annotated[str, typer.Argument(metavar="DIR", help="Checkpoint folder, or hub id.")],
     dtype: Annotated[str, typer.Option("--dtype", help="float32, float64, bfloat16 or float16.")] = "float32",
-    images: Annotated[int, typer.Option("--images", min=1, help="Images of the case with many.")] = 3,
+    images: Annotated[int, typer.Option("--images", min=1, max=100, help="Images of the case with many.")] = 3,
     tolerance: Annotated[
-        float | None, typer.Option("--tolerance", help="Difference over the largest logit. Default: by --dtype.")
+        float | None,
+        typer.Option(
+            "--tolerance", min=0, callback=finite, help="Difference over the largest logit. Default: by --dtype."
+        ),
     ] = None,
     allow_hub: HubOption = False,
+    plugins: PluginsOption = False,
 ) -> None:
     """Print the largest difference of logits for several batches; exit 1 when one is above the tolerance."""
     from vlm_ablate.cli.console import err, out
     from vlm_ablate.cli.export import quiet
     from vlm_ablate.errors import UnknownNameError
     from vlm_ablate.hub import set_hub_access
+    from vlm_ablate.trust import allow_plugins
 
     set_hub_access(allow_hub)
+    allow_plugins(plugins)
     if dtype not in DTYPES:
         raise UnknownNameError("dtype", dtype, DTYPES)
     with err().status("importing") as status:

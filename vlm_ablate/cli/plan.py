@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from vlm_ablate.cli.console import ArmsOption, HubOption, ScaleOption, SeedsOption, SetOption
+from vlm_ablate.cli.console import ArmsOption, HubOption, ScaleOption, SeedsOption, SetOption, finite
 from vlm_ablate.errors import VlmAblateError
 
 if TYPE_CHECKING:
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from vlm_ablate.accounting import ModelPlan
     from vlm_ablate.config.expand import ResolvedArm
 
+
+LONGEST_SIDE = 20_000
+"""Pixels of a picture's side that are planned for; larger ones are no pictures that anybody reads whole."""
 
 Gpu = Literal["a100", "h100", "h200", "b200", "l40s", "rtx4090"]
 
@@ -27,20 +31,30 @@ def plan(
     seeds: SeedsOption = None,
     sets: SetOption = None,
     image: Annotated[str | None, typer.Option(metavar="WxH", help="Image size in pixels, e.g. 1456x1092.")] = None,
-    images: Annotated[int, typer.Option(min=1, help="Images of the sample that FLOPs are counted for.")] = 1,
-    text_tokens: Annotated[int, typer.Option(min=1, help="Its tokens beside the image placeholders.")] = 128,
-    micro_batch: Annotated[int | None, typer.Option(min=1, help="Sequences per forward pass of a device.")] = None,
+    images: Annotated[
+        int, typer.Option(min=1, max=10_000, help="Images of the sample that FLOPs are counted for.")
+    ] = 1,
+    text_tokens: Annotated[
+        int, typer.Option(min=1, max=10_000_000, help="Its tokens beside the image placeholders.")
+    ] = 128,
+    micro_batch: Annotated[
+        int | None, typer.Option(min=1, max=1_000_000, help="Sequences per forward pass of a device.")
+    ] = None,
     precision: Annotated[Literal["fp32", "bf16"] | None, typer.Option(help="Instead of the file's.")] = None,
     checkpointing: Annotated[
         bool | None, typer.Option("--checkpointing/--no-checkpointing", help="Gradient checkpointing of the layers.")
     ] = None,
-    shards: Annotated[int, typer.Option(min=1, help="Devices of a group that shares what --sharding says.")] = 1,
+    shards: Annotated[
+        int, typer.Option(min=1, max=1_000_000, help="Devices of a group that shares what --sharding says.")
+    ] = 1,
     sharding: Annotated[
         Literal["zero1", "zero2", "zero3"],
         typer.Option(help="Shared: moments (zero1), and gradients (zero2), and weights (zero3: FSDP)."),
     ] = "zero3",
     gpu: Annotated[Gpu, typer.Option(help="GPU of the GPU-hours.")] = "h100",
-    mfu: Annotated[float, typer.Option(min=0.01, max=1, help="Share of its peak that is put to use.")] = 0.4,
+    mfu: Annotated[
+        float, typer.Option(min=0.01, max=1, callback=finite, help="Share of its peak that is put to use.")
+    ] = 0.4,
     modules: Annotated[bool, typer.Option("--modules", help="List the modules that carry adapters.")] = False,
     allow_hub: HubOption = False,
 ) -> None:
@@ -94,11 +108,13 @@ def _sides(text: str | None) -> tuple[int | None, int | None]:
     if text is None:
         return None, None
     width, _, height = text.lower().partition("x")
-    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
-        error = VlmAblateError(f"--image {text}: not a size in pixels", hint="write WIDTHxHEIGHT, e.g. 1456x1092")
+    sides = [int(side) if re.fullmatch("[0-9]{1,6}", side) else 0 for side in (width, height)]
+    if not all(0 < side <= LONGEST_SIDE for side in sides):
+        error = VlmAblateError(f"--image {text[:60]}: not a size in pixels, of at most {LONGEST_SIDE:,} a side",
+                               hint="write WIDTHxHEIGHT, e.g. 1456x1092")
         error.exit_code = 2
         raise error
-    return int(width), int(height)
+    return sides[0], sides[1]
 
 
 def plan_arms(

@@ -34,10 +34,11 @@ def run(
     seeds: SeedsOption = None,
     sets: SetOption = None,
     jobs: Annotated[
-        int | None, typer.Option("--jobs", "-j", min=1, help="Runs at a time. Default: one a GPU, or one a core.")
+        int | None,
+        typer.Option("--jobs", "-j", min=1, max=4_096, help="Runs at a time. Default: one a GPU, or one a core."),
     ] = None,
     threads: Annotated[
-        int, typer.Option("--threads", min=1, help="Threads of each run. Runs that share cores want one.")
+        int, typer.Option("--threads", min=1, max=4_096, help="Threads of each run. Runs that share cores want one.")
     ] = 1,
     rerun: Annotated[
         bool, typer.Option("--rerun", help="Compute again what is there; the earlier results are put aside.")
@@ -181,16 +182,20 @@ def _table_command(
     import os
     import shlex
 
+    from vlm_ablate.masking import masked
+
     parts = ["vlm-ablate", "table", str(file), *(["--scale", scale] if scale != "laptop" else [])]
     parts += ["--arms", arms] if arms and sets else []
     parts += [part for setting in sets for part in ("--set", setting)]
     parts += ["--home", home] if home else []
     given = tracking_uri if tracking_uri != os.environ.get("MLFLOW_TRACKING_URI") else None
-    return shlex.join([*parts, *(["--tracking-uri", given] if given else [])])
+    return masked(shlex.join([*parts, *(["--tracking-uri", given] if given else [])]))
 
 
 def _this_command() -> str:
     import shlex
     import sys
 
-    return shlex.join(["vlm-ablate", *sys.argv[1:]])
+    from vlm_ablate.masking import masked
+
+    return masked(shlex.join(["vlm-ablate", *sys.argv[1:]]))

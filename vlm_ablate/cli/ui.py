@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -10,7 +12,7 @@ from vlm_ablate.cli.console import HomeOption
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from vlm_ablate.tracking.ui import Pages
 
@@ -20,7 +22,9 @@ LOG_FILE = "mlflow_ui.log"
 
 
 def ui(
-    port: Annotated[int, typer.Option(help="Port; the next free one is taken if it is in use.")] = 5000,
+    port: Annotated[
+        int, typer.Option(min=1, max=65_535, help="Port; the next free one is taken if it is in use.")
+    ] = 5000,
     home: HomeOption = None,
 ) -> None:
     """Open the records in the MLflow UI on 127.0.0.1 and print the address; Ctrl-C stops it."""
@@ -29,7 +33,7 @@ def ui(
     from vlm_ablate.cli.console import err
     from vlm_ablate.cli.home import open_home
     from vlm_ablate.errors import TrackingError
-    from vlm_ablate.storage import storage_errors
+    from vlm_ablate.storage import fresh_file
     from vlm_ablate.tracking.store import ui_command
     from vlm_ablate.tracking.ui import ui_pages
 
@@ -44,21 +48,74 @@ def ui(
     pages = ui_pages(place.tracking_uri, address)
     command, environment = ui_command(place.tracking_uri, free)
     log = place.root / LOG_FILE
-    with storage_errors("write", log), open(log, "wb") as output:
-        server = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
     try:
-        with err().status("starting the MLflow server (about 15 s)"):
-            wait_until_open(server, free)
-        if server.poll() is None:
-            _print_pages(pages, address)
-        code = server.wait()
+        with fresh_file(log, private=True) as output, _stopped_by_signals():
+            # A session of its own: its workers are stopped with it, and Ctrl-C reaches this process alone.
+            server = subprocess.Popen(
+                command, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            )
+            try:
+                with err().status("starting the MLflow server (about 15 s)"):
+                    wait_until_open(server, free)
+                if server.poll() is None:
+                    _print_pages(pages, address)
+                code = server.wait()
+            finally:
+                stop(server)
     except KeyboardInterrupt:
-        server.terminate()
-        server.wait()
         raise typer.Exit(0) from None
     if code:
         last = log.read_text(errors="replace").strip().rpartition("\n")[2]
         raise TrackingError(f"the MLflow server ended with code {code}: {last}", hint=f"its messages are in {log}")
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """Within this block what asks a process to end (SIGTERM, a terminal that closes) does what Ctrl-C does."""
+    import signal
+
+    def stop(number: int, frame: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # only that one may set handlers
+        yield
+        return
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def stop(server: subprocess.Popen[bytes], patience: float = 5.0) -> None:
+    """End a server that leads a session, and every process that it has started.
+
+    Args:
+        patience: seconds that they have to end by themselves, and once more to be gone when they are killed.
+    """
+    import signal
+    import time
+
+    begun = time.monotonic()
+    _signal(server, signal.SIGTERM)
+    while _signal(server, 0) and (waited := time.monotonic() - begun) < 2 * patience:
+        if waited > patience:
+            _signal(server, signal.SIGKILL)
+        server.poll()  # or it would stay in its group as a zombie
+        time.sleep(0.1)
+    server.wait()
+
+
+def _signal(server: subprocess.Popen[bytes], number: int) -> bool:
+    """Send a signal to all processes of its session's group; False when there is none any more."""
+    import os
+
+    try:
+        os.killpg(server.pid, number)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _print_pages(pages: Sequence[Pages], address: str) -> None:
@@ -98,7 +155,8 @@ def free_port(wanted: int, tries: int = 50) -> int:
 
     from vlm_ablate.errors import TrackingError
 
-    for port in range(wanted, wanted + tries):
+    last = min(wanted + tries, 65_536) - 1
+    for port in range(wanted, last + 1):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -106,4 +164,4 @@ def free_port(wanted: int, tries: int = 50) -> int:
             except OSError:
                 continue
             return port
-    raise TrackingError(f"no free port from {wanted} to {wanted + tries - 1}")
+    raise TrackingError(f"no free port from {wanted} to {last}", hint="name a lower one with --port")

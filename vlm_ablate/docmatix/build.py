@@ -20,6 +20,7 @@ from vlm_ablate.docmatix.pool import build_parts
 from vlm_ablate.docmatix.settings import BuildSettings
 from vlm_ablate.docmatix.work import HIDDEN, State, make_questioner
 from vlm_ablate.errors import DataError
+from vlm_ablate.limits import parse_json
 from vlm_ablate.storage import storage_errors, write_atomically
 
 OnPdf = Callable[[int, int, PdfCounts], None]
@@ -137,7 +138,7 @@ def _fingerprint(settings: BuildSettings, found: Found) -> str:
 def _finished(out: Path, fingerprint: str) -> dict[str, Any] | None:
     """counts.json of the same build, if all of its files are there."""
     try:
-        body = json.loads((out / "counts.json").read_text())
+        body = parse_json((out / "counts.json").read_text())
         whole = all((out / "data" / name).is_file() for name in body["written"]["files"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -147,7 +148,7 @@ def _finished(out: Path, fingerprint: str) -> dict[str, Any] | None:
 def _same_settings(settings: BuildSettings, state: State) -> None:
     path = state.root / "settings.json"
     try:
-        before = json.loads(path.read_text())
+        before = parse_json(path.read_text())
     except (FileNotFoundError, ValueError):
         write_atomically(path, json.dumps(settings.identity, indent=1))
         return
@@ -163,7 +164,7 @@ def _same_settings(settings: BuildSettings, state: State) -> None:
 def _alone(path: Path, out: Path) -> Iterator[None]:
     """Hold the folder; freed when the process ends, however it ends."""
     with storage_errors("lock", out):
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -13,6 +13,7 @@ from pathlib import Path
 from vlm_ablate.docmatix.pair import PageRow, Pair
 from vlm_ablate.docmatix.prompts import PROMPT_VERSION, STYLES, Messages, messages, parse_pairs
 from vlm_ablate.docmatix.settings import BuildSettings
+from vlm_ablate.limits import parse_json
 from vlm_ablate.storage import storage_errors
 
 
@@ -86,7 +87,7 @@ def read_answers(path: Path) -> dict[str, str | None]:
         return known
     for line in path.read_text(errors="replace").splitlines():
         try:
-            record = json.loads(line)
+            record = parse_json(line)
             known[record["prompt"]] = record["text"]
         except (ValueError, KeyError, TypeError):
             continue

@@ -14,6 +14,12 @@ _NOT_IDENTITY = (
     "pdfs", "out", "max_pdfs", "rows_per_shard", "licence",  # can be changed without asking anything again
     "jobs", "endpoint", "key_variable", "concurrency", "timeout", "retries", "batch",  # where and how fast, not what
 )
+_BOUNDS = {
+    "dpi": (10, 1_200), "pages_per_row": (1, 1_000), "max_pages": (1, 10**9), "max_pdfs": (1, 10**9),
+    "rows_per_shard": (1, 10**9), "styles": (1, 5), "jobs": (1, 1_024), "concurrency": (1, 4_096),
+    "retries": (0, 1_000), "batch": (1, 4_096), "pairs_per_page": (1, 1_000), "max_new_tokens": (1, 100_000),
+    "temperature": (0, 100), "timeout": (0.001, 86_400), "seed": (0, 2**32 - 1),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -89,13 +95,9 @@ class BuildSettings:
         """
         if self.endpoint and not self.model:
             raise DataError("--endpoint needs --model, the name of the model to ask", hint="e.g. --model my-model")
-        lowest = {"dpi": 10, "pages_per_row": 1, "max_pages": 1, "max_pdfs": 1, "rows_per_shard": 1, "styles": 1,
-                  "jobs": 1, "concurrency": 1, "retries": 0, "batch": 1, "pairs_per_page": 1, "max_new_tokens": 1}
-        for name, least in lowest.items():
+        for name, (least, most) in _BOUNDS.items():
             value = getattr(self, name)
-            if value is not None and value < least:
-                raise DataError(f"{name} must be at least {least}, not {value}")
+            if value is not None and not least <= value <= most:
+                raise DataError(f"{name} must be at least {least:,} and at most {most:,}, not {value}")
         if not 0 <= self.support <= 1:
             raise DataError(f"support is a share from 0 to 1, not {self.support}")
-        if self.styles > 5:
-            raise DataError(f"there are five prompt styles, not {self.styles}")

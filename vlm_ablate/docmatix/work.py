@@ -16,6 +16,7 @@ from vlm_ablate.docmatix.find import Pdf, printable, read_pdf
 from vlm_ablate.docmatix.pair import PageRow, Pair, cut_rows
 from vlm_ablate.docmatix.parquet import record, write_part
 from vlm_ablate.docmatix.settings import BuildSettings
+from vlm_ablate.limits import parse_json
 from vlm_ablate.pdf.document import PageText, UnreadablePdf, draw_page, opened, read_page
 from vlm_ablate.storage import write_atomically
 
@@ -78,7 +79,7 @@ class State:
     def read_counts(self, key: str) -> PdfCounts | None:
         """Counts of a PDF that is done, else None."""
         try:
-            return PdfCounts(**json.loads(self.counts(key).read_text()))
+            return PdfCounts(**parse_json(self.counts(key).read_text()))
         except (FileNotFoundError, ValueError, TypeError):
             return None
 

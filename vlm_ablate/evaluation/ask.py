@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from vlm_ablate.data.values import stripped, texts_of
 from vlm_ablate.errors import DataError, ModelError
 from vlm_ablate.evaluation.benchmarks.base import Benchmark, BenchmarkItem
 from vlm_ablate.evaluation.prompts import build_prompt, get_template
+from vlm_ablate.limits import parse_json
 from vlm_ablate.models.batch import Batch
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def read_shots(file: Path) -> list[Shot]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parse_json(line)
             names = texts_of(row.get("images") or row["image"], "image")
             shot = Shot(
                 stripped(row["question"], "question"),

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vlm_ablate.errors import DataError, StorageError
+from vlm_ablate.limits import parse_json
+from vlm_ablate.storage import write_atomically
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,7 @@ class PredictionFile:
         """Rewrite the file in `order` with scores, atomically; returns the predictions."""
         scored = [replace(self.done[i], score=s) for i, s in zip(order, scores, strict=True)]
         head = json.dumps({"protocol": self._protocol}, ensure_ascii=False)
-        partial = self.path.with_name(self.path.name + ".part")
-        try:
-            partial.write_text("\n".join([head, *(p.line for p in scored), ""]), encoding="utf-8")
-            os.replace(partial, self.path)
-        except OSError as error:
-            raise StorageError(f"cannot write predictions to {self.path}: {error}") from error
+        write_atomically(self.path, "\n".join([head, *(p.line for p in scored), ""]))
         return scored
 
     def _write(self, text: str) -> None:
@@ -125,8 +121,8 @@ def read_predictions(path: Path) -> list[Prediction]:
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
+        row = parse_json(line)
+    except ValueError:
         return None
     return row if isinstance(row, dict) else None
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from vlm_ablate.errors import DataError
 from vlm_ablate.evaluation.metrics import Metric, MetricResult, metrics
+from vlm_ablate.limits import parse_json
 
 
 def score_file(metric: str | Metric, path: Path) -> MetricResult:
@@ -28,10 +29,10 @@ def score_file(metric: str | Metric, path: Path) -> MetricResult:
 
 def _row(line: str, where: str) -> tuple[str, list[str]]:
     try:
-        row: Any = json.loads(line)
+        row: Any = parse_json(line)
     except json.JSONDecodeError as error:
         raise DataError(f"{where}: not a JSON object: {error.msg}") from error
-    except (ValueError, RecursionError) as error:  # a number of more digits than Python reads, lists without end
+    except ValueError as error:  # a number of more digits than Python reads, lists without end
         raise DataError(f"{where}: cannot be read as JSON: {error}") from error
     if not isinstance(row, dict):
         raise DataError(f"{where}: not a JSON object")

@@ -104,7 +104,7 @@ def _log_to(path: Path) -> None:
     """Send this process's output, and that of its libraries and children, to the run's log."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
     except OSError:
         return  # The run itself reports a folder that cannot be written.
     sys.stdout.flush()

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vlm_ablate.errors import AssetMissing, ModelError
 from vlm_ablate.hub import DOWNLOAD_HINT, hub_allowed
+from vlm_ablate.limits import parse_json
 
 if TYPE_CHECKING:
     from safetensors import safe_open
@@ -192,10 +192,26 @@ def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def read_json(file: Path) -> dict[str, Any]:
+    """The mapping in a JSON file of a checkpoint's folder.
+
+    Raises:
+        ModelError: it cannot be read, or holds something else.
+    """
+    try:
+        body = parse_json(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{file} cannot be read: {error}") from error
+    if not isinstance(body, dict):
+        raise ModelError(f"{file} holds {type(body).__name__}, not a mapping")
+    return body
+
+
 def _check_index(folder: Path, files: list[Path]) -> None:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        wanted = set(json.loads(index.read_text()).get("weight_map", {}).values())
+        named = read_json(index).get("weight_map")
+        wanted = set(named.values()) if isinstance(named, dict) else set()
         missing = sorted(wanted - {file.name for file in files})
         if missing:
             raise AssetMissing(f"{folder} lacks {len(missing)} of {len(wanted)} files of weights: {missing[0]}, ...")

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vlm_ablate.csv_text import csv_cell
 from vlm_ablate.runs.spec import RunSpec
 from vlm_ablate.storage import storage_errors, write_atomically
 
@@ -56,7 +57,8 @@ def write_predictions(answered: Sequence[Answered], path: Path) -> None:
         for p in part.predictions:
             references, shots = " | ".join(p.references), " ".join(p.shots)
             score = "" if p.score is None else f"{p.score:.4f}"
-            writer.writerow([part.column, part.blind, p.id, p.question, p.prediction, references, score, shots])
+            row = [part.column, part.blind, p.id, p.question, p.prediction, references, score, shots]
+            writer.writerow(map(csv_cell, row))
     write_atomically(path, buffer.getvalue())
 
 

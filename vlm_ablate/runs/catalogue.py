@@ -22,8 +22,17 @@ def asked_for(home: Home) -> Iterator[tuple[RunFolder, dict[str, Any]]]:
             body = folder.read()
         except StorageError:
             continue
-        if body and isinstance(body.get("spec"), dict):
+        if body and names_run(body):
             yield folder, body
+
+
+def names_run(body: Mapping[str, Any]) -> bool:
+    """Whether what a `run.json` says has all by which a run is found."""
+    spec, stages = body.get("spec"), body.get("stages")
+    if not (isinstance(spec, dict) and isinstance(body.get("id"), str) and isinstance(stages, list) and stages):
+        return False
+    labels = all(isinstance(spec.get(name), str) for name in ("experiment", "arm", "label", "scale"))
+    return labels and isinstance(spec.get("seed"), int) and all(isinstance(key, str) for key in stages)
 
 
 def seeds_asked(home: Home, experiment: str, scale: str) -> set[int]:

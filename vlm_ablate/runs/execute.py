@@ -8,6 +8,7 @@ import traceback
 from vlm_ablate.errors import AssetMissing, Diverged, StorageError, VlmAblateError
 from vlm_ablate.events import Notice, Preparing, Reporter, RunFinished, Throttle, listening, silent
 from vlm_ablate.home import Home
+from vlm_ablate.masking import masked
 from vlm_ablate.registry import load_plugins
 from vlm_ablate.runs import artifacts
 from vlm_ablate.runs.folder import run_folder
@@ -74,7 +75,7 @@ class _Run:
                 note_attempt(self.spec, self.home, found.status, found.message)
             return outcome_of(found, reused=True)
         note_attempt(self.spec, self.home, schema.RUNNING)
-        with Publishing(self.spec, self.home, self.uri, self._notice), listening(self._preparing):
+        with Publishing(self.spec, self.home, self.uri, self._notice), listening(self._preparing, self._notice):
             status, message = self._attempt()
             note_attempt(self.spec, self.home, status, message)
         seconds = time.monotonic() - self.started
@@ -96,7 +97,7 @@ class _Run:
             return schema.FAILED, str(error)
         except Exception as error:
             self._keep_traceback()
-            return schema.FAILED, f"{type(error).__name__}: {error}"
+            return schema.FAILED, masked(f"{type(error).__name__}: {error}")
 
     def _work(self) -> None:
         configure_threads()
@@ -120,7 +121,7 @@ class _Run:
 
     def _keep_traceback(self) -> None:
         try:
-            write_atomically(self.folder.artifacts / TRACEBACK_FILE, traceback.format_exc())
+            write_atomically(self.folder.artifacts / TRACEBACK_FILE, masked(traceback.format_exc()), private=True)
         except StorageError:
             return
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from vlm_ablate.errors import ModelError, StorageError, UnknownNameError, VlmAblateError
 from vlm_ablate.home import Home
-from vlm_ablate.runs.catalogue import asked_for
+from vlm_ablate.runs.catalogue import asked_for, names_run
 from vlm_ablate.runs.folder import RunFolder
 from vlm_ablate.runs.results import find_results
 from vlm_ablate.runs.spec import RunSpec
 from vlm_ablate.runs.view import Results, record_of
 from vlm_ablate.tracking import schema
+from vlm_ablate.trust import load_plugins_of
 
 if TYPE_CHECKING:
     import torch
@@ -89,8 +91,21 @@ def find_asked(name: str, home: Home) -> RunSpec:
     Raises:
         UnknownNameError: no such run.
         RunNotUsable: several runs of that name.
+        StorageError: what the run's folder says cannot be read.
+        ModelError: a folder from elsewhere would run code that the user did not allow.
     """
-    return RunSpec.from_dict(_body(name, home)["spec"])
+    file, body = _found(name, home)
+    spec = body["spec"]
+    plugins, config = spec.get("plugins"), spec.get("config")
+    if not (isinstance(plugins, list) and isinstance(config, dict)):
+        raise StorageError(f"{file} cannot be read as a run: it has no `plugins` or no `config`")
+    if not file.resolve().is_relative_to(home.root.resolve()):
+        load_plugins_of(file, plugins, config)  # of whoever sent the folder
+    try:
+        return RunSpec.from_dict(spec)
+    except (TypeError, KeyError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise StorageError(f"{file} cannot be read as a run: {reason}") from error
 
 
 def load_run(found: FinishedRun, *, device: torch.device | str = "cpu") -> VLM:
@@ -143,11 +158,21 @@ def _check_origin(found: FinishedRun, id: str) -> None:
         )
 
 
+def _found(name: str, home: Home) -> tuple[Path, dict[str, Any]]:
+    """The run's `run.json`, and what it says."""
+    given = RunFolder(Path(os.path.expanduser(name)).absolute())
+    if os.path.isfile(given.file):
+        body = given.read() or {}
+        if not names_run(body):
+            raise StorageError(f"{given.file} names no run", hint="give the folder of a run, as it is below `runs`")
+        return given.file, body
+    files = {body["id"]: folder.file for folder, body in asked_for(home)}
+    body = _body(name, home)
+    return files[body["id"]], body
+
+
 def _body(name: str, home: Home) -> dict[str, Any]:
-    """What `run.json` of the run says."""
-    given = Path(name).expanduser()
-    if (given / "run.json").is_file():
-        return RunFolder(given.absolute()).read() or {}
+    """What `run.json` says of the run of that name in a home."""
     bodies = [body for _, body in asked_for(home)]
     found = [
         b for b in bodies if _KEY.fullmatch(name) and any(k.startswith(name) for k in (b["id"], *b["stages"][-1:]))

@@ -22,10 +22,12 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, ClassVar
 
 from vlm_ablate.errors import StorageError
 from vlm_ablate.home import Home
+from vlm_ablate.limits import parse_json
 from vlm_ablate.runs.fingerprints import agree
 from vlm_ablate.storage import locked, storage_errors, write_atomically
 
@@ -39,7 +41,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
         StorageError: it cannot be read, or holds something else.
     """
     try:
-        body = json.loads(path.read_text(encoding="utf-8"))
+        body = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
@@ -63,6 +65,8 @@ class Keyed:
     root: Path
     manifest_name = "manifest.json"
     outcome_name = "outcome.json"
+    outcome_fields: ClassVar[Mapping[str, type | UnionType]] = {"status": str}
+    """What every outcome says."""
 
     @property
     def key(self) -> str:
@@ -80,8 +84,17 @@ class Keyed:
         write_json(self.root / self.manifest_name, {"format": FORMAT, "key": self.key, **body})
 
     def outcome(self) -> dict[str, Any] | None:
-        """How it ended; None when it has not."""
-        return read_json(self.root / self.outcome_name)
+        """How it ended; None when it has not.
+
+        Raises:
+            StorageError: the file cannot be read, or does not say it.
+        """
+        file = self.root / self.outcome_name
+        body = read_json(file)
+        for name, kind in self.outcome_fields.items() if body is not None else ():
+            if not isinstance((body or {}).get(name), kind):
+                raise StorageError(f"{file} does not say `{name}`", hint="move it away; what it told is made again")
+        return body
 
     def end(self, body: Mapping[str, Any]) -> None:
         """Record how it ended, last of all."""
@@ -98,6 +111,7 @@ class ScoreFolder(Keyed):
 
     manifest_name = "protocol.json"
     outcome_name = "score.json"
+    outcome_fields = {"column": str, "score": int | float, "blind": bool}
 
     @property
     def predictions(self) -> Path:

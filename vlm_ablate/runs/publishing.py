@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 from vlm_ablate.home import Home
+from vlm_ablate.masking import masked
 from vlm_ablate.runs.folder import RunFolder
 from vlm_ablate.runs.results import find_results
 from vlm_ablate.runs.spec import RunSpec
@@ -61,7 +62,7 @@ class Publishing:
             self._retry_at = time.monotonic() + RETRY_SECONDS * min(2**self._failures, 8)
             self._failures += 1
             if self._failures == 1:
-                reason = str(error).strip().partition("\n")[0][:200]
+                reason = masked(str(error).strip().partition("\n")[0])[:200]
                 self._notice(f"the tracking store failed; what it lacks is on disk and follows later ({reason})")
             return
         if self._failures:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from vlm_ablate.masking import masked
 from vlm_ablate.tracking.names import safe_name
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ class MlflowRun:
                 raise
             if len(part) == 1:
                 item: Any = part[0]
-                reason = str(error).strip().partition("\n")[0][:200]
+                reason = masked(str(error).strip().partition("\n")[0])[:200]
                 self._notice(f"the tracking store refused {type(item).__name__.lower()} {item.key!r}: {reason}")
                 return
             middle = len(part) // 2

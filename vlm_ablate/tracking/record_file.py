@@ -13,6 +13,7 @@ from typing import Any, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from vlm_ablate.errors import TrackingError
+from vlm_ablate.limits import parse_json
 from vlm_ablate.tracking.records import History, Point, RunRecord
 
 FILE_FORMAT = 1
@@ -55,8 +56,8 @@ def load_records(path: Path) -> RecordFile:
         TrackingError: the file is missing or not a records file; the message says which value is not what it should be.
     """
     try:
-        body = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        body = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise TrackingError(f"{path}: cannot be read as a records file ({error})") from error
     try:
         return _record_file(body)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import shutil
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from vlm_ablate.errors import TrackingError
-from vlm_ablate.storage import storage_errors
+from vlm_ablate.masking import masked
+from vlm_ablate.storage import locked, storage_errors
 from vlm_ablate.tracking import schema
 from vlm_ablate.tracking.sqlite_reader import sqlite_path
 
@@ -58,12 +59,12 @@ def ensure_store(tracking_uri: str, notify: Notify = lambda message: None) -> No
             _create_sqlite(path, notify)
         _check_sqlite(path)
         return
-    scheme = urlsplit(tracking_uri).scheme
+    scheme = scheme_of(tracking_uri)
     if scheme in SERVERS:
         check_server(tracking_uri)
     elif scheme in ("", "file"):
         raise TrackingError(
-            f"{tracking_uri} is a folder; MLflow keeps no runs in plain folders any more",
+            f"{masked(tracking_uri)} is a folder; MLflow keeps no runs in plain folders any more",
             hint="use sqlite:////absolute/path/mlflow.db or http://host:port",
         )
     else:
@@ -111,11 +112,11 @@ def tracking_errors(tracking_uri: str) -> Iterator[None]:
     except TrackingError:
         raise
     except Exception as error:
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        reason = masked(str(error).strip().partition("\n")[0]) or type(error).__name__
         hint = "check the address, or leave the tracking URI out for a local store"
         if "out-of-date database schema" in str(error):
-            hint = f"it was made by another MLflow version: mlflow db upgrade {tracking_uri}"
-        raise TrackingError(f"the tracking store {_public(tracking_uri)} failed: {reason[:300]}", hint=hint) from error
+            hint = f"it was made by another MLflow version: mlflow db upgrade {masked(tracking_uri)}"
+        raise TrackingError(f"the tracking store {masked(tracking_uri)} failed: {reason[:300]}", hint=hint) from error
 
 
 def open_experiment(client: MlflowClient, tracking_uri: str, name: str, tags: Mapping[str, str] | None = None) -> str:
@@ -207,22 +208,18 @@ def _create_experiment(client: MlflowClient, tracking_uri: str, name: str) -> st
 def _create_sqlite(path: Path, notify: Notify) -> None:
     with storage_errors("create the tracking store", path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path.with_name(f".{path.name}.lock"), "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(path.with_name(f".{path.name}.lock")):
             if path.exists():
                 return
             # Built aside and renamed, so that nobody ever opens a store with half a schema.
-            building = path.with_name(f".{path.name}.{os.getpid()}")
-            building.unlink(missing_ok=True)
-            try:
+            with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as aside:
+                building = Path(aside) / path.name
                 template = os.environ.get(TEMPLATE_VARIABLE)
                 if template and Path(template).exists():
                     shutil.copyfile(template, building)
                 else:
                     _build_schema(building, path, notify)
                 os.replace(building, path)
-            finally:
-                building.unlink(missing_ok=True)
 
 
 def _check_sqlite(path: Path) -> None:
@@ -252,7 +249,7 @@ def check_server(tracking_uri: str) -> None:
     Raises:
         TrackingError: it does not.
     """
-    if urlsplit(tracking_uri).scheme in SERVERS:
+    if scheme_of(tracking_uri) in SERVERS:
         _probe(tracking_uri)
 
 
@@ -265,14 +262,26 @@ def _probe(url: str) -> None:
             return  # Something answers there; whether it lets us in shows at the first request.
         reason = f"HTTP {error.code}"
     except (OSError, ValueError) as error:
-        reason = str(getattr(error, "reason", error))
+        reason = masked(str(getattr(error, "reason", error)))
     raise TrackingError(
-        f"the tracking server {_public(url)} does not answer: {reason}",
+        f"the tracking server {masked(url)} does not answer: {reason}",
         hint="start it, correct the address, or leave the tracking URI out for a local store",
     )
 
 
-def _public(uri: str) -> str:
-    """The URI without user name and password."""
-    parts = urlsplit(uri)
-    return uri.replace(parts.netloc, parts.netloc.rpartition("@")[2]) if "@" in parts.netloc else uri
+def scheme_of(tracking_uri: str) -> str:
+    """What stands before `://`.
+
+    Raises:
+        TrackingError: it is no address at all.
+    """
+    try:
+        parts = urlsplit(tracking_uri)
+        if parts.scheme in SERVERS:
+            known = (parts.hostname, parts.port)  # read here, since a wrong one raises when it is read
+            if not known[0]:
+                raise ValueError("it names no host")
+        return parts.scheme
+    except ValueError as error:
+        raise TrackingError(f"the tracking address {masked(tracking_uri)!r} cannot be read: {error}",
+                            hint="http://host:port, or leave the tracking URI out for a local store") from error

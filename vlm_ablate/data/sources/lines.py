@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from vlm_ablate.errors import DataError
+from vlm_ablate.limits import parse_json
 
 Row = dict[str, Any]
 ENDINGS = (".jsonl", ".json", ".jsonl.gz", ".ndjson")
@@ -32,7 +33,7 @@ def parsed_line(line: bytes, where: str, encoding: str = "utf-8") -> Row:
         DataError: it is not a JSON object; the message names `where`.
     """
     try:
-        row = json.loads(line.removeprefix(_MARK).decode(encoding))
+        row = parse_json(line.removeprefix(_MARK).decode(encoding))
     except UnicodeDecodeError as error:
         raise DataError(f"{where} is not {encoding}: {error}", hint="set `encoding`") from error
     except ValueError as error:
@@ -146,7 +147,7 @@ def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
     """(number from 1, bytes) of a file's lines that are not blank, or of the entries of its array."""
     if _is_array(file):
         try:
-            entries = json.loads(file.read_bytes())
+            entries = parse_json(file.read_bytes())
         except ValueError as error:
             raise DataError(f"{file} is not valid JSON: {error}") from error
         yield from ((number, json.dumps(entry).encode()) for number, entry in enumerate(entries, 1))

@@ -6,7 +6,6 @@ Images are never decoded here: a cell is `{"bytes", "path"}`, bytes, or a path.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from vlm_ablate.data.sources.shards import MADE_OF_SHARDS, TarRows, TarStream, u
 from vlm_ablate.data.sources.streams import Stream, StreamRows, WholeStream
 from vlm_ablate.errors import AssetMissing, DataError
 from vlm_ablate.hub import DOWNLOAD_HINT, hub_allowed, offline_unless_allowed
+from vlm_ablate.limits import parse_json
 
 __all__ = ["Row", "Rows", "first_reason", "found_nothing", "open_rows"]
 
@@ -220,7 +220,7 @@ def _from_json(value: Any, feature: Any) -> Any:
     if isinstance(feature, Mapping):
         return {key: _from_json(entry, feature.get(key)) for key, entry in value.items()}
     if type(feature).__name__ == "Json":
-        return json.loads(value) if isinstance(value, str) else value
+        return parse_json(value) if isinstance(value, str) else value
     inner = getattr(feature, "feature", None)
     return [_from_json(entry, inner) for entry in value] if isinstance(value, list) and inner is not None else value
 

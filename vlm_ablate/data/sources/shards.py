@@ -6,7 +6,6 @@ Members that share a name up to its first dot form a row. JSON members are merge
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import tarfile
@@ -17,6 +16,7 @@ from typing import IO, Any
 from vlm_ablate.data.sources.lines import Row, columns_of
 from vlm_ablate.data.values import decoded
 from vlm_ablate.errors import DataError
+from vlm_ablate.limits import parse_json
 
 _LOOKED_AT = 8
 """First rows whose members are the columns."""
@@ -161,7 +161,7 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 
 def _parsed(data: bytes, name: str, where: str) -> Any:
     try:
-        return json.loads(data)
+        return parse_json(data)
     except ValueError as error:
         raise DataError(f"{name} in {where} is not valid JSON: {error}") from error
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 from pathlib import Path
 
 import torch
@@ -12,7 +11,7 @@ from torch.nn.functional import pad
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 
 from vlm_ablate.errors import ModelError
-from vlm_ablate.models.pretrained import config_folder, read_config
+from vlm_ablate.models.pretrained import config_folder, read_config, read_json
 from vlm_ablate.models.vision.base import SIGLIP_MEAN, SIGLIP_STD, VisionEncoder, VisionFeatures
 from vlm_ablate.models.vision.configs import HubVisionConfig
 from vlm_ablate.models.vision.inside import read_inner_tower, tower_config
@@ -147,7 +146,7 @@ def normalisation(folder: Path, config: PretrainedConfig) -> tuple[tuple[float, 
     """
     for name in ("preprocessor_config.json", "processor_config.json"):
         file = folder / name
-        written = json.loads(file.read_text()) if file.is_file() else {}
+        written = read_json(file) if file.is_file() else {}
         written = written.get("image_processor", written)
         if "image_mean" in written and "image_std" in written:
             return tuple(written["image_mean"]), tuple(written["image_std"])

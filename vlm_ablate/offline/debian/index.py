@@ -12,6 +12,7 @@ from typing import Any
 from PIL import __version__ as pillow_version
 
 from vlm_ablate.home import Home
+from vlm_ablate.limits import parse_json
 from vlm_ablate.offline.assets import package_version
 from vlm_ablate.offline.debian.catalogue import MANIFEST
 from vlm_ablate.offline.debian.drawing import Look
@@ -32,7 +33,7 @@ def indexed(collection: str, folder: Path, pattern: str, read: Callable[[Path], 
     name = f"{collection}-{_state(folder, pattern)}.json"
     path = Home.default().cache / "offline" / name
     try:
-        rows = json.loads(path.read_text())
+        rows = parse_json(path.read_text())
     except (FileNotFoundError, json.JSONDecodeError):
         rows = [{**row, "look": asdict(look)} for row, look in read(folder)]
         with storage_errors("write", path):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
@@ -41,7 +43,8 @@ def phase(model: nn.Module, name: str, settings: dict[str, Any], train: Callable
     measured[f"{name.rsplit('-', 1)[-1]}_seconds"] = round(time.perf_counter() - started)
     with storage_errors("write", path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        save_model(model, str(partial), metadata={"measured": json.dumps(measured)})
-        partial.rename(path)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as aside:
+            partial = Path(aside) / path.name
+            save_model(model, str(partial), metadata={"measured": json.dumps(measured)})
+            partial.rename(path)
     return measured

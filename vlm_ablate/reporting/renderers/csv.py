@@ -6,6 +6,7 @@ import csv
 import io
 import json
 
+from vlm_ablate.csv_text import csv_cell
 from vlm_ablate.reporting.frame import Report
 from vlm_ablate.reporting.rows import ArmRow
 from vlm_ablate.tracking import schema
@@ -43,7 +44,7 @@ def render(report: Report) -> str:
     writer.writeheader()
     for row in report.rows:
         for column in (schema.MEAN, *report.columns):
-            writer.writerow(_line(report, row, column))
+            writer.writerow({name: csv_cell(value) for name, value in _line(report, row, column).items()})
     return out.getvalue()
 
 
