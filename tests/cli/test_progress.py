@@ -41,9 +41,9 @@ def show(events: list[Event], *, terminal: bool) -> str:
 def one_run() -> list[Event]:
     spec = specs()[0]
     return [
-        RunStarted(spec.hash, spec.run_name, spec.arm, 0, steps=300, resumed_step=100),
-        StageStarted(spec.hash, "pretrain", 0, 1, 300),
-        StepDone(spec.hash, 150, 300, 1.2345, 2345.0, seconds_left=61),
+        RunStarted(spec.id, spec.run_name, spec.arm, 0, steps=300, resumed_step=100),
+        StageStarted(spec.id, "pretrain", 0, 1, 300),
+        StepDone(spec.id, 150, 300, 1.2345, 2345.0, seconds_left=61),
     ]
 
 
@@ -52,9 +52,9 @@ def test_plain_lines_without_a_terminal() -> None:
     text = show(
         [
             *one_run(),
-            EvaluationProgress(first.hash, "vqav2", 10, 300),
-            RunFinished(first.hash, "finished", 41.26, seconds=75),
-            RunFinished(second.hash, "finished", 40.0, seconds=75, reused=True),
+            EvaluationProgress(first.id, "vqav2", 10, 300),
+            RunFinished(first.id, "finished", 41.26, seconds=75),
+            RunFinished(second.id, "finished", 40.0, seconds=75, reused=True),
             Notice("", "the store is slow", level="warning"),
         ],
         terminal=False,
@@ -77,15 +77,15 @@ def test_a_long_run_says_now_and_then_how_far_it_is_without_a_terminal(monkeypat
     first, _ = specs()
     assert "150/300" not in show(one_run(), terminal=False)
     monkeypatch.setattr(progress, "INTERVAL", 0)
-    lines = show([*one_run(), StepDone(first.hash, 200, 300, 1.2, 2300)], terminal=False).splitlines()
+    lines = show([*one_run(), StepDone(first.id, 200, 300, 1.2, 2300)], terminal=False).splitlines()
     assert any(f"{first.run_name}  200/300  " in line and "loss 1.200" in line for line in lines)
 
 
 def test_diverged_and_failed_runs_say_why() -> None:
     first, second = specs()
     text = show(
-        [RunFinished(first.hash, "diverged", message="loss is nan at step 7"),
-         RunFinished(second.hash, "failed", message="out of memory")],
+        [RunFinished(first.id, "diverged", message="loss is nan at step 7"),
+         RunFinished(second.id, "failed", message="out of memory")],
         terminal=False,
     )  # fmt: skip
     assert f"diverged  {first.run_name}  in 0 s  loss is nan at step 7" in text
@@ -94,7 +94,7 @@ def test_diverged_and_failed_runs_say_why() -> None:
 
 def test_preparations_are_shown_before_the_run_has_started(monkeypatch: pytest.MonkeyPatch) -> None:
     first, _ = specs()
-    told = [Preparing(first.hash, "drawing 900 pictures for maps (train)", done, 900) for done in (256, 512, 900)]
+    told = [Preparing(first.id, "drawing 900 pictures for maps (train)", done, 900) for done in (256, 512, 900)]
     shown = show(told, terminal=True)
     assert "900/900" in shown and "drawing 900 pictures for maps (train)" in shown
     line = f"preparing {first.run_name}: drawing 900 pictures for maps (train)"

@@ -28,7 +28,7 @@ def test_named_arms_are_the_same_runs_as_in_the_whole_file(write: Write) -> None
     whole = load_experiment(write(), scale="tiny")
     for name in whole.arms:
         (spec,) = specs_of(load_experiment(write(), scale="tiny", arms=[name]), seeds=[0])
-        assert spec == specs_of(whole, arms=[name], seeds=[0])[0] and spec.hash
+        assert spec == specs_of(whole, arms=[name], seeds=[0])[0] and spec.id
 
 
 def test_arms_keep_the_order_of_the_file(write: Write) -> None:

@@ -30,8 +30,8 @@ def test_experiment_is_valid_and_fair(file: Path, scale: str) -> None:
     assert specs_of(loaded), "it expands to runs"
     assert loaded.warnings == []
     assert loaded.experiment.name == str(file.relative_to(ROOT).with_suffix(""))
-    hashes = [spec.hash for spec in specs_of(loaded, seeds=[0])]
-    assert len(set(hashes)) == len(hashes), "a scale must not make two arms the same"
+    weights = [spec.stage_keys[-1].key for spec in specs_of(loaded, seeds=[0])]
+    assert len(set(weights)) == len(weights), "a scale must not make two arms the same"
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
@@ -39,9 +39,10 @@ def test_results_that_are_shipped_are_of_the_experiment_as_it_is(file: Path) -> 
     folder = ROOT.parent / "results" / file.relative_to(ROOT).with_suffix("")
     for records in folder.glob("*/records.json"):
         loaded = load_experiment(file, scale=records.parent.name)
-        shown = load_records(records).records
-        hashes = {spec.hash for spec in specs_of(loaded, seeds=sorted({record.seed for record in shown}))}
-        assert {record.hash for record in shown} <= hashes, "a new field of a model is `config.base.added`"
+        shown = load_records(records)
+        ids = {spec.id for spec in specs_of(loaded, seeds=sorted({record.seed for record in shown.records}))}
+        assert {record.id for record in shown.records} <= ids, "a new field of a model is `config.base.added`"
+        assert shown.histories.keys() == {record.run_id for record in shown.records}
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)

@@ -14,6 +14,7 @@ from vlm_ablate.config.moved import MOVED, recorded, upgraded
 from vlm_ablate.config.run_config import RunConfig
 from vlm_ablate.config.shared_data import short
 from vlm_ablate.errors import ConfigError
+from vlm_ablate.models.views import Views
 from vlm_ablate.tracking import schema
 from vlm_ablate.tracking.record_file import load_records
 
@@ -77,7 +78,7 @@ def test_the_evaluation_prepares_as_the_last_stage_where_it_says_nothing_else(wr
 def test_images_are_all_preparations_of_a_run_once_each(write: Write) -> None:
     config = load_experiment(write(TWO), scale="paper").base
     assert [image.size for image in config.images()] == [364, 728, 980]
-    assert config.widest_image.size == 980
+    assert Views.of(config.images()) == Views(side=980)
 
 
 def test_readers_see_once_what_all_stages_share(write: Write) -> None:

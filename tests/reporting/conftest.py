@@ -86,7 +86,7 @@ def make_run(arm: str, seed: int = 0, *, scale: str = "laptop", status: str = "f
         schema.ARM: arm,
         schema.SEED: str(seed),
         schema.SCALE: scale,
-        schema.HASH: f"{arm}-{seed}",
+        schema.RUN: f"{arm}-{seed}",
         schema.DATA_FINGERPRINT: "0123456789abcdef",
         schema.STAND_INS: json.dumps(STAND_INS),
         schema.LICENCES: json.dumps([{"name": "OpenMoji", "licence": "CC BY-SA 4.0"}]),

@@ -43,9 +43,9 @@ def test_curves_of_runs_beside_the_table_are_left_out(
     experiment: Experiment, runs: list[RunRecord], histories: Histories
 ) -> None:
     scale = replace(runs[0], run_id="scale", scale="paper", seed=7)
-    old = replace(runs[0], run_id="old", tags=runs[0].tags | {"vlm.hash": "old"}, start_time=9999)
+    old = replace(runs[0], run_id="old", tags=runs[0].tags | {schema.RUN: "old"}, start_time=9999)
     records = [*runs, scale, old]
-    model = report(experiment, records, "laptop", hashes={r.hash for r in runs})
+    model = report(experiment, records, "laptop", ids={r.id for r in runs})
     high = {"curve/mean": [Point(400, 99.0, 0)], **{m: [Point(400, 1.0, 0)] for m in schema.SEEN}}
     assert curves(model, records, {**histories, "scale": high, "old": high}) == curves(model, runs, histories)
 

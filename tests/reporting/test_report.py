@@ -15,6 +15,7 @@ from vlm_ablate.errors import DataError, UnknownNameError, VlmAblateError
 from vlm_ablate.reporting import report
 from vlm_ablate.reporting.frame import ArmRow, Report
 from vlm_ablate.reporting.statistics import Verdict, estimate
+from vlm_ablate.tracking import schema
 from vlm_ablate.tracking.records import RunRecord
 
 Run = Callable[..., RunRecord]
@@ -177,8 +178,8 @@ def test_seeds_of_one_arm_share_their_configuration(experiment: Experiment, runs
 
 
 def test_records_of_another_configuration_are_left_out(experiment: Experiment, runs: list[RunRecord], run: Run) -> None:
-    old = run("ca", 0, scores=[], tags={"vlm.hash": "old"}, start_time=9999)
-    found = report(experiment, [*runs, old], hashes={r.hash for r in runs})
+    old = run("ca", 0, scores=[], tags={schema.RUN: "old"}, start_time=9999)
+    found = report(experiment, [*runs, old], ids={r.id for r in runs})
     assert row_of(found, "ca").score().n == 3
     assert dict(found.notes)["Left out"].startswith("1 run ")
 

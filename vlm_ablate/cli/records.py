@@ -31,12 +31,9 @@ def recorded(
     from vlm_ablate.tracking.record_file import RecordFile
 
     experiment = loaded.experiment
-    numbers = (
-        seeds
-        if seeds is not None
-        else sorted({*experiment.seeds, *seeds_asked(home, experiment.name, loaded.scale.name)})
-    )
-    specs = specs_of(loaded, seeds=numbers)
+    asked = {*experiment.seeds, *(seeds or ()), *seeds_asked(home, experiment.name, loaded.scale.name)}
+    every = specs_of(loaded, seeds=sorted(asked))
+    specs = [spec for spec in every if seeds is None or spec.seed in seeds]
     found = results_of(specs, home)
     records, histories = records_of(found), dict(histories_of(found, HISTORY_METRICS))
     if tracking_uri is not None:
@@ -49,11 +46,8 @@ def recorded(
         raise TrackingError(
             f"nothing was run in {home.root}", hint=f"run the experiment first: vlm-ablate run {loaded.file}"
         )
-    return RecordFile(
-        records,
-        histories,
-        count_others(home, experiment.name, loaded.scale.name, experiment.arms, {s.id for s in specs}),
-    )
+    others = count_others(home, experiment.name, loaded.scale.name, experiment.arms, {spec.id for spec in every})
+    return RecordFile(records, histories, others)
 
 
 def build_report(loaded: LoadedExperiment, source: RecordFile, seeds: list[int] | None = None) -> Report:

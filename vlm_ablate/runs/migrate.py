@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
+from vlm_ablate.config.decides import dump
 from vlm_ablate.config.experiment import Seeds
 from vlm_ablate.config.moved import recorded, upgraded
 from vlm_ablate.config.run_config import RunConfig
@@ -195,6 +197,7 @@ def _stage_outcome(
         "seen": seen,
         "sizes": sizes,
         "provenance": provenance,
+        "execution": _execution(spec, spec.stage_keys[index].name),
         "data_fingerprint": tags.get(schema.DATA_FINGERPRINT, ""),
         "licences": schema.read_json_tag(tags, schema.LICENCES, []),
         "skipped": int(metrics.get(schema.DATA_SKIPPED, 0)),
@@ -208,6 +211,11 @@ def _stage_outcome(
     if stage.weights.is_file():
         body["weights_sha256"] = hashlib.sha256(stage.weights.read_bytes()).hexdigest()
     return body
+
+
+def _execution(spec: RunSpec, stage: str) -> dict[str, Any]:
+    """How a stage was computed."""
+    return dump(spec.config.execution.of_stage(stage), "execution")
 
 
 def _score(
@@ -266,19 +274,20 @@ def migrate_records(path: Path) -> list[Migrated]:
 
     Raises:
         TrackingError: it is no records file.
-        StorageError: a record's configuration cannot be told from its params.
+        StorageError: a record's configuration cannot be told from its params; the file is as it was.
     """
     read = load_records(path)
-    done, records = [], []
+    done, records, renamed = [], [], {}
     for record in read.records:
         if OLD_HASH not in record.tags:
             records.append(record)
             continue
         spec = spec_of_record(record)
+        renamed[record.run_id] = spec.id
         records.append(_rekeyed(record, spec))
         done.append(Migrated(record.tags[OLD_HASH], record.name, spec, f"is {spec.id} now"))
     if done:
-        dump_records(path, records, read.histories)
+        dump_records(path, records, {renamed.get(run, run): history for run, history in read.histories.items()})
     return done
 
 
@@ -306,12 +315,12 @@ def spec_of_record(record: RunRecord) -> RunSpec:
     """The spec of a record, its configuration read from the params. The hash or id in its tags proves it right.
 
     Raises:
-        StorageError: no configuration that could be read has this hash.
+        StorageError: no configuration that could be read has this hash or id.
     """
     from vlm_ablate.runs.spec import seeds_from
 
     seeds = seeds_from(record.seed)
-    labels = {
+    labels: dict[str, Any] = {
         "experiment": record.experiment,
         "arm": record.arm,
         "label": record.label,
@@ -322,14 +331,30 @@ def spec_of_record(record: RunRecord) -> RunSpec:
         "stand_ins": record.stand_ins,
         "scaled": record.scaled,
     }
-    wanted = record.tags.get(OLD_HASH)
-    if wanted is None:
-        raise StorageError(f"the record {record.name!r} has no configuration of version 0.1")
-    config = RunConfig.model_validate(upgraded(_nested(record.params)))
-    old = recorded(config)
-    if old is None or old_hash(old, seeds.model_dump(mode="json")) != wanted:
+    try:
+        spec = RunSpec(**labels, config=_config_of(record), seeds=seeds)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise StorageError(f"the params of the record {record.name!r} are wrong: {place}: {first['msg']}") from error
+    except (ValueError, TypeError, KeyError, AttributeError, VlmAblateError) as error:
+        reason = str(error).partition("\n")[0]
+        raise StorageError(f"the params of the record {record.name!r} are no configuration: {reason}") from error
+    if OLD_HASH in record.tags:
+        old = recorded(spec.config)
+        proved = old is not None and old_hash(old, seeds.model_dump(mode="json")) == record.tags[OLD_HASH]
+    else:
+        proved = spec.id == record.id
+    if not proved:
         raise StorageError(f"the configuration of the record {record.name!r} cannot be told from its params")
-    return RunSpec(**labels, config=config, seeds=seeds)
+    return spec
+
+
+def _config_of(record: RunRecord) -> RunConfig:
+    config = upgraded(_nested(record.params))
+    if how := schema.read_json_tag(record.tags, schema.EXECUTION):
+        config["execution"] = how
+    return RunConfig.model_validate(config)
 
 
 def _nested(params: Mapping[str, str]) -> dict[str, Any]:
@@ -357,6 +382,7 @@ def _typed(text: str) -> Any:
 def _rekeyed(record: RunRecord, spec: RunSpec) -> RunRecord:
     own = {k: v for k, v in record.tags.items() if k not in (OLD_HASH, "vlm.reused_from")}
     tags = own | {k: v for k, v in spec_tags(spec).items() if not k.startswith("mlflow.")}
+    tags |= schema.json_tag(schema.EXECUTION, _execution(spec, spec.stage_keys[-1].name))
     return replace(
         record, run_id=spec.id, tags=dict(sorted(tags.items())), params=dict(sorted(spec_params(spec).items()))
     )
