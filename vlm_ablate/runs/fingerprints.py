@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from importlib.util import find_spec
@@ -54,13 +55,14 @@ def differences(mine: Mapping[str, str], theirs: Mapping[str, str]) -> list[str]
 def part_fingerprint(part: Part) -> str:
     """Digest of what a part reads from disk; "none" when nothing on disk decides it, MISSING when it is not here.
 
-    A part's configuration may say it itself (a method `fingerprint`); else its `id` names a folder, a file or a
-    repository of the hub, of which the commit counts.
+    A part's configuration may say it itself: a method `fingerprint` gives a digest, or the files of which it is one.
+    Else its `id` names a folder, a file or a repository of the hub, of which the commit counts.
     """
     own = getattr(part, "fingerprint", None)
     try:
         if callable(own):
-            return str(own())
+            said: str | Sequence[Path] = own()
+            return said if isinstance(said, str) else files_digest(said)
         return id_fingerprint(getattr(part, "id", None), getattr(part, "revision", None))
     except AssetMissing:
         return MISSING
@@ -78,8 +80,28 @@ def id_fingerprint(id: str | None, revision: str | None = None) -> str:
         return "none"
     local = Path(id).expanduser()
     if local.exists() or any(c in id for c in "*?["):
-        return files_digest(_files(local))
+        return _recent(local)
     return f"commit {_cached_commit(id, revision)}"
+
+
+_looked_at: dict[Path, tuple[float, str]] = {}
+"""Path -> until when (monotonic seconds) its digest counts as known."""
+_LONG, _REST = 0.5, 20
+"""What takes longer than so many seconds to look at is looked at again only after so many times as long: a hundred
+thousand pictures are not listed once an arm."""
+
+
+def _recent(path: Path) -> str:
+    """Digest of all files at a path; of what takes long to look at, as of a moment ago."""
+    started = time.monotonic()
+    until, digest = _looked_at.get(path.absolute(), (0.0, ""))
+    if started < until:
+        return digest
+    digest = files_digest(_files(path))
+    ended = time.monotonic()
+    if ended - started > _LONG:
+        _looked_at[path.absolute()] = (ended + _REST * (ended - started), digest)
+    return digest
 
 
 def code_fingerprint(registry: Registry[object], name: str) -> str | None:

@@ -43,7 +43,9 @@ class Results:
             return schema.DIVERGED
         if len(outcomes) == len(self.spec.stage_keys) and len(self.scores) == len(self.spec.score_keys):
             return schema.FINISHED
-        return str(self.attempt.get("status", schema.RUNNING))
+        status = str(self.attempt.get("status", schema.RUNNING))
+        # An attempt that ended well, of whose results something is not there: put aside, or made from other files.
+        return schema.RUNNING if status in schema.DONE else status
 
     @property
     def done(self) -> bool:

@@ -1,0 +1,249 @@
+"""What decides a result and what does not, by counting optimiser steps and answers."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from training.squares import STAGE, make_spec, save_parts
+
+from vlm_ablate.home import Home
+from vlm_ablate.runs.execute import execute
+from vlm_ablate.runs.explain import explain
+from vlm_ablate.runs.find import find_run
+from vlm_ablate.runs.outcome import RunOutcome
+from vlm_ablate.runs.rerun import put_aside
+from vlm_ablate.runs.results import find_results
+from vlm_ablate.runs.spec import RunSpec
+
+FIRST: dict[str, Any] = STAGE | {"steps": 5}
+SECOND: dict[str, Any] = STAGE | {"steps": 3, "language": "full"}
+STAGES: dict[str, Any] = {"align": FIRST, "tune": SECOND}
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("parts")
+    save_parts(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, parts: Path, store_template: Path) -> Home:
+    """A home with the finished run of `STAGES`."""
+    home = Home(tmp_path_factory.mktemp("finished")).prepare(minimum_free=0)
+    shutil.copyfile(store_template, home.database)
+    assert execute(make_spec(parts, stages=STAGES), home=home).status == "finished"
+    return home
+
+
+@pytest.fixture
+def home(finished: Home, tmp_path: Path) -> Home:
+    """A copy of it."""
+    shutil.copytree(finished.root, tmp_path / "home")
+    return Home(tmp_path / "home").prepare(minimum_free=0)
+
+
+class Steps:
+    """Optimiser steps taken since it was made."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def add(self, *_: Any) -> None:
+        self.count += 1
+
+
+@pytest.fixture
+def steps() -> Iterator[Steps]:
+    taken = Steps()
+    handle = register_optimizer_step_post_hook(taken.add)
+    yield taken
+    handle.remove()
+
+
+def run(spec: RunSpec, home: Home) -> RunOutcome:
+    outcome = execute(spec, home=home)
+    assert outcome.status == "finished", outcome.message
+    return outcome
+
+
+def test_the_count_is_real(tmp_path: Path, parts: Path, store_template: Path, steps: Steps) -> None:
+    home = Home(tmp_path / "new").prepare(minimum_free=0)
+    shutil.copyfile(store_template, home.database)
+    run(make_spec(parts, stages=STAGES), home)
+    assert steps.count == 8
+
+
+@pytest.mark.parametrize(
+    "evaluation",
+    [
+        {"shots": 2},
+        {"benchmarks": {"colour": {"benchmark": "squares"}, "again": {"benchmark": {"name": "squares", "items": 5}}}},
+        {"benchmarks": {"colour": {"benchmark": "squares", "split": "tune"}}},
+        {"benchmarks": {"colour": {"benchmark": "squares", "limit": 4}}},
+        {"blind": False},
+        {"demonstrations": {"seed": 7}},
+    ],
+    ids=["shots", "column", "split", "limit", "blind", "demonstrations"],
+)
+def test_what_decides_scores_trains_nothing(evaluation: dict[str, Any], home: Home, parts: Path, steps: Steps) -> None:
+    spec = make_spec(parts, stages=STAGES, **evaluation)
+    assert spec.id != make_spec(parts, stages=STAGES).id
+    outcome = run(spec, home)
+    assert steps.count == 0
+    assert outcome.trained == ()
+    assert set(outcome.scores) == set(spec.config.evaluation.benchmarks)
+
+
+def test_a_column_joins_those_that_are_there(home: Home, parts: Path) -> None:
+    answered = sorted(home.stages.rglob("predictions.jsonl"))
+    times = {file: file.stat().st_mtime_ns for file in answered}
+    both = {"colour": {"benchmark": "squares"}, "again": {"benchmark": {"name": "squares", "items": 5}}}
+    run(make_spec(parts, stages=STAGES, benchmarks=both), home)
+    assert {file: file.stat().st_mtime_ns for file in answered} == times
+    assert len(list(home.stages.rglob("predictions.jsonl"))) == len(answered) + 2  # seen and blind
+
+
+@pytest.mark.parametrize(
+    "execution",
+    [
+        {"log_every": 1}, {"checkpoint_every": 1}, {"workers": 1}, {"micro_batch_size": 1},
+        {"evaluation_batch_size": 2}, {"gradient_checkpointing": True}, {"stages": {"tune": {"micro_batch_size": 4}}},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_how_it_is_computed_recomputes_nothing(
+    execution: dict[str, Any], home: Home, parts: Path, steps: Steps
+) -> None:
+    outcome = run(make_spec(parts, stages=STAGES, execution=execution), home)
+    assert outcome.reused
+    assert steps.count == 0
+
+
+def test_a_first_stage_in_common_is_trained_once(home: Home, parts: Path, steps: Steps) -> None:
+    changed = copy.deepcopy(STAGES)
+    changed["tune"] |= {"learning_rate": 5e-3}
+    outcome = run(make_spec(parts, stages=changed, arm="slower", experiment="tests/other"), home)
+    assert outcome.trained == ("tune",)
+    assert steps.count == SECOND["steps"]
+
+
+def test_a_stage_started_from_another_arms_gives_what_the_whole_run_gives(
+    home: Home, tmp_path: Path, parts: Path, store_template: Path
+) -> None:
+    changed = copy.deepcopy(STAGES)
+    changed["tune"] |= {"learning_rate": 5e-3}
+    spec = make_spec(parts, stages=changed)
+    alone = Home(tmp_path / "alone").prepare(minimum_free=0)
+    shutil.copyfile(store_template, alone.database)
+    run(spec, home)
+    run(spec, alone)
+    mine, theirs = find_results(spec, home), find_results(spec, alone)
+    assert mine.stages[-1].weights.read_bytes() == theirs.stages[-1].weights.read_bytes()
+
+
+def test_one_stage_fewer_is_there_already(home: Home, parts: Path, steps: Steps) -> None:
+    run(make_spec(parts, stages={"align": FIRST}, arm="short"), home)
+    assert steps.count == 0
+
+
+def test_a_stage_called_otherwise_is_the_same(home: Home, parts: Path, steps: Steps) -> None:
+    run(make_spec(parts, stages={"first": FIRST, "second": SECOND}), home)
+    assert steps.count == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "trained"),
+    [
+        ({"stages": {"align": FIRST | {"learning_rate": 3e-3}, "tune": SECOND}}, 8),
+        ({"stages": STAGES, "seed": 1}, 8),
+        ({"stages": STAGES, "source": {"rows": 49}}, 8),
+        ({"stages": STAGES, "connector": {"name": "mlp"}}, 8),
+    ],
+    ids=["stage", "seed", "data", "model"],
+)
+def test_what_decides_training_trains(
+    change: dict[str, Any], trained: int, home: Home, parts: Path, steps: Steps
+) -> None:
+    run(make_spec(parts, **change), home)
+    assert steps.count == trained
+
+
+def changed_weights(file: Path) -> None:
+    """The last byte of the last tensor is another."""
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+
+def test_weights_that_changed_in_place_are_trained_upon_again(
+    tmp_path: Path, parts: Path, store_template: Path, steps: Steps
+) -> None:
+    own = tmp_path / "own"
+    shutil.copytree(parts, own)
+    home = Home(tmp_path / "home").prepare(minimum_free=0)
+    shutil.copyfile(store_template, home.database)
+    spec = make_spec(own, stages=STAGES)
+    run(spec, home)
+    changed_weights(own / "lm" / "model.safetensors")
+    assert not find_results(spec, home).done
+    told = explain(spec, home)[0]
+    assert (told.state, [field for field, *_ in told.differing]) == ("missing", ["files of language"])
+    run(spec, home)
+    assert steps.count == 16
+    changed_weights(own / "lm" / "model.safetensors")  # as they were: the first result is there still
+    assert run(spec, home).reused
+    assert steps.count == 16
+
+
+def test_what_is_not_on_this_machine_does_not_take_results_away(tmp_path: Path, parts: Path, finished: Home) -> None:
+    """A table is drawn where the weights have never been."""
+    spec = make_spec(parts, stages=STAGES)
+    moved = parts / "lm-elsewhere"
+    (parts / "lm").rename(moved)
+    try:
+        assert find_results(spec, finished).done
+    finally:
+        moved.rename(parts / "lm")
+
+
+def test_rerun_keeps_what_was_there_and_gives_the_same(home: Home, parts: Path, steps: Steps) -> None:
+    spec = make_spec(parts, stages=STAGES)
+    before = find_results(spec, home).stages[-1].weights.read_bytes()
+    aside = put_aside([spec], home)
+    assert len(aside) == 2
+    run(spec, home)
+    assert steps.count == 8
+    assert find_results(spec, home).stages[-1].weights.read_bytes() == before
+    assert all((folder / "weights.safetensors").is_file() for folder in aside)
+
+
+def test_a_run_is_found_by_arm_and_seed_in_each_experiment_that_uses_it(home: Home, parts: Path) -> None:
+    run(make_spec(parts, stages=STAGES, experiment="tests/other", arm="the_same"), home)
+    found = find_run("the_same · seed 0", home)
+    assert found.weights == find_run("tests/squares mlp seed 0", home).weights
+
+
+def test_a_key_says_what_went_into_it(finished: Home, parts: Path) -> None:
+    stage = find_results(make_spec(parts, stages=STAGES), finished).stages[-1]
+    told = json.loads((stage.root / "stage.json").read_text())
+    assert told["inputs"]["seeds"] == {"init": 0, "data": 0, "dropout": 0}
+    assert [s["steps"] for s in told["inputs"]["stages"]] == [5, 3]
+    assert "batch_size" in told["inputs"]["stages"][0]
+    assert "log_every" not in json.dumps(told["inputs"])
+    assert set(told["fingerprints"]) >= {"vision", "language"}
+
+
+def test_explain_names_the_field_in_which_the_nearest_differs(home: Home, parts: Path) -> None:
+    changed = copy.deepcopy(STAGES)
+    changed["tune"] |= {"learning_rate": 5e-3}
+    told = explain(make_spec(parts, stages=changed), home)
+    assert [t.state for t in told] == ["finished", "missing", "missing", "missing"]
+    assert told[1].differing == (("stages[1].learning_rate", 5e-3, 1e-2),)
