@@ -3,11 +3,13 @@
 Built-in parts are *declared* with an import path in a `configs.py` of their room, so that listing and validating them
 needs no torch. A plug-in, or a new file in a room, *registers* its class with a decorator: one file with one class and
 one config is enough. All are found on the first look into a registry: the rooms' `configs.py`, files of the rooms that
-register something themselves, and installed packages with an entry point in the group `vlm_ablate.plugins`.
+register something themselves (their names are read there, the files imported when a part of theirs is asked for), and
+installed packages with an entry point in the group `vlm_ablate.plugins`.
 """
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -59,6 +61,8 @@ class Registry(Generic[T]):
     def __init__(self, kind: str, room: str | None = None) -> None:
         self.kind, self.room = kind, room
         self._entries: dict[str, Entry[T]] = {}
+        self._waiting: dict[str, str] = {}
+        """Name of a part -> the module that registers it when it is imported, which it has not been yet."""
 
     def declare(self, name: str, config: type[BaseModel], target: str | type[T], summary: str = "") -> None:
         """Add an entry; `target` is a class or `package.module:Class`.
@@ -66,10 +70,25 @@ class Registry(Generic[T]):
         Raises:
             ValueError: the name is taken.
         """
-        if name in self._entries:
-            raise ValueError(f"{self.kind} {name!r} is registered twice: {self._entries[name].target} and {target}")
         summary = summary or (config.__doc__ or "").strip().partition("\n")[0]
-        self._entries[name] = Entry(name, config, target, summary)
+        entry: Entry[T] = Entry(name, config, target, summary)
+        if name in self._entries or self._waiting.get(name, entry.module) != entry.module:
+            there = self._entries[name].target if name in self._entries else self._waiting[name]
+            raise ValueError(f"{self.kind} {name!r} is registered twice: {there} and {target}")
+        self._waiting.pop(name, None)
+        self._entries[name] = entry
+
+    def expect(self, name: str, module: str) -> None:
+        """Know a part by name that `module` registers; it is imported when more than the name is asked for.
+
+        Raises:
+            ValueError: the name is taken.
+        """
+        there = self._entries[name].module if name in self._entries else self._waiting.get(name, module)
+        if there != module:
+            raise ValueError(f"{self.kind} {name!r} is registered twice: {there} and {module}")
+        if name not in self._entries:
+            self._waiting[name] = module
 
     def register(self, name: str, config: type[BaseModel], summary: str = "") -> Callable[[type[T]], type[T]]:
         """Class decorator for plug-ins: `@connectors.register("mine", MyConfig)`."""
@@ -87,23 +106,32 @@ class Registry(Generic[T]):
             UnknownNameError: no entry has it.
         """
         load_parts()
+        if name in self._waiting:
+            import_module(self._waiting[name])
         try:
             return self._entries[name]
         except KeyError:
-            raise UnknownNameError(self.kind, name, self._entries) from None
+            raise UnknownNameError(self.kind, name, self.names()) from None
 
     def __contains__(self, name: object) -> bool:
         load_parts()
-        return name in self._entries
+        return name in self._entries or name in self._waiting
 
     def __iter__(self) -> Iterator[Entry[T]]:
         load_parts()
+        for module in list(self._waiting.values()):
+            import_module(module)
         return iter(self._entries.values())
 
     def names(self) -> list[str]:
         """All registered names, in order of registration."""
         load_parts()
-        return list(self._entries)
+        return [*self._entries, *self._waiting]
+
+    def configures(self, config: type[BaseModel]) -> bool:
+        """Whether the class configures a part of this registry. What is not imported has no configuration yet."""
+        load_parts()
+        return any(entry.config is config for entry in self._entries.values())
 
     def build(self, config: BaseModel, **context: object) -> T:
         """Make the part that `config` configures; `config.name` selects it, `context` goes to its constructor."""
@@ -134,7 +162,7 @@ def load_parts() -> None:
     for registry in REGISTRIES:
         if registry.room:
             import_module(f"{registry.room}.configs")
-            _import_registering(registry.room)
+            _expect_parts(registry.room)
     for point in entry_points(group=PLUGIN_GROUP):
         if point.value in _loaded:
             continue
@@ -148,13 +176,31 @@ def load_parts() -> None:
 _REGISTERS = re.compile(r"^@\w+\.register\(", re.MULTILINE)
 
 
-def _import_registering(room: str) -> None:
-    """Import the files of a room that register a part by themselves; the others wait until they are needed."""
+def _expect_parts(room: str) -> None:
+    """Read which parts the files of a room register by themselves. A file whose parts cannot be read is imported."""
+    known = {name: value for name, value in globals().items() if isinstance(value, Registry)}
     spec = find_spec(room)
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         for file in sorted(Path(folder).glob("*.py")):
-            if _REGISTERS.search(file.read_text(encoding="utf-8")):
+            text = file.read_text(encoding="utf-8")
+            if not _REGISTERS.search(text):
+                continue
+            parts = list(_registered(ast.parse(text)))
+            if all(registry in known and part for registry, part in parts):
+                for registry, part in parts:
+                    known[registry].expect(part, f"{room}.{file.stem}")
+            else:
                 import_module(f"{room}.{file.stem}")
+
+
+def _registered(module: ast.Module) -> Iterator[tuple[str, str]]:
+    """(registry, name) of each `@registry.register("name", ...)` of a file; a name that is not written out is ""."""
+    for node in module.body:
+        for call in node.decorator_list if isinstance(node, ast.ClassDef) else ():
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "register":
+                name = call.args[0] if call.args else None
+                written = name.value if isinstance(name, ast.Constant) and isinstance(name.value, str) else ""
+                yield ast.unparse(call.func.value), written
 
 
 def load_plugins(modules: Sequence[str] = (), *, file: str = "plugins") -> None:

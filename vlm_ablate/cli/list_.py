@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,8 +24,8 @@ def list_parts(
     kind: Annotated[
         str | None,
         typer.Argument(
-            help="vision, language, connectors, architectures, sources, tasks, benchmarks, metrics, experiments, "
-            "scales or papers. Default: all."
+            help="vision, language, connectors, architectures, sources, tasks, benchmarks, metrics, launchers, "
+            "experiments, scales or papers. Default: all."
         ),
     ] = None,
     plugin: Annotated[list[str] | None, typer.Option("--plugin", help="Module whose parts to include.")] = None,
@@ -65,7 +65,7 @@ def _print(console: Console, kind: str, rows: list[Row]) -> None:
     console.print()
 
 
-def _parts(choose: Callable[[], Registry]) -> Callable[[], Iterable[Row]]:
+def _parts(choose: Callable[[], Registry[Any]]) -> Callable[[], Iterable[Row]]:
     def rows() -> Iterable[Row]:
         for entry in choose():
             yield entry.name, entry.summary, parameters(entry.config)
@@ -89,11 +89,12 @@ def _plain(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else "none" if value is None else str(value)
 
 
-def _registry(name: str) -> Callable[[], Registry]:
-    def get() -> Registry:
+def _registry(name: str) -> Callable[[], Registry[Any]]:
+    def get() -> Registry[Any]:
         from vlm_ablate import registry
 
-        return getattr(registry, name)
+        found: Registry[Any] = getattr(registry, name)
+        return found
 
     return get
 
@@ -160,6 +161,7 @@ KINDS: dict[str, Callable[[], Iterable[Row]]] = {
     "tasks": _tasks,
     "benchmarks": _parts(_registry("benchmarks")),
     "metrics": _metrics,
+    "launchers": _parts(_registry("launchers")),
     "experiments": _experiments,
     "scales": _scales,
     "papers": _papers,

@@ -121,7 +121,7 @@ def code_fingerprint(registry: Registry[object], name: str) -> str | None:
 def registry_of(config: type[BaseModel]) -> Registry[object] | None:
     """The registry that a part's configuration class belongs to."""
     for registry in REGISTRIES:
-        if any(entry.config is config for entry in registry):
+        if registry.configures(config):
             return registry
     return None
 
