@@ -42,7 +42,8 @@ class Entry(Generic[T]):
         if not isinstance(self.target, str):
             return self.target
         module, _, attribute = self.target.partition(":")
-        return getattr(import_module(module), attribute)
+        cls: type[T] = getattr(import_module(module), attribute)
+        return cls
 
     @property
     def module(self) -> str:
@@ -135,7 +136,8 @@ class Registry(Generic[T]):
 
     def build(self, config: BaseModel, **context: object) -> T:
         """Make the part that `config` configures; `config.name` selects it, `context` goes to its constructor."""
-        return self[config.name].load()(config, **context)  # type: ignore[attr-defined]
+        make: Callable[..., T] = self[getattr(config, "name")].load()  # noqa: B009 - every part's configuration has one
+        return make(config, **context)
 
 
 vision_encoders: Registry[Any] = Registry("vision encoder", "vlm_ablate.models.vision")

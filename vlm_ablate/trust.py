@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from vlm_ablate.errors import ModelError
-from vlm_ablate.registry import PLUGIN_GROUP, load_plugins
 
 ALLOW_PLUGINS = "VLM_ABLATE_ALLOW_PLUGINS"
 """Environment variable; "1" lets the code that a folder names run."""
@@ -42,6 +41,8 @@ def load_plugins_of(file: Path, modules: Sequence[str], config: Any) -> None:
         ModelError: the file would have code run that the user did not allow. Nothing was imported.
         ConfigError: a plug-in cannot be imported.
     """
+    from vlm_ablate.registry import PLUGIN_GROUP, load_plugins  # not at once: `--help` needs no pydantic
+
     installed = {point.module for point in entry_points(group=PLUGIN_GROUP)}
     strange = [f"the plug-in {module!r}" for module in modules if module not in installed | set(sys.modules)]
     strange += [f"code of the checkpoint ({path}: true)" for path in _trusting(config)]
