@@ -17,9 +17,9 @@ Here what is wrong goes through the command line, into worker processes and the 
 - checkpoints that are damaged, do not fit or are not here: cli/test_parity.py, checkpoints/test_init_from.py,
   checkpoints/test_export.py
 - runs that cannot be exported, folders that cannot be written to: cli/test_export.py
-- tracking server: tracking/test_store.py (down at the start), tracking/test_delivery.py (gone while a run goes)
-- full disk, read-only folder: test_run.py, test_home.py, tracking/test_store.py, evaluation/test_evaluate.py
-- interruption, kill: test_run.py, launch/test_local.py, training/test_stages.py, evaluation/test_evaluate.py
+- tracking server: tracking/test_store.py (down at the start), tracking/test_publish.py (gone while a run goes)
+- full disk, read-only folder: runs/test_execute.py, test_home.py, tracking/test_store.py, evaluation/test_evaluate.py
+- interruption, kill: runs/test_execute.py, launch/test_local.py, training/test_stages.py, evaluation/test_evaluate.py
 """
 
 from __future__ import annotations
@@ -135,38 +135,48 @@ UNFIT = {"model.connector": {"name": "perceiver", "projection": "none", "heads":
 NOWHERE = {"stages.train": {"language": "lora", "lora": {"language_targets": ["nowhere"]}}}
 
 
-def test_each_bad_arm_ends_with_its_message_and_the_good_ones_are_kept(
+def test_what_is_wrong_with_material_is_said_at_once_and_nothing_is_trained(
     parts: Path, tmp_path: Path, home: Home
 ) -> None:
     (tmp_path / "empty.jsonl").touch()
     arms = {
         "good": {},
+        "empty": {"data.mixture.one.source": {"name": "pairs", "id": str(tmp_path / "empty.jsonl")}},
+        "unlike": questions(tmp_path),
+    }
+    result, records = run(write(tmp_path, parts, arms), home)
+    assert result.exit_code == 1 and "Traceback" not in result.output
+    told = " ".join(result.stderr.split())
+    assert "empty.jsonl' is empty" in told and "column 'colour' would hold scores that no table compares" in told
+    assert not records and not list(home.stages.glob("*"))
+
+
+def test_each_bad_arm_ends_with_its_message_and_the_good_ones_are_kept(
+    parts: Path, tmp_path: Path, home: Home
+) -> None:
+    arms = {
+        "good": {},
         "unfit": UNFIT,
         "nowhere": NOWHERE,
-        "empty": {"data.mixture.one.source": {"name": "pairs", "id": str(tmp_path / "empty.jsonl")}},
         "broken": pairs(tmp_path, "broken", 4, 0),
         "patchy": pairs(tmp_path, "patchy", 3, 9),
-        "unreadable": questions(tmp_path),
         "no_asset": {"data.mixture.one.source": {"name": "squares", "missing": True}},
     }
     result, records = run(write(tmp_path, parts, arms), home)
     assert result.exit_code == 1 and "Traceback" not in result.output
     assert {arm: record.status for arm, record in records.items()} == {
-        "good": "finished", "unfit": "failed", "nowhere": "failed", "empty": "failed", "broken": "failed",
-        "patchy": "finished", "unreadable": "failed", "no_asset": "skipped",
+        "good": "finished", "unfit": "failed", "nowhere": "failed", "broken": "failed", "patchy": "finished",
+        "no_asset": "skipped",
     }  # fmt: skip
     messages = {
         "unfit": "features are 16 wide and the architecture asks for 32",
         "nowhere": "the language LoRA targets ['nowhere'] match no module",
-        "empty": "empty.jsonl' is empty",
         "broken": "none of 4 rows in a row can be used",
-        "unreadable": "image 3.png of textvqa/3 does not exist",
         "no_asset": "the squares are not installed",
     }
     told = " ".join(result.stderr.split())
     for arm, message in messages.items():
-        assert message in records[arm].message
-        assert told.count(message) == 1, "said once"
+        assert message in records[arm].message and message in told
     assert re.search(r"\d\.png of rows.jsonl:\d (is not an image|does not exist)", records["broken"].message)
     # Where the run can go on, it does, and says so.
     assert records["patchy"].metrics["data/skipped"] >= 1 and records["good"].metrics["data/skipped"] == 0
@@ -175,6 +185,20 @@ def test_each_bad_arm_ends_with_its_message_and_the_good_ones_are_kept(
     again, records = run(tmp_path / "bad.yaml", home)
     assert again.exit_code == 1
     assert again.stdout.count("(recorded earlier)") == 2
+
+
+def test_a_question_whose_picture_is_missing_fails_the_run_and_its_weights_are_kept(
+    parts: Path, tmp_path: Path, home: Home
+) -> None:
+    result, records = run(write(tmp_path, parts, {"unreadable": questions(tmp_path)}), home)
+    assert result.exit_code == 1 and records["unreadable"].status == "failed"
+    assert "image 3.png of textvqa/3 does not exist" in records["unreadable"].message
+    shutil.copyfile(tmp_path / "questions" / "0.png", tmp_path / "questions" / "3.png")
+    (weights,) = home.stages.rglob("weights.safetensors")
+    before = weights.stat().st_mtime_ns
+    result, records = run(tmp_path / "bad.yaml", home)
+    assert result.exit_code == 0 and records["unreadable"].status == "finished"
+    assert weights.stat().st_mtime_ns == before, "only the scores were missing"
 
 
 def test_parts_that_cannot_fit_are_found_by_plan(
@@ -202,7 +226,7 @@ def test_a_tracking_server_that_is_down(command: str, parts: Path, tmp_path: Pat
     result = call(command, file, *options)
     assert result.exit_code == 1
     assert "127.0.0.1:9" in result.stderr and "does not answer" in result.stderr
-    assert not list((tmp_path / "home").rglob("*.ckpt"))
+    assert not list((tmp_path / "home").glob("stages/*"))
 
 
 def test_after_ctrl_c_what_is_done_is_kept_and_a_checkpoint_stays(parts: Path, tmp_path: Path, home: Home) -> None:
@@ -224,7 +248,7 @@ def test_after_ctrl_c_what_is_done_is_kept_and_a_checkpoint_stays(parts: Path, t
     assert "interrupted: 1 of 2 runs are done" in told and "the same command continues" in " ".join(told.split())
     records = records_of(home)
     assert (records["first"].status, records["long"].status) == ("finished", "running")
-    assert list(home.runs.rglob("*.ckpt")), "a checkpoint to go on from"
+    assert list(home.stages.rglob("*.ckpt")), "a checkpoint to go on from"
 
 
 def test_a_home_that_is_full_or_cannot_be_written(parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -118,7 +118,7 @@ def test_debug_lets_the_error_through() -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("table", T03, "--home", "HOME"), 1, "there is no tracking store"),
+        (("table", T03, "--home", "HOME"), 1, "nothing was run in"),
         (("table", T03, "--scale", "laptpo"), 2, "did you mean 'laptop'"),
         (("ui", "--home", "HOME"), 1, "no records yet"),
         (("run", T03, "--arms", "ar_linear"), 2, "did you mean 'ar_linear_frozen'"),

@@ -21,6 +21,8 @@ from vlm_ablate.errors import ModelError, StorageError, UnknownNameError
 from vlm_ablate.home import Home
 from vlm_ablate.runs.execute import execute
 from vlm_ablate.runs.find import RunNotUsable, find_run, load_run
+from vlm_ablate.runs.folder import run_folder
+from vlm_ablate.runs.outcome import note_attempt
 from vlm_ablate.runs.spec import RunSpec
 
 PERCEIVER = dict(name="perceiver", latents=3, depth=1, heads=2, head_dim=8, kv_heads=1)
@@ -120,9 +122,9 @@ def test_an_assembly_without_a_class(keep: tuple[str, ...], trained: Home, photo
 
 def test_the_card_tells_the_run(trained: Home, tmp_path: Path) -> None:
     found = find_run("idefics2", trained)
-    call("export", found.spec.hash[:6], tmp_path / "out", "--home", trained.root)
+    call("export", found.spec.id[:6], tmp_path / "out", "--home", trained.root)
     card = (tmp_path / "out" / "README.md").read_text()
-    for part in (found.spec.hash, "init 0, data 0, dropout 0", "CC0-1.0", "exact_match", "2 steps of 4", "lora"):
+    for part in (found.spec.id, "init 0, data 0, dropout 0", "CC0-1.0", "exact_match", "2 steps of 4", "lora"):
         assert part in card, part
 
 
@@ -147,11 +149,12 @@ def test_names_of_a_run(name: str, trained: Home) -> None:
     assert find_run(name, trained).spec.arm == "idefics2"
 
 
-def test_hashes_and_folders_of_a_run(trained: Home) -> None:
+def test_ids_keys_and_folders_of_a_run(trained: Home) -> None:
     spec = find_run("frozen seed 1", trained).spec
-    for name in (spec.hash, spec.hash[:8], str(trained.run(spec.hash).root)):
+    folder = run_folder(trained, spec.id).root
+    for name in (spec.id, spec.id[:8], spec.stage_keys[-1].key, str(folder)):
         found = find_run(name, trained)
-        assert found.spec == spec and found.record is not None and found.record.scores
+        assert found.spec == spec and found.record.scores
 
 
 def test_runs_that_cannot_be_used(copied: Home) -> None:
@@ -161,34 +164,38 @@ def test_runs_that_cannot_be_used(copied: Home) -> None:
     with pytest.raises(RunNotUsable, match="'frozen' names 2 runs"):
         find_run("frozen", copied)
     found = find_run("frozen/0", copied)
-    folder = copied.run(found.spec.hash)
-    outcome = json.loads(folder.outcome.read_text())
-    folder.write_outcome(outcome | {"status": "failed", "message": "the loss is not finite"})
-    with pytest.raises(RunNotUsable, match="ended as failed: the loss is not finite; it has no trained model"):
-        find_run("frozen/0", copied)
-    folder.outcome.unlink()
+    (stage,) = found.results.stages
+    (stage.root / stage.outcome_name).unlink()
     with pytest.raises(RunNotUsable, match="has not ended yet") as unfinished:
         find_run("frozen/0", copied)
     assert "vlm-ablate run" in unfinished.value.hint
+    note_attempt(found.spec, copied, "failed", "the disk is full")
+    with pytest.raises(RunNotUsable, match="ended as failed: the disk is full; it has no trained model"):
+        find_run("frozen/0", copied)
+    stage.end({"status": "diverged", "message": "the loss is not finite"})
+    with pytest.raises(RunNotUsable, match="ended as diverged: the loss is not finite; it has no trained model"):
+        find_run("frozen/0", copied)
+
+
+def test_weights_without_all_scores_are_a_model(copied: Home) -> None:
+    found = find_run("frozen/0", copied)
+    shutil.rmtree(found.results.stages[-1].scores)
+    assert load_run(find_run("frozen/0", copied)).architecture.config.name == "autoregressive"
 
 
 def test_deleted_weights(copied: Home) -> None:
-    found = find_run("frozen/0", copied)
-    found.weights.unlink()
-    stored = find_run("frozen/0", copied)  # the tracking store has a copy
-    assert stored.weights.is_file() and stored.weights != found.weights
-    copied.database.unlink()
-    with pytest.raises(StorageError, match=r"the weights of 'frozen · seed 0 · test' are gone: .*trained\.safetensors"):
+    find_run("frozen/0", copied).weights.unlink()
+    with pytest.raises(StorageError, match=r"the weights of 'frozen · seed 0 · test' are gone: .*weights\.safetensors"):
         find_run("frozen/0", copied)
 
 
 def test_damaged_weights(copied: Home, tmp_path: Path) -> None:
     weights = find_run("idefics2", copied).weights
     weights.write_bytes(weights.read_bytes()[:200])
-    with pytest.raises(ModelError, match="cannot read the trained weights"):
+    with pytest.raises(ModelError, match="its checksum is not that of what was trained"):
         load_run(find_run("idefics2", copied))
     result = call("export", "idefics2", tmp_path / "out", "--home", copied.root)
-    assert result.exit_code == 1 and "cannot read the trained weights" in told(result)
+    assert result.exit_code == 1 and "its checksum is not that of what was trained" in told(result)
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".*partial"))
 
 
