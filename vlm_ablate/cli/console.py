@@ -11,6 +11,8 @@ import typer
 from vlm_ablate.errors import ConfigError, VlmAblateError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from rich.console import Console
 
 PIPED_WIDTH = 160
@@ -147,6 +149,21 @@ def _usage(message: str, hint: str) -> VlmAblateError:
     error = VlmAblateError(message, hint=hint)
     error.exit_code = 2
     return error
+
+
+def print_runs(runs: Iterable[tuple[str, int, str]]) -> None:
+    """Say by which keys `export`, `generate` and `explain` know runs, a line an arm.
+
+    Args:
+        runs: arm, seed and id of each.
+    """
+    from rich.text import Text
+
+    by_arm: dict[str, list[str]] = {}
+    for arm, seed, id in runs:
+        by_arm.setdefault(arm, []).append(f"seed {seed} {id[:8]}")
+    for arm, keys in by_arm.items():
+        err().print(Text(f"{arm}: {', '.join(keys)}", style="dim"), soft_wrap=True)
 
 
 def seed_list(text: str | None) -> list[int] | None:

@@ -55,7 +55,7 @@ def run(
     """Run every arm with every seed. Finished runs are not repeated; an interrupted one continues."""
     from rich.text import Text
 
-    from vlm_ablate.cli.console import arm_list, counted, out, seed_list, warn
+    from vlm_ablate.cli.console import arm_list, counted, out, print_runs, seed_list, warn
     from vlm_ablate.cli.home import open_home
     from vlm_ablate.config.expand import load_experiment
     from vlm_ablate.hub import set_hub_access
@@ -80,6 +80,8 @@ def run(
         _publish(loaded, scale, place, uri)
     counts = Counter(outcome.status for outcome in outcomes)
     console.print(", ".join(f"{count} {status}" for status, count in counts.items()))
+    ended = zip(specs, outcomes, strict=True)
+    print_runs((spec.arm, spec.seed, spec.id) for spec, outcome in ended if outcome.status == "finished")
     _report_failures(outcomes)
     command = _table_command(file, scale, arms, sets or [], home, tracking_uri)
     console.print("the table: ", Text(command, style="bold"), sep="", soft_wrap=True)

@@ -43,7 +43,7 @@ def table(
 
     The words of a `run` (--scale, --arms, --seeds, --set) give the table of what it ran.
     """
-    from vlm_ablate.cli.console import arm_list, seed_list
+    from vlm_ablate.cli.console import arm_list, print_runs, seed_list
     from vlm_ablate.cli.home import open_home
     from vlm_ablate.cli.records import build_report, recorded
     from vlm_ablate.config.expand import load_experiment
@@ -62,6 +62,8 @@ def table(
         assert out is not None
         return _write_folder(report, source, out)
     _write(report, kind, out)
+    if kind is None and out is None and records is None:
+        print_runs((r.arm, r.seed, r.id) for r in source.records if r.run_id in report.run_ids)
 
 
 def _format(format: str | None, out: Path | None) -> str | None:

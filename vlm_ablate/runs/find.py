@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from vlm_ablate.tracking.records import RunRecord
 
 _KEY = re.compile(r"[0-9a-f]{2,12}")
+_LAST_KEY = re.compile(r"(?P<name>.*\S)\s+[(\[]?(?P<key>[0-9a-f]{4,12})[)\]]?\s*")
+"""A name with a key behind it, in brackets or not. Shorter ones are seeds."""
+SHOWN = 8
+"""Digits of an id that messages show; enough to name it."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,8 @@ def find_run(name: str, home: Home) -> FinishedRun:
     Args:
         name: words of experiment, arm, seed and scale in that order, any but the arm left out (`ar_perceiver_lora
             seed 0`, `idefics2/t03_architecture ar_perceiver_lora seed 0 laptop`); an id or key, or the beginning of
-            one; or the run's folder. Runs that are the same weights count as one.
+            one, alone or behind such words (`ar_perceiver_lora seed 0 86aa05dc`); or the run's folder. Runs that are
+            the same weights count as one.
         home: where runs are looked for.
 
     Raises:
@@ -174,16 +179,15 @@ def _found(name: str, home: Home) -> tuple[Path, dict[str, Any]]:
 def _body(name: str, home: Home) -> dict[str, Any]:
     """What `run.json` says of the run of that name in a home."""
     bodies = [body for _, body in asked_for(home)]
-    found = [
-        b for b in bodies if _KEY.fullmatch(name) and any(k.startswith(name) for k in (b["id"], *b["stages"][-1:]))
-    ]
-    found = found or [b for b in bodies if _is_called(b["spec"], name)]
+    found = [b for b in bodies if _has_key(b, name) or _is_called(b["spec"], name)]
+    if not found and (parts := _LAST_KEY.fullmatch(name)):
+        found = [b for b in bodies if _has_key(b, parts["key"]) and _is_called(b["spec"], parts["name"])]
     different = {tuple(body["stages"]): body for body in sorted(found, key=_preference)}
     if len(different) == 1:
         return next(iter(different.values()))
     if found:
-        names = "; ".join(f"{full_name(body['spec'])} ({body['stages'][-1]})" for body in different.values())
-        raise RunNotUsable(f"{name!r} names {len(different)} runs: {names}", hint="write more of it, or its key")
+        names = "; ".join(f"{full_name(body['spec'])} {body['id'][:SHOWN]}" for body in different.values())
+        raise RunNotUsable(f"{name!r} names {len(different)} runs: {names}", hint="write one of these, or its key")
     known = [full_name(body["spec"]) for body in bodies] + [
         f"{b['spec']['arm']} seed {b['spec']['seed']}" for b in bodies
     ]
@@ -198,6 +202,11 @@ def _preference(body: dict[str, Any]) -> tuple[bool, int]:
 def full_name(spec: dict[str, Any]) -> str:
     """A name that tells a run from all others but those with other settings: experiment, arm, seed, scale."""
     return f"{spec['experiment']} {spec['arm']} seed {spec['seed']} {spec['scale']}"
+
+
+def _has_key(body: dict[str, Any], key: str) -> bool:
+    """Whether the run's id, or the key of its weights, begins so."""
+    return bool(_KEY.fullmatch(key)) and any(known.startswith(key) for known in (body["id"], *body["stages"][-1:]))
 
 
 def _is_called(spec: dict[str, Any], name: str) -> bool:

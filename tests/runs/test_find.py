@@ -1,0 +1,79 @@
+"""A run is found by any part of its name that tells it from the others, and what tells it is what messages show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.runs.disk import write_results
+from tests.tracking.specs import make_spec
+from vlm_ablate.errors import UnknownNameError
+from vlm_ablate.home import Home
+from vlm_ablate.runs.find import RunNotUsable, find_asked, full_name
+from vlm_ablate.runs.spec import RunSpec
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path).prepare(0)
+
+
+@pytest.fixture
+def runs(home: Home) -> list[RunSpec]:
+    """One arm and seed under two settings in one experiment, and in another; and another seed."""
+    specs = [
+        make_spec(note="first"),
+        make_spec(note="second"),
+        make_spec(note="third", experiment="other/t02"),
+        make_spec(seed=1, note="first"),
+    ]
+    for spec in specs:
+        write_results(spec, home)
+    return specs
+
+
+def test_words_are_enough_where_they_fit_one_run(runs: list[RunSpec], home: Home) -> None:
+    for name in ("other/t02 mlp", "t02 mlp seed 0", "other/t02 mlp seed 0 laptop"):
+        assert find_asked(name, home) == runs[2]
+    assert find_asked("mlp seed 1", home) == find_asked("mlp · seed 1 · laptop", home) == runs[3]
+
+
+def test_what_the_error_shows_of_a_run_names_it(runs: list[RunSpec], home: Home) -> None:
+    with pytest.raises(RunNotUsable, match="'mlp seed 0' names 3 runs") as caught:
+        find_asked("mlp seed 0", home)
+    shown = caught.value.message.partition("runs: ")[2].split("; ")
+    assert {find_asked(name, home).id for name in shown} == {spec.id for spec in runs[:3]}
+    assert {find_asked(name.split()[-1], home).id for name in shown} == {spec.id for spec in runs[:3]}
+    assert sorted(shown) == sorted(f"{full_name(spec.to_dict())} {spec.id[:8]}" for spec in runs[:3])
+
+
+@pytest.mark.parametrize("form", ["mlp seed 0 {}", "mlp {}", "mlp · seed 0 · laptop ({})", "demo/t01 mlp seed 0 [{}]"])
+def test_a_key_behind_the_name_tells_runs_with_equal_names_apart(
+    form: str, runs: list[RunSpec], home: Home
+) -> None:
+    for spec in runs[:2]:
+        for key in (spec.id, spec.id[:6], spec.stage_keys[-1].key):
+            assert find_asked(form.format(key), home) == spec
+
+
+def test_a_key_of_another_run_than_the_words_finds_nothing(runs: list[RunSpec], home: Home) -> None:
+    with pytest.raises(UnknownNameError, match="unknown run"):
+        find_asked(f"mlp seed 1 {runs[0].id}", home)
+
+
+def test_an_arm_whose_name_looks_like_a_key_is_not_taken_for_one(home: Home) -> None:
+    arm = make_spec(note="named")
+    hexed = make_spec(arm.id[:4], note="hexed")
+    for spec in (arm, hexed):
+        write_results(spec, home)
+    with pytest.raises(RunNotUsable, match="names 2 runs"):
+        find_asked(arm.id[:4], home)
+    assert find_asked(f"{hexed.arm} seed 0", home) == hexed
+
+
+def test_runs_that_are_the_same_weights_count_as_one(home: Home) -> None:
+    same = [make_spec(note="same"), make_spec(note="same", experiment="other/t02")]
+    for spec in same:
+        write_results(spec, home)
+    assert find_asked("mlp seed 0", home) in same
