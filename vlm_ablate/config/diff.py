@@ -9,12 +9,16 @@ from typing import Any
 from vlm_ablate.config.compose import flatten
 from vlm_ablate.config.decides import dump
 from vlm_ablate.config.document import Path_
-from vlm_ablate.config.places import is_component
+from vlm_ablate.config.places import component_places, is_component
 from vlm_ablate.config.run_config import RunConfig
 from vlm_ablate.config.shared_data import collapsed
 
 ABSENT = "(none)"
 """Stands for a field that one side does not have, e.g. of another connector."""
+
+Groups = dict[str, list[str]]
+"""Value as text -> the arms that have it."""
+
 
 @dataclass(frozen=True)
 class Change:
@@ -61,28 +65,88 @@ def _default(config: RunConfig, path: Path_) -> Any:
 def fairness_warnings(arms: Mapping[str, RunConfig], factor: Sequence[str]) -> list[str]:
     """Where arms differ outside the declared factor, and where they do not see the same amount of data.
 
-    A part that was exchanged for another is told once, by its name. Tokens and trainable parameters follow from the
-    model and are compared by `plan`.
+    One text for a part, whether it was exchanged or set otherwise, and one for a stage, source or column that only
+    some arms have. Tokens and trainable parameters follow from the model and are compared by `plan`.
     """
     flats = {name: _deciding(config) for name, config in arms.items()}
     patterns = [place for dotted in factor for place in _covered(tuple(dotted.split(".")))]
     stages = list(dict.fromkeys(stage for config in arms.values() for stage in config.stages))
-    exchanged: list[Path_] = []
-    found: dict[Path_, dict[str, list[str]]] = {}
-    for path in dict.fromkeys(path for flat in flats.values() for path in flat):
-        if any(path[: len(part)] == part for part in exchanged):
-            continue
-        groups = group_by_value({name: flat.get(path, ABSENT) for name, flat in flats.items()})
-        if len(groups) > 1:
-            found[path] = groups
-            if path[-1] == "name" and is_component(path[:-1]):
-                exchanged.append(path[:-1])
+    outside = {
+        path: groups
+        for path, groups in collapsed(_differing(flats), stages).items()
+        if not all(any(_covers(p, full) for p in patterns) for full in _everywhere(path, stages))
+    }
     warnings = [
         f"{'.'.join(path)} differs between arms, outside the declared factor: {groups_text(groups)}"
-        for path, groups in collapsed(found, stages).items()
-        if not all(any(_covers(p, full) for p in patterns) for full in _everywhere(path, stages))
+        for path, groups in _by_part(outside).items()
     ]
     return warnings + _budget(arms)
+
+
+def _differing(flats: Mapping[str, dict[Path_, Any]]) -> dict[Path_, Groups]:
+    """Where arms differ: the path of a field, or of what some arms do not have at all.
+
+    Of a part that was exchanged, its name, and the fields in which arms with the same part differ.
+    """
+    stand = {name: {path[:end] for path in flat for end in range(1, len(path))} for name, flat in flats.items()}
+    lacking: list[Path_] = []
+    names: dict[Path_, dict[str, Any]] = {}
+    found: dict[Path_, Groups] = {}
+    for path in dict.fromkeys(path for flat in flats.values() for path in flat):
+        if any(path[: len(entry)] == entry for entry in lacking):
+            continue
+        entry = next((e for e in _entries(path) if any(e not in prefixes for prefixes in stand.values())), None)
+        if entry is not None:
+            lacking.append(entry)
+            found[entry] = group_by_value({name: _told(flat, entry) for name, flat in flats.items()})
+            continue
+        values = {name: flat.get(path, ABSENT) for name, flat in flats.items()}
+        if path[-1] == "name" and is_component(path[:-1]):
+            names[path[:-1]] = values
+        part = next((chosen for at, chosen in names.items() if path[: len(at)] == at and path != (*at, "name")), {})
+        pairs = {(str(part.get(name)), str(value)) for name, value in values.items()}
+        if len(pairs) > len({chosen for chosen, _ in pairs}):  # it differs among arms with one part
+            found[path] = group_by_value(values)
+    return found
+
+
+def _entries(path: Path_) -> list[Path_]:
+    """The stages, sources and columns that a path stands in, the outermost first."""
+    ends = {
+        place.index("*", start) + 1
+        for place in component_places()
+        for start in range(len(place))
+        if "*" in place[start:] and _covers(place[: place.index("*", start) + 1], path)
+    }
+    return [path[:end] for end in sorted(ends)]
+
+
+def _told(flat: Mapping[Path_, Any], entry: Path_) -> str:
+    """What is said of a stage, source or column: the part that stands in it, if there is one."""
+    inside = [path for path in flat if path[: len(entry)] == entry]
+    parts = [p for p in inside if len(p) == len(entry) + 2 and p[-1] == "name" and is_component(p[:-1])]
+    return str(flat[parts[0]]) if parts else "there" if inside else ABSENT
+
+
+def _by_part(found: Mapping[Path_, Groups]) -> dict[Path_, Groups]:
+    """Differing fields of one part taken together: `latents 64, depth 3`."""
+    by_part: dict[Path_, list[Path_]] = {}
+    for path in found:
+        part = next((path[:end] for end in range(1, len(path)) if is_component(path[:end])), path)
+        by_part.setdefault(part, []).append(path)
+    result: dict[Path_, Groups] = {}
+    for part, paths in by_part.items():
+        if len(paths) == 1:
+            result[paths[0]] = found[paths[0]]
+            continue
+        texts: dict[str, list[str]] = {}
+        for path in paths:
+            field = "" if path[-1] == "name" and len(path) == len(part) + 1 else f"{'.'.join(path[len(part):])} "
+            for value, arms in found[path].items():
+                for arm in arms:
+                    texts.setdefault(arm, []).extend([f"{field}{value}"] if value != ABSENT else [])
+        result[part] = group_by_value({arm: ", ".join(words) for arm, words in texts.items()})
+    return result
 
 
 def _deciding(config: RunConfig) -> dict[Path_, Any]:
@@ -113,15 +177,15 @@ def _budget(arms: Mapping[str, RunConfig]) -> list[str]:
     return warnings
 
 
-def group_by_value(values: dict[str, Any]) -> dict[str, list[str]]:
-    """Value as text -> the arms that have it."""
-    groups: dict[str, list[str]] = {}
+def group_by_value(values: Mapping[str, Any]) -> Groups:
+    """The values as texts, each with the arms that have it, in the order of the arms."""
+    groups: Groups = {}
     for name, value in values.items():
         groups.setdefault(str(value), []).append(name)
     return groups
 
 
-def groups_text(groups: dict[str, list[str]]) -> str:
+def groups_text(groups: Groups) -> str:
     """`6000 (a, b) against 3000 (c)`."""
     return " against ".join(f"{value} ({', '.join(arms)})" for value, arms in groups.items())
 
