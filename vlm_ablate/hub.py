@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 ALLOW_HUB = "VLM_ABLATE_ALLOW_HUB"
 """Environment variable; "1" lets models and data sets be downloaded."""
@@ -39,7 +40,7 @@ def offline_unless_allowed() -> Iterator[None]:
     import datasets.config
     import huggingface_hub.constants
 
-    places = (datasets.config, huggingface_hub.constants)
+    places: tuple[Any, ...] = (datasets.config, huggingface_hub.constants)
     before = [place.HF_HUB_OFFLINE for place in places]
     try:
         for place in places:

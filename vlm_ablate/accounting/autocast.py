@@ -52,7 +52,9 @@ class Autocast(TorchFunctionMode):
         self._on_weight = on_weight
         self._copies: dict[int, Tensor] = {}
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         dtype = torch.bfloat16 if func in _BF16 else torch.float32 if func in _FP32 else None
         if dtype is None:

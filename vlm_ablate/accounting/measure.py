@@ -167,7 +167,9 @@ def _logits(vlm: VLM, cost: Measurement, visual: Tensor) -> Tensor:
     mask = torch.ones(1, cost.sequence, dtype=torch.bool, device="meta")
     try:
         with seeing:
-            return model(inputs_embeds=embeds, attention_mask=mask, position_ids=ids, use_cache=False).logits[0]
+            out = model(inputs_embeds=embeds, attention_mask=mask, position_ids=ids, use_cache=False)
+            logits: Tensor = out.logits[0]
+            return logits
     finally:
         hook.remove()
 
@@ -200,7 +202,9 @@ def layers_of(vlm: VLM) -> dict[str, list[nn.Module]]:
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     backbones = {"vision": vlm.vision.backbone, "language": vlm.language.model}
-    layers = {p: [m for m in b.modules() if isinstance(m, GradientCheckpointingLayer)] for p, b in backbones.items()}
+    layers: dict[str, list[nn.Module]] = {
+        p: [m for m in b.modules() if isinstance(m, GradientCheckpointingLayer)] for p, b in backbones.items()
+    }
     return {**layers, "cross_attention": blocks_of(vlm)}
 
 

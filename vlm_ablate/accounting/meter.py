@@ -25,6 +25,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vlm_ablate.accounting.autocast import Autocast
 
+Forward = Callable[..., Any]
+
 
 @dataclass
 class LayerCost:
@@ -80,7 +82,7 @@ class Meter:
         self._weight_shapes = {*matrices, *(torch.Size(reversed(shape)) for shape in matrices)}
         with ExitStack() as stack:
             self._counter = stack.enter_context(FlopCounterMode(display=False))
-            stack.enter_context(AssumeNoPadding())
+            stack.enter_context(AssumeNoPadding())  # type: ignore[no-untyped-call]  # torch's __init__ has no types
             stack.enter_context(FusedAttention(self))
             if autocast:
                 stack.enter_context(Autocast(lambda copy: self._weights.add(copy.untyped_storage()._cdata)))
@@ -90,11 +92,13 @@ class Meter:
     def watch(self, part: str, layers: list[nn.Module]) -> None:
         """Record the cost of each of these layers. Of equal layers only the first runs; the others cost the same."""
         self.layers[part] = []
-        seen: dict[tuple, LayerCost] = {}
+        seen: dict[tuple[Any, ...], LayerCost] = {}
         for layer in layers:
             layer.forward = self._recorded(layer, layer.forward, self.layers[part], seen)
 
-    def _recorded(self, layer: nn.Module, forward: Callable, costs: list[LayerCost], seen: dict) -> Callable:
+    def _recorded(
+        self, layer: nn.Module, forward: Forward, costs: list[LayerCost], seen: dict[tuple[Any, ...], LayerCost]
+    ) -> Forward:
         def run(*args: Any, **kwargs: Any) -> Any:
             hidden = args[0] if args else kwargs["hidden_states"]
             key = (type(layer), hidden.shape, hidden.requires_grad, torch.is_grad_enabled(), _shapes(layer))
@@ -112,9 +116,11 @@ class Meter:
 
         return run
 
-    def _first(self, cost: LayerCost, forward: Callable, hidden: Tensor, args: tuple, kwargs: dict) -> Any:
+    def _first(
+        self, cost: LayerCost, forward: Forward, hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         flops, saved, dense = self.flops, self.saved, self.dense
-        hidden = _Mark.apply(hidden, lambda: self._first_is_through(cost))
+        hidden = _marked(hidden, lambda: self._first_is_through(cost))
         out = forward(hidden, *args[1:], **kwargs) if args else forward(**{**kwargs, "hidden_states": hidden})
         cost.flops, cost.saved, cost.several = self.flops - flops, self.saved - saved, isinstance(out, tuple)
         cost.dense = self.dense - dense
@@ -124,8 +130,8 @@ class Meter:
             cost.started = self.flops
 
         if cost.several:
-            return (_Mark.apply(out[0], start), *out[1:])
-        return _Mark.apply(out, start)
+            return (_marked(out[0], start), *out[1:])
+        return _marked(out, start)
 
     def _first_is_through(self, cost: LayerCost) -> None:
         """In the backward pass, the layer's gradients are done: its equals, which came before, cost as much."""
@@ -160,7 +166,7 @@ class _Kept:
     first: _Kept | None = None
 
 
-def _shapes(module: nn.Module) -> tuple:
+def _shapes(module: nn.Module) -> tuple[tuple[str, torch.Size, bool], ...]:
     return tuple((name, p.shape, p.requires_grad) for name, p in module.named_parameters())
 
 
@@ -168,20 +174,27 @@ class _Mark(torch.autograd.Function):
     """Identity that calls back when the backward pass comes through."""
 
     @staticmethod
-    def forward(ctx, tensor: Tensor, reached: Callable[[], None]) -> Tensor:
+    def forward(ctx: Any, tensor: Tensor, reached: Callable[[], None]) -> Tensor:
         ctx.reached = reached
         return tensor.view_as(tensor)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         ctx.reached()
         return grad, None
+
+
+def _marked(tensor: Tensor, reached: Callable[[], None]) -> Tensor:
+    marked: Tensor = _Mark.apply(tensor, reached)  # type: ignore[no-untyped-call]  # torch gives it none
+    return marked
 
 
 class AssumeNoPadding(TorchDispatchMode):
     """Answers yes when a model asks a meta tensor whether all positions are real, none are packed, and the like."""
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         if func is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
             return True
         return func(*args, **(kwargs or {}))
@@ -194,11 +207,13 @@ class FusedAttention(TorchFunctionMode):
         super().__init__()
         self.meter = meter
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         if func is scaled_dot_product_attention:
             query, key, value = (*args, *(kwargs[n] for n in ("query", "key", "value") if n in kwargs))[:3]
-            return _Attention.apply(query, key, value, self.meter)
+            return _Attention.apply(query, key, value, self.meter)  # type: ignore[no-untyped-call]  # torch gives it none
         return func(*args, **kwargs)
 
 
@@ -206,7 +221,7 @@ class _Attention(torch.autograd.Function):
     """Shapes, saved tensors and operations of fused attention: keeps q, k, v, the output and a sum for each query."""
 
     @staticmethod
-    def forward(ctx, query: Tensor, key: Tensor, value: Tensor, meter: Meter) -> Tensor:
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, meter: Meter) -> Tensor:
         batch, heads, queries, width = query.shape
         out = query.new_empty(batch, queries, heads, value.shape[-1]).transpose(1, 2)
         ctx.save_for_backward(query, key, value, out, query.new_empty(batch, heads, queries, dtype=torch.float32))
@@ -215,7 +230,7 @@ class _Attention(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         ctx.meter.uncounted += 2 * ctx.flops
         query, key, value, *_ = ctx.saved_tensors
         return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value), None

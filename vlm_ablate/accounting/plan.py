@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -265,16 +265,16 @@ def _shares(stage: RunStage) -> dict[ImageConfig, float]:
 def _weighed(plans: Sequence[StagePlan], shares: Sequence[float]) -> StagePlan:
     """One plan of a stage from those for the sizes of its images: means over the steps, and the largest memory."""
 
-    def mean(value: Callable[[StagePlan], float]) -> float:
-        return sum(share * value(plan) for share, plan in zip(shares, plans, strict=True))
+    def mean(values: Iterable[float]) -> float:
+        return sum(share * value for share, value in zip(shares, values, strict=True))
 
     if len(plans) == 1:
         return plans[0]
     return replace(
         plans[-1],
-        training_flops={part: mean(lambda p, part=part: p.training_flops[part]) for part in plans[-1].training_flops},
-        views=mean(lambda p: p.views),
-        sequence=mean(lambda p: p.sequence),
+        training_flops={part: mean(p.training_flops[part] for p in plans) for part in plans[-1].training_flops},
+        views=mean(p.views for p in plans),
+        sequence=mean(p.sequence for p in plans),
         memory=max((plan.memory for plan in plans), key=lambda memory: memory.peak),
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -52,7 +52,7 @@ def build_docmatix(
     import time
 
     from vlm_ablate.docmatix.build import build
-    from vlm_ablate.docmatix.settings import BuildSettings
+    from vlm_ablate.docmatix.settings import BuildSettings, ImageFormat
     from vlm_ablate.errors import UnknownNameError
 
     if image_format not in ("png", "jpeg"):
@@ -60,8 +60,8 @@ def build_docmatix(
     if endpoint:
         jobs = min(jobs, concurrency)  # each process has at least one request open
     settings = BuildSettings(
-        pdfs, out, dpi, pages_per_row, max_pages, max_pdfs, image_format, rows_per_shard, licence, seed,
-        model=model, endpoint=endpoint, pairs_per_page=pairs_per_page, styles=styles, support=support,
+        pdfs, out, dpi, pages_per_row, max_pages, max_pdfs, cast(ImageFormat, image_format), rows_per_shard, licence,
+        seed, model=model, endpoint=endpoint, pairs_per_page=pairs_per_page, styles=styles, support=support,
         temperature=temperature, max_new_tokens=max_new_tokens, key_variable=key_variable, jobs=jobs,
         concurrency=concurrency, timeout=timeout, retries=retries, batch=batch,
     )

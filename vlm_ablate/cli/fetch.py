@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,8 @@ from vlm_ablate.cli.console import HomeOption
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from rich.progress import Progress, TaskID
 
     from vlm_ablate.home import Home
     from vlm_ablate.offline.debian.catalogue import Collection, Package
@@ -39,14 +42,16 @@ def fetch(
     from vlm_ablate.home import Home
     from vlm_ablate.offline.debian.catalogue import COLLECTIONS, packages
 
+    known = {str(collection): collection for collection in COLLECTIONS}
     place = Home.at(home)
     for name in collections or ():
-        if name not in COLLECTIONS:
+        if name not in known:
             raise UnknownNameError("collection", name, COLLECTIONS)
     if show:
         _list([c for c in COLLECTIONS if not collections or c in collections], place)
         return
-    wanted = [p for c in collections or [c for c in COLLECTIONS if c != "wordnet"] for p in packages(c)]
+    chosen = [known[name] for name in collections] if collections else [c for c in COLLECTIONS if c != "wordnet"]
+    wanted = [package for collection in chosen for package in packages(collection)]
     try:
         _fetch(wanted, place, debs, mirror)
     except KeyboardInterrupt:
@@ -71,8 +76,7 @@ def _fetch(wanted: Sequence[Package], home: Home, debs: Path | None, mirror: str
         for package in wanted:
             task = bar.add_task(package.name, total=package.bytes, info="")
             try:
-                found = fetch(package, home=home, debs=debs, mirror=mirror,
-                              progress=lambda what, done, task=task: bar.update(task, completed=done, info=what))
+                found = fetch(package, home=home, debs=debs, mirror=mirror, progress=partial(_show, bar, task))
                 out().print(_line(found, home), soft_wrap=True)
             except (AssetMissing, DataError) as error:
                 console.print(f"not fetched: {error}", markup=False, soft_wrap=True)
@@ -80,6 +84,10 @@ def _fetch(wanted: Sequence[Package], home: Home, debs: Path | None, mirror: str
             bar.remove_task(task)
     if failed:
         raise AssetMissing(f"{len(failed)} of {len(wanted)} packages not fetched: {', '.join(failed)}")
+
+
+def _show(bar: Progress, task: TaskID, what: str, done: int) -> None:
+    bar.update(task, completed=done, info=what)
 
 
 def _line(found: Fetched, home: Home) -> str:

@@ -131,7 +131,8 @@ def _experiments() -> Iterable[Row]:
         except ConfigError as error:
             yield short, str(error.problems[0]), ""
             continue
-        arms = data.get("arms") if isinstance(data.get("arms"), dict) else {}
+        written = data.get("arms")
+        arms = written if isinstance(written, dict) else {}
         yield short, str(data.get("title", "")), f"{len(arms)} arms: {', '.join(map(str, arms))}"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from vlm_ablate.accounting import ModelPlan
-    from vlm_ablate.config.expand import ResolvedArm
+    from vlm_ablate.config.loading import ResolvedArm
 
 
 LONGEST_SIDE = 20_000
@@ -118,7 +118,7 @@ def _sides(text: str | None) -> tuple[int | None, int | None]:
 
 
 def plan_arms(
-    arms: Sequence[ResolvedArm], **options: object
+    arms: Sequence[ResolvedArm], **options: Any
 ) -> tuple[dict[str, ModelPlan], dict[str, VlmAblateError]]:
     """Plans by arm, and what is wrong with the arms that cannot be planned; `options` are the planner's."""
     _quiet()

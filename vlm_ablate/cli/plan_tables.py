@@ -17,7 +17,8 @@ from vlm_ablate.papers import find_row
 
 if TYPE_CHECKING:
     from vlm_ablate.accounting import Gpu, ModelPlan, StagePlan
-    from vlm_ablate.config.expand import LoadedExperiment, ResolvedArm
+    from vlm_ablate.config.expand import LoadedExperiment
+    from vlm_ablate.config.loading import ResolvedArm
 
 Plans = Mapping[str, "ModelPlan"]
 
@@ -206,9 +207,9 @@ def _matched(arms: Sequence[ResolvedArm], plans: Plans, shown: Shown) -> Iterabl
                     paths = "".join(f"\n    {path}" for path in _patterns(modules)) if shown.modules else ""
                     found.setdefault(f"{backbone}: {len(modules)} modules ({kinds}){paths}", []).append(arm.name)
     for text, names in found.items():
-        first, *paths = text.split("\n")
+        first, *rest = text.split("\n")
         yield Text.assemble(("adapters on ", "bold"), first, (f"  in {', '.join(dict.fromkeys(names))}", "dim"))
-        yield from map(Text, paths)
+        yield from map(Text, rest)
     yield Text()
 
 

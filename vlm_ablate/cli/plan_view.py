@@ -17,7 +17,8 @@ from vlm_ablate.config.scales import PAPER
 
 if TYPE_CHECKING:
     from vlm_ablate.accounting import Gpu, ModelPlan
-    from vlm_ablate.config.expand import LoadedExperiment, ResolvedArm
+    from vlm_ablate.config.expand import LoadedExperiment
+    from vlm_ablate.config.loading import ResolvedArm
 
 _UNITS = {"K": 1e3, "M": 1e6, "B": 1e9}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
@@ -14,11 +14,11 @@ def schema(
     """Print the JSON Schema of experiment (or scale) files, with every registered part."""
     import json
 
-    from vlm_ablate.config.json_schema import file_schema
+    from vlm_ablate.config.json_schema import FileKind, file_schema
     from vlm_ablate.errors import UnknownNameError
     from vlm_ablate.registry import load_plugins
 
     if kind not in ("experiment", "scale"):
         raise UnknownNameError("kind of file", kind, ["experiment", "scale"])
     load_plugins(plugin or [], file="--plugin")
-    typer.echo(json.dumps(file_schema(kind), indent=2))
+    typer.echo(json.dumps(file_schema(cast(FileKind, kind)), indent=2))

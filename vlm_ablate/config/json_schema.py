@@ -7,8 +7,10 @@ from typing import Any, Literal
 from vlm_ablate.config.experiment import Experiment
 from vlm_ablate.config.scale import Scale
 
+FileKind = Literal["experiment", "scale"]
 
-def file_schema(kind: Literal["experiment", "scale"] = "experiment") -> dict[str, Any]:
+
+def file_schema(kind: FileKind = "experiment") -> dict[str, Any]:
     """Schema of one kind of file, with the fields of every registered part.
 
     Nothing is required at the top level of an experiment, since `base:` may bring it, nor in a stage's `data`, which

@@ -86,12 +86,12 @@ class Skips:
     @property
     def read(self) -> int:
         """Rows read, skipped ones included."""
-        return self._read.value
+        return int(self._read.value)
 
     @property
     def skipped(self) -> int:
         """Rows that could not be used."""
-        return self._skipped.value
+        return int(self._skipped.value)
 
 
 class MixtureDataset(Dataset[EncodedSample]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from vlm_ablate.data.inspect import Kind, Shown
@@ -81,11 +82,11 @@ def headline(sample: Shown) -> str:
     return f"{sample.id}  ({sample.source})  {counts}{', truncated' if sample.truncated else ''}"
 
 
-def _thumbnail(view: object) -> Image.Image:
-    image = Image.fromarray(view)  # type: ignore[arg-type]
+def _thumbnail(view: np.ndarray) -> Image.Image:
+    image = Image.fromarray(view)
     scale = _THUMBNAIL / max(image.size)
-    size = tuple(max(1, round(side * scale)) for side in image.size)
-    return image.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BILINEAR)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BILINEAR)
 
 
 def _words(sample: Shown) -> list[tuple[str, tuple[int, int, int]]]:

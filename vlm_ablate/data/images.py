@@ -8,6 +8,7 @@ gives and how large they are is known from its size alone.
 from __future__ import annotations
 
 import math
+from typing import TypeGuard
 
 import numpy as np
 from PIL import Image
@@ -72,10 +73,11 @@ def load_views(ref: ImageRef, config: ImageConfig) -> tuple[list[np.ndarray], li
     Raises:
         DataError: the picture cannot be used; the message names it.
     """
-    if config.split == "none" and _is_rgb_array(ref.source):
-        height, width = ref.source.shape[:2]
+    source = ref.source
+    if config.split == "none" and _is_rgb_array(source):
+        height, width = source.shape[:2]
         if views_of_size(width, height, config) == [(height, width)]:
-            return [ref.source], [(height, width)]  # composed pictures often have the right size: nothing to do
+            return [source], [(height, width)]  # composed pictures often have the right size: nothing to do
     if not config.fast or config.split == "crops":
         image = ref.load()
         return views(image, config), views_of_size(*image.size, config)
@@ -86,7 +88,7 @@ def load_views(ref: ImageRef, config: ImageConfig) -> tuple[list[np.ndarray], li
     return views(image, config, (width, height)), views_of_size(width, height, config)
 
 
-def _is_rgb_array(source: object) -> bool:
+def _is_rgb_array(source: object) -> TypeGuard[np.ndarray]:
     return (
         isinstance(source, np.ndarray) and source.dtype == np.uint8 and source.shape[2:] == (3,) and source.size > 0
     )

@@ -6,17 +6,18 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 
 from vlm_ablate.config.run_config import RunConfig
 from vlm_ablate.data.dataset import build_mixture
-from vlm_ablate.data.encode import IGNORE, Encoder, Layout, stage_encoder
+from vlm_ablate.data.encode import Encoder, Layout, stage_encoder
 from vlm_ablate.data.images import load_views
 from vlm_ablate.data.mixture import Mixture
 from vlm_ablate.data.sample import Sample, UnusableSample
 from vlm_ablate.errors import AssetMissing, DataError, UnknownNameError
+from vlm_ablate.models.batch import IGNORE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -147,16 +148,18 @@ class Inspector:
         runs = []
         for name, pairs in groupby(zip(ids.tolist(), labels.tolist(), strict=True), kind):
             tokens = [token for token, _ in pairs]
-            runs.append(Run(name, self._image_text(tokens) if name == "image" else self.tokenizer.decode(tokens),
-                            len(tokens)))
+            runs.append(Run(name, self._image_text(tokens) if name == "image" else self._text(tokens), len(tokens)))
         return runs
 
     def _image_text(self, tokens: list[int]) -> str:
         parts = []
         for token, same in groupby(tokens):
             count = len(list(same))
-            parts.append(self.tokenizer.decode([token]) + (f"×{count}" if count > 1 else ""))
+            parts.append(self._text([token]) + (f"×{count}" if count > 1 else ""))
         return "".join(parts)
+
+    def _text(self, tokens: list[int]) -> str:
+        return cast(str, self.tokenizer.decode(tokens))  # a list of texts only for several lists of tokens
 
 
 def open_data(config: RunConfig, data_seed: int, stage: str | None = None) -> Inspector:

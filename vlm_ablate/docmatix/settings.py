@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from vlm_ablate.errors import DataError
 
+ImageFormat = Literal["png", "jpeg"]
 QuestionerName = Literal["rules", "endpoint", "local"]
 
 _NOT_IDENTITY = (
@@ -38,7 +39,7 @@ class BuildSettings:
     """Pages used of a PDF, from its first; None: all."""
     max_pdfs: int | None = None
     """PDFs used, in order of their paths; None: all."""
-    image_format: Literal["png", "jpeg"] = "png"
+    image_format: ImageFormat = "png"
     rows_per_shard: int = 500
     """Rows in a Parquet file."""
     licence: str = "other"

@@ -103,7 +103,7 @@ def pooled_features(vision: VisionEncoder, refs: list[ImageRef], image: ImageCon
     """(images, width) unit vectors on the CPU: the mean patch feature of the whole image (its last view)."""
     normalise = Normaliser(vision.mean, vision.std)
     parameter = next(vision.parameters())
-    out: list[Tensor | None] = [None] * len(refs)
+    out: dict[int, Tensor] = {}
     for start in range(0, len(refs), _VIEWS_AT_ONCE):
         views = [load_views(ref, image)[0][-1] for ref in refs[start : start + _VIEWS_AT_ONCE]]
         for chunk in chunks_of_size(views):
@@ -111,7 +111,7 @@ def pooled_features(vision: VisionEncoder, refs: list[ImageRef], image: ImageCon
             means = vision(pixels, None).features.float().mean(1)
             for position, mean in zip(chunk, torch.nn.functional.normalize(means, dim=-1).cpu(), strict=True):
                 out[start + position] = mean
-    return torch.stack(out) if out else torch.zeros(0, vision.width)
+    return torch.stack([out[i] for i in range(len(refs))]) if out else torch.zeros(0, vision.width)
 
 
 def rank_by_similarity(queries: Tensor, pool: Tensor) -> Tensor:

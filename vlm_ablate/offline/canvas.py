@@ -12,7 +12,9 @@ from PIL import Image, ImageDraw, ImageFont
 from vlm_ablate.offline.item import Region
 from vlm_ablate.offline.pictures import Drawable
 
-COLOURS: dict[str, tuple[int, int, int]] = {
+Rgb = tuple[int, int, int]
+
+COLOURS: dict[str, Rgb] = {
     "red": (214, 69, 65), "blue": (66, 114, 215), "green": (76, 165, 88), "yellow": (240, 206, 80),
     "white": (247, 247, 247), "black": (38, 38, 42), "pink": (242, 160, 190), "brown": (140, 98, 68),
 }
@@ -42,7 +44,7 @@ def any_font(rng: random.Random, size: int) -> ImageFont.FreeTypeFont:
 class Canvas:
     """A picture in the making, and the regions drawn so far."""
 
-    def __init__(self, width: int, height: int, colour: tuple[int, int, int], rng: random.Random) -> None:
+    def __init__(self, width: int, height: int, colour: Rgb, rng: random.Random) -> None:
         shade = tuple(min(255, max(0, c + rng.randint(-10, 10))) for c in colour)
         self.image = Image.new("RGB", (width, height), shade)
         self.draw = ImageDraw.Draw(self.image)
@@ -64,7 +66,7 @@ class Canvas:
         """Draw a uint8 (height, width, 3) array."""
         self.image.paste(Image.fromarray(pixels), (left, top))
 
-    def text(self, text: str, left: float, top: float, face: ImageFont.FreeTypeFont, fill) -> None:
+    def text(self, text: str, left: float, top: float, face: ImageFont.FreeTypeFont, fill: Rgb) -> None:
         """Write text with its top left corner there. A number has a region for each digit, a word one for all."""
         self.draw.text((left, top), text, font=face, fill=fill)
         parts = list(text) if text.isdigit() else [text]
@@ -78,7 +80,7 @@ class Canvas:
         return np.asarray(self.image)
 
 
-def spaced_word(canvas: Canvas, word: str, box: tuple[int, int, int, int], ink) -> None:
+def spaced_word(canvas: Canvas, word: str, box: tuple[int, int, int, int], ink: Rgb) -> None:
     """Write a word, a letter every `GRID` pixels, in a random monospaced face at a random place of `box` (pixels).
 
     `box` is left, top, right, bottom; the letters are 16 pixels tall with their ascenders and descenders.
@@ -114,6 +116,6 @@ def grid_square(
     return left + GRID * rng.randint(0, across), top + GRID * rng.randint(0, down), side
 
 
-def ink_on(colour: tuple[int, int, int]) -> tuple[int, int, int]:
+def ink_on(colour: Rgb) -> Rgb:
     """Black or white, whichever can be read on `colour`."""
     return (20, 20, 20) if sum(colour) > 380 else (250, 250, 250)

@@ -36,8 +36,9 @@ def heading_start(window: Window, rng: random.Random) -> Pair | None:
     found = []
     for heading in layout.headings:
         seen = seen_of.get(id(layout.lines[heading.start]))
-        shown = seen is not None and seen.starts and len(seen.words) > 1
-        if shown and seen.words[0].text.rstrip(".:") == heading.number and worth(seen.words[1]):
+        if seen is None or not seen.starts or len(seen.words) < 2:
+            continue
+        if seen.words[0].text.rstrip(".:") == heading.number and worth(seen.words[1]):
             found.append((heading.number, seen))
     if not found:
         return None

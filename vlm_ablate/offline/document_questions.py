@@ -207,14 +207,18 @@ def only_run(window: Window, face: str) -> str | None:
 def bold(window: Window, rng: random.Random) -> Pair | None:
     """What is printed in bold."""
     text = only_run(window, "bold")
-    return text and Pair(rng.choice(["What is printed in bold?", "Which text stands in bold type?"]), text, "bold")
+    if not text:
+        return None
+    return Pair(rng.choice(["What is printed in bold?", "Which text stands in bold type?"]), text, "bold")
 
 
 def typewriter(window: Window, rng: random.Random) -> Pair | None:
     """What is printed in typewriter letters."""
     text = only_run(window, "mono")
-    return text and Pair(rng.choice(["What is printed in typewriter letters?", "Which text is set like code?"]), text,
-                         "typewriter")
+    if not text:
+        return None
+    return Pair(rng.choice(["What is printed in typewriter letters?", "Which text is set like code?"]), text,
+                "typewriter")
 
 
 def number(window: Window, rng: random.Random) -> Pair | None:

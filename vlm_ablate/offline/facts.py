@@ -6,11 +6,10 @@ import json
 import unicodedata
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 from vlm_ablate.offline.assets import folder_sha256, package_root, package_version
 from vlm_ablate.provenance import AssetRecord
-
-_CONTINENTS = {"Africa": "Africa", "Asia": "Asia", "Europe": "Europe", "Oceania": "Oceania"}
 
 
 @dataclass(frozen=True)
@@ -50,10 +49,11 @@ def countries() -> dict[str, Country]:
     return found
 
 
-def _continent(row: dict) -> str:
-    region, sub = row["region"], row.get("subregion") or ""
+def _continent(row: dict[str, Any]) -> str:
+    region: str = row["region"]
+    sub = row.get("subregion") or ""
     if region != "Americas":
-        return _CONTINENTS.get(region, region)
+        return region
     south = (row.get("intermediateregion") or sub) in ("South America",)
     return "South America" if south else "North America"
 

@@ -47,7 +47,7 @@ class View:
         step = self.side / (fine * self.size)
         x, y = (np.floor(start + (np.arange(fine * count) + 0.5) * step).astype(int)
                 for start, count in ((self.left, self.size), (self.top, self.size - self.strip)))
-        seen = source[np.clip(y, 0, source.shape[0] - 1)[:, None], np.clip(x, 0, source.shape[1] - 1)]
+        seen: np.ndarray = source[np.clip(y, 0, source.shape[0] - 1)[:, None], np.clip(x, 0, source.shape[1] - 1)]
         seen[(y < 0) | (y >= source.shape[0]), :] = OUTSIDE
         seen[:, (x < 0) | (x >= source.shape[1])] = OUTSIDE
         return seen
@@ -174,15 +174,15 @@ def place_labels(view: View, texts: dict[int, str], rng: random.Random, coloured
     name = rng.choice(_LABEL_FONTS)
     largest = max(_LEAST_LETTERS + 1, round(view.size / 11))
     # The largest region first would leave small ones without a place.
-    patches = {k: view.patch(k) for k in texts}
-    for k in sorted(texts, key=lambda k: patches[k].area if patches[k] else 0):
-        patch = patches[k]
-        options = patch and (
+    patches = {k: patch for k in texts if (patch := view.patch(k))}
+    if len(patches) < len(texts):
+        return None
+    for k, patch in sorted(patches.items(), key=lambda item: item[1].area):
+        label = next((
             label for points in range(largest, _LEAST_LETTERS - 1, -2)
             for label in _places(texts[k], patch, font(name, points))
             if _fits(label, k, view, placed, coloured, patch)
-        )
-        label = next(options, None) if options else None
+        ), None)
         if label is None:
             return None
         placed.append(label)
@@ -211,7 +211,7 @@ def _fits(label: Label, k: int, view: View, placed: list[Label], coloured: set[i
         return False
     under = view.seen[b:d, a:c]
     others = coloured - {k}
-    hidden = np.count_nonzero(under == k)
+    hidden = int(np.count_nonzero(under == k))
     if patch.area - hidden < max(0.55 * patch.area, _LEAST_VISIBLE, 0.004 * view.size**2):
         return False
     if any((under == other).any() for other in others):

@@ -195,7 +195,9 @@ def _which_is_further(rng: random.Random, split: Split, size: int) -> Draft | No
     return Draft(view, colours, question, (names[most],), facts, labels)
 
 
-def _compass(rng: random.Random, split: Split, size: int, direction: str):
+def _compass(
+    rng: random.Random, split: Split, size: int, direction: str
+) -> tuple[View, dict[int, str], tuple[Label, ...], tuple[int, int], str] | None:
     """Two labelled regions, first the one that is clearly further in a direction, and that in words."""
     axis = 1 if direction in ("north", "south") else 0
     for view, colours, patches, labels in labelled_views(rng, split, size, 2):
@@ -224,7 +226,7 @@ def _largest(rng: random.Random, split: Split, size: int) -> Draft | None:
 
 def _whole(view: View, chosen: Iterable[int]) -> bool:
     """Whether each region is a single piece, but for specks."""
-    return all(geometry(view.region_map).shapes[k].largest_piece > 0.9 for k in chosen)
+    return all(geometry(view.region_map).shape(k).largest_piece > 0.9 for k in chosen)
 
 
 def _part(rng: random.Random, split: Split, size: int) -> Draft | None:
@@ -236,7 +238,7 @@ def _part(rng: random.Random, split: Split, size: int) -> Draft | None:
             continue
         k = rng.choice(askable(region_map))
         g = geometry(region_map)
-        shape = g.shapes[k]
+        shape = g.shape(k)
         side = max(shape.box[2] - shape.box[0], shape.box[3] - shape.box[1], 0.12 * size) * rng.uniform(3, 4.5)
         left, top = (shape.centroid[i] - (cell + rng.uniform(0.4, 0.6)) / 3 * side
                      for i, cell in enumerate((place % 3, place // 3)))
@@ -254,8 +256,8 @@ def _inside_ninth(view: View, k: int, place: int) -> bool:
     """Whether nine tenths of a region (of the whole of it, cut off or not) lie in a ninth of the picture."""
     x, y = (round(cell * view.size / 3) for cell in (place % 3, place // 3))
     x1, y1 = (round((cell + 1) * view.size / 3) for cell in (place % 3, place // 3))
-    whole = geometry(view.region_map).shapes[k].area * (view.size / view.side) ** 2
-    return (view.seen[y:y1, x:x1] == k).sum() >= 0.9 * whole
+    whole = geometry(view.region_map).shape(k).area * (view.size / view.side) ** 2
+    return bool((view.seen[y:y1, x:x1] == k).sum() >= 0.9 * whole)
 
 
 def _count(rng: random.Random, split: Split, size: int) -> Draft | None:

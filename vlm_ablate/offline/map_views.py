@@ -45,13 +45,13 @@ def _nameable(region_map: RegionMap, size: int) -> tuple[int, ...]:
 
 def _neighbours(rng: random.Random, region_map: RegionMap, pool: tuple[int, ...], count: int) -> list[int]:
     """A random region of `pool` and others near it, none of them ten times as large as the first."""
-    shapes = geometry(region_map).shapes
+    shape = geometry(region_map).shape
     if len(pool) < count:
         return []
     first = rng.choice(pool)
-    x, y = shapes[first].centroid
-    alike = [k for k in pool if k != first and 0.1 < shapes[k].area / shapes[first].area < 10]
-    alike.sort(key=lambda k: (shapes[k].centroid[0] - x) ** 2 + (shapes[k].centroid[1] - y) ** 2)
+    x, y = shape(first).centroid
+    alike = [k for k in pool if k != first and 0.1 < shape(k).area / shape(first).area < 10]
+    alike.sort(key=lambda k: (shape(k).centroid[0] - x) ** 2 + (shape(k).centroid[1] - y) ** 2)
     near = alike[: 4 * count]
     return [first, *rng.sample(near, count - 1)] if len(near) >= count - 1 else []
 
@@ -59,7 +59,7 @@ def _neighbours(rng: random.Random, region_map: RegionMap, pool: tuple[int, ...]
 def window_around(rng: random.Random, region_map: RegionMap, chosen: list[int], size: int, strip: int = 0) -> View:
     """A window that shows the regions whole, and up to as much again around them; inside the map where it can be."""
     g = geometry(region_map)
-    boxes = [g.shapes[k].box for k in chosen]
+    boxes = [g.shape(k).box for k in chosen]
     left, top, right, bottom = (f(b[i] for b in boxes) for i, f in enumerate((min, min, max, max)))
     # The title hides the window's lower end.
     shown = 1 - strip / size
@@ -76,13 +76,15 @@ def window_around(rng: random.Random, region_map: RegionMap, chosen: list[int], 
 
 def seen_whole(view: View, chosen: list[int]) -> dict[int, Patch] | None:
     """The regions as seen; None where one is too small."""
-    patches = {k: view.patch(k) for k in chosen}
-    for patch in patches.values():
+    patches = {}
+    for k in chosen:
+        patch = view.patch(k)
         if patch is None or patch.area < max(_LEAST_PIXELS, _LEAST_AREA * view.size**2):
             return None
         if min(patch.box[2] - patch.box[0], patch.box[3] - patch.box[1]) < _LEAST_SIDE * view.size:
             return None
-    return patches  # type: ignore[return-value]
+        patches[k] = patch
+    return patches
 
 
 def coloured_views(

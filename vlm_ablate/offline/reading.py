@@ -92,8 +92,8 @@ def table(rng: random.Random, split: Split, size: int) -> tuple[Canvas, str, str
     for k, (label, value) in enumerate(rows):
         top = round(k * step / GRID) * GRID
         canvas.text(label[:4], 1, top, any_font(rng, 12), (20, 20, 20))
-        for place, digit in enumerate(str(value)):
-            left = (5 + place) * GRID
+        for column, digit in enumerate(str(value), 5):
+            left = column * GRID
             spaced_word(canvas, digit, (left, top, left + GRID, top + 2 * GRID), (20, 20, 20))
     k = rng.randrange(3)
     place = ("top", "middle", "bottom")[k]
@@ -101,7 +101,9 @@ def table(rng: random.Random, split: Split, size: int) -> tuple[Canvas, str, str
     return canvas, f"What is the {place} number?", str(rows[k][1]), f"table {text}"
 
 
-def _pick_rows(rng: random.Random, split: Split, count: int, digits_at_most: int = 9):
+def _pick_rows(
+    rng: random.Random, split: Split, count: int, digits_at_most: int = 9
+) -> list[tuple[str, int]]:
     """Rows with distinct values of one real series of the split."""
     for _ in range(50):
         source: Series = rng.choice(series(split))

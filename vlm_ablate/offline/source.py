@@ -8,10 +8,11 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+from typing import Any
 
 from vlm_ablate.data.sample import Image, ImageRef, Sample, Text
 from vlm_ablate.data.sources.base import Source
-from vlm_ablate.offline.configs import OfflineSourceConfig
+from vlm_ablate.offline.configs import OfflineSourceConfig, TaskName
 from vlm_ablate.offline.store import ItemStore, item_store, items
 from vlm_ablate.offline.tasks import TASKS, licence_records, share_out
 from vlm_ablate.provenance import AssetRecord
@@ -32,7 +33,7 @@ class Offline(Source):
         rng = random.Random(f"offline/{config.rows}")
         # Row -> (task, number of its first item): items are never used twice.
         self._counts = dict.fromkeys(config.tasks, 0)
-        self._plan = []
+        self._plan: list[tuple[TaskName, int]] = []
         for task in share_out(config.tasks, config.rows, rng):
             self._plan.append((task, self._counts[task]))
             self._counts[task] += config.pictures
@@ -57,12 +58,12 @@ class Offline(Source):
                 item_store(task, "train", count, self.config.side)
         self._stores.clear()
 
-    def _store(self, task: str) -> ItemStore:
+    def _store(self, task: TaskName) -> ItemStore:
         if task not in self._stores:
             self._stores[task] = items(task, "train", self._counts[task], self.config.side)
         return self._stores[task]
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_stores": {}}  # arrays that are mapped from disk would be copied
 
     @property

@@ -6,14 +6,21 @@ import csv
 import gzip
 import io
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
+from typing import Any
 
 from vlm_ablate.offline.assets import file_sha256, package_root, package_version
 from vlm_ablate.offline.pictures import Split
 from vlm_ablate.provenance import AssetRecord
 
 _ALLOWED = ("CC0", "Public domain", "BSD-3-Clause", "MIT", "CC-BY-2.0", "CC-BY-3.0")
+
+
+Row = dict[str, Any]
+"""Column -> text; in the one table that is JSON, what its fields hold."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,7 @@ _FILES = {
 }
 
 
-def _root():
+def _root() -> Path:
     return package_root("bokeh-sampledata", "bokeh_sampledata/_data")
 
 
@@ -53,14 +60,15 @@ def _recorded_licences() -> dict[str, str]:
     return {file: row["recorded_license"] for row in rows for file in row["files"]}
 
 
-def _rows(table: str) -> list[dict[str, str]]:
+def _rows(table: str) -> list[Row]:
     path = _root() / _FILES[table]
     licence = _recorded_licences().get(_FILES[table], "unknown")
     if not licence.startswith(_ALLOWED):
         raise ValueError(f"{_FILES[table]}: recorded licence {licence!r} does not allow reuse here")
     raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     if path.name.endswith(".json"):
-        return json.loads(raw)["data"]
+        rows: list[Row] = json.loads(raw)["data"]
+        return rows
     lines = [line for line in raw.decode("utf-8", "replace").splitlines() if line and not line.startswith("#")]
     return list(csv.DictReader(io.StringIO("\n".join(lines)), skipinitialspace=True))
 
@@ -86,8 +94,8 @@ def licence_records() -> list[AssetRecord]:
     ]
 
 
-def _collect(table: str, title: str, pairs) -> Series:
-    kept = {}
+def _collect(table: str, title: str, pairs: Iterable[tuple[Any, Any]]) -> Series:
+    kept: dict[str, int] = {}
     for label, value in pairs:
         try:
             number = round(float(value))
@@ -98,7 +106,7 @@ def _collect(table: str, title: str, pairs) -> Series:
     return Series(table, title, tuple(kept), tuple(kept.values()))
 
 
-def _elements(rows) -> list[Series]:
+def _elements(rows: list[Row]) -> list[Series]:
     return [
         _collect("elements", "number", ((r["symbol"], r["atomic number"]) for r in rows)),
         _collect("elements", "year", ((r["symbol"], r["year discovered"]) for r in rows)),
@@ -106,16 +114,16 @@ def _elements(rows) -> list[Series]:
     ]
 
 
-def _cars(rows) -> list[Series]:
+def _cars(rows: list[Row]) -> list[Series]:
     first = {r["name"].split()[0].upper(): r for r in rows}
     return [_collect("auto-mpg", col, ((k, r[col]) for k, r in first.items())) for col in ("mpg", "hp", "weight")]
 
 
-def _unemployment(rows) -> list[Series]:
+def _unemployment(rows: list[Row]) -> list[Series]:
     return [_collect("unemployment1948", m, ((r["Year"], r.get(m)) for r in rows)) for m in ("Jan", "Jun", "Dec")]
 
 
-def _penguins(rows) -> list[Series]:
+def _penguins(rows: list[Row]) -> list[Series]:
     cols = [("mass", "body_mass_g"), ("wing", "flipper_length_mm")]
     return [
         _collect("penguins", title, ((f"P{i}", r.get(col)) for i, r in enumerate(rows[k : k + 30])))
@@ -123,35 +131,35 @@ def _penguins(rows) -> list[Series]:
     ]
 
 
-def _antibiotics(rows) -> list[Series]:
+def _antibiotics(rows: list[Row]) -> list[Series]:
     return [
         _collect("antibiotics", "dose", ((r["bacteria"].split()[0], r["penicillin"]) for r in rows)),
         _collect("antibiotics", "neo", ((r["bacteria"].split()[-1], float(r["neomycin"]) * 100) for r in rows)),
     ]
 
 
-def _sprint(rows) -> list[Series]:
+def _sprint(rows: list[Row]) -> list[Series]:
     return [
         _collect("sprint", medal, ((r["Year"], float(r["Time"]) * 10) for r in rows if r["Medal"].upper() == medal))
         for medal in ("GOLD", "SILVER", "BRONZE")
     ]
 
 
-def _olympics(rows) -> list[Series]:
+def _olympics(rows: list[Row]) -> list[Series]:
     return [
         _collect("olympics2014", medal, ((r["abbr"], r["medals"][medal]) for r in rows if r["medals"]["total"] > 0))
         for medal in ("gold", "silver", "bronze", "total")
     ]
 
 
-def _marriages(rows) -> list[Series]:
+def _marriages(rows: list[Row]) -> list[Series]:
     columns = [c for c in rows[0] if "per_1000" in c.lower()]
     return [
         _collect("us_marriages_divorces", c.split("_")[0].lower(), ((r["Year"], r[c]) for r in rows)) for c in columns
     ]
 
 
-def _gapminder(rows) -> list[Series]:
+def _gapminder(rows: list[Row]) -> list[Series]:
     column = "life" if "life" in rows[0] else next(c for c in rows[0] if "life" in c.lower())
     name = next(c for c in rows[0] if c.lower() in ("country", "name"))
     year = next(c for c in rows[0] if c.lower() == "year")

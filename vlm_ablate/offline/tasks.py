@@ -25,6 +25,7 @@ from vlm_ablate.offline import (
     stamps,
     tables,
 )
+from vlm_ablate.offline.configs import TaskName
 from vlm_ablate.offline.debian import catalogue
 from vlm_ablate.offline.debian.catalogue import Collection
 from vlm_ablate.offline.item import Item
@@ -110,7 +111,7 @@ TASKS: dict[str, Task] = {
 }
 
 
-def licence_records(tasks: Mapping[str, float]) -> list[AssetRecord]:
+def licence_records(tasks: Mapping[TaskName, float]) -> list[AssetRecord]:
     """Provenance of the material of the tasks whose share is not zero, each once.
 
     Raises:
@@ -122,6 +123,6 @@ def licence_records(tasks: Mapping[str, float]) -> list[AssetRecord]:
     return list({str(record.to_dict()): record for record in found}.values())
 
 
-def share_out(tasks: Mapping[str, float], count: int, rng: random.Random) -> list[str]:
+def share_out(tasks: Mapping[TaskName, float], count: int, rng: random.Random) -> list[TaskName]:
     """The task of each of `count` places, drawn by the shares; one task alone takes them all."""
     return [rng.choices(list(tasks), list(tasks.values()))[0] for _ in range(count)]

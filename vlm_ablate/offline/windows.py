@@ -160,7 +160,8 @@ class Window:
             # A line whose words wrap around the window's edge has no single run of shown words.
             at = at if at and at[-1] - at[0] + 1 == len(at) else []
             words = tuple(
-                SeenWord(line.words[i - first], self._printed.texts[i], tuple(map(int, self._boxes[i]))) for i in at
+                SeenWord(line.words[i - first], self._printed.texts[i], (int(left), int(top), int(right), int(bottom)))
+                for i, (left, top, right, bottom) in zip(at, self._boxes[at], strict=True)
             )
             top, bottom = self._printed.rows[number] - self.top
             found.append(SeenLine(line, words, int(at[0] - first) if at else 0, (int(top), int(bottom))))

@@ -68,17 +68,20 @@ class RunRecord:
     @property
     def cell(self) -> dict[str, Any] | None:
         """The paper's cell this arm stands for."""
-        return schema.read_json_tag(self.tags, schema.CELL)
+        cell: dict[str, Any] | None = schema.read_json_tag(self.tags, schema.CELL)
+        return cell
 
     @property
     def stand_ins(self) -> dict[str, str]:
         """Dotted path -> what stands in for what the paper names."""
-        return schema.read_json_tag(self.tags, schema.STAND_INS, {})
+        stand_ins: dict[str, str] = schema.read_json_tag(self.tags, schema.STAND_INS, {})
+        return stand_ins
 
     @property
     def scaled(self) -> dict[str, str]:
         """Dotted path -> the paper's value and the one that the scale put in its place."""
-        return schema.read_json_tag(self.tags, schema.SCALED, {})
+        scaled: dict[str, str] = schema.read_json_tag(self.tags, schema.SCALED, {})
+        return scaled
 
 
 def make_record(

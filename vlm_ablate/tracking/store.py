@@ -200,9 +200,10 @@ def _create_experiment(client: MlflowClient, tracking_uri: str, name: str) -> st
         return client.create_experiment(name, artifact_location=artifact_location(tracking_uri, name))
     except MlflowException as error:
         # Another process was first.
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+        existing = client.get_experiment_by_name(name) if error.error_code == "RESOURCE_ALREADY_EXISTS" else None
+        if existing is None:
             raise
-        return client.get_experiment_by_name(name).experiment_id
+        return existing.experiment_id
 
 
 def _create_sqlite(path: Path, notify: Notify) -> None:

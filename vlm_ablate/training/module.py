@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.loops.utilities import _block_parallel_sync_behavior
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from vlm_ablate.config.execution import Execution
 from vlm_ablate.config.stages import Stage
@@ -64,7 +67,7 @@ class TrainingModule(pl.LightningModule):
         self._supervised: Tensor | int = 0
         self._trainable: list[nn.Parameter] = []
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW and the schedule of the stage; the schedule is stepped here, once an optimiser step."""
         optimizer = build_optimizer(self.vlm, self.stage)
         self._trainable = [p for group in optimizer.param_groups for p in group["params"]]
@@ -90,7 +93,8 @@ class TrainingModule(pl.LightningModule):
             self._update()
 
     def _update(self) -> None:
-        optimizer = self.optimizers()
+        # There is one of each.
+        optimizer, schedule = cast(LightningOptimizer, self.optimizers()), cast(LRScheduler, self.lr_schedulers())
         totals = torch.stack(
             [torch.as_tensor(t, device=self.device).double() for t in (self._loss_sum, self._supervised)]
         )
@@ -102,7 +106,7 @@ class TrainingModule(pl.LightningModule):
         self.step_norm = scale_and_clip(self._trainable, (world / count).float(), self.stage.gradient_clip)
         self.step_loss = (loss_sum / count).float()
         optimizer.step()
-        self.lr_schedulers().step()
+        schedule.step()
         optimizer.zero_grad(set_to_none=True)
         self._loss_sum, self._supervised = 0.0, 0
 
@@ -114,7 +118,7 @@ class TrainingModule(pl.LightningModule):
         """Dotted paths of the trained parameters."""
         return [name for name, p in self.named_parameters() if p.requires_grad]
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]  # for all its forms
         """Trained parameters and buffers only: the frozen weights are rebuilt from the configuration."""
         full = super().state_dict(*args, **kwargs)
         frozen = {name for name, p in self.named_parameters(remove_duplicate=False) if not p.requires_grad}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch.optim import AdamW, Optimizer
@@ -30,6 +30,10 @@ class MuonAdamW(Optimizer):
         super().__init__(groups, {})
         self._share()
 
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """One step of both."""
         loss = closure() if closure is not None else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -38,7 +39,7 @@ def is_backbone(name: str) -> bool:
     return name.split(".", 1)[0] in BACKBONES and not any(part in name for part in _NEW_NAMES)
 
 
-def parameter_groups(model: nn.Module, stage: Stage) -> list[dict]:
+def parameter_groups(model: nn.Module, stage: Stage) -> list[dict[str, Any]]:
     """Groups by backbone or new, decayed or not, Muon or AdamW; each has `lr`, `weight_decay`, `muon` and `name`.
 
     Muon takes the decayed matrices when the stage asks for it. Embeddings, vectors and kernels always go to AdamW, and

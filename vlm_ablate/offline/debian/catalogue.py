@@ -54,12 +54,14 @@ class Package:
 @lru_cache(maxsize=64)
 def _manifest(path: Path, changed: int) -> dict[str, Any]:
     """Asked for with every picture that is drawn, so read once; `changed` tells a new one from the old."""
-    return json.loads(path.read_text())
+    manifest: dict[str, Any] = json.loads(path.read_text())
+    return manifest
 
 
 @cache
-def _listing() -> dict[str, Any]:
-    return yaml.safe_load((files("vlm_ablate") / "assets/debian.yaml").read_text())
+def _listing() -> dict[Collection, dict[str, Any]]:
+    listing: dict[Collection, dict[str, Any]] = yaml.safe_load((files("vlm_ablate") / "assets/debian.yaml").read_text())
+    return listing
 
 
 @cache
@@ -79,7 +81,7 @@ def packages(collection: Collection) -> list[Package]:
 
 def summary(collection: Collection) -> str:
     """One line that says what a collection holds."""
-    return _listing()[collection]["summary"]
+    return str(_listing()[collection]["summary"])
 
 
 def require(*collections: Collection) -> None:

@@ -165,13 +165,15 @@ def _flags(rows: list[Row], first: list[str]) -> dict[str, str]:
 @cache
 def _countries() -> dict[str, str]:
     """Name of a country -> its code. A table, so that splits are the same without OpenMoji."""
-    return yaml.safe_load((files("vlm_ablate") / "assets/clip_art_flags.yaml").read_text())
+    codes: dict[str, str] = yaml.safe_load((files("vlm_ablate") / "assets/clip_art_flags.yaml").read_text())
+    return codes
 
 
 @cache
 def _twins() -> dict[str, str]:
     """Clip art that is a stamp too -> the stamp's group. A table, so that splits are the same without the stamps."""
-    return yaml.safe_load((files("vlm_ablate") / "assets/clip_art_twins.yaml").read_text())
+    groups: dict[str, str] = yaml.safe_load((files("vlm_ablate") / "assets/clip_art_twins.yaml").read_text())
+    return groups
 
 
 def caption_of(row: Row) -> str:

@@ -102,9 +102,10 @@ def look_at(path: Path) -> Look | None:
         return None
     if (ink[..., 3] / 255).mean() < _LEAST_INK:
         return None
-    box = (left / width, top / height, right / width, bottom / height)
-    return Look(hashlib.sha256(data).hexdigest(), tuple(round(float(v), 4) for v in box), round(height / width, 4),
-                _grounds(ink), _thumb(ink))
+    x0, x1 = (round(float(x / width), 4) for x in (left, right))
+    y0, y1 = (round(float(y / height), 4) for y in (top, bottom))
+    digest = hashlib.sha256(data).hexdigest()
+    return Look(digest, (x0, y0, x1, y1), round(height / width, 4), _grounds(ink), _thumb(ink))
 
 
 @lru_cache(maxsize=3072)

@@ -106,6 +106,17 @@ class Geometry:
     shapes: tuple[Shape | None, ...]
     """One a region; None where its colour does not occur."""
 
+    def shape(self, region: int) -> Shape:
+        """Where a region lies that is drawn.
+
+        Raises:
+            ValueError: its colour does not occur.
+        """
+        shape = self.shapes[region]
+        if shape is None:
+            raise ValueError(f"region {region} is not in the map's picture")
+        return shape
+
 
 @lru_cache(maxsize=512)
 def read_map(path: Path) -> RegionMap:

@@ -34,6 +34,7 @@ class EfficientNetLiteEncoder(VisionEncoder):
     """
 
     width = WIDTH
+    config: EfficientNetLiteConfig
     mean = (127 / 255,) * 3
     std = (128 / 255,) * 3
 
@@ -115,7 +116,7 @@ class MBConv(nn.Module):
         self._bn2 = batch_norm(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu6(self._bn0(self._expand_conv(x))) if hasattr(self, "_expand_conv") else x
+        y: Tensor = F.relu6(self._bn0(self._expand_conv(x))) if hasattr(self, "_expand_conv") else x
         y = F.relu6(self._bn1(self._depthwise_conv(y)))
         y = self._bn2(self._project_conv(y))
         return x + y if self.residual else y

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,9 @@ from vlm_ablate.models.vision.base import VisionEncoder, VisionFeatures
 from vlm_ablate.offline.configs import PaddleOcrConfig
 from vlm_ablate.offline.encoders.efficientnet import as_patches, resize
 from vlm_ablate.offline.encoders.packaged import PackagedFile
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,7 @@ PARTS = {
 class PaddleOcrEncoder(VisionEncoder):
     """Views are resized to `resolution` and every cell of the last feature map is one patch. Always frozen."""
 
+    config: PaddleOcrConfig
     trainable = False
 
     def __init__(
@@ -133,11 +138,12 @@ class OnnxBackbone(nn.Module):
         (cells,) = self._session.run(None, {self._session.get_inputs()[0].name: pixels})
         return torch.from_numpy(cells).to(x.device, x.dtype)
 
-    def __getstate__(self) -> dict:
-        return {**super().__getstate__(), "_session": None}
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]  # torch gives it none
+        return state | {"_session": None}
 
-    def __setstate__(self, state: dict) -> None:
-        super().__setstate__(state)
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch gives it none
         self._session = _session(self._graph) if self._graph is not None else None
 
 
@@ -163,10 +169,10 @@ def cut(part: Part) -> bytes:
     model.graph.node.extend(reversed(kept))
     model.graph.initializer.extend(weights)
     model.graph.output.append(onnx.helper.make_empty_tensor_value_info(part.output))
-    return model.SerializeToString()
+    return bytes(model.SerializeToString())
 
 
-def _session(graph: bytes):
+def _session(graph: bytes) -> onnxruntime.InferenceSession:
     """One thread: several runs share the cores, and features must not depend on how many there are."""
     try:
         import onnxruntime

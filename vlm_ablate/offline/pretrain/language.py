@@ -26,7 +26,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast,
 
 from vlm_ablate.offline import facts, pictures
 from vlm_ablate.offline.pretrain.corpus import Slot, documents, exercises, glimpses, wordnet_record
-from vlm_ablate.offline.pretrain.phases import phase
+from vlm_ablate.offline.pretrain.phases import Measured, phase
 from vlm_ablate.offline.pretrain.recipe import STANDINS, write_recipe
 from vlm_ablate.offline.pretrain.tokenizer import train_tokenizer
 from vlm_ablate.provenance import AssetRecord
@@ -115,7 +115,7 @@ def _phases(
 ) -> dict[str, float]:
     """The three phases in turn; returns the smoothed loss at the end of each."""
 
-    def run(name: str, batches: Iterator[tuple[Tensor, Tensor]], steps: int, rate: float, done: int) -> dict:
+    def run(name: str, batches: Iterator[tuple[Tensor, Tensor]], steps: int, rate: float, done: int) -> Measured:
         settings = {"recipe": recipe.until(name), "sources": [s.to_dict() for s in sources]}
         return phase(model, f"llama-nano-{name}", settings, lambda: {f"{name}_loss": round(_train(
             model, batches, recipe, steps, rate, lambda step, loss: on_step(done + step, recipe.total_steps, loss)
@@ -126,7 +126,7 @@ def _phases(
     model.get_input_embeddings().requires_grad_(False)
     packed = _batches(recipe, tokenizer, exercises(random.Random(f"answering/{recipe.seed}")), everything=False)
     measured |= run("answering", packed, recipe.answering_steps, recipe.answering_learning_rate, recipe.steps)
-    looking = looking_batches(recipe, tokenizer, model.get_input_embeddings().weight.detach())
+    looking = looking_batches(recipe, tokenizer, model.model.embed_tokens.weight.detach())
     done = recipe.steps + recipe.answering_steps
     return measured | run("looking", looking, recipe.looking_steps, recipe.looking_learning_rate, done)
 
@@ -220,11 +220,12 @@ class Slots:
 
         A picture is seen more or less clearly: one draw decides how far its slots are confused with other words.
         """
-        rows = torch.stack([sum(self._mean(text) for text in slot) for slot in slots])
+        rows = torch.stack([sum(map(self._mean, slot), start=torch.zeros(())) for slot in slots])
         scale = 0.7 + 0.6 * torch.rand(len(rows), 1, generator=self.generator)
         confusion = self.confusion * torch.rand(1, generator=self.generator)
-        normal = lambda: torch.randn(rows.shape, generator=self.generator)  # noqa: E731
-        return rows * scale + self.noise * normal() + confusion * (normal() @ self.spread.T)
+        noise, other = (torch.randn(rows.shape, generator=self.generator) for _ in range(2))
+        mistaken: Tensor = other @ self.spread.T
+        return rows * scale + self.noise * noise + confusion * mistaken
 
     def _mean(self, text: str) -> Tensor:
         if text not in self._known:

@@ -17,8 +17,11 @@ from torch import nn
 from vlm_ablate.home import Home
 from vlm_ablate.storage import storage_errors
 
+Measured = dict[str, float]
+"""Name of a figure (loss, accuracy, seconds) -> its value."""
 
-def phase(model: nn.Module, name: str, settings: dict[str, Any], train: Callable[[], dict[str, float]]) -> dict:
+
+def phase(model: nn.Module, name: str, settings: dict[str, Any], train: Callable[[], Measured]) -> Measured:
     """Train `model` in place by calling `train`, or load what the same phase left when it was run before.
 
     The code is no part of `settings`: whoever changes it removes the `pretrain` folder of the cache.
@@ -37,7 +40,8 @@ def phase(model: nn.Module, name: str, settings: dict[str, Any], train: Callable
     if path.exists():
         load_model(model, path)
         with safe_open(path, "pt") as file:
-            return json.loads(file.metadata()["measured"])
+            kept: Measured = json.loads(file.metadata()["measured"])
+            return kept
     started = time.perf_counter()
     measured = train()
     measured[f"{name.rsplit('-', 1)[-1]}_seconds"] = round(time.perf_counter() - started)

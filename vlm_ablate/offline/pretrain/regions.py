@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from vlm_ablate.offline import pictures, reading, scenes
-from vlm_ablate.offline.canvas import COLOURS, Canvas, grid_square, spaced_word
+from vlm_ablate.offline.canvas import COLOURS, Canvas, Rgb, grid_square, ink_on, spaced_word
 from vlm_ablate.offline.facts import ascii_fold
 from vlm_ablate.offline.item import Region
 from vlm_ablate.offline.pretrain.vision_recipe import VisionRecipe
@@ -53,7 +53,7 @@ class Regions:
     """(regions,) long, -100 = none."""
 
 
-class PretrainPictures(IterableDataset):
+class PretrainPictures(IterableDataset[tuple[Tensor, Regions]]):
     """Endless batches of composed pictures (batch, 3, height, width) in [-1, 1] with their regions."""
 
     def __init__(self, recipe: VisionRecipe, phase: str, shares: tuple[int, ...]) -> None:
@@ -94,13 +94,13 @@ def _compose(rng: random.Random, kind: str, height: int, width: int) -> tuple[Ca
         canvas.paste(rng.choice(pictures.flags()), *grid_square(rng, (0, 0, width, height), (0.75, 1.0)))
     elif kind == "sign":
         word = rng.choice(reading.lexicon())
-        spaced_word(canvas, word, (0, 0, width, height), reading.ink_on(COLOURS[ground]))
+        spaced_word(canvas, word, (0, 0, width, height), ink_on(COLOURS[ground]))
     else:
-        _fill_cells(canvas, rng, words=kind == "mixed", ink=reading.ink_on(COLOURS[ground]))
+        _fill_cells(canvas, rng, words=kind == "mixed", ink=ink_on(COLOURS[ground]))
     return canvas, ground
 
 
-def _fill_cells(canvas: Canvas, rng: random.Random, *, words: bool, ink) -> None:
+def _fill_cells(canvas: Canvas, rng: random.Random, *, words: bool, ink: Rgb) -> None:
     """One to four drawings (and, in a mixed picture, words) in the quarters of the canvas."""
     width, height = canvas.size
     for cell in range(4) if rng.random() < 0.8 else rng.sample(range(4), rng.randint(1, 3)):

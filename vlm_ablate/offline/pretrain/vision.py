@@ -17,12 +17,13 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
-from transformers import AutoModelForCausalLM, AutoTokenizer, get_cosine_schedule_with_warmup
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, get_cosine_schedule_with_warmup
 from transformers.models.idefics2.configuration_idefics2 import Idefics2VisionConfig
 from transformers.models.idefics2.modeling_idefics2 import Idefics2VisionTransformer
 
@@ -76,7 +77,11 @@ class PatchAlignment(nn.Module):
     A linear image, because a connector that has learned to translate some names then translates the others too.
     """
 
-    def __init__(self, encoder: nn.Module, recipe: VisionRecipe, banks: dict[str, Tensor]) -> None:
+    names: Tensor
+    whiten: Tensor
+    metric: Tensor
+
+    def __init__(self, encoder: Idefics2VisionTransformer, recipe: VisionRecipe, banks: dict[str, Tensor]) -> None:
         super().__init__()
         self.encoder = encoder
         width = banks["names"].shape[1]
@@ -112,21 +117,24 @@ class PatchAlignment(nn.Module):
         return total, hits.detach()
 
 
-def encode(encoder: nn.Module, pixels: Tensor) -> Tensor:
+def encode(encoder: Idefics2VisionTransformer, pixels: Tensor) -> Tensor:
     """Patch features (pictures, patches, hidden) of whole pictures."""
-    rows, columns = (side // encoder.config.patch_size for side in pixels.shape[-2:])
+    patch = cast(int, encoder.config.patch_size)  # transformers has room for two sides; this encoder has one
+    rows, columns = (side // patch for side in pixels.shape[-2:])
     mask = torch.ones(len(pixels), rows, columns, dtype=torch.bool)
-    return encoder(pixel_values=pixels, patch_attention_mask=mask).last_hidden_state
+    states: Tensor = encoder(pixel_values=pixels, patch_attention_mask=mask).last_hidden_state
+    return states
 
 
 def text_banks(language: Path) -> dict[str, Tensor]:
     """Embeddings of names, places and grounds in the language model of folder `language`, each (texts, width)."""
-    table = AutoModelForCausalLM.from_pretrained(language, dtype=torch.float32).get_input_embeddings().weight.detach()
+    model = AutoModelForCausalLM.from_pretrained(language, dtype=torch.float32)
+    table = cast(nn.Embedding, model.get_input_embeddings()).weight.detach()
     tokenizer, bank = AutoTokenizer.from_pretrained(language), TextBank()
     return {kind: _embed(getattr(bank, kind), table, tokenizer) for kind in ("names", "places", "grounds")}
 
 
-def _embed(texts: list[str], table: Tensor, tokenizer) -> Tensor:
+def _embed(texts: list[str], table: Tensor, tokenizer: PreTrainedTokenizerBase) -> Tensor:
     """Mean of the language model's embeddings of the tokens of ` text`: (texts, width)."""
     ids = [tokenizer(f" {t}", add_special_tokens=False)["input_ids"] for t in texts]
     return torch.stack([table[torch.tensor(i)].mean(0) for i in ids])
