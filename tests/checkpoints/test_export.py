@@ -10,8 +10,15 @@ import torch
 from peft import PeftModel
 from PIL import Image as Pillow
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+    GPT2Config,
+)
 
+from tests.models.conftest import save_lm
 from tests.models.support import PERCEIVER, a_batch, a_vlm, batch_of, open_gates
 from vlm_ablate.checkpoints import load_checkpoint
 from vlm_ablate.checkpoints.chat import chat_template
@@ -207,6 +214,11 @@ def test_towers_that_idefics_does_not_have(siglip: Path, clip: Path, dinov2: Pat
         assert reason in fit(a_vlm(vision, language)).reason
     interpolated = a_vlm({"name": "hf", "id": str(siglip)}, language, image=ImageConfig(size=64))
     assert "interpolates its positions" in fit(interpolated).reason
+
+
+def test_a_language_model_that_no_class_can_hold_is_a_reason(tmp_path: Path) -> None:
+    language = save_lm(tmp_path, GPT2Config(n_embd=32, n_layer=2, n_head=2, n_positions=256))
+    assert "Idefics3ForConditionalGeneration cannot be" in fit(a_vlm(NANO[0], language, connector=SHUFFLE)).reason
 
 
 # --- adapters --------------------------------------------------------------------------------------------------------

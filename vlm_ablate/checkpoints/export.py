@@ -26,6 +26,8 @@ from vlm_ablate.models.released import ADAPTER
 from vlm_ablate.storage import storage_errors
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from vlm_ablate.models.vlm import VLM
 
 TOLERANCE = 1e-4
@@ -98,7 +100,8 @@ def _write_transformers(
     check: bool,
     dtype: torch.dtype,
 ) -> Exported:
-    model = to_transformers(vlm, merged=not keep_adapters).to(dtype)
+    model = to_transformers(vlm, merged=not keep_adapters)
+    model.to(dtype)  # type: ignore[arg-type]  # transformers' wrapper loses its self
     model.generation_config = generation_config(vlm)
     model.name_or_path = str(folder.absolute())
     with storage_errors("write", folder), quietly():
@@ -140,18 +143,19 @@ def check_export(vlm: VLM, folder: Path, data: Preparation) -> Check:
         processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
     model = load_as_told(folder)
     theirs = processor(images=[Pillow.fromarray(noise)], text=IMAGE + words, return_tensors="pt")
-    pixels = theirs["pixel_values"][0]
+    pixels, own = theirs["pixel_values"][0], batch.pixel_values
+    assert own is not None  # there is one image
     if not torch.equal(theirs["input_ids"], batch.input_ids):
         raise ModelError("transformers' processor gives other token ids than the run was trained on")
-    if pixels.shape != batch.pixel_values.shape:
+    if pixels.shape != own.shape:
         raise ModelError(
-            f"transformers' processor gives views {tuple(pixels.shape)}, the run {tuple(batch.pixel_values.shape)}"
+            f"transformers' processor gives views {tuple(pixels.shape)}, the run {tuple(own.shape)}"
         )
     theirs = {k: v.to(model.dtype) if v.is_floating_point() else v for k, v in theirs.items() if k != "token_type_ids"}
     found = model(**theirs).logits.float()
     ours = vlm.logits(batch)
     return Check(
-        pixels=float((pixels.float() - batch.pixel_values).abs().max()),
+        pixels=float((pixels.float() - own).abs().max()),
         logits=float((found - ours).abs().max()),
         scale=float(ours.abs().max()),
     )
@@ -162,12 +166,13 @@ def load_as_told(folder: Path) -> nn.Module:
     from transformers import AutoModelForImageTextToText
 
     with quietly():
-        model = AutoModelForImageTextToText.from_pretrained(folder, local_files_only=True).eval()
+        model: PreTrainedModel = AutoModelForImageTextToText.from_pretrained(folder, local_files_only=True)
+        model.eval()
         if not (folder / ADAPTER).is_dir():
             return model
         from peft import PeftModel
 
-        return PeftModel.from_pretrained(model, folder / ADAPTER)
+        return PeftModel.from_pretrained(model, str(folder / ADAPTER))
 
 
 @contextmanager

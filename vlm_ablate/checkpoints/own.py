@@ -16,11 +16,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers import AutoModel
+from transformers import AutoModel, PreTrainedModel
 
 from vlm_ablate.checkpoints.to_transformers import plain_tensors
 from vlm_ablate.config.data import ImageConfig
@@ -193,12 +193,12 @@ def _save_language(vlm: VLM, folder: Path, tensors: dict[str, Tensor]) -> dict[s
 
 def _save_vision(vlm: VLM, folder: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
     """Write the tower; layers and heads that the encoder cut off are zeros, and are cut off again when it is read."""
-    own, backbone = _taken(tensors, _VISION), vlm.vision.backbone
+    own, backbone = _taken(tensors, _VISION), cast(PreTrainedModel, vlm.vision.backbone)
     config = type(backbone.config).from_dict(backbone.config.to_dict())
     config.architectures = [type(backbone).__name__]
     part = vlm.config.vision
     if isinstance(vlm.vision, NativeSiglip):
-        described = {"name": "siglip-native", "id": "vision", "patches": vlm.vision.patches}
+        described: dict[str, Any] = {"name": "siglip-native", "id": "vision", "patches": vlm.vision.patches}
     else:
         with torch.device("meta"):
             whole = AutoModel.from_config(config, trust_remote_code=part.trust_remote_code).state_dict()

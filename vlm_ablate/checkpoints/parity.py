@@ -8,14 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image as Pillow
 from torch import Tensor
-from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers import AutoProcessor, PretrainedConfig, PreTrainedModel, ProcessorMixin
 
 from vlm_ablate.checkpoints.families.known import FAMILIES, inputs_for
 from vlm_ablate.checkpoints.released import assembly_of
 from vlm_ablate.checkpoints.start_from import started_vlm
-from vlm_ablate.config.data import DataConfig, ImageConfig
+from vlm_ablate.config.data import ImageConfig, Preparation
 from vlm_ablate.config.model import ModelConfig
 from vlm_ablate.data.sample import Image, ImageRef, Sample, Text
 from vlm_ablate.errors import ModelError
@@ -125,7 +124,7 @@ class Parity:
         return samples
 
     def _encoded(self, samples: Sequence[Sample], left: bool) -> Batch:
-        data = DataConfig.model_construct(image=self.image, prompt="plain")
+        data = Preparation(image=self.image, prompt="plain")
         return Prompts(self.ours, data, side="left" if left else "right").batch(samples)
 
     def _bare(self, case: Case) -> Batch:
@@ -149,18 +148,18 @@ class Parity:
             return ""
         for row, sample in enumerate(samples):
             text = "".join(s.text if isinstance(s, Text) else IMAGE for s in sample.segments)
-            pictures = [Pillow.fromarray(ref.source) for ref in sample.images]
+            pictures = [ref.load() for ref in sample.images]
             made = self.processor(images=pictures or None, text=text, return_tensors="pt")
             ours = batch.input_ids[row][batch.attention_mask[row]]
             if made["input_ids"][0].tolist() != ours.tolist():
                 return "token ids differ"
-            if pictures and (apart := self._pixels_apart(made["pixel_values"][0], batch, row)) > 1e-5:
+            own = batch.row(row).pixel_values
+            if own is not None and (apart := self._pixels_apart(made["pixel_values"][0], own)) > 1e-5:
                 return f"pixels differ by {apart:.2g}"
         return "equal"
 
     @staticmethod
-    def _pixels_apart(theirs: Tensor, batch: Batch, row: int) -> float:
-        own = batch.pixel_values[batch.view_sample == row]
+    def _pixels_apart(theirs: Tensor, own: Tensor) -> float:
         height, width = theirs.shape[-2:]
         if len(own) != len(theirs) or own.shape[-2] < height or own.shape[-1] < width:
             return float("inf")
@@ -203,12 +202,13 @@ def _processor(folder: Path) -> ProcessorMixin | None:
     if not any((folder / name).is_file() for name in ("processor_config.json", "preprocessor_config.json")):
         return None
     try:
-        return AutoProcessor.from_pretrained(folder, local_files_only=True)
+        processor: ProcessorMixin = AutoProcessor.from_pretrained(folder, local_files_only=True)
+        return processor
     except (OSError, ValueError, ImportError):
         return None
 
 
-def _expressible(image: ImageConfig, config: object, processor: ProcessorMixin | None) -> ImageConfig:
+def _expressible(image: ImageConfig, config: PretrainedConfig, processor: ProcessorMixin | None) -> ImageConfig:
     """Without a tokeniser that knows their places, tiles cannot be written: whole squares instead."""
     if image.split != "tiles" or (processor is not None and GLOBAL_IMAGE in processor.tokenizer.get_vocab()):
         return image

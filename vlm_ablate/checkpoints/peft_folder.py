@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -34,8 +35,8 @@ def save_adapters(vlm: VLM, model: PreTrainedModel, folder: Path) -> None:
     with torch.no_grad():
         for name in vlm.adapters:
             for path, module in _adapted(vlm, name).items():
-                _copy(module, peft.base_model.model.get_submodule(path))
-    peft.save_pretrained(folder, save_embedding_layers=False)
+                _copy(module, cast(nn.Module, peft.base_model.model).get_submodule(path))
+    peft.save_pretrained(str(folder), save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # peft's has nothing but headings; the card is one level up
 
 
@@ -51,7 +52,7 @@ def _config(vlm: VLM) -> LoraConfig:
     paths = {name: list(_adapted(vlm, name)) for name in adapters}
     return LoraConfig(
         r=first.r,
-        lora_alpha=first.alpha,
+        lora_alpha=cast(int, first.alpha),  # peft takes fractions too
         lora_dropout=first.dropout,
         use_dora=first.kind is Training.dora,
         target_modules=[path for found in paths.values() for path in found],
@@ -64,11 +65,13 @@ def _config(vlm: VLM) -> LoraConfig:
 
 def _adapted(vlm: VLM, name: str) -> dict[str, nn.Module]:
     """Path in transformers' model -> our adapted module."""
-    found = {}
+    found: dict[str, nn.Module] = {}
     for path, module in backbone_of(vlm, name).named_modules():
         if isinstance(module, BaseTunerLayer):
-            theirs = to_theirs(f"{_PREFIX[name]}{path}.weight")
-            found[theirs.removesuffix(".weight")] = module
+            theirs = to_theirs(ours := f"{_PREFIX[name]}{path}.weight")
+            if theirs is None:
+                raise ModelError(f"{ours} has no place in transformers' checkpoint")
+            found[theirs.removesuffix(".weight")] = cast(nn.Module, module)  # a layer of peft is both
     return found
 
 

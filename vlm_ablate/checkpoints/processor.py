@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vlm_ablate.checkpoints.chat import chat_template
 from vlm_ablate.config.data import ImageConfig
@@ -48,13 +48,18 @@ def processor_for(vlm: VLM, image: ImageConfig, prompt: str) -> Prepared:
 
     tokenizer, count = deepcopy(vlm.tokenizer), placeholders(vlm, image)
     template = chat_template(prompt, tokenizer)
-    common = dict(
-        resample=_FILTERS[resample_of(image)], image_mean=list(vlm.vision.mean), image_std=list(vlm.vision.std)
-    )
+    common: dict[str, Any] = {
+        "resample": _FILTERS[resample_of(image)],
+        "image_mean": list(vlm.vision.mean),
+        "image_std": list(vlm.vision.std),
+    }
+    processor: ProcessorMixin
     if image.split == "tiles":
-        sizes = dict(size={"longest_edge": image.size}, max_image_size={"longest_edge": image.tile})
-        pixels = Idefics3ImageProcessorPil(do_image_splitting=True, **sizes, **common)
-        processor = Idefics3Processor(pixels, tokenizer, image_seq_len=count, chat_template=template)
+        tiles = Idefics3ImageProcessorPil(
+            do_image_splitting=True, size={"longest_edge": image.size}, max_image_size={"longest_edge": image.tile},
+            **common,
+        )
+        processor = Idefics3Processor(tiles, tokenizer, image_seq_len=count, chat_template=template)
     else:
         size = {"shortest_edge": image.shortest or 1, "longest_edge": image.size}
         if image.resize == "square":

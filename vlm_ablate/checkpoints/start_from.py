@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from vlm_ablate.checkpoints.families.known import family_of
 from vlm_ablate.checkpoints.own import load_checkpoint, merged_tensors, planned_tensors
 from vlm_ablate.config.model import ModelConfig
 from vlm_ablate.errors import ModelError
+from vlm_ablate.models.language.vocabulary import ExtendedEmbedding, ExtendedHead
 from vlm_ablate.models.pretrained import (
     bundled_config,
     config_folder,
@@ -190,13 +192,14 @@ def _split_rows(vlm: VLM, name: str, table: Tensor) -> Tensor:
     """
     model = vlm.language.model
     module = model.get_input_embeddings() if name == EMBEDDING else model.get_output_embeddings()
-    base, rows = len(module.weight), getattr(module, "trainable_tokens", None)
-    end = base if rows is None else module.start + len(rows)
+    base = len(cast(Tensor, module.weight))
+    extended = module if isinstance(module, ExtendedEmbedding | ExtendedHead) else None
+    end = base if extended is None else extended.start + len(extended.trainable_tokens)
     if not base <= len(table) <= max(base, end):
         raise ModelError(f"the checkpoint's vocabulary has {len(table)} rows, this assembly's {max(base, end)}")
-    if rows is not None and len(table) > module.start:
-        known = table[module.start : end]
-        rows[: len(known)].copy_(known)
+    if extended is not None and len(table) > extended.start:
+        known = table[extended.start : end]
+        extended.trainable_tokens[: len(known)].copy_(known)
     return table[:base]
 
 
@@ -204,6 +207,5 @@ def _split_rows(vlm: VLM, name: str, table: Tensor) -> Tensor:
 def _copy_row(vlm: VLM, source: int, target: int) -> None:
     """Give the token `target` the embedding of `source`."""
     module = vlm.language.model.get_input_embeddings()
-    rows = getattr(module, "trainable_tokens", None)
-    if rows is not None and target >= module.start:
-        rows[target - module.start] = module.weight[source]
+    if isinstance(module, ExtendedEmbedding) and target >= module.start:
+        module.trainable_tokens[target - module.start] = module.weight[source]

@@ -5,8 +5,10 @@ from __future__ import annotations
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
@@ -52,12 +54,12 @@ def fit(vlm: VLM) -> Fit:
         config = family.config(vlm)
         with torch.device("meta"):
             theirs = {name: tensor.shape for name, tensor in family.cls(config).state_dict().items()}
-    except (ValueError, TypeError, ModelError) as error:
+    except (ValueError, TypeError, AttributeError, ModelError) as error:
         return Fit(None, None, f"{name} cannot be configured so: {error}")
-    ours = {family.to_theirs(name): tensor.shape for name, tensor in plain_tensors(vlm).items()}
-    differing = sorted({str(n) for n in ours.keys() ^ theirs.keys()} | {n for n in ours if ours[n] != theirs.get(n)})
+    ours = {family.to_theirs(own) or own: tensor.shape for own, tensor in plain_tensors(vlm).items()}
+    differing = sorted(n for n in ours.keys() | theirs.keys() if ours.get(n) != theirs.get(n))
     if differing:
-        return Fit(None, None, f"{name} has other tensors: {', '.join(map(str, differing[:3]))}")
+        return Fit(None, None, f"{name} has other tensors: {', '.join(differing[:3])}")
     return Fit(family, config)
 
 
@@ -72,7 +74,7 @@ def to_transformers(vlm: VLM, *, merged: bool = True) -> PreTrainedModel:
         ModelError: transformers has no class for this assembly.
     """
     found = fit(vlm)
-    if found.family is None:
+    if found.family is None or found.config is None:
         raise ModelError(
             f"transformers has no class for this assembly: {found.reason}",
             hint="it can be kept as a checkpoint of this package",
@@ -86,7 +88,8 @@ def to_transformers(vlm: VLM, *, merged: bool = True) -> PreTrainedModel:
     model.tie_weights()
     # Rotary frequencies are buffers outside the state dict: take ours, the meta ones have no values.
     model.model.text_model.rotary_emb = deepcopy(vlm.language.model.model.rotary_emb)
-    return model.eval()
+    model.eval()
+    return model
 
 
 def exported_tensors(vlm: VLM, family: ExportFamily) -> dict[str, Tensor]:
@@ -109,10 +112,10 @@ def plain_tensors(vlm: VLM) -> dict[str, Tensor]:
     model = vlm.language.model
     modules = {id(module): name for name, module in vlm.named_modules()}
     for module in (model.get_input_embeddings(), model.get_output_embeddings()):
-        base = module.get_base_layer() if hasattr(module, "get_base_layer") else module
+        base = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
         rows = getattr(base, "trainable_tokens", None)
         name = f"{modules[id(module)]}.weight"
-        tensors[name] = plain_table(base.weight, rows, getattr(base, "start", 0)).detach()
+        tensors[name] = plain_table(cast(Tensor, base.weight), rows, getattr(base, "start", 0)).detach()
     return tensors
 
 

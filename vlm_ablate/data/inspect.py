@@ -179,7 +179,7 @@ def open_data(config: RunConfig, data_seed: int, stage: str | None = None) -> In
     chosen = config.stages[stage or next(iter(config.stages))]
     mixture = build_mixture(chosen.data, data_seed)
     vlm = build_vlm(config.model, Views.of(config.images()), load_weights=False)
-    if vlm.tokenizer is None:
+    if vlm.language.tokenizer is None:
         raise AssetMissing(f"the tokenizer of {config.model.language.name!r} is not on this machine")
     size = chosen.batch_size
     encoder = stage_encoder(vlm.tokenizer, chosen.data, vlm.placeholders, start=start, batch_size=size)

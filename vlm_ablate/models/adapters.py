@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from typing import cast
 
 from peft import LoraConfig as PeftLoraConfig
 from peft import inject_adapter_in_model
@@ -171,7 +172,7 @@ def inject(vlm: VLM, name: str, adapter: Adapter) -> None:
     backbone = backbone_of(vlm, name)
     config = PeftLoraConfig(
         r=adapter.r,
-        lora_alpha=adapter.alpha,
+        lora_alpha=cast(int, adapter.alpha),  # peft takes fractions too
         lora_dropout=adapter.dropout,
         use_dora=adapter.kind is Training.dora,
         target_modules=list(adapter.modules),
@@ -219,6 +220,6 @@ def _set_dropout(backbone: nn.Module, p: float) -> None:
     """Adapters that a stage freezes must not drop anything."""
     for module in backbone.modules():
         if isinstance(module, BaseTunerLayer):
-            for dropout in module.lora_dropout.values():
+            for dropout in cast(nn.ModuleDict, module.lora_dropout).values():
                 if isinstance(dropout, nn.Dropout):
                     dropout.p = p

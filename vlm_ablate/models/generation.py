@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+from transformers import GenerationConfig, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 
 from vlm_ablate.models.language.base import LanguageModel
 from vlm_ablate.models.tokens import END_OF_UTTERANCE
@@ -24,7 +26,7 @@ def greedy(
     Returns:
         The continuations, without special tokens and stop strings.
     """
-    tokenizer, ends = language.tokenizer, end_ids(language)
+    tokenizer, ends = language.require_tokenizer(), end_ids(language)
     config = GenerationConfig(
         do_sample=False,
         max_new_tokens=max_new_tokens,
@@ -49,17 +51,17 @@ def greedy(
 
 def end_ids(language: LanguageModel) -> list[int]:
     """Ids that end a text: those of the checkpoint's generation_config, the tokeniser's, and the end of utterance."""
-    tokenizer, kept = language.tokenizer, getattr(language.model, "generation_config", None)
+    tokenizer, kept = language.require_tokenizer(), getattr(language.model, "generation_config", None)
     said = getattr(kept, "eos_token_id", None)
     ids = {tokenizer.eos_token_id, tokenizer.get_vocab().get(END_OF_UTTERANCE)}
     ids |= set(said) if isinstance(said, list | tuple) else {said}
     return sorted(i for i in ids if i is not None and 0 <= i < language.vocabulary)
 
 
-def decode(tokenizer, ids: list[int], ends: list[int], stop: list[str]) -> str:
+def decode(tokenizer: PreTrainedTokenizerBase, ids: list[int], ends: list[int], stop: list[str]) -> str:
     """The text of a row of generated ids up to its end or the first stop string."""
     cut = next((i for i, token in enumerate(ids) if token in ends), len(ids))
-    text = tokenizer.decode(ids[:cut], skip_special_tokens=True)
+    text = cast(str, tokenizer.decode(ids[:cut], skip_special_tokens=True))  # of one row
     places = [place for place in (text.find(s) for s in stop) if place >= 0]
     return text[: min(places)] if places else text
 
@@ -67,7 +69,7 @@ def decode(tokenizer, ids: list[int], ends: list[int], stop: list[str]) -> str:
 class StopStrings(StoppingCriteria):
     """Ends a row whose generated text holds one of the strings."""
 
-    def __init__(self, tokenizer, strings: list[str]) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, strings: list[str]) -> None:
         self.tokenizer, self.strings = tokenizer, strings
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: object) -> Tensor:

@@ -82,7 +82,7 @@ def decoder_mask(
     def same(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return reader[row, query] == segment[row, key]
 
-    return create_masks_for_generate(
+    mask: Mask = create_masks_for_generate(
         config,
         inputs_embeds=embeds,
         attention_mask=real,
@@ -90,6 +90,7 @@ def decoder_mask(
         and_mask_function=same if several else None,
         block_sequence_ids=None if both_ways is None else torch.where(both_ways, reader, -1),
     )
+    return mask
 
 
 def visible_views(is_image: Tensor, segment: Tensor, image: Tensor, *, last_only: bool) -> Tensor:

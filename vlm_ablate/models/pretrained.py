@@ -25,7 +25,7 @@ _FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py"]
 @contextmanager
 def quietly() -> Iterator[None]:
     """Without the progress bars of transformers and the hub, which would tear those of the command line."""
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
     from transformers.utils import logging
 
     bars, hub_bars = logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
@@ -103,7 +103,10 @@ def read_config(
 
     folder = config_folder(id, revision, planning=planning)
     try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
+        config: PretrainedConfig = AutoConfig.from_pretrained(
+            folder, trust_remote_code=trust_remote_code, local_files_only=True
+        )
+        return config
     except (OSError, ValueError) as error:
         raise AssetMissing(f"{folder} holds no configuration that transformers can read: {error}") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForImageTextToText, PreTrainedModel
@@ -31,9 +32,11 @@ def read_model(folder: Path, *, dtype: torch.dtype = torch.float32) -> PreTraine
     adapters = adapter_folder(folder)
     try:
         with quietly():
-            model, report = AutoModelForImageTextToText.from_pretrained(
+            loaded: Any = AutoModelForImageTextToText.from_pretrained(
                 folder, dtype=dtype, local_files_only=True, output_loading_info=True
             )
+            model: PreTrainedModel = loaded[0]
+            report: dict[str, Any] = loaded[1]
             if report["missing_keys"]:
                 raise ModelError(f"{folder} lacks tensors: {sorted(report['missing_keys'])[:4]}")
             if adapters:
@@ -42,4 +45,5 @@ def read_model(folder: Path, *, dtype: torch.dtype = torch.float32) -> PreTraine
                 model = PeftModel.from_pretrained(model, adapters).merge_and_unload()
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         raise ModelError(f"transformers cannot load {folder}: {error}") from error
-    return model.eval()
+    model.eval()
+    return model

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from vlm_ablate.config.data import MAX_TILES
 from vlm_ablate.errors import ModelError
@@ -67,7 +67,7 @@ def add_tokens(language: LanguageModel, tokens: list[str]) -> NewTokens:
         raise ModelError(f"the tokeniser has ids up to {largest}, the embedding only {rows} rows")
     new = [token for token in tokens if token not in known]
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in new], special_tokens=True)
-    ids = dict(zip(tokens, tokenizer.convert_tokens_to_ids(tokens), strict=True))
+    ids = dict(zip(tokens, cast(list[int], tokenizer.convert_tokens_to_ids(tokens)), strict=True))
     start = ids[new[0]] if new else rows
     if [ids[token] for token in new] != list(range(start, start + len(new))):
         raise ModelError(f"the tokeniser gave the new tokens ids that do not follow each other: {ids}")

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -100,7 +101,7 @@ def restore_adapters(vlm: VLM, metadata: Mapping[str, str] | None) -> None:
         _match_adapters(vlm, json.loads(metadata[_ADAPTERS]))
 
 
-def _match_adapters(vlm: VLM, wanted: dict[str, dict]) -> None:
+def _match_adapters(vlm: VLM, wanted: dict[str, dict[str, Any]]) -> None:
     for name in set(vlm.adapters) - set(wanted):
         merge(vlm, name)
     for name, fields in wanted.items():

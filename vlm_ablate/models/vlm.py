@@ -83,8 +83,12 @@ class VLM(nn.Module):
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The language model's tokeniser with the image tokens."""
-        return self.language.tokenizer
+        """The language model's tokeniser with the image tokens.
+
+        Raises:
+            ModelError: there is none, as only the structure was built.
+        """
+        return self.language.require_tokenizer()
 
     @property
     def device(self) -> torch.device:
@@ -135,7 +139,7 @@ class VLM(nn.Module):
         Raises:
             ModelError: the connector gives another shape than it promised or was asked for.
         """
-        states = self.connector(features.to(_dtype(self.connector)), mask, grid)
+        states: Tensor = self.connector(features.to(_dtype(self.connector)), mask, grid)
         tokens = self.connector.visual_tokens(grid)
         width = self.architecture.connector_width(self.language, self.vision.width)
         if states.shape != (len(features), tokens, width):
@@ -208,12 +212,14 @@ class VLM(nn.Module):
         embeds = self.architecture.embed(self._embed_text(batch), reading)
         mask = masks.decoder_mask(self.language.decoder.config, embeds, batch.segment)
         with self.architecture.seeing(reading):
-            return self.language.model(
+            out = self.language.model(
                 inputs_embeds=embeds,
                 attention_mask=mask,
                 position_ids=masks.positions(batch.segment),
                 use_cache=False,
-            ).logits
+            )
+        logits: Tensor = out.logits
+        return logits
 
     def _reading(self, batch: Batch, encoded: Encoded | None) -> Reading:
         """Where the placeholders are, what sees what, and the visual tokens in the order of the batch's rows."""
@@ -236,10 +242,10 @@ class VLM(nn.Module):
         return own
 
     def _embed_text(self, batch: Batch) -> Tensor:
-        embeds = self.language.model.get_input_embeddings()(batch.input_ids)
+        embeds: Tensor = self.language.model.get_input_embeddings()(batch.input_ids)
         if not (self.training and self.neftune_alpha):
             return embeds
-        bound = self.neftune_alpha / (masks.lengths(batch.segment)[..., None] * embeds.shape[-1]).sqrt()
+        bound: Tensor = self.neftune_alpha / (masks.lengths(batch.segment)[..., None] * embeds.shape[-1]).sqrt()
         return embeds + (torch.rand_like(embeds) * 2 - 1) * bound * batch.attention_mask[..., None]
 
     def _zero(self) -> Tensor:

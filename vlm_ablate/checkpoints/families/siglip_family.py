@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from copy import deepcopy
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
@@ -74,7 +74,7 @@ class SiglipFamily(ExportFamily):
         text = deepcopy(vlm.language.model.config)
         text.vocab_size = vlm.language.vocabulary
         return {
-            "vision_config": native_config(vlm.vision.backbone.config, None).to_dict(),
+            "vision_config": native_config(cast(PreTrainedModel, vlm.vision.backbone).config, None).to_dict(),
             "text_config": text.to_dict(),
             "image_token_id": vlm.image_token_id,
             "tie_word_embeddings": text.tie_word_embeddings,
@@ -91,12 +91,12 @@ def _tower_problem(vlm: VLM) -> str | None:
     vision = vlm.vision
     if hasattr(vision, "patches"):
         return None
-    backbone = vision.backbone.config if isinstance(vision.backbone, PreTrainedModel) else None
-    if getattr(backbone, "model_type", None) != "siglip_vision_model":
+    tower = vision.backbone.config if isinstance(vision.backbone, PreTrainedModel) else None
+    if tower is None or tower.model_type != "siglip_vision_model":
         return f"no class has the vision encoder {vision.config.name!r} in front of any connector"
-    if vision.config.layer != -1:
+    if getattr(vision.config, "layer", -1) != -1:
         return "Idefics2 and Idefics3 read the last layer of the tower (model.vision.layer: -1)"
-    side = backbone.image_size // backbone.patch_size
+    side = tower.image_size // tower.patch_size
     if vlm.views.padded or vlm.vision.grid(vlm.views.side, vlm.views.side) != (side, side):
         return "the tower interpolates its positions, where Idefics2 and Idefics3 bucket them (siglip-native)"
     return None

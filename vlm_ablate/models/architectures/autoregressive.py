@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from vlm_ablate.errors import ModelError
 from vlm_ablate.models.architectures.base import Architecture, Reading
 from vlm_ablate.models.architectures.configs import AutoregressiveConfig
 from vlm_ablate.models.language.base import LanguageModel
 from vlm_ablate.models.masks import decoder_mask
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class Autoregressive(Architecture):
@@ -42,7 +46,9 @@ class Autoregressive(Architecture):
         finally:
             self._reading = before
 
-    def _before_decoder(self, decoder: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    def _before_decoder(
+        self, decoder: PreTrainedModel, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         embeds, reading = kwargs.get("inputs_embeds"), self._reading
         if reading is None or embeds is None or embeds.shape[1] != reading.prefix.shape[1]:
             return args, kwargs  # generated tokens: they see all before them

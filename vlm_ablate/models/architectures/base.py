@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from pydantic import BaseModel
 from torch import Tensor, nn
 
+from vlm_ablate.config.base import ComponentConfig
 from vlm_ablate.models.language.base import LanguageModel
 
 
@@ -48,7 +48,7 @@ class Architecture(nn.Module):
     gradient_checkpointing = False
     """Whether its own blocks are to be recomputed in the backward pass instead of kept."""
 
-    def __init__(self, config: BaseModel, *, language: LanguageModel, vision_width: int) -> None:
+    def __init__(self, config: ComponentConfig, *, language: LanguageModel, vision_width: int) -> None:
         """
         Args:
             config: the architecture's own configuration.

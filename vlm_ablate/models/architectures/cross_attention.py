@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +52,8 @@ class CrossAttention(Architecture):
     state dict stay as they are, and adapters, caches and checkpointing work as without them.
     """
 
+    config: CrossAttentionConfig
+
     def __init__(self, config: CrossAttentionConfig, *, language: LanguageModel, vision_width: int) -> None:
         super().__init__(config, language=language, vision_width=vision_width)
         layers = len(language.layers)
@@ -79,22 +81,26 @@ class CrossAttention(Architecture):
             hook = partial(self._before_layer, index)
             language.layers[place].register_forward_pre_hook(hook, with_kwargs=True)
 
-    def _before_layer(self, index: int, _: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    def _before_layer(
+        self, index: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if args:
             return (self._attend_at(index, args[0]), *args[1:]), kwargs
         return args, {**kwargs, "hidden_states": self._attend_at(index, kwargs["hidden_states"])}
 
     def _attend_at(self, index: int, hidden: Tensor) -> Tensor:
-        block, sight = self.blocks[index], self._sight
+        block, sight = cast(GatedBlock, self.blocks[index]), self._sight
         inputs = (hidden,) if sight is None else (hidden, sight.keys, *sight.at(hidden.shape[1]))
         if sight is not None and sight.cache is not None:
             if index not in sight.cache:
                 sight.cache[index] = block.keys_values(sight.keys)
-            return block(*inputs, sight.cache[index])
-        if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
+            out: Tensor = block(*inputs, sight.cache[index])
+        elif self.gradient_checkpointing and self.training and torch.is_grad_enabled():
             # By itself: transformers checkpoints the `forward` of a layer, before which this runs.
-            return checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)
-        return block(*inputs)
+            out = checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)
+        else:
+            out = block(*inputs)
+        return out
 
     def embed(self, embeds: Tensor, reading: Reading) -> Tensor:
         return embeds

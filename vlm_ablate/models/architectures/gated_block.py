@@ -101,8 +101,8 @@ class GatedBlock(nn.Module):
         out = scaled_dot_product_attention(
             queries, keys, values, attn_mask=mask, enable_gqa=self.heads != self.kv_heads
         )
-        out = self.o_proj(out.transpose(1, 2).reshape(batch, length, -1))
-        return out.masked_fill(~sees, 0.0)
+        attended: Tensor = self.o_proj(out.transpose(1, 2).reshape(batch, length, -1))
+        return attended.masked_fill(~sees, 0.0)
 
 
 def _attended(visible: Tensor, otherwise: Tensor | None) -> Tensor:

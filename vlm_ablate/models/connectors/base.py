@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel
 from torch import Tensor, nn
+
+from vlm_ablate.config.base import ComponentConfig
 
 
 class Connector(nn.Module):
     """Base of all connectors. Subclasses build their layers in `__init__` and define the two methods below."""
 
     def __init__(
-        self, config: BaseModel, *, vision_width: int, hidden: int, intermediate: int, grid: tuple[int, int]
+        self, config: ComponentConfig, *, vision_width: int, hidden: int, intermediate: int, grid: tuple[int, int]
     ) -> None:
         """
         Args:

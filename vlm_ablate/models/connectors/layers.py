@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 from vlm_ablate.errors import ModelError
@@ -20,8 +20,9 @@ class Mlp(nn.Module):
         self.act = activation_of(activation)
         self.linear_2 = nn.Linear(intermediate, output, bias=bias)
 
-    def forward(self, x):
-        return self.linear_2(self.act(self.linear_1(x)))
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.linear_2(self.act(self.linear_1(x)))
+        return out
 
 
 def activation_of(name: str) -> nn.Module:
@@ -32,7 +33,8 @@ def activation_of(name: str) -> nn.Module:
     """
     if name not in ACT2FN:
         raise ModelError(f"unknown activation {name!r}", hint=f"known: {', '.join(sorted(ACT2FN))}")
-    return ACT2FN[name]
+    activation: nn.Module = ACT2FN[name]
+    return activation
 
 
 def init_linear(module: nn.Module, std: float = INIT_STD) -> None:

@@ -39,7 +39,8 @@ class LinearConnector(Connector):
     def forward(self, features: Tensor, mask: Tensor | None, grid: tuple[int, int]) -> Tensor:
         if self.pool is not None:
             features = self._shorten(features, mask)
-        return self.linear(features)
+        tokens: Tensor = self.linear(features)
+        return tokens
 
     def _shorten(self, features: Tensor, mask: Tensor | None) -> Tensor:
         assert self.pool is not None
@@ -51,4 +52,5 @@ class LinearConnector(Connector):
             )
         if mask is not None:
             features = features * mask.unsqueeze(-1)
-        return self.pool(features.transpose(1, 2)).transpose(1, 2)
+        pooled: Tensor = self.pool(features.transpose(1, 2))
+        return pooled.transpose(1, 2)

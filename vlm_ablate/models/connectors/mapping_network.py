@@ -54,4 +54,5 @@ class MappingNetwork(Connector):
             attend = keys[:, None, None, :].expand(-1, 1, x.shape[1], -1)
         for layer in self.layers:
             x = layer(x, attention_mask=attend)
-        return self.output_projection(self.norm(x[:, -self.config.tokens :]))
+        tokens: Tensor = self.output_projection(self.norm(x[:, -self.config.tokens :]))
+        return tokens

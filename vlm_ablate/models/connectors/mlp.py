@@ -30,4 +30,5 @@ class MlpConnector(Connector):
         return grid[0] * grid[1]
 
     def forward(self, features: Tensor, mask: Tensor | None, grid: tuple[int, int]) -> Tensor:
-        return self.modality_projection(features)
+        tokens: Tensor = self.modality_projection(features)
+        return tokens

@@ -33,7 +33,8 @@ class PerceiverResampler(Connector):
         return self.config.latents
 
     def forward(self, features: Tensor, mask: Tensor | None, grid: tuple[int, int]) -> Tensor:
-        return self.perceiver_resampler(self.modality_projection(features), mask)
+        tokens: Tensor = self.perceiver_resampler(self.modality_projection(features), mask)
+        return tokens
 
 
 class Resampler(nn.Module):
@@ -59,7 +60,8 @@ class Resampler(nn.Module):
             attend = keys[:, None, None, :].expand(-1, 1, latents.shape[1], -1)
         for layer in self.layers:
             latents = layer(latents, context, attend)
-        return self.norm(latents)
+        normed: Tensor = self.norm(latents)
+        return normed
 
 
 class ResamplerLayer(nn.Module):
@@ -78,9 +80,10 @@ class ResamplerLayer(nn.Module):
             self.mlp = Mlp(hidden, intermediate, hidden, activation="relu", bias=False)
 
     def forward(self, latents: Tensor, context: Tensor, attend: Tensor | None) -> Tensor:
-        attended = self.self_attn(self.input_latents_norm(latents), self.input_context_norm(context), attend)
+        attended: Tensor = self.self_attn(self.input_latents_norm(latents), self.input_context_norm(context), attend)
         latents = latents + attended
-        return latents + self.mlp(self.post_attention_layernorm(latents))
+        added: Tensor = self.mlp(self.post_attention_layernorm(latents))
+        return latents + added
 
 
 class ResamplerAttention(nn.Module):
@@ -112,7 +115,8 @@ class ResamplerAttention(nn.Module):
         if attend is not None and groups > 1:  # as transformers does: repeat under a mask, grouped kernels without
             k, v, groups = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1), 1
         out = scaled_dot_product_attention(q, k, v, attn_mask=attend, enable_gqa=groups > 1)
-        return self.o_proj(out.transpose(1, 2).reshape(views, queries, self.heads * self.head_dim))
+        attended: Tensor = self.o_proj(out.transpose(1, 2).reshape(views, queries, self.heads * self.head_dim))
+        return attended
 
 
 def _projection(kind: str, vision_width: int, hidden: int, intermediate: int) -> nn.Module:

@@ -24,8 +24,7 @@ class PixelShuffleConnector(Connector):
     ) -> None:
         super().__init__(config, vision_width=vision_width, hidden=hidden, intermediate=intermediate, grid=grid)
         self.visual_tokens(grid)
-        self.modality_projection = nn.Module()  # keeps the checkpoint's name modality_projection.proj
-        self.modality_projection.proj = nn.Linear(vision_width * config.factor**2, hidden, bias=False)
+        self.modality_projection = _Projection(vision_width * config.factor**2, hidden)
         init_linear(self)
 
     def visual_tokens(self, grid: tuple[int, int]) -> int:
@@ -39,10 +38,19 @@ class PixelShuffleConnector(Connector):
         return (rows // factor) * (columns // factor)
 
     def forward(self, features: Tensor, mask: Tensor | None, grid: tuple[int, int]) -> Tensor:
-        return self.modality_projection.proj(pixel_shuffle(features, grid, self.config.factor))
+        tokens: Tensor = self.modality_projection.proj(pixel_shuffle(features, grid, self.config.factor))
+        return tokens
 
     def extra_repr(self) -> str:
         return f"factor={self.config.factor}"
+
+
+class _Projection(nn.Module):
+    """Keeps the checkpoint's name `modality_projection.proj`."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(width, hidden, bias=False)
 
 
 def pixel_shuffle(features: Tensor, grid: tuple[int, int], factor: int) -> Tensor:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
-from pydantic import BaseModel
 from torch import Tensor, nn
 
+from vlm_ablate.config.base import ComponentConfig
 from vlm_ablate.errors import ModelError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class LanguageModel(nn.Module):
     """Id of `<image>` where the configuration is a vision-language model's: its tokeniser has all image tokens."""
 
     def __init__(
-        self, config: BaseModel, *, load_weights: bool = True, dtype: torch.dtype = torch.float32
+        self, config: ComponentConfig, *, load_weights: bool = True, dtype: torch.dtype = torch.float32
     ) -> None:
         """
         Args:
@@ -46,7 +46,7 @@ class LanguageModel(nn.Module):
     @property
     def hidden(self) -> int:
         """Width of the residual stream."""
-        return self.model.config.hidden_size
+        return int(self.model.config.hidden_size)
 
     @property
     def intermediate(self) -> int:
@@ -55,9 +55,9 @@ class LanguageModel(nn.Module):
         return width or 4 * self.hidden
 
     @property
-    def decoder(self) -> nn.Module:
+    def decoder(self) -> PreTrainedModel:
         """The decoder without its output head."""
-        return self.model.base_model
+        return cast("PreTrainedModel", self.model.base_model)
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -86,7 +86,17 @@ class LanguageModel(nn.Module):
     @property
     def vocabulary(self) -> int:
         """Rows of the embedding table."""
-        return self.model.get_input_embeddings().num_embeddings
+        return cast(nn.Embedding, self.model.get_input_embeddings()).num_embeddings
+
+    def require_tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokeniser.
+
+        Raises:
+            ModelError: there is none, as only the structure was built.
+        """
+        if self.tokenizer is None:
+            raise ModelError("the language model was built for planning, and its tokeniser is not on this machine")
+        return self.tokenizer
 
 
 def trained_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,9 +50,10 @@ class HubLanguageModel(LanguageModel):
             if (folder / GENERATION).is_file():  # the whole checkpoint's, which its text part alone does not read
                 self.model.generation_config = GenerationConfig.from_pretrained(folder)
         else:
-            self.model, report = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 folder, trust_remote_code=trust, local_files_only=True, dtype=dtype, output_loading_info=True
             )
+            self.model, report = loaded
             if report["missing_keys"]:
                 raise ModelError(f"{folder} lacks tensors of its language model: {sorted(report['missing_keys'])[:3]}")
         self.image_token_id = getattr(full, "image_token_id", None)
@@ -65,7 +67,9 @@ def text_part(folder: Path, full: PretrainedConfig, dtype: torch.dtype = torch.f
         ModelError: the checkpoint's text tensors are not those of the configuration.
     """
     config = text_config(full)
-    model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    if config is None:
+        raise ModelError(f"{folder} is no vision-language checkpoint: {full.model_type} has no text part")
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
     fit_tables(model, full)
     if full.model_type in WELDED:
         tensors = welded_tensors(folder, full)
@@ -82,7 +86,8 @@ def text_part(folder: Path, full: PretrainedConfig, dtype: torch.dtype = torch.f
     if set(missing) - tied or surplus:
         raise ModelError(f"{folder}: text tensors missing {sorted(missing)[:3]}, surplus {sorted(surplus)[:3]}")
     model.tie_weights()
-    return model.eval()
+    model.eval()
+    return model
 
 
 def _tensors_of_text(folder: Path, prefix: str) -> dict[str, Tensor]:

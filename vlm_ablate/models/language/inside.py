@@ -6,6 +6,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from itertools import chain
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -78,10 +79,11 @@ def text_config(full: PretrainedConfig) -> PretrainedConfig | None:
 def fit_tables(model: PreTrainedModel, full: PretrainedConfig) -> None:
     """Give a model made from `text_config(full)` the tables of the checkpoint, where they are not of one size."""
     if full.model_type == "mllama":
-        table: nn.Embedding = model.get_input_embeddings()
+        table = cast(nn.Embedding, model.get_input_embeddings())
         rows, width = table.weight.shape
-        weight = table.weight.new_empty(rows + MLLAMA_EXTRA_ROWS, width)
-        model.set_input_embeddings(nn.Embedding(*weight.shape, padding_idx=table.padding_idx, _weight=weight))
+        rows += MLLAMA_EXTRA_ROWS
+        weight = table.weight.new_empty(rows, width)
+        model.set_input_embeddings(nn.Embedding(rows, width, padding_idx=table.padding_idx, _weight=weight))
 
 
 def welded_tensors(folder: Path, full: PretrainedConfig) -> dict[str, Tensor]:

@@ -6,6 +6,8 @@ optimiser state for the table, and leave the checkpoint's own tensors untouched.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, linear, pad
@@ -68,14 +70,16 @@ def extend_vocabulary(language: LanguageModel, start: int, count: int) -> None:
     if count == 0:
         return
     model = language.model
-    table, head = model.get_input_embeddings(), model.get_output_embeddings()
+    table = cast(nn.Embedding, model.get_input_embeddings())
+    head = cast(nn.Linear | None, model.get_output_embeddings())
     tied = head is not None and head.weight is table.weight
     rows = nn.Parameter(_initial_rows(table.weight, start, count))
-    model.set_input_embeddings(ExtendedEmbedding(table, rows, start))
+    extended = ExtendedEmbedding(table, rows, start)
+    model.set_input_embeddings(extended)
     if head is not None:
         head_rows = rows if tied else nn.Parameter(_initial_rows(head.weight, start, count))
         model.set_output_embeddings(ExtendedHead(head, head_rows, start))
-    model.config.vocab_size = model.get_input_embeddings().num_embeddings
+    model.config.vocab_size = extended.num_embeddings
 
 
 @torch.no_grad()

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from pydantic import BaseModel
 from torch import Tensor, nn
+
+from vlm_ablate.config.base import ComponentConfig
 
 SIGLIP_MEAN = (0.5, 0.5, 0.5)
 SIGLIP_STD = (0.5, 0.5, 0.5)
@@ -46,7 +47,7 @@ class VisionEncoder(nn.Module):
 
     def __init__(
         self,
-        config: BaseModel,
+        config: ComponentConfig,
         *,
         device: torch.device | str = "cpu",
         image_size: int | None = None,

@@ -30,6 +30,8 @@ class HubVisionEncoder(VisionEncoder):
     off, with the pooling head, so that every remaining parameter has a gradient.
     """
 
+    config: HubVisionConfig
+
     def __init__(
         self,
         config: HubVisionConfig,
@@ -113,10 +115,10 @@ def cut(tower: PreTrainedModel, layer: int) -> None:
         ModelError: the tower has no such layer.
     """
     if getattr(tower, "use_head", False):
-        tower.use_head = False
+        tower.use_head = False  # type: ignore[assignment]  # a flag of SigLIP's
         del tower.head
     if hasattr(tower, "pooler"):
-        tower.pooler = None
+        tower.pooler = None  # type: ignore[assignment]  # which transformers takes for no pooling
     norms = [name for name in _FINAL_NORMS if isinstance(getattr(tower, name, None), nn.Module)]
     # CLIP's post_layernorm stands on the pooled class token only, which nothing here reads.
     if layer != -1 or "clip" in tower.config.model_type.lower():

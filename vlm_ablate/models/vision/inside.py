@@ -57,10 +57,11 @@ def read_inner_tower(folder: Path, config: PretrainedConfig) -> PreTrainedModel:
     prefixes = [name.removesuffix(suffix) for name in tensor_names(folder) if name.endswith(suffix)]
     if len(prefixes) != 1:
         raise ModelError(f"{folder} holds {len(prefixes)} vision towers, expected one")
-    tower = AutoModel.from_config(config, dtype=torch.float32)
+    tower: PreTrainedModel = AutoModel.from_config(config, dtype=torch.float32)
     tensors = read_tensors(folder, prefixes[0])
     missing, surplus = tower.load_state_dict(tensors, strict=False)
     surplus = [name for name in surplus if not name.endswith("position_ids")]
     if missing or surplus:
         raise ModelError(f"{folder}: vision tensors missing {sorted(missing)[:3]}, surplus {sorted(surplus)[:3]}")
-    return tower.eval()
+    tower.eval()
+    return tower

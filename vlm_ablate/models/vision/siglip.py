@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch.nn.functional import interpolate
 from transformers import Idefics2VisionConfig, PretrainedConfig
 from transformers.models.idefics2.modeling_idefics2 import Idefics2VisionTransformer
 
+from vlm_ablate.config.base import ComponentConfig
 from vlm_ablate.errors import ModelError
 from vlm_ablate.models.pretrained import config_folder, read_config, read_tensors, tensor_names
 from vlm_ablate.models.vision.base import VisionEncoder, VisionFeatures
@@ -25,7 +26,17 @@ _POSITIONS = "embeddings.position_embedding.weight"
 class NativeSiglip(VisionEncoder):
     """transformers' `Idefics2VisionTransformer` (Idefics3's is the same function) with a rule of patch validity."""
 
-    def __init__(self, config, *, device="cpu", image_size=None, load_weights=True) -> None:
+    backbone: Idefics2VisionTransformer
+    patch_size: int
+
+    def __init__(
+        self,
+        config: ComponentConfig,
+        *,
+        device: torch.device | str = "cpu",
+        image_size: int | None = None,
+        load_weights: bool = True,
+    ) -> None:
         super().__init__(config, device=device, image_size=image_size, load_weights=load_weights)
         self.patches: Literal["full", "any"] = "full"
 
@@ -38,7 +49,7 @@ class NativeSiglip(VisionEncoder):
         with torch.device("meta" if meta else "cpu"):
             self.backbone = Idefics2VisionTransformer._from_config(vision_config, dtype=torch.float32)
         self.width = vision_config.hidden_size
-        self.patch_size = vision_config.patch_size
+        self.patch_size = cast(int, vision_config.patch_size)  # transformers has room for two sides; SigLIP has one
         if tensors is not None:
             load_tower(self.backbone, tensors)
 
