@@ -48,7 +48,7 @@ def table(
     from vlm_ablate.cli.records import build_report, recorded
     from vlm_ablate.config.expand import load_experiment
 
-    folder = out is not None and (out.is_dir() or (not out.suffix and format is None))
+    folder = out if out is not None and (out.is_dir() or (not out.suffix and format is None)) else None
     kind = None if folder else _format(format, out)
     loaded = load_experiment(file, scale=scale, sets=sets or [], arms=arm_list(arms))
     if records is not None:
@@ -59,8 +59,7 @@ def table(
         source = recorded(loaded, open_home(home), tracking_uri, seed_list(seeds))
     report = build_report(loaded, source, seed_list(seeds))
     if folder:
-        assert out is not None
-        return _write_folder(report, source, out)
+        return _write_folder(report, source, folder)
     _write(report, kind, out)
     if kind is None and out is None and records is None:
         print_runs((r.arm, r.seed, r.id) for r in source.records if r.run_id in report.run_ids)

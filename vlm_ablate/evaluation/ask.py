@@ -148,7 +148,7 @@ def with_transformers(folder: Path, device: torch.device | str = "cpu") -> Answe
             processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         raise ModelError(f"transformers cannot load the processor of {folder}: {error}") from error
-    model = read_model(folder).to(device)
+    model = read_model(folder).to(device)  # type: ignore[arg-type]  # transformers' wrapper loses its self
     template = getattr(processor, "chat_template", None) or getattr(processor.tokenizer, "chat_template", None)
     if not template:
         raise ModelError(
@@ -174,7 +174,7 @@ def with_transformers(folder: Path, device: torch.device | str = "cpu") -> Answe
         inputs.pop("token_type_ids", None)
         with torch.no_grad():
             ids = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
-        text = processor.tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        text: str = processor.tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         places = [place for place in (text.find(stop) for stop in Benchmark.stop) if place > 0]
         return text[: min(places, default=len(text))].strip()
 

@@ -75,7 +75,8 @@ def _serve(data: dict[str, Any], target: str, home: Home, tracking_uri: str, lin
 
 def _load(target: str) -> Callable[..., RunOutcome]:
     module, _, attribute = target.partition(":")
-    return getattr(import_module(module), attribute)
+    loaded: Callable[..., RunOutcome] = getattr(import_module(module), attribute)
+    return loaded
 
 
 def _reporter(link: Connection) -> Callable[[Event], None]:

@@ -44,7 +44,7 @@ def write_config(spec: RunSpec, path: Path) -> None:
 
 def write_plan(plan: Any, path: Path) -> None:
     """A plan (a dataclass) as JSON."""
-    body = asdict(plan) if is_dataclass(plan) else plan
+    body = asdict(plan) if is_dataclass(plan) and not isinstance(plan, type) else plan
     write_atomically(path, json.dumps(body, indent=1, default=str))
 
 

@@ -19,8 +19,6 @@ from vlm_ablate.registry import REGISTRIES, Registry
 from vlm_ablate.storage import write_atomically
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
-
 MISSING = ""
 """Stands for what is not on this machine: it agrees with anything."""
 HASHED_BYTES = 64 * 2**30
@@ -118,7 +116,7 @@ def code_fingerprint(registry: Registry[object], name: str) -> str | None:
     return files_digest(sorted(package.rglob("*.py")) if package else [file])
 
 
-def registry_of(config: type[BaseModel]) -> Registry[object] | None:
+def registry_of(config: type[object]) -> Registry[object] | None:
     """The registry that a part's configuration class belongs to."""
     for registry in REGISTRIES:
         if registry.configures(config):

@@ -106,14 +106,11 @@ def score_keys(config: RunConfig, weights: str) -> tuple[ScoreKey, ...]:
         weights: key of the last stage.
     """
     evaluation = config.evaluation
-    modes: list[Mode] = [
-        "seen",
-        *(["blind"] if evaluation.blind else []),
-        *(["described"] if evaluation.ceiling else []),
-    ]
+    asked: dict[Mode, bool] = {"seen": True, "blind": evaluation.blind, "described": evaluation.ceiling}
     return tuple(
         score_key(config, column, entry, mode, weights)
-        for mode in modes
+        for mode, wanted in asked.items()
+        if wanted
         for column, entry in evaluation.benchmarks.items()
     )
 

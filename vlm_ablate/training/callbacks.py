@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
@@ -52,10 +52,11 @@ class StepSeeds(Callback):
     def __init__(self, seed: int, stage: int) -> None:
         self._seed, self._stage = seed, stage
 
-    def on_train_batch_start(self, trainer: pl.Trainer, module: TrainingModule, batch: Any, batch_idx: int) -> None:
-        torch.manual_seed(
-            derived_seed(self._seed, self._stage, trainer.global_step, module.micro_batch, trainer.global_rank)
-        )
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        micro_batch = cast(TrainingModule, module).micro_batch
+        torch.manual_seed(derived_seed(self._seed, self._stage, trainer.global_step, micro_batch, trainer.global_rank))
 
 
 class DivergenceDetector:
@@ -86,11 +87,11 @@ class DivergenceDetector:
                 f"the first loss {self.first:.4g}"
             )
 
-    def state(self) -> dict[str, float | None]:
-        """Plain numbers, for a checkpoint."""
+    def state(self) -> dict[str, Any]:
+        """Plain numbers (`first` is None before the first step), for a checkpoint."""
         return {"first": self.first, "smoothed": self.smoothed}
 
-    def load(self, state: dict[str, float | None]) -> None:
+    def load(self, state: dict[str, Any]) -> None:
         """The inverse of `state`."""
         self.first, self.smoothed = state["first"], state["smoothed"]
 
@@ -99,10 +100,11 @@ class StepEnd(Callback):
     """Base of callbacks that act once an optimiser step, not once a micro-batch."""
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, module: TrainingModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if module.micro_batch == 0:
-            self.on_step_end(trainer, module, trainer.global_step)
+        ours = cast(TrainingModule, module)
+        if ours.micro_batch == 0:
+            self.on_step_end(trainer, ours, trainer.global_step)
 
     def on_step_end(self, trainer: pl.Trainer, module: TrainingModule, step: int) -> None:
         """`step` optimiser steps of this stage are done."""
@@ -138,12 +140,13 @@ class Monitor(StepEnd):
         self._tokens = self._event_tokens = self._start_step = 0
         self._losses: list[float] = []
 
-    def on_train_start(self, trainer: pl.Trainer, module: TrainingModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._clock = self._event_clock = self._started = time.perf_counter()
         self._tokens = self._event_tokens = self.counter.seen.tokens
         self._start_step = trainer.global_step
 
     def on_step_end(self, trainer: pl.Trainer, module: TrainingModule, step: int) -> None:
+        assert module.step_loss is not None and module.step_norm is not None  # a step is done
         self._pending.append((module.step_loss, module.step_norm))
         tracked = step % module.execution.log_every == 0 or step == module.stage.steps
         saved = step % module.execution.checkpoint_every == 0
@@ -242,7 +245,7 @@ class Checkpoints(StepEnd):
         self._files, self._interruption, self._reporter = files, interruption, reporter
         self._run, self._first_step, self._saving = run, first_step, saving
 
-    def on_train_start(self, trainer: pl.Trainer, module: TrainingModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         # Lightning's own handler of SIGTERM would end training after the micro-batch, before there is a checkpoint.
         self._interruption.reclaim()
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import torch
-from torch import nn
 
 from vlm_ablate.config.execution import Execution
 from vlm_ablate.config.stages import Stage, Training
@@ -20,12 +19,15 @@ from vlm_ablate.training.fit import build_trainer, fit, quiet_lightning
 from vlm_ablate.training.interruption import Interruption
 from vlm_ablate.training.module import TrainingModule
 
+if TYPE_CHECKING:
+    from vlm_ablate.models.vlm import VLM
+
 
 @dataclass(frozen=True)
 class StageJob:
     """A stage to train, and everything it talks to."""
 
-    vlm: nn.Module
+    vlm: VLM
     """Prepared for the stage, see `prepare`."""
     stage: Stage
     execution: Execution
@@ -57,7 +59,7 @@ class StageJob:
     """(step over all stages, what was seen): one point of the curve."""
 
 
-def prepare(vlm: nn.Module, stage: Stage, index: int, init_seed: int, adapt: Callable[[nn.Module, Stage], Any]) -> None:
+def prepare(vlm: VLM, stage: Stage, index: int, init_seed: int, adapt: Callable[[VLM, Stage], Any]) -> None:
     """Adapt the model for a stage. New adapters draw from the initialisation seed, whatever ran before.
 
     Args:
