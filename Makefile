@@ -1,4 +1,4 @@
-# Two commands: `make reproduce` (environment, data, experiment, table) and `make test` (environment, tests).
+# Two commands: `make reproduce` (environment, data, experiment, table) and `make test` (environment, style, types, tests).
 # Both can be run again at any time; what is done is not done twice.
 
 SHELL      := /bin/bash
@@ -44,12 +44,14 @@ results: environment  ## write what `make reproduce` produced to results/, to be
 	@$(BIN)/vlm-ablate table $(EXPERIMENT) --scale $(SCALE) \
 		--out results/$(patsubst experiments/%.yaml,%,$(EXPERIMENT))/$(SCALE)
 
-test: environment assets  ## all tests; needs no network and no GPU
+test: environment assets lint  ## style, types and all tests; needs no network and no GPU
 	@echo "== tests"
 	@$(BIN)/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
 
-lint: environment  ## style
+lint: environment  ## style and types
+	@echo "== style and types"
 	@$(BIN)/ruff check .
+	@$(BIN)/mypy
 
 clean:  ## remove the environment (results and runs stay)
 	rm -rf $(VENV)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from vlm_ablate.errors import AssetMissing, VlmAblateError
 from vlm_ablate.events import preparing
@@ -18,7 +18,6 @@ from vlm_ablate.home import Home
 from vlm_ablate.registry import REGISTRIES, Registry
 from vlm_ablate.storage import write_atomically
 
-if TYPE_CHECKING:
 MISSING = ""
 """Stands for what is not on this machine: it agrees with anything."""
 HASHED_BYTES = 64 * 2**30
