@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.models.conftest import llama  # noqa: F401
 from vlm_ablate.home import Home
 from vlm_ablate.offline.debian.catalogue import MANIFEST, catalogue
 

@@ -46,7 +46,7 @@ class ImageConfig(Strict):
 class MixtureEntry(Strict, decides="training"):
     """One source and its share."""
 
-    source: component(sources)  # type: ignore[valid-type]
+    source: component(sources)  # type: ignore[valid-type]  # made at run time
     weight: float = Field(1.0, gt=0)
     """Probability of drawing from this source, after division by the sum of weights."""
     epochs: float | None = Field(None, gt=0)

@@ -14,7 +14,7 @@ from vlm_ablate.registry import benchmarks
 class BenchmarkEntry(Strict, decides="score"):
     """One benchmark and how it is asked."""
 
-    benchmark: component(benchmarks)  # type: ignore[valid-type]
+    benchmark: component(benchmarks)  # type: ignore[valid-type]  # made at run time
     split: Literal["train", "tune", "report"] = "report"
     """Splits are named by use: sweeps look at tune, tables at report."""
     limit: int | None = Field(None, gt=0)

@@ -11,13 +11,13 @@ from vlm_ablate.registry import architectures, connectors, language_models, visi
 class ModelConfig(Strict, decides="training"):
     """A vision-language model, put together from four registered parts."""
 
-    vision: component(vision_encoders)  # type: ignore[valid-type]
+    vision: component(vision_encoders)  # type: ignore[valid-type]  # made at run time
     """Vision encoder."""
-    language: component(language_models)  # type: ignore[valid-type]
+    language: component(language_models)  # type: ignore[valid-type]  # made at run time
     """Language model."""
-    connector: component(connectors)  # type: ignore[valid-type]
+    connector: component(connectors)  # type: ignore[valid-type]  # made at run time
     """Connector."""
-    architecture: component(architectures)  # type: ignore[valid-type]
+    architecture: component(architectures)  # type: ignore[valid-type]  # made at run time
     """How visual tokens meet the language model."""
     init_from: str | None = None
     """Start from a checkpoint of the same assembly: local folder or hub id of a released one (Idefics2, Idefics3,

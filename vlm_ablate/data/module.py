@@ -49,7 +49,7 @@ class _Indices(Dataset[int]):
 class _Loader(DataLoader[int]):
     """Raises, in the training process, the error that a loader process handed on."""
 
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # collating makes them of the indices
         for batch in super().__iter__():
             if isinstance(batch, Failure):
                 raise batch.error

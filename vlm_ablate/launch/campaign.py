@@ -141,7 +141,7 @@ class Campaign:
         self._training |= dict.fromkeys(missing, spec.id)
         inner = self._launcher.submit(spec, placement)
         self._inner[spec.id] = inner
-        inner.add_done_callback(lambda done: self._ended(future, done))  # type: ignore[arg-type]
+        inner.add_done_callback(lambda _: self._ended(future, inner))
 
     def _ended(self, future: RunFuture, inner: RunFuture) -> None:
         with self._lock:

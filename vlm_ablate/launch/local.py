@@ -114,7 +114,7 @@ class LocalLauncher:
                 if ready is self._ours:
                     with suppress(BlockingIOError):
                         self._ours.recv(4096)
-                elif (worker := links.get(ready)) is not None:  # type: ignore[call-overload]
+                elif (worker := links.get(ready)) is not None:  # type: ignore[call-overload]  # it gives back what it was given
                     self._hear(worker)
 
     def _assign(self) -> None:

@@ -32,7 +32,8 @@ def font(name: str, size: int) -> ImageFont.FreeTypeFont:
     import importlib.util
 
     spec = importlib.util.find_spec("matplotlib")
-    folder = Path(spec.origin).parent / "mpl-data/fonts/ttf"  # type: ignore[union-attr,arg-type]
+    assert spec is not None and spec.origin is not None  # the package depends on it
+    folder = Path(spec.origin).parent / "mpl-data/fonts/ttf"
     return ImageFont.truetype(str(folder / f"{name}.ttf"), size)
 
 

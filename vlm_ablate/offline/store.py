@@ -186,7 +186,7 @@ class _Rows(Sequence[Row]):
     def __len__(self) -> int:
         return self._made.count
 
-    def __getitem__(self, index: int) -> Row:  # type: ignore[override]
+    def __getitem__(self, index: int) -> Row:  # type: ignore[override]  # nor are there slices of these
         return _row(self._made[index])
 
 

@@ -112,9 +112,10 @@ def _panel(axes: Axes, report: Report, found: Mapping[str, Sequence[CurvePoint]]
         points = found.get(row.arm, ())
         x, y = [p.seen[metric] for p in points], [p.score.mean for p in points]
         colour = _colour(i)
-        if all(p.score.half_width is not None for p in points) and points:
-            low, high = [p.score.low for p in points], [p.score.high for p in points]
-            axes.fill_between(x, low, high, color=colour, alpha=0.13, linewidth=0)  # type: ignore[arg-type]
+        bands = [(p.score.low, p.score.high) for p in points if p.score.low is not None and p.score.high is not None]
+        if bands and len(bands) == len(points):
+            low, high = zip(*bands, strict=True)
+            axes.fill_between(x, low, high, color=colour, alpha=0.13, linewidth=0)
         axes.plot(x, y, color=colour, linewidth=1.9, marker=_marker(i), markersize=5, markeredgecolor="white",
                   markeredgewidth=0.6)  # fmt: skip
     floor = _floor(report)

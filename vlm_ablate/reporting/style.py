@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 INK, SOFT, THIN, BAND = "#1d1f23", "#666c76", "#d5d8dd", "#f5f6f8"
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#333333", "#56B4E9", "#E69F00", "#7A5195")
@@ -47,11 +50,11 @@ def drawing() -> Iterator[None]:
         yield
 
 
-def to_bytes(figure: object, format: str, *, dpi: int = 200, tight: bool = False) -> bytes:
+def to_bytes(figure: Figure, format: str, *, dpi: int = 200, tight: bool = False) -> bytes:
     """The figure as PNG or SVG, with no date in it, so that the same figure gives the same bytes."""
     import io
 
     out = io.BytesIO()
     metadata = {"Date": None} if format == "svg" else {"Software": None}
-    figure.savefig(out, format=format, dpi=dpi, metadata=metadata, bbox_inches="tight" if tight else None)  # type: ignore[attr-defined]
+    figure.savefig(out, format=format, dpi=dpi, metadata=metadata, bbox_inches="tight" if tight else None)
     return out.getvalue()

@@ -17,7 +17,7 @@ from vlm_ablate.config.stages import language_in_bf16
 from vlm_ablate.data.dataset import Skips, build_mixtures
 from vlm_ablate.data.mixture import Mixture
 from vlm_ablate.data.module import VLMDataModule, data_fingerprint
-from vlm_ablate.errors import Diverged, VlmAblateError
+from vlm_ablate.errors import Diverged, StorageError, VlmAblateError
 from vlm_ablate.events import CurvePoint, Notice, Reporter, RunStarted, StageFinished, StageStarted
 from vlm_ablate.home import Home
 from vlm_ablate.models.adapters import apply_training
@@ -146,7 +146,12 @@ class StageRunner:
             folder.describe({"stage": name, "before": parent, "inputs": key.inputs, "fingerprints": prints})
         vlm = self.model(before) if before else self._fresh()
         prepare(vlm, stage, index, self.spec.seeds.init, self._adapted(name))
-        seen = Seen(**before.outcome()["seen"]) if before else Seen()  # type: ignore[index]
+        seen = Seen()
+        if before:
+            ended = before.outcome()
+            if ended is None:
+                raise StorageError(f"{before.root} was removed while the run went on", hint="run it again")
+            seen = Seen(**ended["seen"])
         skips = Skips()
         self._reporter(StageStarted(self.spec.id, name, index, len(self._stages), stage.steps))
         body: dict[str, Any] = {

@@ -42,13 +42,12 @@ class CheckpointFiles:
     def found(self) -> list[tuple[int, Path]]:
         """(step, file), the oldest first."""
         files = self.folder.iterdir() if self.folder.is_dir() else ()
-        named = [(match, file) for file in files if (match := _NAME.fullmatch(file.name))]
-        return sorted((int(match[1]), file) for match, file in named)
+        return sorted((named[0], file) for file in files if (named := _named(file)))
 
     def latest(self) -> Path | None:
         """The last checkpoint that is whole; damaged ones are put aside, each with a notice."""
         for step, file in reversed(self.found()):
-            if _checksum(file) == _NAME.fullmatch(file.name)[2]:  # type: ignore[index]
+            if (step, _checksum(file)) == _named(file):
                 return file
             self.notice(f"the checkpoint {file} of step {step} is damaged; the one before it is used")
             with storage_errors("move", file):
@@ -58,7 +57,8 @@ class CheckpointFiles:
     def step(self) -> int:
         """Optimiser steps of this stage that the last whole checkpoint has; 0 without any."""
         found = self.latest()
-        return int(_NAME.fullmatch(found.name)[1]) if found else 0  # type: ignore[index]
+        named = _named(found) if found else None
+        return named[0] if named else 0
 
     def keep(self, step: int) -> None:
         """Give the checkpoint that was just written its name, and drop those that are older than the one before it."""
@@ -80,6 +80,12 @@ def _checksum(file: Path) -> str:
             return hashlib.file_digest(opened, "sha256").hexdigest()[:16]
     except OSError as error:
         raise StorageError(f"cannot read {file}: {error}") from error
+
+
+def _named(file: Path) -> tuple[int, str] | None:
+    """Step and checksum in the name of a checkpoint; None for any other file."""
+    match = _NAME.fullmatch(file.name)
+    return (int(match[1]), match[2]) if match else None
 
 
 class AtomicCheckpoints(TorchCheckpointIO):

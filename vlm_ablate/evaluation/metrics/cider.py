@@ -96,7 +96,7 @@ class Cider(Metric):
         self._java = ptb.java_available() if tokenizer == "auto" else tokenizer == "java"
 
     @property
-    def version(self) -> str:  # type: ignore[override]
+    def version(self) -> str:  # type: ignore[override]  # never set: it follows from the tokenizer
         """Version of the computation and the tokenizer that made the tokens."""
         return "1+ptb-java" if self._java else "1+ptb-python"
 
