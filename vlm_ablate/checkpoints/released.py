@@ -43,7 +43,7 @@ def image_config(config: PretrainedConfig, folder: Path) -> ImageConfig:
 def _image_processor(folder: Path) -> dict[str, Any]:
     for name in ("preprocessor_config.json", "processor_config.json"):
         if (folder / name).is_file():
-            said = read_json(folder / name)
+            said: dict[str, Any] = read_json(folder / name)
             said = said.get("image_processor", said)
             if "size" in said:
                 return said
