@@ -129,7 +129,7 @@ class Registry(Generic[T]):
         load_parts()
         return [*self._entries, *self._waiting]
 
-    def configures(self, config: type[BaseModel]) -> bool:
+    def configures(self, config: type[object]) -> bool:
         """Whether the class configures a part of this registry. What is not imported has no configuration yet."""
         load_parts()
         return any(entry.config is config for entry in self._entries.values())

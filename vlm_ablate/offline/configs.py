@@ -29,7 +29,7 @@ Tasks = Annotated[dict[TaskName, Annotated[float, Field(ge=0)]], AfterValidator(
 """Task -> share; 0 leaves a task out."""
 
 
-def _material(tasks: dict[str, float]) -> str:
+def _material(tasks: dict[TaskName, float]) -> str:
     from vlm_ablate.offline.tasks import TASKS
 
     return " ".join(TASKS[task].fingerprint for task, share in sorted(tasks.items()) if share)
