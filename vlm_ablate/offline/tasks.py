@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from typing import TypeVar
 
 from vlm_ablate.offline import (
     clip_art,
@@ -25,7 +26,6 @@ from vlm_ablate.offline import (
     stamps,
     tables,
 )
-from vlm_ablate.offline.configs import TaskName
 from vlm_ablate.offline.debian import catalogue
 from vlm_ablate.offline.debian.catalogue import Collection
 from vlm_ablate.offline.item import Item
@@ -33,6 +33,7 @@ from vlm_ablate.offline.pictures import Split
 from vlm_ablate.provenance import AssetRecord
 
 Material = Callable[[], list[AssetRecord]]
+Name = TypeVar("Name", bound=str)
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ TASKS: dict[str, Task] = {
 }
 
 
-def licence_records(tasks: Mapping[TaskName, float]) -> list[AssetRecord]:
+def licence_records(tasks: Mapping[Name, float]) -> list[AssetRecord]:
     """Provenance of the material of the tasks whose share is not zero, each once.
 
     Raises:
@@ -123,6 +124,6 @@ def licence_records(tasks: Mapping[TaskName, float]) -> list[AssetRecord]:
     return list({str(record.to_dict()): record for record in found}.values())
 
 
-def share_out(tasks: Mapping[TaskName, float], count: int, rng: random.Random) -> list[TaskName]:
+def share_out(tasks: Mapping[Name, float], count: int, rng: random.Random) -> list[Name]:
     """The task of each of `count` places, drawn by the shares; one task alone takes them all."""
     return [rng.choices(list(tasks), list(tasks.values()))[0] for _ in range(count)]
