@@ -22,7 +22,14 @@ from vlm_ablate.registry import connectors
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-COMMANDS = [line.partition("  #")[0].strip() for line in re.findall(r"^vlm-ablate .*$", README, re.MULTILINE)]
+IN_BLOCKS = [line.partition("  #")[0].strip() for line in re.findall(r"^vlm-ablate .*$", README, re.MULTILINE)]
+IN_TEXT = [
+    " ".join(code.partition(" > ")[0].split())
+    for code in re.findall(r"`(vlm-ablate [^`]+)`", re.sub(r"```.*?```", "", README, flags=re.DOTALL))
+]
+COMMANDS = list(dict.fromkeys([*IN_BLOCKS, *IN_TEXT]))
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("vlm_ablate/**/*.md"), *ROOT.glob("notebooks/*.ipynb")]
+PATH = re.compile(r"(?<![\w/.-])(?:experiments|vlm_ablate|results|notebooks|benchmarks|tests)/[\w./*-]*[\w/*]")
 
 
 def block(language: str, containing: str) -> str:
@@ -54,6 +61,31 @@ def test_a_printed_command_has_the_arguments_and_options_it_is_given(command: st
     for part in rest:
         if part.startswith("experiments/") and "*" not in part:
             assert (ROOT / part).is_file(), part
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_path_that_a_page_names_is_there(page: Path) -> None:
+    named = set(PATH.findall(page.read_text()))
+    assert [path for path in named if not list(ROOT.glob(path.rstrip("/")))] == []
+
+
+def test_the_records_that_are_shipped_give_the_table_that_is_shown(tmp_path: Path) -> None:
+    run = CliRunner()
+    for command in IN_BLOCKS:
+        if "--home shown" in command:
+            words = [str(ROOT / w) if (ROOT / w).is_file() else w for w in shlex.split(command)[1:]]
+            result = run.invoke(app, [str(tmp_path) if word == "shown" else word for word in words])
+            assert result.exit_code == 0, result.output
+    shown = (ROOT / "results/idefics2/t03_architecture/laptop/table.md").read_text()
+    rows = [line for line in shown.splitlines() if line.startswith("|")]
+    assert rows and set(rows) <= set(result.stdout.splitlines())
+
+
+def test_what_the_text_says_of_the_table_is_what_the_table_says() -> None:
+    shown = (ROOT / "results/idefics2/t03_architecture/laptop/table.md").read_text()
+    assert shown.count("| not separable |") == 3 and "three of five claims are" in README
+    assert "−37.3" in shown and "37 points below" in README
+    assert "36.2 ± 15.3" in shown and "40.1 ± 20.7" in shown and "±15 and ±21 points" in README
 
 
 def test_the_experiment_validates(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ TEXT = 40
 
 def batch_of(vlm, plan, size):
     """`size` samples shaped as the plan's: an image first, then supervised text."""
-    places = plan.text_tokens_per_image
+    places = plan.placeholders_per_image
     ids = torch.randint(4, 20, (size, plan.sequence))
     ids[:, :places] = vlm.image_token_id
     labels = ids.masked_fill(torch.arange(plan.sequence) < places, IGNORE)

@@ -46,7 +46,7 @@ def test_parameter_columns_of_idefics2_table_3(connector, architecture, stage, t
     plan = paper(connector, architecture, **stage)
     assert total[0] <= plan.total_parameters < total[1]
     assert trainable[0] <= plan.last.trainable_parameters < trainable[1]
-    assert (plan.visual_tokens_per_image, plan.text_tokens_per_image) == (visual, text)
+    assert (plan.visual_tokens_per_image, plan.placeholders_per_image) == (visual, text)
     if stage:
         assert plan.last.trainable["adapters"] == 202_553_344  # r 64 on every linear layer of both backbones
         assert len(plan.last.matched["vision"]) == 27 * 6
@@ -82,7 +82,7 @@ def test_parts_of_idefics3_differ_from_the_released_model_by_its_token_rows_only
     # The released table has 3 rows more than Llama's; position tokens are ordinary reserved rows there, new ones here.
     rows = plan.parameters["embeddings"] // 4096 - 2 * 128_256
     assert plan.total_parameters - rows * 4096 + 2 * 3 * 4096 == 8_462_086_384
-    assert plan.visual_tokens_per_image == plan.text_tokens_per_image == 17 * 169
+    assert plan.visual_tokens_per_image == plan.placeholders_per_image == 17 * 169
     assert visual_tokens_of(config, 364, 364) == 17 * 169  # small images are enlarged to the longest side
     assert visual_tokens_of(config, 1820, 910) == (4 * 2 + 1) * 169
 

@@ -78,7 +78,7 @@ class ModelPlan:
     views_per_image: int
     visual_tokens_per_image: int
     """Tokens out of the connector."""
-    text_tokens_per_image: int
+    placeholders_per_image: int
     """Placeholders that an image takes in the text stream (position tokens and the like not counted)."""
     sample: SampleShape
     sequence: int
@@ -131,7 +131,7 @@ class Planner:
             parameters=parameters,
             views_per_image=cost.views,
             visual_tokens_per_image=cost.views * cost.visual_tokens,
-            text_tokens_per_image=cost.views * cost.placeholders,
+            placeholders_per_image=cost.views * cost.placeholders,
             sample=self.sample,
             sequence=cost.sequence,
             forward_flops=cost.forward,

@@ -90,7 +90,7 @@ def plan(
     console.print(*view.header(loaded, numbers), sep="\n")
     console.print(*view.diffs(loaded, chosen), sep="\n")
     if plans:
-        shown = plan_tables.Shown(device, mfu, shards, sharding, modules)
+        shown = plan_tables.PlanOptions(device, mfu, shards, sharding, modules)
         console.print(*plan_tables.tables(loaded, chosen, plans, shown), sep="\n")
     console.print(*view.notes(loaded, chosen, plans), sep="\n")
     warn([*loaded.warnings, *view.plan_warnings(plans), *view.memory_warnings(plans, device),

@@ -24,7 +24,7 @@ Plans = Mapping[str, "ModelPlan"]
 
 
 @dataclass(frozen=True)
-class Shown:
+class PlanOptions:
     """What the tables are shown for."""
 
     gpu: Gpu
@@ -37,7 +37,7 @@ class Shown:
 
 
 def tables(
-    loaded: LoadedExperiment, arms: Sequence[ResolvedArm], plans: Plans, shown: Shown
+    loaded: LoadedExperiment, arms: Sequence[ResolvedArm], plans: Plans, shown: PlanOptions
 ) -> Iterable[Any]:
     """Size and costs of each arm, all by part, and the modules that carry adapters."""
     planned = [arm for arm in arms if arm.name in plans]
@@ -78,7 +78,7 @@ def _views(arms: Sequence[ResolvedArm], plans: Plans) -> str:
     return "An image of " + (groups_text(groups) if len(groups) > 1 else next(iter(found.values()))) + "."
 
 
-def _sample(plans: Plans, shown: Shown) -> str:
+def _sample(plans: Plans, shown: PlanOptions) -> str:
     sample = next(iter(plans.values())).sample
     images = f"{sample.images} image{'s' * (sample.images > 1)}"
     text = f"FLOPs of a sample with {images} and {sample.text_tokens} text tokens; memory of a device, with two moments"
@@ -106,12 +106,12 @@ def _sizes(loaded: LoadedExperiment, arms: Sequence[ResolvedArm], plans: Plans) 
             _beside(short_count(plan.total_parameters), row.get("total_params")),
             _beside(short_count(plan.last.trainable_parameters), row.get("trainable_params")),
             str(plan.visual_tokens_per_image),
-            str(plan.text_tokens_per_image),
+            str(plan.placeholders_per_image),
         )
     return grid
 
 
-def _costs(arms: Sequence[ResolvedArm], plans: Plans, shown: Shown) -> Table:
+def _costs(arms: Sequence[ResolvedArm], plans: Plans, shown: PlanOptions) -> Table:
     hours_too = timed(plans)
     columns = ("forward\nFLOPs", "training\nFLOPs", "peak\nmemory", "bytes of a\ncheckpoint")
     grid = _grid("Costs", *columns, *(("GPU-hours\na run",) if hours_too else ()))
@@ -162,7 +162,7 @@ def _memory(arms: Sequence[ResolvedArm], plans: Plans) -> Table:
     return grid
 
 
-def _held(arms: Sequence[ResolvedArm], plans: Plans, shown: Shown) -> str:
+def _held(arms: Sequence[ResolvedArm], plans: Plans, shown: PlanOptions) -> str:
     """What the memory depends on, arms and stages that agree together."""
     found: dict[str, str] = {}
     for arm in arms:
@@ -196,7 +196,7 @@ def _by_part(arms: Sequence[ResolvedArm], plans: Plans) -> Table:
     return grid
 
 
-def _matched(arms: Sequence[ResolvedArm], plans: Plans, shown: Shown) -> Iterable[Text]:
+def _matched(arms: Sequence[ResolvedArm], plans: Plans, shown: PlanOptions) -> Iterable[Text]:
     """Modules that carry adapters: how many, and the last part of their paths, or the paths."""
     found: dict[str, list[str]] = {}
     for arm in arms:

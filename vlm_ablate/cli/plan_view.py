@@ -111,7 +111,7 @@ def plan_warnings(plans: Plans) -> list[str]:
     """Where compared arms do not match in tokens or trainable parameters."""
     kinds = {
         "visual tokens per image": {n: str(p.visual_tokens_per_image) for n, p in plans.items()},
-        "tokens per image in the text stream": {n: str(p.text_tokens_per_image) for n, p in plans.items()},
+        "tokens per image in the text stream": {n: str(p.placeholders_per_image) for n, p in plans.items()},
         "trainable parameters": {n: short_count(p.last.trainable_parameters) for n, p in plans.items()},
     }
     groups = {what: group_by_value(values) for what, values in kinds.items()}

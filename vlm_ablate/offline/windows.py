@@ -11,7 +11,7 @@ import numpy as np
 
 from vlm_ablate.offline.facts import ascii_fold
 from vlm_ablate.pdf.document import Line, PageText, Word
-from vlm_ablate.pdf.layout import Entry, Heading, Layout
+from vlm_ablate.pdf.layout import ContentsLine, Heading, Layout
 
 Box = tuple[int, int, int, int]
 """Left, top, right, bottom in pixels."""
@@ -259,7 +259,7 @@ class Clipped(Layout):
         return found
 
     @cached_property
-    def contents(self) -> list[Entry]:
+    def contents(self) -> list[ContentsLine]:
         """The page's entries of contents whose line is shown whole."""
         return [
             entry for entry in self._of.contents

@@ -55,7 +55,7 @@ class Heading:
 
 
 @dataclass(frozen=True)
-class Entry:
+class ContentsLine:
     """A line of a table of contents."""
 
     title: str
@@ -137,7 +137,7 @@ class Layout:
         return self._expected if any(self._expected in _edge_numbers(text) for text in edges) else None
 
     @cached_property
-    def contents(self) -> list[Entry]:
+    def contents(self) -> list[ContentsLine]:
         """Entries of a table of contents that stand on one line each."""
         found = [(i, m) for i, line in enumerate(self.lines) if (m := _match_contents(line.text))]
         if len(found) < 4:
@@ -147,7 +147,7 @@ class Layout:
             dotted = {i for i, _ in found}
             others = [_CONTENTS_BARE.match(line.text) for i, line in enumerate(self.lines) if i not in dotted]
             matches += [m for m in others if m]
-        entries = [Entry(m["title"].strip(" ."), m["page"]) for m in matches]
+        entries = [ContentsLine(m["title"].strip(" ."), m["page"]) for m in matches]
         # The second line of a long title looks like an entry of its own; entries begin with a number or a capital.
         return [e for e in entries if e.title[:1].isdigit() or e.title[:1].isupper()]
 

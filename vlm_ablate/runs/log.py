@@ -18,7 +18,7 @@ from vlm_ablate.errors import StorageError
 from vlm_ablate.storage import storage_errors, write_atomically
 
 
-class Entry(NamedTuple):
+class LogLine(NamedTuple):
     """Metrics at one optimiser step, counted over all stages of the run."""
 
     step: int
@@ -43,7 +43,7 @@ class Log:
             StorageError: the disk does not take them.
         """
         now = time.time_ns() // 1_000_000 if time_ms is None else time_ms
-        line = _line(Entry(int(step), now, {key: float(value) for key, value in values.items()})).encode()
+        line = _line(LogLine(int(step), now, {key: float(value) for key, value in values.items()})).encode()
         with storage_errors("write", self.path), open(self.path, "ab") as file:
             file.write(line)
 
@@ -62,7 +62,7 @@ class Log:
             write_atomically(self.path, "".join(_line(entry) for entry in kept))
 
 
-def read_log(path: Path) -> list[Entry]:
+def read_log(path: Path) -> list[LogLine]:
     """All entries; none when there is no file. A last line that was cut short is dropped.
 
     Raises:
@@ -87,16 +87,16 @@ def read_log(path: Path) -> list[Entry]:
     return [*entries, last] if last else entries
 
 
-def _parsed(line: bytes) -> Entry | None:
+def _parsed(line: bytes) -> LogLine | None:
     try:
         row: Any = json.loads(line)
         values = {str(k): float(v) for k, v in row["values"].items()}
-        return Entry(int(row["step"]), int(row["time_ms"]), values)
+        return LogLine(int(row["step"]), int(row["time_ms"]), values)
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def _line(entry: Entry) -> str:
+def _line(entry: LogLine) -> str:
     values = {k: _plain(v) for k, v in entry.values.items()}
     return json.dumps({"step": entry.step, "time_ms": entry.time_ms, "values": values}, allow_nan=False) + "\n"
 

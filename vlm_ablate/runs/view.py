@@ -9,7 +9,7 @@ from typing import Any
 
 from vlm_ablate.runs.folder import RunFolder, ScoreFolder, StageFolder
 from vlm_ablate.runs.keys import ScoreKey
-from vlm_ablate.runs.log import Entry, read_log
+from vlm_ablate.runs.log import LogLine, read_log
 from vlm_ablate.runs.spec import RunSpec
 from vlm_ablate.tracking import schema
 from vlm_ablate.tracking.mlflow_run import Metrics
@@ -66,7 +66,7 @@ class Results:
         # The same protocol may stand in another column of another table.
         return [{**record, "column": key.column, "key": key.key} for key, record in found if record]
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[LogLine]:
         """The logs of all stages, in order."""
         return [entry for stage in self.stages for entry in read_log(stage.log)]
 
