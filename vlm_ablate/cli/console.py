@@ -62,7 +62,7 @@ HubOption = Annotated[bool, typer.Option("--allow-hub", help="Let models and dat
 
 
 def out() -> Console:
-    """Console of results (stdout)."""
+    """Console of results (stdout). What is printed is shown as it is: names may hold brackets."""
     from rich.console import Console
 
     from vlm_ablate.cli.streams import READER_LEFT
@@ -71,15 +71,15 @@ def out() -> Console:
         def on_broken_pipe(self) -> None:
             raise SystemExit(READER_LEFT)
 
-    console = Results(highlight=False)
-    return console if console.is_terminal else Results(highlight=False, width=PIPED_WIDTH)
+    console = Results(highlight=False, markup=False)
+    return console if console.is_terminal else Results(highlight=False, markup=False, width=PIPED_WIDTH)
 
 
 def err() -> Console:
     """Console of messages (stderr)."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, markup=False)
 
 
 def print_error(error: VlmAblateError) -> None:
@@ -134,7 +134,10 @@ def arm_list(text: str | None) -> list[str] | None:
 
     if text is None:
         return None
-    names = [name.strip() for row in csv.reader([text], skipinitialspace=True) for name in row if name.strip()]
+    try:
+        names = [name.strip() for row in csv.reader([text], skipinitialspace=True) for name in row if name.strip()]
+    except csv.Error as error:
+        raise _usage(f"--arms {_short(text)!r} cannot be read: {error}", "write names separated by commas") from error
     return names or _parts("--arms", "", "names separated by commas")
 
 
@@ -197,7 +200,7 @@ def _short(text: str) -> str:
 
 
 def finite(value: float | None) -> float | None:
-    """Callback of options that are numbers: typer takes `nan` for one within any range.
+    """Callback of options that are numbers without an upper end: typer takes `inf` for one.
 
     Raises:
         typer.BadParameter: it is no finite number.

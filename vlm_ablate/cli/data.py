@@ -71,7 +71,7 @@ def show(
     for sample in samples:
         out().print(_coloured(sample), soft_wrap=True)
     draw_samples(samples, draw)
-    out().print(f"[dim]drawn in {draw}[/]")
+    out().print(f"drawn in {draw}", style="dim")
 
 
 @app.command()

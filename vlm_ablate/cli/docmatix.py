@@ -82,7 +82,7 @@ def _bar() -> AbstractContextManager[Callable[[int, int, PdfCounts], None]]:
     @contextmanager
     def bar() -> Iterator[Callable[[int, int, PdfCounts], None]]:
         columns = (SpinnerColumn(), TextColumn("PDFs"), BarColumn(), MofNCompleteColumn(),
-                   TextColumn("{task.fields[info]}"))
+                   TextColumn("{task.fields[info]}", markup=False))
         console = err()
         pages = pairs = 0
         with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as progress:
@@ -92,7 +92,7 @@ def _bar() -> AbstractContextManager[Callable[[int, int, PdfCounts], None]]:
                 nonlocal pages, pairs
                 pages, pairs = pages + counts.pages.get("read", 0), pairs + counts.kept
                 if counts.status != "read":
-                    progress.console.print(f"skipped {counts.name}: {counts.status}", markup=False, soft_wrap=True)
+                    progress.console.print(f"skipped {counts.name}: {counts.status}", soft_wrap=True)
                 progress.update(task, completed=done, total=of, info=f"{pages:,} pages, {pairs:,} pairs")
 
             yield on_pdf

@@ -47,7 +47,7 @@ def explain(
     place = open_home(home)
     console = out()
     for spec in _specs(what, scale, arms, seeds, sets, place):
-        console.print(f"[bold]{spec.experiment}  {spec.run_name}[/]  (run {spec.id})", soft_wrap=True)
+        console.print(f"{spec.experiment}  {spec.run_name}  (run {spec.id})", style="bold", soft_wrap=True)
         _print(console, told(spec, place))
 
 

@@ -38,6 +38,8 @@ def export(
 
     An assembly that transformers has no class for becomes a folder that vlm_ablate's load_checkpoint reads.
     """
+    from rich.text import Text
+
     from vlm_ablate.cli.console import err, out, warn
     from vlm_ablate.cli.home import open_home
     from vlm_ablate.errors import UnknownNameError
@@ -50,7 +52,7 @@ def export(
     if dtype not in DTYPES:
         raise UnknownNameError("dtype", dtype, DTYPES)
     found = find_run(run, open_home(home))
-    with err().status(f"exporting {found.spec.run_name} ({found.results.stages[-1].key})"):
+    with err().status(Text(f"exporting {found.spec.run_name} ({found.results.stages[-1].key})")):
         import torch
 
         from vlm_ablate.runs.export import export_run
@@ -61,7 +63,7 @@ def export(
         )
     console = out()
     key = found.results.stages[-1].key
-    console.print(f"[bold]{found.spec.run_name}[/] ({key}) written to {folder}", soft_wrap=True)
+    console.print(f"{found.spec.run_name} ({key}) written to {folder}", soft_wrap=True)
     if made.cls:
         console.print(f"a {made.cls}: AutoModelForImageTextToText and AutoProcessor load it", soft_wrap=True)
     else:

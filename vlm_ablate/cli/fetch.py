@@ -70,8 +70,8 @@ def _fetch(wanted: Sequence[Package], home: Home, debs: Path | None, mirror: str
     from vlm_ablate.offline.debian.fetch import fetch
 
     console, failed = err(), []
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, TextColumn("{task.fields[info]}"), console=console, transient=True,
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, TextColumn("{task.fields[info]}", markup=False), console=console, transient=True,
                   disable=not console.is_terminal) as bar:
         for package in wanted:
             task = bar.add_task(package.name, total=package.bytes, info="")
@@ -79,7 +79,7 @@ def _fetch(wanted: Sequence[Package], home: Home, debs: Path | None, mirror: str
                 found = fetch(package, home=home, debs=debs, mirror=mirror, progress=partial(_show, bar, task))
                 out().print(_line(found, home), soft_wrap=True)
             except (AssetMissing, DataError) as error:
-                console.print(f"not fetched: {error}", markup=False, soft_wrap=True)
+                console.print(f"not fetched: {error}", soft_wrap=True)
                 failed.append(package.name)
             bar.remove_task(task)
     if failed:

@@ -82,4 +82,4 @@ def _tell(done: list[Migrated]) -> None:
     from vlm_ablate.cli.console import out
 
     for each in done:
-        out().print(f"{each.old}  {each.name}: {each.told}", soft_wrap=True, markup=False)
+        out().print(f"{each.old}  {each.name}: {each.told}", soft_wrap=True)

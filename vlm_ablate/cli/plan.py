@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from vlm_ablate.cli.console import ArmsOption, HubOption, ScaleOption, SeedsOption, SetOption, finite
+from vlm_ablate.cli.console import ArmsOption, HubOption, ScaleOption, SeedsOption, SetOption
 from vlm_ablate.errors import VlmAblateError
 
 if TYPE_CHECKING:
@@ -52,9 +52,7 @@ def plan(
         typer.Option(help="Shared: moments (zero1), and gradients (zero2), and weights (zero3: FSDP)."),
     ] = "zero3",
     gpu: Annotated[Gpu, typer.Option(help="GPU of the GPU-hours.")] = "h100",
-    mfu: Annotated[
-        float, typer.Option(min=0.01, max=1, callback=finite, help="Share of its peak that is put to use.")
-    ] = 0.4,
+    mfu: Annotated[float, typer.Option(min=0.01, max=1, help="Share of its peak that is put to use.")] = 0.4,
     modules: Annotated[bool, typer.Option("--modules", help="List the modules that carry adapters.")] = False,
     allow_hub: HubOption = False,
 ) -> None:

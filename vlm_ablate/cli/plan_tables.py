@@ -88,7 +88,11 @@ def _sample(plans: Plans, shown: PlanOptions) -> str:
     return f"{text}; GPU-hours on {shown.gpu.title} at {shown.mfu:.0%} of {peak}."
 
 
-def _grid(title: str, *columns: str) -> Table:
+def _titled(title: str, note: str) -> Text:
+    return Text.assemble(f"{title} ", (note, "dim not bold"))
+
+
+def _grid(title: str | Text, *columns: str) -> Table:
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left", title_style="bold")
     grid.add_column("arm", style="cyan", no_wrap=True)
     for column in columns:
@@ -98,7 +102,7 @@ def _grid(title: str, *columns: str) -> Table:
 
 def _sizes(loaded: LoadedExperiment, arms: Sequence[ResolvedArm], plans: Plans) -> Table:
     columns = ("total\nparameters", "trainable\nparameters", "visual tokens\nan image", "text-stream\ntokens an image")
-    grid = _grid("Size [dim not bold](the paper's number in brackets)[/]", *columns)
+    grid = _grid(_titled("Size", "(the paper's number in brackets)"), *columns)
     for arm in arms:
         plan, row = plans[arm.name], paper_row(loaded, arm) or {}
         grid.add_row(
@@ -134,7 +138,7 @@ def _rows(arms: Sequence[ResolvedArm], plans: Plans) -> Iterable[tuple[str, Mode
 def _flops(arms: Sequence[ResolvedArm], plans: Plans) -> Table:
     first = next(iter(plans.values()))
     parts = [p for p in first.forward_flops if any(plans[arm.name].forward_flops[p] for arm in arms)]
-    title = "FLOPs of a sample by part [dim not bold](forward / training)[/]"
+    title = _titled("FLOPs of a sample by part", "(forward / training)")
     grid = _grid(title, *(p.replace("_", "\n") for p in parts))
     for name, plan, stage in _rows(arms, plans):
         pairs = ((plan.forward_flops[p], stage.training_flops[p]) for p in parts)
@@ -187,7 +191,7 @@ def timed(plans: Plans) -> bool:
 
 def _by_part(arms: Sequence[ResolvedArm], plans: Plans) -> Table:
     parts = [p for p in plans[arms[0].name].last.total if any(plans[a.name].last.total[p] for a in arms)]
-    title = "Parameters by part [dim not bold](* trained; in brackets how many are, where not all)[/]"
+    title = _titled("Parameters by part", "(* trained; in brackets how many are, where not all)")
     staged = any(len(plans[arm.name].stages) > 1 for arm in arms)
     grid = _grid(title, *(p.replace("_", "\n") for p in parts), *(("trainable",) if staged else ()))
     for name, _, stage in _rows(arms, plans):

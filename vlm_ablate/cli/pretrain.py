@@ -14,8 +14,10 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Pretrain the small stand-ins that the laptop scale uses.", no_args_is_help=True)
 
 OutOption = Annotated[Path | None, typer.Option("--out", help="Folder to write to. Default: the package's own copy.")]
-ThreadsOption = Annotated[int, typer.Option("--threads", min=1, help="CPU threads; they change the last digits.")]
-StepsOption = Annotated[int | None, typer.Option("--steps", min=1, help="Steps instead of the recipe's.")]
+ThreadsOption = Annotated[
+    int, typer.Option("--threads", min=1, max=4_096, help="CPU threads; they change the last digits.")
+]
+StepsOption = Annotated[int | None, typer.Option("--steps", min=1, max=10**9, help="Steps instead of the recipe's.")]
 
 
 @app.command()
@@ -61,10 +63,13 @@ def vision(
 
     import torch
 
+    from vlm_ablate.errors import AssetMissing
     from vlm_ablate.offline.pretrain.recipe import STANDINS
     from vlm_ablate.offline.pretrain.vision import pretrain_vision
     from vlm_ablate.offline.pretrain.vision_recipe import VisionRecipe
 
+    if language is not None and not (language / "config.json").is_file():
+        raise AssetMissing(f"{language} holds no language model: it has no config.json")
     torch.set_num_threads(threads)
     recipe = VisionRecipe() if steps is None else replace(VisionRecipe(), steps=steps)
     with _bar("siglip-nano") as advance:
@@ -83,7 +88,7 @@ def _bar(name: str) -> AbstractContextManager[Callable[[int, int, str], None]]:
 
     @contextmanager
     def bar() -> Iterator[Callable[[int, int, str], None]]:
-        columns = (TextColumn(name), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[info]}"))
+        columns = (TextColumn(name), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[info]}", markup=False))
         with Progress(*columns, TimeRemainingColumn()) as progress:
             task = progress.add_task(name, total=None, info="making the tokenizer and the first batches")
             yield lambda step, total, info: progress.update(task, completed=step, total=total, info=info)

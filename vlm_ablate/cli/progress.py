@@ -56,7 +56,7 @@ class RunDisplay:
     def __enter__(self) -> RunDisplay:
         if self._progress:
             self._progress.start()
-            self._total = self._progress.add_task("[bold]all runs", total=len(self._names), info="starting")
+            self._total = self._progress.add_task("all runs", total=len(self._names), info="starting")
         return self
 
     def __exit__(
@@ -141,8 +141,10 @@ class RunDisplay:
 def _bars(console: Console) -> Progress:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, TextColumn("{task.fields[info]}"), console=console, transient=True, refresh_per_second=4)
+    name = TextColumn("{task.description}", markup=False)
+    columns = (name, BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn())
+    info = TextColumn("{task.fields[info]}", markup=False)
+    return Progress(*columns, info, console=console, transient=True, refresh_per_second=4)
 
 
 def _duration(seconds: float) -> str:

@@ -70,7 +70,7 @@ def run(
     uri = tracking_uri or place.tracking_uri
     console = out()
     count = counted(len(specs), "run")
-    console.print(f"[bold]{loaded.experiment.name}[/]  {count} at scale {loaded.scale.name!r}, home {place.root}")
+    console.print(f"{loaded.experiment.name}  {count} at scale {loaded.scale.name!r}, home {place.root}")
     place.prepare()
     if rerun:
         _put_aside(specs, place)

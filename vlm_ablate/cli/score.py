@@ -22,6 +22,6 @@ def score(
     scorer = metrics[metric]
     result = score_file(scorer, file)
     out().print(
-        f"[bold]{result.mean:.2f}[/]  {scorer.name} (version {scorer.version})  "
+        f"{result.mean:.2f}  {scorer.name} (version {scorer.version})  "
         f"items {result.count}  unparsed {result.unparsed}"
     )

@@ -125,7 +125,7 @@ def _print_pages(pages: Sequence[Pages], address: str) -> None:
     from vlm_ablate.cli.console import out
 
     console = out()
-    console.print(f"MLflow UI: [bold]{address}[/]  (Ctrl-C stops it)")
+    console.print(f"MLflow UI: {address}  (Ctrl-C stops it)")
     for page in pages:
         console.print(Text(f"\n{page.experiment}", style="bold"))
         for name, link in (("runs", page.runs), ("charts", page.charts), ("compare", page.compare)):

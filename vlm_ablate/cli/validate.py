@@ -21,6 +21,8 @@ def validate(
     sets: SetOption = None,
 ) -> None:
     """Check files without running anything: every error with file, path, what is wrong and the nearest valid value."""
+    from rich.text import Text
+
     from vlm_ablate.cli.console import arm_list, out, warn
 
     console = out()
@@ -29,7 +31,7 @@ def validate(
     chosen = arm_list(arms)
     for file in files:
         try:
-            console.print(f"[green]ok[/] {_check(file, scale, chosen, sets or [])}")
+            console.print(Text.assemble(("ok", "green"), f" {_check(file, scale, chosen, sets or [])}"))
         except ConfigError as error:
             problems += error.problems
             hint = hint or error.hint
