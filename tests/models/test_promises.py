@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import ValidationError
 from transformers import Siglip2VisionConfig, Siglip2VisionModel
 
 from tests.models.conftest import VISION
 from tests.models.support import a_batch, a_vlm
-from vlm_ablate.config.stages import Stage
+from vlm_ablate.config.stages import LoraConfig, Stage
 from vlm_ablate.errors import ModelError
-from vlm_ablate.models.adapters import apply_training
+from vlm_ablate.models.adapters import apply_training, match_modules
 from vlm_ablate.models.connectors.linear import LinearConnector
 from vlm_ablate.models.vision.hf import HubVisionEncoder
 from vlm_ablate.models.vision.siglip import SiglipNativeEncoder
@@ -67,9 +68,15 @@ def test_a_naflex_tower_is_refused_by_name(llama, tmp_path: Path) -> None:
             a_vlm(dict(name=name, id=str(tmp_path)), llama)
 
 
-@pytest.mark.parametrize("kind", ["lora", "dora"])
 @pytest.mark.parametrize("targets", [["embed_tokens"], ["q_proj", "lm_head"], r".*(embed_tokens|q_proj)"])
-def test_tables_of_the_vocabulary_take_no_adapter(targets, kind, llama, siglip) -> None:
+def test_tables_of_the_vocabulary_take_no_adapter(targets, llama, siglip) -> None:
     vlm = a_vlm(siglip, llama)
     with pytest.raises(ModelError, match="a table of the vocabulary, which takes no adapter"):
-        apply_training(vlm, Stage(steps=1, batch_size=1, language=kind, lora=dict(language_targets=targets)))
+        match_modules(vlm.language.model, targets, what="language")
+    with pytest.raises(ValidationError, match="a table of the vocabulary, which takes no adapter"):
+        LoraConfig(language_targets=targets)
+
+
+def test_what_is_no_expression_is_refused_when_the_file_is_read() -> None:
+    with pytest.raises(ValidationError, match="no regular expression"):
+        LoraConfig(vision_targets="(q_proj")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from vlm_ablate.config.base import Strict
 
@@ -31,6 +32,36 @@ class LoraConfig(Strict, decides="training"):
     language_targets: str | list[str] = "all-linear"
     """As above; "all-linear" leaves out the output head."""
 
+
+    @field_validator("vision_targets", "language_targets")
+    @classmethod
+    def _is_expression(cls, targets: str | list[str]) -> str | list[str]:
+        if isinstance(targets, str) and targets != "all-linear":
+            try:
+                re.compile(targets)
+            except re.error as error:
+                raise ValueError(f"no regular expression: {error}") from error
+        return targets
+
+    @field_validator("language_targets")
+    @classmethod
+    def _spares_vocabulary(cls, targets: str | list[str]) -> str | list[str]:
+        """Names of known families; whatever a model calls its tables, `models/adapters.py` refuses them too."""
+        if isinstance(targets, str):
+            paths = [f"{prefix}{name}" for name in _VOCABULARY for prefix in ("", "model.", "transformer.")]
+            named = [path for path in paths if targets != "all-linear" and re.fullmatch(targets, path)]
+        else:
+            named = [target for target in targets if target.rpartition(".")[2] in _VOCABULARY]
+        if named:
+            raise ValueError(
+                f"{named[0]} is a table of the vocabulary, which takes no adapter: rows of new tokens are trained by "
+                "themselves; leave it out, or train the model in full"
+            )
+        return targets
+
+
+_VOCABULARY = ("embed_tokens", "lm_head", "wte", "word_embeddings", "embed_in", "embed_out", "tok_embeddings")
+"""What families of language models call the embedding and the output head."""
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
