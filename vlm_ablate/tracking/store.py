@@ -32,7 +32,7 @@ TEMPLATE_VARIABLE = "VLM_ABLATE_STORE_TEMPLATE"
 SERVERS = ("http", "https")
 PROBE_SECONDS = 5.0
 _MLFLOW_SETTINGS = {
-    # A tracker that cannot reach its server spools and goes on, so waiting long for one request only delays runs.
+    # A run whose server is out of reach goes on, all being on disk, so waiting long for one request only delays runs.
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
