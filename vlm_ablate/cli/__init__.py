@@ -6,7 +6,6 @@ from __future__ import annotations
 def main() -> None:
     """Entry point of the console script."""
     from vlm_ablate.cli.app import app
-    from vlm_ablate.cli.streams import finish, forgiving
+    from vlm_ablate.cli.streams import finish
 
-    forgiving()
     finish(app)

@@ -27,13 +27,18 @@ from vlm_ablate.cli import (
     ui,
     validate,
 )
-from vlm_ablate.cli.streams import READER_LEFT
+from vlm_ablate.cli.streams import READER_LEFT, forgiving
 from vlm_ablate.hub import set_hub_access
 from vlm_ablate.trust import allow_plugins
 
 
 class Commands(TyperGroup):
     """Turns errors into one clean message on stderr and an exit code: 1 failed, 2 asked wrongly, 130 interrupted."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Read the command line, help and errors of usage included."""
+        forgiving()
+        return super().main(*args, **kwargs)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the chosen command; `--debug` lets errors through with their traceback."""
