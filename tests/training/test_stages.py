@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from vlm_ablate import storage
 from vlm_ablate.config.execution import Execution
 from vlm_ablate.config.stages import Stage, Training
 from vlm_ablate.errors import Diverged, ModelError, StorageError
@@ -244,11 +245,10 @@ def test_not_finite_is_divergence(tmp_path):
         trained.train()
 
 
-def test_full_disk_while_saving(tmp_path):
+def test_full_disk_while_saving(tmp_path, monkeypatch):
     trained = Trained(tmp_path)
-    writing = trained.files("align").writing
-    writing.parent.mkdir()
-    (writing.parent / f".{writing.name}.{os.getpid()}.partial").symlink_to("/dev/full")
-    with pytest.raises(StorageError, match=f"cannot write .*{writing.name}: the disk is full"):
+    full = tmp_path / "full"
+    monkeypatch.setattr(storage, "_new_partial", lambda path, mode: (full, os.open("/dev/full", os.O_WRONLY)))
+    with pytest.raises(StorageError, match=f"cannot write .*{trained.files('align').writing.name}: the disk is full"):
         trained.train()
     assert trained.files("align").found() == []
