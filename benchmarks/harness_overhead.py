@@ -114,7 +114,7 @@ def plain(vlm: VLM, stage: Stage, batches: Batches, log_every: int) -> Timing:
         scheduler.step()
         optimizer.zero_grad(set_to_none=True)
         losses.append(loss.item())
-    return batches.timing(losses[-log_every:])
+    return batches.timing(losses[-(stage.steps % log_every or log_every) :])  # what the harness tracks last
 
 
 def harness(vlm: VLM, spec: RunSpec, stage: Stage, batches: Batches, home: Home) -> Timing:
