@@ -116,10 +116,11 @@ def test_any_shape_any_pictures(family: str, split: str, data: st.DataObject) ->
     event(f"pictures {[len(row) for row in example.pictures]}, more views: {len(batch.view_sample) > batch.images}")
     expected = reference(**inputs_for(reference, vlm, batch)).logits
     output = vlm(batch)
-    scored = batch.labels[:, 1:] != -100
+    labels = batch.labels[:, 1:].masked_fill(~batch.attention_mask[:, :-1].bool(), -100)  # padding predicts nothing
+    scored = labels != -100
     assert_equal(output.logits[0] if output.logits.dim() == 3 else output.logits, expected[:, :-1][scored])
 
-    loss = cross_entropy(expected[:, :-1].flatten(0, 1), batch.labels[:, 1:].flatten())
+    loss = cross_entropy(expected[:, :-1].flatten(0, 1), labels.flatten())
     assert_equal(output.loss_sum / output.supervised_tokens, loss)
     (output.loss_sum / output.supervised_tokens).backward()
     loss.backward()
