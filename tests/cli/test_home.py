@@ -13,7 +13,8 @@ from vlm_ablate.cli.app import app
 from vlm_ablate.config.expand import load_experiment
 from vlm_ablate.config.moved import recorded
 from vlm_ablate.home import Home
-from vlm_ablate.runs.migrate import OLD_HASH, old_hash, spec_of_record
+from vlm_ablate.runs.migrate import OLD_HASH, old_hash
+from vlm_ablate.runs.migrate_records import spec_of_record
 from vlm_ablate.runs.results import find_results
 from vlm_ablate.runs.spec import RunSpec, specs_of
 from vlm_ablate.tracking import schema

@@ -17,7 +17,9 @@ from vlm_ablate.config.moved import recorded
 from vlm_ablate.home import Home
 from vlm_ablate.runs.catalogue import asked_for
 from vlm_ablate.runs.find import find_run
-from vlm_ablate.runs.migrate import OLD_HASH, import_records, migrate_home, migrate_records, old_hash, todays_spec
+from vlm_ablate.runs.folder import folders_of_version_01
+from vlm_ablate.runs.migrate import OLD_HASH, migrate_home, old_hash, todays_spec
+from vlm_ablate.runs.migrate_records import import_records, migrate_records
 from vlm_ablate.runs.results import find_results
 from vlm_ablate.runs.view import record_of
 from vlm_ablate.tracking import schema
@@ -102,6 +104,13 @@ def test_the_command_says_what_it_did(home: Home) -> None:
     assert told.exit_code == 0
     assert f"{HASH}  idefics2/t03_architecture cross_attention_frozen · seed 0 · laptop: is " in told.output
     assert "1 of 1 runs taken over, none trained again" in told.output
+
+
+def test_table_takes_them_over_by_itself(home: Home) -> None:
+    experiment = Path(__file__).parents[2] / "experiments" / "idefics2" / "t03_architecture.yaml"
+    told = CliRunner().invoke(app, ["table", str(experiment), "--home", str(home.root), "--seeds", "0"])
+    assert "a run of version 0.1 was taken over: idefics2/t03_architecture cross_attention_frozen" in told.stderr
+    assert not folders_of_version_01(home)
 
 
 def test_records_keep_their_values_to_the_last_digit(tmp_path: Path) -> None:

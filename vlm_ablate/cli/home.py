@@ -23,6 +23,20 @@ def open_home(folder: str | None) -> Home:
     return Home.at(folder)
 
 
+def take_over_earlier(home: Home) -> None:
+    """Bring runs of version 0.1 under today's keys before anything is trained again, and say so on stderr."""
+    from vlm_ablate.runs.folder import folders_of_version_01
+
+    if not folders_of_version_01(home):
+        return
+    from vlm_ablate.cli.console import err, warn
+    from vlm_ablate.runs.migrate import migrate_home
+
+    with err().status("taking over runs of version 0.1"):
+        done = migrate_home(home)
+    warn([f"a run of version 0.1 was taken over: {m.name}: {m.told}" for m in done if m.spec is not None])
+
+
 @app.callback()
 def home_commands() -> None:
     """The folder of runs and records."""
@@ -43,7 +57,8 @@ def migrate(
     Example: vlm-ablate home migrate --home outputs
     """
     from vlm_ablate.cli.console import err, out
-    from vlm_ablate.runs.migrate import migrate_home, migrate_records
+    from vlm_ablate.runs.migrate import migrate_home
+    from vlm_ablate.runs.migrate_records import migrate_records
 
     done: list[Migrated] = []
     for file in records or ():
@@ -70,7 +85,7 @@ def import_(
     There are no weights in a records file: what needs them (`export`, `generate`, a further benchmark) trains again.
     """
     from vlm_ablate.cli.console import out
-    from vlm_ablate.runs.migrate import import_records
+    from vlm_ablate.runs.migrate_records import import_records
 
     place = open_home(home).prepare()
     done = [each for file in records for each in import_records(file, place)]

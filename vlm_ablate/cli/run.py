@@ -56,7 +56,7 @@ def run(
     from rich.text import Text
 
     from vlm_ablate.cli.console import arm_list, counted, out, print_runs, seed_list, warn
-    from vlm_ablate.cli.home import open_home
+    from vlm_ablate.cli.home import open_home, take_over_earlier
     from vlm_ablate.config.expand import load_experiment
     from vlm_ablate.hub import set_hub_access
     from vlm_ablate.runs.spec import specs_of
@@ -72,6 +72,7 @@ def run(
     count = counted(len(specs), "run")
     console.print(f"{loaded.experiment.name}  {count} at scale {loaded.scale.name!r}, home {place.root}")
     place.prepare()
+    take_over_earlier(place)
     if rerun:
         _put_aside(specs, place)
     _look_over_material([spec for spec in specs if not _is_done(spec, place)])

@@ -44,7 +44,7 @@ def table(
     The words of a `run` (--scale, --arms, --seeds, --set) give the table of what it ran.
     """
     from vlm_ablate.cli.console import arm_list, print_runs, seed_list
-    from vlm_ablate.cli.home import open_home
+    from vlm_ablate.cli.home import open_home, take_over_earlier
     from vlm_ablate.cli.records import build_report, recorded
     from vlm_ablate.config.expand import load_experiment
 
@@ -56,7 +56,9 @@ def table(
 
         source = load_records(records)
     else:
-        source = recorded(loaded, open_home(home), tracking_uri, seed_list(seeds))
+        place = open_home(home)
+        take_over_earlier(place)
+        source = recorded(loaded, place, tracking_uri, seed_list(seeds))
     report = build_report(loaded, source, seed_list(seeds))
     if folder:
         return _write_folder(report, source, folder)

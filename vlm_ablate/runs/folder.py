@@ -18,6 +18,7 @@ HOME/runs/ID/                 an arm with a seed of an experiment: run.json poin
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from vlm_ablate.runs.fingerprints import agree
 from vlm_ablate.storage import locked, storage_errors, write_atomically
 
 FORMAT = 2
+_OLD_NAME = re.compile(r"[0-9a-f]{12}")
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -243,3 +245,10 @@ def find_stage(home: Home, key: str, fingerprints: Mapping[str, str], before: st
         if manifest.get("before") == before and agree(fingerprints, manifest.get("fingerprints", {})):
             return found
     return StageFolder(fresh(home.stages, key))
+
+
+def folders_of_version_01(home: Home) -> list[Path]:
+    """Runs that version 0.1 of this package left in a home; see `migrate.py`."""
+    folders = sorted(home.runs.iterdir()) if home.runs.is_dir() else []
+    named = [folder for folder in folders if _OLD_NAME.fullmatch(folder.name)]
+    return [folder for folder in named if (folder / "artifacts").is_dir() and not (folder / "run.json").exists()]

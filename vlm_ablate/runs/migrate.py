@@ -10,36 +10,31 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
 
 from vlm_ablate.config.decides import dump
 from vlm_ablate.config.experiment import Seeds
-from vlm_ablate.config.moved import recorded, upgraded
+from vlm_ablate.config.moved import upgraded
 from vlm_ablate.config.run_config import RunConfig
-from vlm_ablate.errors import StorageError, TrackingError, VlmAblateError
+from vlm_ablate.errors import TrackingError, VlmAblateError
 from vlm_ablate.home import Home
-from vlm_ablate.runs.folder import StageFolder, find_stage, read_json
+from vlm_ablate.runs.folder import StageFolder, find_stage, folders_of_version_01, read_json
 from vlm_ablate.runs.keys import ScoreKey
 from vlm_ablate.runs.log import Log
 from vlm_ablate.runs.outcome import note_attempt
 from vlm_ablate.runs.spec import RunSpec
-from vlm_ablate.runs.view import spec_params, spec_tags
 from vlm_ablate.storage import storage_errors
 from vlm_ablate.tracking import schema
-from vlm_ablate.tracking.record_file import RecordFile, dump_records, load_records
 from vlm_ablate.tracking.records import History, RunRecord
 from vlm_ablate.tracking.sqlite_reader import SqliteReader
 
 OLD_HASH = "vlm.hash"
-_HASH = re.compile(r"[0-9a-f]{12}")
 
 
 @dataclass(frozen=True)
@@ -82,18 +77,11 @@ def migrate_home(home: Home, notify: Callable[[str], None] = lambda message: Non
         StorageError: the home cannot be written.
     """
     done = []
-    for root in _old_folders(home):
+    for root in folders_of_version_01(home):
         found = _migrate_folder(root, home)
         done.append(found)
         notify(f"{found.name}: {found.told}")
     return done
-
-
-def _old_folders(home: Home) -> list[Path]:
-    folders = sorted(home.runs.iterdir()) if home.runs.is_dir() else []
-    return [
-        f for f in folders if _HASH.fullmatch(f.name) and (f / "artifacts").is_dir() and not (f / "run.json").exists()
-    ]
 
 
 def _migrate_folder(root: Path, home: Home) -> Migrated:
@@ -107,7 +95,7 @@ def _migrate_folder(root: Path, home: Home) -> Migrated:
     if outcome is None or outcome.get("status") not in schema.DONE:
         return Migrated(root.name, name, None, "had not ended; it is trained again")
     record, history = _tracked(home, spec, root.name)
-    _take_over(spec, home, root, outcome, record, history)
+    take_over(spec, home, root, outcome, record, history)
     kept = home.runs / "earlier"
     with storage_errors("move", root):
         kept.mkdir(exist_ok=True)
@@ -129,7 +117,7 @@ def _tracked(home: Home, spec: RunSpec, old: str) -> tuple[RunRecord | None, His
         return None, {}
 
 
-def _take_over(
+def take_over(
     spec: RunSpec, home: Home, root: Path | None, outcome: Mapping[str, Any], record: RunRecord | None, history: History
 ) -> None:
     """Put the results of one run where its keys say."""
@@ -197,7 +185,7 @@ def _stage_outcome(
         "seen": seen,
         "sizes": sizes,
         "provenance": provenance,
-        "execution": _execution(spec, spec.stage_keys[index].name),
+        "execution": execution_of(spec, spec.stage_keys[index].name),
         "data_fingerprint": tags.get(schema.DATA_FINGERPRINT, ""),
         "licences": schema.read_json_tag(tags, schema.LICENCES, []),
         "skipped": int(metrics.get(schema.DATA_SKIPPED, 0)),
@@ -213,7 +201,7 @@ def _stage_outcome(
     return body
 
 
-def _execution(spec: RunSpec, stage: str) -> dict[str, Any]:
+def execution_of(spec: RunSpec, stage: str) -> dict[str, Any]:
     """How a stage was computed."""
     return dump(spec.config.execution.of_stage(stage), "execution")
 
@@ -266,128 +254,3 @@ def _protocol(file: Path) -> dict[str, Any] | None:
     names = ("benchmark", "column", "split", "split_hash", "template", "shots", "demonstration_seed", "scorer",
              "scorer_version", "items", "blind", "demonstrations", "described")  # fmt: skip
     return {name: head[name] for name in names if name in head}
-
-
-# --- records files ---------------------------------------------------------------------------------------------------
-def migrate_records(path: Path) -> list[Migrated]:
-    """Rewrite a records file of version 0.1 with today's ids and params. Scores and metrics stay as they are.
-
-    Raises:
-        TrackingError: it is no records file.
-        StorageError: a record's configuration cannot be told from its params; the file is as it was.
-    """
-    read = load_records(path)
-    done, records, renamed = [], [], {}
-    for record in read.records:
-        if OLD_HASH not in record.tags:
-            records.append(record)
-            continue
-        spec = spec_of_record(record)
-        renamed[record.run_id] = spec.id
-        records.append(_rekeyed(record, spec))
-        done.append(Migrated(record.tags[OLD_HASH], record.name, spec, f"is {spec.id} now"))
-    if done:
-        dump_records(path, records, {renamed.get(run, run): history for run, history in read.histories.items()})
-    return done
-
-
-def import_records(path: Path, home: Home) -> list[Migrated]:
-    """Take the runs of a records file over into a home: their scores and curves, for there are no weights in it.
-
-    Raises:
-        TrackingError: it is no records file.
-        StorageError: the home cannot be written, or a record's configuration cannot be told.
-    """
-    read: RecordFile = load_records(path)
-    done = []
-    for record in read.records:
-        if record.status not in schema.DONE:
-            continue
-        spec = spec_of_record(record)
-        history = read.histories.get(record.run_id, {})
-        outcome = {"status": record.status, "message": record.message}
-        _take_over(spec, home, None, outcome, record, history)
-        done.append(Migrated(record.tags.get(OLD_HASH, record.id), record.name, spec, f"is {spec.id} in this home"))
-    return done
-
-
-def spec_of_record(record: RunRecord) -> RunSpec:
-    """The spec of a record, its configuration read from the params. The hash or id in its tags proves it right.
-
-    Raises:
-        StorageError: no configuration that could be read has this hash or id.
-    """
-    from vlm_ablate.runs.spec import seeds_from
-
-    seeds = seeds_from(record.seed)
-    labels: dict[str, Any] = {
-        "experiment": record.experiment,
-        "arm": record.arm,
-        "label": record.label,
-        "seed": record.seed,
-        "scale": record.scale,
-        "paper": "_".join(filter(None, (record.tags.get(schema.PAPER), record.tags.get(schema.TABLE)))) or None,
-        "cell": record.cell,
-        "stand_ins": record.stand_ins,
-        "scaled": record.scaled,
-    }
-    try:
-        spec = RunSpec(**labels, config=_config_of(record), seeds=seeds)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise StorageError(f"the params of the record {record.name!r} are wrong: {place}: {first['msg']}") from error
-    except (ValueError, TypeError, KeyError, AttributeError, VlmAblateError) as error:
-        reason = str(error).partition("\n")[0]
-        raise StorageError(f"the params of the record {record.name!r} are no configuration: {reason}") from error
-    if OLD_HASH in record.tags:
-        old = recorded(spec.config)
-        proved = old is not None and old_hash(old, seeds.model_dump(mode="json")) == record.tags[OLD_HASH]
-    else:
-        proved = spec.id == record.id
-    if not proved:
-        raise StorageError(f"the configuration of the record {record.name!r} cannot be told from its params")
-    return spec
-
-
-def _config_of(record: RunRecord) -> RunConfig:
-    config = upgraded(_nested(record.params))
-    if how := schema.read_json_tag(record.tags, schema.EXECUTION):
-        config["execution"] = how
-    return RunConfig.model_validate(config)
-
-
-def _nested(params: Mapping[str, str]) -> dict[str, Any]:
-    """The configuration that params were flattened from, but what is empty or null, which they leave out."""
-    nested: dict[str, Any] = {}
-    for path, text in params.items():
-        keys = path.split(".")
-        if keys[0] not in ("model", "data", "stages", "evaluation"):
-            continue
-        at = nested
-        for key in keys[:-1]:
-            at = at.setdefault(key, {})
-        at[keys[-1]] = _typed(text)
-    return nested
-
-
-def _typed(text: str) -> Any:
-    """Params are texts: what reads as JSON is that, all else is text."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
-def _rekeyed(record: RunRecord, spec: RunSpec) -> RunRecord:
-    own = {k: v for k, v in record.tags.items() if k not in (OLD_HASH, "vlm.reused_from")}
-    tags = own | {k: v for k, v in spec_tags(spec).items() if not k.startswith("mlflow.")}
-    tags |= schema.json_tag(schema.EXECUTION, _execution(spec, spec.stage_keys[-1].name))
-    return replace(
-        record, run_id=spec.id, tags=dict(sorted(tags.items())), params=dict(sorted(spec_params(spec).items()))
-    )
-
-
-def has_old_runs(home: Home) -> bool:
-    """Whether a home holds runs of version 0.1."""
-    return bool(_old_folders(home))
