@@ -25,7 +25,7 @@ FLOORS = [
     ["data"],
     ["training"],
     ["evaluation"],
-    ["checkpoints"],
+    ["testing", "checkpoints"],
     ["accounting"],
     ["docmatix"],
     ["offline"],

@@ -82,7 +82,7 @@ def test_targets_by_suffix_and_by_expression(vlm: VLM, targets) -> None:
     assert len(matched) == 8
 
 
-@pytest.mark.parametrize("targets", [["qkv"], r"no\.such\..*", "("])
+@pytest.mark.parametrize("targets", [["qkv"], r"no\.such\..*"])
 def test_targets_that_match_nothing_are_an_error_before_anything_changes(vlm: VLM, targets) -> None:
     before = {n for n, _ in vlm.named_parameters()}
     with pytest.raises(ModelError, match="language"):

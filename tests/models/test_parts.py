@@ -15,12 +15,12 @@ from vlm_ablate.config.model import ModelConfig
 from vlm_ablate.config.stages import LoraConfig, Stage
 from vlm_ablate.errors import AssetMissing, ModelError
 from vlm_ablate.models.adapters import apply_training
-from vlm_ablate.models.trained_state import load_trained, save_trained
 from vlm_ablate.models.views import Views
 from vlm_ablate.models.vlm import VLM, build_vlm
 from vlm_ablate.offline.configs import SmolLm2Config
 from vlm_ablate.offline.language.smollm2 import SmolLm2
 from vlm_ablate.registry import architectures, connectors, language_models, vision_encoders
+from vlm_ablate.testing import check_model, check_vision_encoder
 
 HUB = {"hf-siglip": ("hf", "siglip"), "hf-clip": ("hf", "clip"), "hf-dinov2": ("hf", "dinov2")}
 VISION = [*HUB, *(e.name for e in vision_encoders if e.name != "hf")]
@@ -65,50 +65,16 @@ def folder(request):
     return lambda name: Path(request.getfixturevalue(name))
 
 
-def check(vlm: VLM, tmp_path: Path, rebuild) -> None:
-    """Tokens as promised; gradients where they should be; what was saved comes back."""
-    vlm = open_gates(vlm)
-    batch = a_batch(vlm)
-    visual, side = vlm.encode_images(batch.pixel_values, None), vlm.views.side
-    assert visual.shape[:2] == (3, vlm.visual_tokens(side, side))
-    assert (batch.input_ids == vlm.image_token_id).sum() == 3 * vlm.placeholders(side, side)
-
-    full = "full" if vlm.vision.trainable else "frozen"
-    for kind in ("frozen", full):
-        apply_training(vlm, Stage(steps=1, batch_size=1, vision=kind, language="frozen"))
-        vlm.zero_grad(set_to_none=True)
-        vlm(batch).loss_sum.backward()
-        for name, parameter in vlm.named_parameters():
-            assert (parameter.grad is not None) == parameter.requires_grad, name
-            in_backbone = name.startswith(("vision.", "language."))
-            assert parameter.requires_grad or in_backbone, name
-        assert any(p.grad.abs().max() > 0 for n, p in vlm.connector.named_parameters())
-    if full == "full":
-        assert any(p.grad is not None and p.grad.abs().max() > 0 for p in vlm.vision.backbone.parameters())
-
-    with torch.no_grad():
-        for parameter in vlm.parameters():
-            if parameter.requires_grad:
-                parameter += 0.01 * torch.randn_like(parameter)
-        vlm.eval()
-        expected = vlm(batch).loss_sum
-        save_trained(vlm, tmp_path / "trained.safetensors")
-        fresh = rebuild()
-        load_trained(fresh, tmp_path / "trained.safetensors")
-        assert torch.equal(fresh(batch).loss_sum, expected)
+def check(make, tmp_path: Path) -> None:
+    """The contract of a whole model, with open gates."""
+    check_model(lambda: open_gates(make()), a_batch, tmp_path)
 
 
 @pytest.mark.parametrize("name", VISION)
 def test_vision_encoders(name: str, folder, tmp_path) -> None:
-    vlm = build(folder, vision=name)
-    check(vlm, tmp_path, lambda: build(folder, vision=name))
-    side = vlm.views.side
-    pixels = torch.randn(2, 3, side, side)
-    seen = vlm.vision(pixels, None)
-    rows, columns = vlm.vision.grid(side, side)
-    assert seen.features.shape == (2, rows * columns, vlm.vision.width) and seen.grid == (rows, columns)
-    assert len(vlm.vision.mean) == len(vlm.vision.std) == 3
-    assert not torch.allclose(seen.features[0], seen.features[1])
+    check(lambda: build(folder, vision=name), tmp_path)
+    vision = build(folder, vision=name)
+    check_vision_encoder(vision.vision.config, side=vision.views.side)
 
 
 @pytest.mark.parametrize("name", [e.name for e in vision_encoders])
@@ -131,7 +97,7 @@ def test_language_models(name: str, architecture: str, folder, tmp_path) -> None
     def make() -> VLM:
         return build(folder, language=name, architecture=architecture)
 
-    check(make(), tmp_path, make)
+    check(make, tmp_path)
 
 
 @pytest.mark.parametrize("name", [e.name for e in connectors])
@@ -140,7 +106,7 @@ def test_connectors(name: str, architecture: str, folder, tmp_path) -> None:
     def make() -> VLM:
         return build(folder, connector=name, architecture=architecture)
 
-    check(make(), tmp_path, make)
+    check(make, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["hf-siglip", "hf-clip", "hf-dinov2"])

@@ -1,0 +1,122 @@
+"""The checks that plug-in authors call: parts of this package pass, and each broken promise is told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import torch
+from torch import Tensor, nn
+from training import squares
+
+from vlm_ablate.config.base import ComponentConfig
+from vlm_ablate.evaluation.benchmarks.base import BenchmarkItem, Split
+from vlm_ablate.models.connectors.base import Connector
+from vlm_ablate.offline.configs import OfflineSourceConfig, OfflineVqaConfig, SiglipNanoConfig
+from vlm_ablate.registry import benchmarks, connectors, sources
+from vlm_ablate.testing import check_benchmark, check_connector, check_source, check_vision_encoder
+
+
+class BrokenConfig(ComponentConfig):
+    """A connector that breaks one promise."""
+
+    name: Literal["broken"] = "broken"
+    promise: str = ""
+
+
+class Broken(Connector):
+    """Mean of the patches under one linear map, but for what it breaks."""
+
+    def __init__(self, config: BrokenConfig, **sizes) -> None:
+        super().__init__(config, **sizes)
+        self.project = nn.Linear(self.vision_width, self.hidden)
+        self.unused = nn.Linear(2, 2) if config.promise == "gradient" else nn.Identity()
+
+    def visual_tokens(self, grid: tuple[int, int]) -> int:
+        return 2 if self.config.promise == "tokens" else 1
+
+    def forward(self, features: Tensor, mask: Tensor | None, grid: tuple[int, int]) -> Tensor:
+        pooled = features.mean(1, keepdim=True)
+        if self.config.promise == "views":
+            pooled = pooled - pooled.mean(0)
+        if self.config.promise == "meta" and features.device.type == "meta":
+            return torch.zeros(1, 1, self.hidden)
+        return self.project(pooled)
+
+
+@pytest.fixture
+def broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connectors, "_entries", dict(connectors._entries))
+    connectors.register("broken", BrokenConfig)(Broken)
+
+
+def test_a_connector_that_keeps_its_promises_passes(broken: None, tmp_path: Path) -> None:
+    check_connector(BrokenConfig(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("promise", "told"),
+    [
+        ("tokens", "shape of the visual tokens"),
+        ("gradient", "no gradient reaches unused"),
+        ("views", "a view's tokens depend on others'"),
+        ("meta", "shape of the visual tokens on the meta device"),
+    ],
+)
+def test_each_broken_promise_of_a_connector_is_told(broken: None, promise: str, told: str, tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match=told):
+        check_connector(BrokenConfig(promise=promise), tmp_path)
+
+
+def test_parts_of_this_package_pass() -> None:
+    check_vision_encoder(SiglipNanoConfig(), side=64)
+    check_source(squares.SquareSourceConfig())
+    check_benchmark(squares.SquareBenchmarkConfig(), splits=("train", "tune", "report"))
+
+
+def test_the_offline_source_and_benchmark_pass() -> None:
+    check_source(OfflineSourceConfig(rows=4), rows=2)
+    check_benchmark(OfflineVqaConfig(items=4), items=2)
+
+
+class SilentConfig(ComponentConfig):
+    """A source that teaches nothing."""
+
+    name: Literal["silent"] = "silent"
+    rows: int = 2
+    missing: bool = False
+
+
+class Silent(squares.SquareSource):
+    """Squares whose answers are not learned."""
+
+    def __getitem__(self, index: int):
+        sample = super().__getitem__(index)
+        return type(sample)(sample.id, sample.segments[:2], sample.source)
+
+
+class MuteConfig(ComponentConfig):
+    """A benchmark with two items of one id."""
+
+    name: Literal["mute"] = "mute"
+    items: int = 2
+
+
+class Mute(squares.SquareBenchmark):
+    """Squares, all of one id."""
+
+    def items(self, split: Split) -> Sequence[BenchmarkItem]:
+        return [super().items(split)[0]] * 2
+
+
+def test_a_source_that_teaches_nothing_and_a_benchmark_with_equal_ids_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    for registry in (sources, benchmarks):
+        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+    sources.register("silent", SilentConfig)(Silent)
+    benchmarks.register("mute", MuteConfig)(Mute)
+    with pytest.raises(AssertionError, match="teaches no text"):
+        check_source(SilentConfig())
+    with pytest.raises(Exception, match="two items of 'report' have the id"):
+        check_benchmark(MuteConfig())
