@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.runs.disk import write_results
+from tests.tracking.specs import make_spec
 from vlm_ablate.errors import StorageError
+from vlm_ablate.home import Home
+from vlm_ablate.runs.publishing import publish_missing
 from vlm_ablate.storage import atomic_file, locked, write_atomically
+from vlm_ablate.tracking.read import read_records
 
 
 @pytest.fixture(params=[0o022, 0o027])
@@ -62,3 +68,27 @@ def test_a_lock_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="cannot lock"), locked(tmp_path / "file" / "lock"):
         pytest.fail("held a lock that is not there")
+
+
+@pytest.mark.parametrize("name", ["a?b", "a%20b", "100%25"])
+def test_a_path_that_the_store_would_take_for_another_is_refused_before_anything_is_made(
+    name: str, tmp_path: Path
+) -> None:
+    with pytest.raises(StorageError, match="means something else in the address of its tracking store"):
+        Home.at(str(tmp_path / name / "home"))
+    with pytest.raises(StorageError):
+        Home(tmp_path / name).prepare(minimum_free=0)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a b", "a#b", "50% (1)", "é"])
+def test_a_store_stands_in_its_home_whatever_the_path_is_called(
+    name: str, tmp_path: Path, store_template: Path
+) -> None:
+    home = Home(tmp_path / name).prepare(minimum_free=0)
+    shutil.copyfile(store_template, home.database)
+    spec = make_spec()
+    write_results(spec, home)
+    assert publish_missing(home, home.tracking_uri, print) == 1
+    assert [record.arm for record in read_records(home.tracking_uri, spec.experiment)] == [spec.arm]
+    assert [folder.name for folder in tmp_path.iterdir()] == [name]

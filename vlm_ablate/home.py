@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from vlm_ablate.errors import StorageError
 from vlm_ablate.storage import HOME_VARIABLE, storage_errors
 
 DEFAULT_FOLDER = "outputs"
+_OF_ADDRESSES = re.compile(r"[?]|%[0-9a-fA-F]{2}")
 MINIMUM_FREE = 200 * 2**20
 """Bytes that must be free before a run starts."""
 
@@ -39,7 +41,19 @@ class Home:
                 home.database.exists()
         except (OSError, ValueError) as error:
             raise StorageError(f"the home folder {str(folder)[:60]!r} cannot be used: {error}") from error
+        home.check_name()
         return home
+
+    def check_name(self) -> None:
+        """Raises StorageError for a path that the tracking store would take for another one: its address is a URI, of
+        which a part is decoded and a part is not."""
+        found = _OF_ADDRESSES.search(str(self.root))
+        if found:
+            raise StorageError(
+                f"the home folder {str(self.root)!r} has {found[0]!r} in its path, which means something else in the"
+                " address of its tracking store",
+                hint=f"name another folder with --home or {HOME_VARIABLE}",
+            )
 
     @property
     def database(self) -> Path:
@@ -82,6 +96,7 @@ class Home:
         Raises:
             StorageError: a read-only folder, a full disk, or too little free space.
         """
+        self.check_name()
         with storage_errors("create", self.root):
             for folder in (self.root, self.artifacts, self.runs, self.stages, self.cache):
                 folder.mkdir(parents=True, exist_ok=True)

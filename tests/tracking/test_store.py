@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from vlm_ablate.config.expand import load_experiment
 from vlm_ablate.errors import StorageError, TrackingError
 from vlm_ablate.home import Home
 from vlm_ablate.tracking import schema, store
@@ -76,6 +77,12 @@ def test_an_experiment_is_described_and_comes_back_when_deleted(home: Home) -> N
     assert found.lifecycle_stage == "active" and found.tags[schema.DESCRIPTION] == "What it asks now"
     assert found.tags[schema.PAPER] == "idefics2"
     assert found.artifact_location == (home.artifacts / "demo" / "t01").as_uri()
+
+
+def test_the_note_of_an_experiment_says_which_scores_are_no_percentages() -> None:
+    file = Path(__file__).parents[2] / "experiments" / "idefics2" / "t03_architecture.yaml"
+    note = store.describe_experiment(load_experiment(file).experiment)[schema.DESCRIPTION]
+    assert "0-100; but CIDEr is 100 times its mean and can pass 100" in note
 
 
 def test_the_table_run_is_one_and_is_brought_up_to_date(home: Home, tmp_path: Path) -> None:
