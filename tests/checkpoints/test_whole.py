@@ -7,7 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig
+from transformers import (
+    AutoModelForCausalLM,
+    GenerationConfig,
+    Idefics2ImageProcessor,
+    Idefics2Processor,
+    LlamaConfig,
+)
 
 from tests.checkpoints import kin
 from tests.checkpoints.kin import Kin
@@ -25,6 +31,7 @@ from vlm_ablate.checkpoints.to_transformers import to_transformers
 from vlm_ablate.config.data import ImageConfig
 from vlm_ablate.config.model import ModelConfig
 from vlm_ablate.errors import ModelError
+from vlm_ablate.evaluation.ask import with_transformers
 from vlm_ablate.models.generation import end_ids
 from vlm_ablate.models.pretrained import read_config
 from vlm_ablate.models.released import read_model
@@ -163,3 +170,16 @@ def test_the_exported_chat_template_writes_what_the_released_one_does() -> None:
                 for t in (RELEASED, chat_template("chat", tokenizer))
             )
             assert found == expected
+
+
+def test_without_a_chat_template_nothing_is_asked(tmp_path: Path) -> None:
+    vlm = a_vlm(*NANO, connector=PERCEIVER)
+    exported = to_transformers(vlm)
+    exported.save_pretrained(tmp_path)
+    vlm.tokenizer.chat_template = None
+    vlm.tokenizer.save_pretrained(tmp_path)
+    Idefics2Processor(Idefics2ImageProcessor(), vlm.tokenizer, chat_template=None).save_pretrained(tmp_path)
+    for file in tmp_path.glob("chat_template*"):
+        file.unlink()
+    with pytest.raises(ModelError, match="has no chat template, so nothing says how its prompts are written"):
+        with_transformers(tmp_path)
