@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import os
 import secrets
 import time
@@ -161,3 +162,13 @@ def locked(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[No
         yield
     finally:
         os.close(handle)
+
+
+def file_sha256(path: Path) -> str:
+    """Hex SHA-256 of a file, read in pieces.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    with storage_errors("read", path), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -24,11 +24,11 @@ from vlm_ablate.config.data import ImageConfig
 from vlm_ablate.config.stages import LoraConfig, Stage
 from vlm_ablate.errors import AssetMissing, ModelError
 from vlm_ablate.models.adapters import apply_training
-from vlm_ablate.models.pretrained import sha256
 from vlm_ablate.offline.configs import VitS14Config
 from vlm_ablate.offline.encoders import vit
 from vlm_ablate.offline.encoders.packaged import PackagedFile
 from vlm_ablate.registry import vision_encoders
+from vlm_ablate.storage import file_sha256
 
 needs_onnx = pytest.mark.skipif(find_spec("onnx") is None, reason="onnx is not installed")
 needs_package = pytest.mark.skipif(
@@ -90,7 +90,7 @@ def packaged(tiny, tmp_path, monkeypatch) -> PackagedFile:
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("raise RuntimeError('nothing may import this')")
     export(tiny, package / "tiny.onnx")
-    weights = replace(vit.WEIGHTS, package=package.name, path="tiny.onnx", sha256=sha256(package / "tiny.onnx"))
+    weights = replace(vit.WEIGHTS, package=package.name, path="tiny.onnx", sha256=file_sha256(package / "tiny.onnx"))
     monkeypatch.syspath_prepend(str(package.parent))
     monkeypatch.setattr(vit, "WEIGHTS", weights)
     monkeypatch.setattr(vit, "ARCHITECTURE", TINY)

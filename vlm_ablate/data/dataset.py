@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +12,7 @@ from torch.utils.data import Dataset
 from vlm_ablate.config.data import DataConfig
 from vlm_ablate.data.encode import EncodedSample, Encoder
 from vlm_ablate.data.mixture import Mixture
-from vlm_ablate.data.sample import Sample, UnusableSample
+from vlm_ablate.data.sample import Sample
 from vlm_ablate.data.sources.base import Source
 from vlm_ablate.errors import DataError, VlmAblateError
 from vlm_ablate.models.batch import Batch
@@ -164,16 +163,3 @@ class Batches:
         except VlmAblateError as error:
             # A plain copy: some error types have constructors that do not survive pickling.
             return Failure(DataError(error.message, hint=error.hint))
-
-
-def count_reasons(dataset: MixtureDataset, indices: Sequence[int]) -> Counter[str]:
-    """Why samples at these indices cannot be used, by reason; looks at headers only."""
-    reasons: Counter[str] = Counter()
-    for index in indices:
-        try:
-            dataset.encoder.at(index).layout(dataset.sample(index)[1])
-        except UnusableSample as error:
-            reasons[error.reason] += 1
-        except DataError:
-            reasons["unreadable row"] += 1
-    return reasons

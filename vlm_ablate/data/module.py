@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
@@ -133,12 +133,6 @@ class VLMDataModule(pl.LightningDataModule):
             multiprocessing_context="fork" if self.execution.workers else None,  # the encoder may hold a closure
             pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
         )
-
-
-def run_fingerprint(mixtures: Iterable[Mixture]) -> str:
-    """16 hex digits for the data of all stages; where these are one mixture, its own."""
-    found = list(dict.fromkeys(map(data_fingerprint, mixtures)))
-    return found[0] if len(found) == 1 else hashlib.sha256(repr(found).encode()).hexdigest()[:16]
 
 
 def data_fingerprint(mixture: Mixture) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -180,8 +180,3 @@ def _length(text: str) -> int:
 def _of_row(text: str) -> tuple[str, frozenset[str]]:
     folded = plain(text)
     return folded, frozenset(_words(folded))
-
-
-def share_dropped(generated: int, dropped: Sequence[int] | Iterable[int]) -> float:
-    """Dropped pairs as a share of all."""
-    return sum(dropped) / generated if generated else 0.0

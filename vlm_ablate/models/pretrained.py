@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.resources import files
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from vlm_ablate.errors import AssetMissing, ModelError
 from vlm_ablate.hub import DOWNLOAD_HINT, hub_allowed
 from vlm_ablate.limits import parse_json
+from vlm_ablate.storage import file_sha256
 
 if TYPE_CHECKING:
     from safetensors import safe_open
@@ -244,14 +244,8 @@ def _read(files: dict[str, Path]) -> dict[str, Tensor]:
     return tensors
 
 
-def sha256(path: Path) -> str:
-    """Hex SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def check_sha256(path: Path, expected: str) -> None:
     """Raises ModelError when the file is not the expected one."""
-    found = sha256(path)
+    found = file_sha256(path)
     if found != expected:
         raise ModelError(f"{path} is not the file this package knows: sha256 {found}, expected {expected}")

@@ -38,13 +38,6 @@ def package_version(package: str) -> str:
 
 
 @cache
-def file_sha256(path: Path) -> str:
-    """SHA-256 of one file, read in pieces."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-@cache
 def folder_sha256(root: Path, pattern: str) -> str:
     """SHA-256 over the sorted names and sizes of the files below `root` that match `pattern`."""
     digest = hashlib.sha256()

@@ -12,9 +12,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from vlm_ablate.offline.assets import file_sha256, package_root, package_version
+from vlm_ablate.offline.assets import package_root, package_version
 from vlm_ablate.offline.pictures import Split
 from vlm_ablate.provenance import AssetRecord
+from vlm_ablate.storage import file_sha256
 
 _ALLOWED = ("CC0", "Public domain", "BSD-3-Clause", "MIT", "CC-BY-2.0", "CC-BY-3.0")
 

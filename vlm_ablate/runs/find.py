@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from vlm_ablate.runs.folder import RunFolder
 from vlm_ablate.runs.results import find_results
 from vlm_ablate.runs.spec import RunSpec
 from vlm_ablate.runs.view import Results, record_of
+from vlm_ablate.storage import file_sha256
 from vlm_ablate.tracking import schema
 from vlm_ablate.trust import load_plugins_of
 
@@ -141,9 +141,7 @@ def check_weights(results: Results) -> None:
     """
     outcome, file = results.outcomes[-1], results.stages[-1].weights
     expected = outcome.get("weights_sha256")
-    with open(file, "rb") as opened:
-        found = hashlib.file_digest(opened, "sha256").hexdigest()
-    if expected and found != expected:
+    if expected and file_sha256(file) != expected:
         raise ModelError(
             f"{file} is damaged: its checksum is not that of what was trained",
             hint="put the file back, or train again with `vlm-ablate run FILE --rerun`",

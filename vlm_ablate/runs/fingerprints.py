@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +16,7 @@ from vlm_ablate.errors import AssetMissing, VlmAblateError
 from vlm_ablate.events import preparing
 from vlm_ablate.home import Home
 from vlm_ablate.registry import REGISTRIES, Registry
-from vlm_ablate.storage import write_atomically
+from vlm_ablate.storage import file_sha256, write_atomically
 
 MISSING = ""
 """Stands for what is not on this machine: it agrees with anything."""
@@ -195,8 +195,7 @@ class _Cache:
         key = f"{file.absolute()} {stat.st_size} {stat.st_mtime_ns} {stat.st_ino}"
         found = self._known.get(key) or self._new.get(key)
         if found is None:
-            with open(file, "rb") as opened:
-                found = hashlib.file_digest(opened, "sha256").hexdigest()
+            found = file_sha256(file)
             if stat.st_size > 2**20:  # small files are read again faster than they are looked up
                 self._new[key] = found
         return found
@@ -220,11 +219,3 @@ def _read_cache(path: Path) -> dict[str, str]:
     except (OSError, ValueError):
         return {}
     return {k: v for k, v in body.items() if isinstance(v, str)} if isinstance(body, dict) else {}
-
-
-def digest_of(parts: Iterable[str]) -> str:
-    """12 hex digits over some texts, in order."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part.encode() + b"\0")
-    return digest.hexdigest()[:12]

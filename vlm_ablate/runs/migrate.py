@@ -29,7 +29,7 @@ from vlm_ablate.runs.keys import ScoreKey
 from vlm_ablate.runs.log import Log
 from vlm_ablate.runs.outcome import note_attempt
 from vlm_ablate.runs.spec import RunSpec
-from vlm_ablate.storage import storage_errors
+from vlm_ablate.storage import file_sha256, storage_errors
 from vlm_ablate.tracking import schema
 from vlm_ablate.tracking.records import History, RunRecord
 from vlm_ablate.tracking.sqlite_reader import SqliteReader
@@ -197,7 +197,7 @@ def _stage_outcome(
     if origin := schema.read_json_tag(tags, schema.INIT_FROM):
         body["init_from"] = origin
     if stage.weights.is_file():
-        body["weights_sha256"] = hashlib.sha256(stage.weights.read_bytes()).hexdigest()
+        body["weights_sha256"] = file_sha256(stage.weights)
     return body
 
 
@@ -221,7 +221,7 @@ def _score(
     folder.describe({"inputs": key.inputs, "fingerprints": {}})
     if file is not None and file.is_file():
         shutil.copyfile(file, folder.predictions)
-        body["predictions_sha256"] = hashlib.sha256(folder.predictions.read_bytes()).hexdigest()
+        body["predictions_sha256"] = file_sha256(folder.predictions)
     folder.end(body)
 
 

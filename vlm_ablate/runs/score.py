@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -19,6 +18,7 @@ from vlm_ablate.runs.artifacts import EXAMPLES_PER_BENCHMARK, Answered
 from vlm_ablate.runs.folder import ScoreFolder, StageFolder
 from vlm_ablate.runs.keys import ScoreKey
 from vlm_ablate.runs.spec import RunSpec
+from vlm_ablate.storage import file_sha256
 
 
 class Scoring:
@@ -69,7 +69,7 @@ class Scoring:
         )
         licences = [r.to_dict() for r in self._benchmarks[key.column].licences]
         body = {**record.to_dict(), "licences": licences, "seconds": time.monotonic() - started}
-        checked = hashlib.sha256(folder.predictions.read_bytes()).hexdigest()
+        checked = file_sha256(folder.predictions)
         folder.end({**body, "ended_ms": time.time_ns() // 1_000_000, "predictions_sha256": checked})
 
     def curve_point(self, vlm: VLM, stage: StageFolder, step: int) -> dict[str, float]:

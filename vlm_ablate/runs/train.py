@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -31,6 +30,7 @@ from vlm_ablate.runs.log import Log
 from vlm_ablate.runs.results import find_stages, is_finished
 from vlm_ablate.runs.score import Scoring
 from vlm_ablate.runs.spec import RunSpec
+from vlm_ablate.storage import file_sha256
 from vlm_ablate.tracking import schema
 from vlm_ablate.tracking.origin import provenance_tags
 from vlm_ablate.training.callbacks import StepMetrics
@@ -183,7 +183,7 @@ class StageRunner:
                 "status": schema.FINISHED,
                 "seen": seen.to_dict(),
                 "skipped": skips.skipped,
-                "weights_sha256": _sha256(folder),
+                "weights_sha256": file_sha256(folder.weights),
                 "seconds": time.monotonic() - clock,
                 "ended_ms": time.time_ns() // 1_000_000,
             }
@@ -318,8 +318,3 @@ def _seen_metrics(seen: Seen) -> dict[str, float]:
         schema.SEEN_VISUAL_TOKENS: float(seen.visual_tokens),
         schema.SEEN_FLOPS: seen.flops,
     }
-
-
-def _sha256(folder: StageFolder) -> str:
-    with open(folder.weights, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

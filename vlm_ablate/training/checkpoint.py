@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Callable
@@ -13,8 +12,7 @@ from typing import IO, Any
 import torch
 from lightning.pytorch.plugins import TorchCheckpointIO
 
-from vlm_ablate.errors import StorageError
-from vlm_ablate.storage import atomic_file, storage_errors
+from vlm_ablate.storage import atomic_file, file_sha256, storage_errors
 
 _NAME = re.compile(r"checkpoint-(\d+)-([0-9a-f]{16})\.ckpt")
 _WRITING = "checkpoint-writing.ckpt"
@@ -75,11 +73,7 @@ class CheckpointFiles:
 
 
 def _checksum(file: Path) -> str:
-    try:
-        with open(file, "rb") as opened:
-            return hashlib.file_digest(opened, "sha256").hexdigest()[:16]
-    except OSError as error:
-        raise StorageError(f"cannot read {file}: {error}") from error
+    return file_sha256(file)[:16]
 
 
 def _named(file: Path) -> tuple[int, str] | None:

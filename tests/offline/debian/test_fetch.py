@@ -22,10 +22,10 @@ from vlm_ablate.cli import console
 from vlm_ablate.cli.app import app
 from vlm_ablate.errors import AssetMissing, DataError
 from vlm_ablate.home import Home
-from vlm_ablate.offline.assets import file_sha256
 from vlm_ablate.offline.debian import catalogue as listed
 from vlm_ablate.offline.debian.catalogue import COLLECTIONS, MANIFEST, Package, catalogue
 from vlm_ablate.offline.debian.fetch import fetch
+from vlm_ablate.storage import file_sha256
 
 FILES = {"usr/share/kgeography/a.kgm": b"<map/>", "usr/share/kgeography/a.png": b"png", "usr/share/doc/x": b"no"}
 

@@ -105,7 +105,7 @@ def test_standardised_features_have_mean_zero_and_size_one() -> None:
 @pytest.mark.parametrize("name", ["llama-nano-good", "llama-nano-poor", "siglip-nano"])
 def test_shipped_recipes_are_those_of_the_package(name: str) -> None:
     """Weights that ship were made by the recipe in the code, and are the file that was written then."""
-    from vlm_ablate.offline.assets import file_sha256
+    from vlm_ablate.storage import file_sha256
 
     body = json.loads((STANDINS / name / "recipe.json").read_text())
     recipe = VisionRecipe() if name == "siglip-nano" else RECIPES["good" if name.endswith("good") else "poor"]

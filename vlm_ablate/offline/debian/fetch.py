@@ -18,10 +18,9 @@ from typing import Any
 
 from vlm_ablate.errors import AssetMissing, DataError
 from vlm_ablate.home import Home
-from vlm_ablate.offline.assets import file_sha256
 from vlm_ablate.offline.debian import archive
 from vlm_ablate.offline.debian.catalogue import MANIFEST, Package
-from vlm_ablate.storage import locked, storage_errors
+from vlm_ablate.storage import file_sha256, locked, storage_errors
 
 Progress = Callable[[str, int], None]
 """Hears what is being done and how many bytes of the .deb are there."""

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from vlm_ablate.errors import AssetMissing
 from vlm_ablate.offline import reading as reading_task
-from vlm_ablate.offline.assets import file_sha256
 from vlm_ablate.offline.canvas import COLOURS
 from vlm_ablate.offline.debian.catalogue import catalogue
 from vlm_ablate.offline.facts import Country, ascii_fold, countries
@@ -23,6 +22,7 @@ from vlm_ablate.offline.knowledge import ask_country
 from vlm_ablate.offline.pictures import flags, things
 from vlm_ablate.offline.scenes import Scene, ask_scene, sample_scene, wordings
 from vlm_ablate.provenance import AssetRecord
+from vlm_ablate.storage import file_sha256
 
 WORDNET_FOLDERS = ("/usr/share/wordnet", "/usr/share/wordnet-3.0/dict")
 

@@ -8,8 +8,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from vlm_ablate.offline.assets import file_sha256
 from vlm_ablate.provenance import AssetRecord
+from vlm_ablate.storage import file_sha256
 
 STANDINS = Path(str(files("vlm_ablate"))) / "assets" / "standins"
 
