@@ -1,4 +1,4 @@
-"""An extra is a promise: what it installs is used, and what the README calls an extra is one."""
+"""A dependency is a promise: what is installed is used, and what the README calls an extra is one."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-EXTRAS: dict[str, list[str]] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-PACKAGES = sorted({re.split(r"[=<>~!\[; ]", line)[0].lower() for lines in EXTRAS.values() for line in lines})
-MODULES = {"scikit-learn": "sklearn", "types-pyyaml": "yaml", "types-requests": "requests"}
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
+LINES = [*PROJECT["dependencies"], *(line for lines in EXTRAS.values() for line in lines)]
+PACKAGES = sorted({re.split(r"[=<>~!\[; ]", line)[0].lower() for line in LINES})
+MODULES = {"pillow": "PIL", "pyyaml": "yaml", "scikit-learn": "sklearn", "types-pyyaml": "yaml", "types-requests": "requests"}
 """Package -> what is imported of it, or with it, where the names differ."""
 TOOLS = {
     "ruff": ("Makefile", "$(BIN)/ruff"),
@@ -48,7 +50,7 @@ FOUND = imported_and_named()
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_a_package_of_an_extra_is_used(package: str) -> None:
+def test_a_package_that_is_installed_is_used(package: str) -> None:
     if package in TOOLS:
         file, words = TOOLS[package]
         assert words in (ROOT / file).read_text()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-HEAVY = ("torch", "transformers", "mlflow", "pandas", "matplotlib", "lightning", "datasets", "scipy", "optuna")
+HEAVY = ("torch", "transformers", "mlflow", "pandas", "matplotlib", "lightning", "datasets", "scipy")
 T03 = "experiments/idefics2/t03_architecture.yaml"
 
 
