@@ -15,7 +15,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 LINES = [*PROJECT["dependencies"], *(line for lines in EXTRAS.values() for line in lines)]
 PACKAGES = sorted({re.split(r"[=<>~!\[; ]", line)[0].lower() for line in LINES})
-MODULES = {"pillow": "PIL", "pyyaml": "yaml", "scikit-learn": "sklearn", "types-pyyaml": "yaml", "types-requests": "requests"}
+MODULES = {"pillow": "PIL", "pyyaml": "yaml", "scikit-learn": "sklearn", "types-pyyaml": "yaml",
+           "types-requests": "requests"}  # fmt: skip
 """Package -> what is imported of it, or with it, where the names differ."""
 TOOLS = {
     "ruff": ("Makefile", "$(BIN)/ruff"),
