@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vlm_ablate.checkpoints.start_from import started_vlm
 from vlm_ablate.config.data import ImageConfig
@@ -114,6 +114,27 @@ def margins(logits: Tensor) -> Tensor:
     """(..., vocabulary) -> (...): by how much the likeliest token leads, over the largest logit."""
     best = logits.double().topk(2).values
     return (best[..., 0] - best[..., 1]) / logits.double().abs().amax(-1)
+
+
+def assert_same_texts(
+    texts: Sequence[str], reference: PreTrainedModel, inputs: Mapping[str, Tensor], ends: Sequence[int],
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:  # fmt: skip
+    """Greedy texts of at most 12 tokens are those of a model of transformers, row by row, see `assert_same_greedy`.
+
+    Args:
+        inputs: of the reference, padded on the left.
+        ends: ids that end a text.
+    """
+    made = reference.generate(
+        **inputs, max_new_tokens=12, do_sample=False, eos_token_id=list(ends), pad_token_id=0,
+        return_dict_in_generate=True, output_logits=True,
+    )  # fmt: skip
+    apart = margins(torch.stack(made.logits, 1))
+    rows = made.sequences[:, inputs["input_ids"].shape[1] :].tolist()
+    for text, ids, sure in zip(texts, rows, apart, strict=True):
+        cut = next((i for i, token in enumerate(ids) if token in ends), len(ids))
+        assert_same_greedy(text, ids[:cut], sure, tokenizer)
 
 
 def assert_same_greedy(found: str, ids: list[int], apart: Tensor, tokenizer: PreTrainedTokenizerBase) -> None:
