@@ -38,6 +38,36 @@ _STORAGE_ERRNOS = {
 _PARTIAL = ".partial"
 
 
+_guards: dict[str, Callable[[], None]] = {}
+"""Folder -> what must be asked before anything below it becomes visible; see `lease.py`."""
+
+
+def guard(folder: Path, check: Callable[[], None]) -> None:
+    """Have `check` asked before a file below `folder` becomes visible; it raises when this must not be."""
+    _guards[os.path.realpath(folder)] = check
+
+
+def unguard(folder: Path, check: Callable[[], None]) -> None:
+    """Take back `guard`."""
+    name = os.path.realpath(folder)
+    if _guards.get(name) == check:
+        del _guards[name]
+
+
+def check_writable(path: Path) -> None:
+    """Ask the guards of the folders that `path` lies in; for writers that do not use `atomic_file`.
+
+    Raises:
+        LeaseLost: this process has lost the right to write there.
+    """
+    if not _guards:
+        return
+    place = Path(os.path.realpath(path.parent))
+    for folder in (place, *place.parents):
+        if (check := _guards.get(str(folder))) is not None:
+            check()
+
+
 @contextmanager
 def storage_errors(what: str, path: Path | str) -> Iterator[None]:
     """Turn the operating system's refusals to write into one clear `StorageError` that names `path`."""
@@ -64,6 +94,7 @@ def atomic_file(path: Path, *, private: bool = False) -> Iterator[IO[bytes]]:
 
     Raises:
         StorageError: the folder cannot be written or the disk is full.
+        LeaseLost: this process has lost the right to write there; nothing is written.
     """
     with storage_errors("write", path):
         _sweep(path)
@@ -73,6 +104,7 @@ def atomic_file(path: Path, *, private: bool = False) -> Iterator[IO[bytes]]:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
+                check_writable(path)
                 os.replace(partial, path)  # while it is held: nobody takes it for a dead writer's
         except BaseException:
             partial.unlink(missing_ok=True)
