@@ -8,7 +8,14 @@ from torch import nn
 
 from vlm_ablate.config.stages import Stage
 from vlm_ablate.errors import ModelError
-from vlm_ablate.training.optim import build_optimizer, build_scheduler, parameter_groups, scale_and_clip
+from vlm_ablate.training.optim import (
+    build_optimizer,
+    build_scheduler,
+    learning_rate,
+    parameter_groups,
+    part_of,
+    scale_and_clip,
+)
 
 
 def stage(**values) -> Stage:
@@ -36,6 +43,39 @@ def test_decay_is_for_matrices_only_and_backbones_have_their_own_rate():
     assert set(told) == set(names.values())
     assert {n for n, (_, decay) in told.items() if decay} == {"language.gate_proj.weight", "connector.weight"}
     assert all(rate == (1e-5 if n.startswith("language") else 1e-3) for n, (rate, _) in told.items())
+
+
+def test_a_part_with_a_rate_of_its_own_is_a_group_of_its_own_and_its_matrices_follow():
+    model = Parts()
+    model.vision = nn.Linear(3, 3)
+    model.architecture = nn.Module()
+    model.architecture.alpha_dense = nn.Parameter(torch.zeros(1))
+    own = {"vision": 1e-4, "gates": 1e-1}
+    groups = parameter_groups(model, stage(optimizer="muon", learning_rate=1e-2, learning_rates=own))
+    names = {id(p): n for n, p in model.named_parameters()}
+    told = {names[id(p)]: g["lr"] for g in groups for p in g["params"]}
+    assert told["vision.bias"] == 1e-4 and told["architecture.alpha_dense"] == 1e-1
+    assert told["vision.weight"] == pytest.approx(0.02 * 1e-4 / 1e-2)
+    assert told["connector.weight"] == told["language.gate_proj.weight"] == pytest.approx(0.02)
+    rest = set(told) - {"vision.weight", "vision.bias", "architecture.alpha_dense"}
+    assert {told[n] for n in rest if not n.endswith(("_proj.weight", "connector.weight"))} == {1e-2}
+    assert groups[-1]["name"] == "new_undecayed", "what is logged as the learning rate"
+
+
+def test_the_gates_follow_the_connector_and_backbones_their_common_rate():
+    s = stage(learning_rate=1e-2, backbone_learning_rate=1e-5, learning_rates={"connector": 1e-3, "language": 1e-4})
+    assert [learning_rate(part, s) for part in ("connector", "gates", "vision", "language")] == [1e-3, 1e-3, 1e-5, 1e-4]
+
+
+def test_the_gates_are_those_of_the_gated_blocks():
+    from transformers import LlamaConfig
+
+    from vlm_ablate.models.architectures.gated_block import GatedBlock
+
+    config = LlamaConfig(hidden_size=8, num_attention_heads=2, intermediate_size=8)
+    block = GatedBlock(config, 8, gate="scalar", qk_norm=False)
+    gates = {name for name, _ in block.named_parameters() if part_of(f"architecture.blocks.0.{name}") == "gates"}
+    assert gates == {name for name, p in block.named_parameters() if p.numel() == 1} != set()
 
 
 def test_nothing_to_train_is_an_error():

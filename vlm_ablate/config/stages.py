@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from vlm_ablate.config.base import Strict
+from vlm_ablate.config.base import Strict, added
 
 
 class Training(StrEnum):
@@ -64,6 +64,24 @@ _VOCABULARY = ("embed_tokens", "lm_head", "wte", "word_embeddings", "embed_in", 
 """What families of language models call the embedding and the output head."""
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
+Rate = Annotated[float, Field(gt=0)]
+
+
+class LearningRates(Strict, decides="training"):
+    """Learning rates of single parts, where they are not the stage's; matrices that Muon trains follow in proportion.
+
+    A part that trains at `x` times the stage's `learning_rate` has its matrices trained at `x` times
+    `matrix_learning_rate`, too.
+    """
+
+    connector: Rate | None = None
+    """Of new parameters: the connector, blocks of cross-attention, rows of new tokens. None: `learning_rate`."""
+    vision: Rate | None = None
+    """Of the vision encoder or its adapters. None: `backbone_learning_rate`."""
+    language: Rate | None = None
+    """Of the language model or its adapters. None: `backbone_learning_rate`."""
+    gates: Rate | None = None
+    """Of the gates of cross-attention blocks, which start closed. None: as the connector."""
 
 
 class Stage(Strict, decides="training"):
@@ -80,6 +98,8 @@ class Stage(Strict, decides="training"):
     learning_rate: float = Field(1e-4, gt=0)
     backbone_learning_rate: float | None = Field(None, gt=0)
     """Learning rate of backbone parameters and adapters; None: the same."""
+    learning_rates: LearningRates = added(LearningRates())
+    """Learning rates of single parts, before those above."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup_steps: int = Field(0, ge=0)
     weight_decay: float = Field(0.0, ge=0)

@@ -20,6 +20,8 @@ BACKBONES = ("vision", "language")
 _UNDECAYED_NAMES = ("latents", "trainable_tokens", "position_embedding", "lora_embedding")
 _NEW_NAMES = ("trainable_tokens",)
 """Rows of added tokens live inside the language backbone, but are new parameters."""
+_GATES = ("alpha_cross_attn", "alpha_dense")
+"""What the gates of cross-attention blocks are called (`models/architectures/gated_block.py`)."""
 
 
 def is_decayed(name: str, parameter: nn.Parameter, embeddings: set[int]) -> bool:
@@ -39,35 +41,61 @@ def is_backbone(name: str) -> bool:
     return name.split(".", 1)[0] in BACKBONES and not any(part in name for part in _NEW_NAMES)
 
 
-def parameter_groups(model: nn.Module, stage: Stage) -> list[dict[str, Any]]:
-    """Groups by backbone or new, decayed or not, Muon or AdamW; each has `lr`, `weight_decay`, `muon` and `name`.
+def part_of(name: str) -> str:
+    """Which of `config.stages.LearningRates` a parameter of that dotted path follows."""
+    if is_backbone(name):
+        return name.split(".", 1)[0]
+    return "gates" if name.rpartition(".")[2] in _GATES else "connector"
 
-    Muon takes the decayed matrices when the stage asks for it. Embeddings, vectors and kernels always go to AdamW, and
-    so do low-rank adapters: orthogonal steps of both factors at once make updates far larger than the weights.
+
+def learning_rate(part: str, stage: Stage) -> float:
+    """Of a part's parameters, as far as they are not matrices that Muon trains."""
+    own: float | None = getattr(stage.learning_rates, part)
+    if own is not None:
+        return own
+    if part in BACKBONES:
+        return stage.backbone_learning_rate or stage.learning_rate
+    return stage.learning_rate if part == "connector" else learning_rate("connector", stage)
+
+
+def parameter_groups(model: nn.Module, stage: Stage) -> list[dict[str, Any]]:
+    """Groups by backbone or new, decayed or not, Muon or AdamW, and by part where a part has a rate of its own.
+
+    Each has `lr`, `weight_decay`, `muon` and `name`. Muon takes the decayed matrices when the stage asks for it.
+    Embeddings, vectors and kernels always go to AdamW, and so do low-rank adapters: orthogonal steps of both factors at
+    once make updates far larger than the weights.
 
     Raises:
         ModelError: nothing is trainable.
     """
     embeddings = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
-    buckets: dict[tuple[bool, bool, bool], list[nn.Parameter]] = {}
+    own = {part for part, rate in stage.learning_rates if rate is not None}
+    buckets: dict[tuple[bool, bool, bool, str], list[nn.Parameter]] = {}
+    parts: dict[tuple[bool, bool, bool, str], str] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            decayed = is_decayed(name, parameter, embeddings)
+            decayed, part = is_decayed(name, parameter, embeddings), part_of(name)
             muon = stage.optimizer == "muon" and decayed and parameter.ndim == 2 and "lora_" not in name
-            buckets.setdefault((is_backbone(name), decayed, muon), []).append(parameter)
+            key = (part in BACKBONES, decayed, muon, part if part in own else "")
+            buckets.setdefault(key, []).append(parameter)
+            parts[key] = part
     if not buckets:
         raise ModelError("this stage trains nothing: both backbones and the connector are frozen")
-    rates = {True: stage.backbone_learning_rate or stage.learning_rate, False: stage.learning_rate}
-    return [
-        {
-            "params": params,
-            "lr": rates[backbone] * (stage.matrix_learning_rate / stage.learning_rate if muon else 1.0),
-            "weight_decay": stage.weight_decay if decayed else 0.0,
-            "muon": muon,
-            "name": f"{'backbone' if backbone else 'new'}{'' if decayed else '_undecayed'}{'_muon' if muon else ''}",
-        }
-        for (backbone, decayed, muon), params in sorted(buckets.items(), reverse=True)
-    ]
+    groups = []
+    for key, params in sorted(buckets.items(), reverse=True):
+        backbone, decayed, muon, named = key
+        kind = named or ("backbone" if backbone else "new")
+        groups.append(
+            {
+                "params": params,
+                "lr": learning_rate(parts[key], stage)
+                * (stage.matrix_learning_rate / stage.learning_rate if muon else 1.0),
+                "weight_decay": stage.weight_decay if decayed else 0.0,
+                "muon": muon,
+                "name": f"{kind}{'' if decayed else '_undecayed'}{'_muon' if muon else ''}",
+            }
+        )
+    return groups
 
 
 def build_optimizer(model: nn.Module, stage: Stage) -> Optimizer:
