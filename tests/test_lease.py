@@ -192,7 +192,7 @@ def test_a_clock_that_is_ahead_keeps_nobody_out_for_ever(tmp_path: Path) -> None
 
 def test_a_renewed_one_does_not_expire(tmp_path: Path) -> None:
     beats: list[float] = []
-    with Lease.acquire(tmp_path, ttl=0.4, on_beat=lambda: beats.append(1 / 0)) as lease:
+    with Lease.acquire(tmp_path, ttl=0.4, on_beat=lambda _: beats.append(1 / 0)) as lease:
         time.sleep(1)
         with pytest.raises(LeaseHeld):
             Lease.acquire(tmp_path, wait=False)

@@ -76,11 +76,11 @@ class Lease:
     """A held lease. As a context manager it is released on the way out. Made by `Lease.acquire`."""
 
     def __init__(self, folder: Path, owner: Owner, token: int, heartbeat: float,
-                 on_beat: Callable[[], None] | None) -> None:  # fmt: skip
+                 on_beat: Callable[[Lease], None] | None) -> None:  # fmt: skip
         self.folder, self.owner, self.token = folder, owner, token
         self._file = folder / f".lease-{token}"
         self._heartbeat, self._on_beat = heartbeat, on_beat
-        self._renewed = _now()
+        self._renewed = self._looked = _now()
         self._lost: str | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, name=f"lease {folder.name}", daemon=True)
@@ -94,7 +94,7 @@ class Lease:
         heartbeat: float | None = None,
         wait: bool = True,
         waiting: Callable[[Owner | None], None] | None = None,
-        on_beat: Callable[[], None] | None = None,
+        on_beat: Callable[[Lease], None] | None = None,
     ) -> Lease:
         """Take the right to write in a folder, which is made when it is not there.
 
@@ -106,7 +106,8 @@ class Lease:
             heartbeat: seconds between two renewals; None: a quarter of `ttl`.
             wait: until it is free or has expired.
             waiting: called now and then while another holds it, with who that is where its file can be read.
-            on_beat: called after each renewal, in the thread that renews; an error of it ends nothing.
+            on_beat: called after each renewal, and once after a loss, in the thread that renews; an error of it ends
+                nothing.
 
         Raises:
             LeaseHeld: another holds it, and `wait` is False.
@@ -133,17 +134,21 @@ class Lease:
         """Whether the loss is known already; `check` looks anew."""
         return self._lost is not None
 
-    def check(self) -> None:
+    def check(self, recent: float = 0.0) -> None:
         """Make sure that this process may still write in the folder.
 
         A lease that was not renewed in time (the process was stopped, the machine suspended) and that nobody took is
         renewed and goes on.
 
+        Args:
+            recent: how many seconds ago it may have been looked at, for what is written often. Nobody takes a lease
+                that was renewed just before, so this lets no more through as long as it is well below the `ttl`.
+
         Raises:
             LeaseLost: another has it, or has had it.
             StorageError: the folder cannot be reached.
         """
-        if self._lost is None:
+        if self._lost is None and _now() - self._looked >= min(recent, self.owner.ttl / 4):
             with storage_errors("renew the lease of", self.folder):
                 if _now() - self._renewed > self._heartbeat:
                     self._renew()
@@ -183,6 +188,7 @@ class Lease:
         """Notice a loss. Its own file is opened, not only looked up: network file systems keep what they looked up."""
         highest, free = _highest(self.folder)
         if highest == self.token and not free and (found := _read(self._file)) and found.id == self.owner.id:
+            self._looked = _now()
             return
         other = _read(self.folder / f".lease-{highest}") if highest > self.token else None
         self._lost = str(other) if other else "it has given it back since, or the folder was moved"
@@ -193,7 +199,7 @@ class Lease:
                 self._renew()
             if self._on_beat is not None:
                 with contextlib.suppress(Exception):
-                    self._on_beat()
+                    self._on_beat(self)
 
 
 def holder(folder: Path) -> Owner | None:
@@ -215,7 +221,11 @@ def _take(folder: Path, owner: Owner, wait: bool, waiting: Callable[[Owner | Non
     patience = _Patience(owner.ttl)
     try:
         while True:
-            written = _write(candidate, owner)
+            try:
+                written = _write(candidate, owner)
+            except FileNotFoundError:  # the folder was put aside while we waited
+                folder.mkdir(parents=True, exist_ok=True)
+                continue
             highest, free = _highest(folder)
             held = None if free or not highest else _read(folder / f".lease-{highest}")
             if not highest or free or patience.over(folder / f".lease-{highest}", held, written):

@@ -36,26 +36,33 @@ _STORAGE_ERRNOS = {
     errno.EISDIR: "a folder of that name is in the way",
 }
 _PARTIAL = ".partial"
+_NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
-_guards: dict[str, Callable[[], None]] = {}
+_guards: dict[str, Callable[[float], None]] = {}
 """Folder -> what must be asked before anything below it becomes visible; see `lease.py`."""
 
 
-def guard(folder: Path, check: Callable[[], None]) -> None:
-    """Have `check` asked before a file below `folder` becomes visible; it raises when this must not be."""
+def guard(folder: Path, check: Callable[[float], None]) -> None:
+    """Have `check` asked before a file below `folder` becomes visible; it raises when this must not be.
+
+    It is told how many seconds old its last look may be.
+    """
     _guards[os.path.realpath(folder)] = check
 
 
-def unguard(folder: Path, check: Callable[[], None]) -> None:
+def unguard(folder: Path, check: Callable[[float], None]) -> None:
     """Take back `guard`."""
     name = os.path.realpath(folder)
     if _guards.get(name) == check:
         del _guards[name]
 
 
-def check_writable(path: Path) -> None:
+def check_writable(path: Path, recent: float = 0.0) -> None:
     """Ask the guards of the folders that `path` lies in; for writers that do not use `atomic_file`.
+
+    Args:
+        recent: how many seconds old the guards' last look may be.
 
     Raises:
         LeaseLost: this process has lost the right to write there.
@@ -65,7 +72,7 @@ def check_writable(path: Path) -> None:
     place = Path(os.path.realpath(path.parent))
     for folder in (place, *place.parents):
         if (check := _guards.get(str(folder))) is not None:
-            check()
+            check(recent)
 
 
 @contextmanager
@@ -83,7 +90,7 @@ def storage_errors(what: str, path: Path | str) -> Iterator[None]:
 
 
 @contextmanager
-def atomic_file(path: Path, *, private: bool = False) -> Iterator[IO[bytes]]:
+def atomic_file(path: Path, *, private: bool = False, durable: bool = True) -> Iterator[IO[bytes]]:
     """A binary file that takes the place of `path` when the block ends well.
 
     A reader, or whoever comes after a kill, sees the old content or the new, never half of it. What killed writers of
@@ -91,6 +98,7 @@ def atomic_file(path: Path, *, private: bool = False) -> Iterator[IO[bytes]]:
 
     Args:
         private: readable by its owner alone (mode 0600), for what may hold a secret.
+        durable: on the disk itself at the end; else a machine that loses its power may lose it.
 
     Raises:
         StorageError: the folder cannot be written or the disk is full.
@@ -103,7 +111,8 @@ def atomic_file(path: Path, *, private: bool = False) -> Iterator[IO[bytes]]:
             with open(handle, "wb") as file:
                 yield file
                 file.flush()
-                os.fsync(file.fileno())
+                if durable:
+                    os.fsync(file.fileno())
                 check_writable(path)
                 os.replace(partial, path)  # while it is held: nobody takes it for a dead writer's
         except BaseException:
@@ -111,9 +120,28 @@ def atomic_file(path: Path, *, private: bool = False) -> Iterator[IO[bytes]]:
             raise
 
 
-def write_atomically(path: Path, data: bytes | str, *, private: bool = False) -> None:
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """As `atomic_file`, for writers that want a name to write to: a file beside `path`, which takes its place."""
+    with storage_errors("write", path):
+        _sweep(path)
+        partial, handle = _new_partial(path, 0o666)
+        try:
+            yield partial
+            with open(partial, "rb") as file:
+                os.fsync(file.fileno())
+            check_writable(path)
+            os.replace(partial, path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(handle)
+
+
+def write_atomically(path: Path, data: bytes | str, *, private: bool = False, durable: bool = True) -> None:
     """Write the whole of `path` in one go (see `atomic_file`)."""
-    with atomic_file(path, private=private) as file:
+    with atomic_file(path, private=private, durable=durable) as file:
         file.write(data.encode() if isinstance(data, str) else data)
 
 
@@ -173,6 +201,10 @@ def _remove_if_dead(partial: Path) -> None:
 def locked(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[None]:
     """Hold the lock file `path` for this process; it is freed when the holder dies.
 
+    It keeps two processes from making the same thing twice, in caches and stores, whose files are whole or absent with
+    or without it: where the file system has no locks, there is none. What must be written by one alone has a lease
+    (`lease.py`).
+
     Args:
         waiting: called now and then while another process holds it.
 
@@ -191,6 +223,10 @@ def locked(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[No
                 if waiting:
                     waiting()
                 time.sleep(0.2)
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+                break
         yield
     finally:
         os.close(handle)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import shutil
@@ -9,6 +11,8 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -21,6 +25,7 @@ from vlm_ablate.errors import StorageError
 from vlm_ablate.events import (
     CurvePoint,
     EvaluationProgress,
+    Notice,
     RunFinished,
     RunStarted,
     StageFinished,
@@ -28,9 +33,12 @@ from vlm_ablate.events import (
     StepDone,
 )
 from vlm_ablate.home import Home
+from vlm_ablate.lease import Lease, Owner
 from vlm_ablate.runs.execute import execute
-from vlm_ablate.runs.folder import StageFolder
+from vlm_ablate.runs.folder import StageFolder, run_folder
+from vlm_ablate.runs.live import LiveRun, ask_to_stop, read_live
 from vlm_ablate.runs.log import read_log
+from vlm_ablate.runs.outcome import note_from_outside
 from vlm_ablate.runs.publishing import publish_missing
 from vlm_ablate.runs.results import find_results, find_stages
 from vlm_ablate.runs.view import record_of
@@ -346,3 +354,130 @@ def test_a_folder_that_cannot_be_written_is_one_clear_error(parts, tmp_path):
 def test_too_little_space_is_one_clear_error(tmp_path):
     with pytest.raises(StorageError, match="are needed"):
         Home(tmp_path).prepare(minimum_free=2**60)
+
+
+# --- two who want the same run ----------------------------------------------------------------------------------------
+
+STOPPED = """
+    import os, signal
+    from pathlib import Path
+    from training.squares import make_spec
+    from vlm_ablate.events import StepDone
+    from vlm_ablate.home import Home
+    from vlm_ablate.runs.execute import execute
+    from vlm_ablate.training.callbacks import Monitor
+    Monitor.event_interval = 0.0
+    def pause(event):
+        if isinstance(event, StepDone) and event.step == 9:
+            print("stops", flush=True)
+            os.kill(os.getpid(), signal.SIGSTOP)
+    outcome = execute(make_spec(Path({parts!r}), curve={{"points": 2, "limit": 4}}), home=Home(Path({home!r})),
+                      reporter=pause)
+    print(outcome.status, outcome.message, flush=True)
+"""
+
+
+def left_by(folder: Path, token: int, **owner: object) -> None:
+    """The lease of a process that did not give it back."""
+    folder.mkdir(parents=True, exist_ok=True)
+    known = {"host": "afar", "pid": 7, "started": 1, "system": "another", "id": "x", "ttl": 1.0}
+    (folder / f".lease-{token}").write_text(json.dumps(asdict(Owner(**(known | owner)))))
+
+
+def contents(home: Home, spec) -> dict[Path, bytes]:
+    """All that is written of a run, by file."""
+    roots = [run_folder(home, spec.id).root, *(stage.root for stage in stages(home, spec))]
+    return {path: path.read_bytes() for root in roots for path in root.rglob("*") if path.is_file()}
+
+
+def test_an_owner_that_was_stopped_wakes_up_and_writes_nothing(straight, parts, home, monkeypatch):
+    """SIGSTOP in step 9; meanwhile another goes on from the checkpoint of step 8."""
+    monkeypatch.setenv("VLM_ABLATE_LEASE_SECONDS", "2")
+    code = textwrap.dedent(STOPPED).format(parts=str(parts), home=str(home.root))
+    environment = os.environ | {"PYTHONPATH": f"{Path(__file__).parents[1]}{os.pathsep}{Path(__file__).parents[2]}"}
+    other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment)
+    try:
+        assert other.stdout and other.stdout.readline() == "stops\n"
+        events = []
+        outcome = execute(straight[1], home=home, reporter=events.append)
+        assert (outcome.status, outcome.scores) == ("finished", straight[2].scores)
+        assert f"waits for process {other.pid}" in next(e.message for e in events if isinstance(e, Notice))
+        assert next(e for e in events if isinstance(e, RunStarted)).resumed_step == 8
+        before = contents(home, straight[1])
+        other.send_signal(signal.SIGCONT)
+        said = other.communicate(timeout=120)[0]
+    finally:
+        other.kill()
+    assert said.startswith("failed ") and "is written by another process now" in said
+    assert contents(home, straight[1]) == before
+    assert_same_result((home, straight[1]), straight[:2])
+    assert len(read_records(home.tracking_uri, straight[1].experiment)) == 1
+
+
+def test_a_machine_that_died_and_a_file_system_without_locks_keep_nobody_out(straight, home, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    folder, events = run_folder(home, straight[1].id).root, []
+    left_by(folder, 4)
+    assert execute(straight[1], home=home, reporter=events.append).status == "finished"
+    assert "waits for process 7 on afar" in next(e.message for e in events if isinstance(e, Notice))
+    assert [file.name for file in folder.glob(".lease-*")] == [".lease-5-free"]
+    assert_same_result((home, straight[1]), straight[:2])
+
+
+def test_a_stage_that_another_run_took_over_is_waited_for_and_continued(straight, home, monkeypatch):
+    monkeypatch.setattr("vlm_ablate.training.callbacks.Monitor.event_interval", 0.0)
+    monkeypatch.setattr("vlm_ablate.runs.log._RECENT", 0.0)
+    events = []
+
+    def lose(event):
+        events.append(event)
+        if isinstance(event, StepDone) and event.step == 15 and len(events) < 40:
+            left_by(stages(home, straight[1])[-1].root, 9)
+            events.extend([event] * 40)
+
+    assert execute(straight[1], home=home, reporter=lose).scores == straight[2].scores
+    told = [event.message for event in events if isinstance(event, Notice)]
+    assert any("is written by another process now (process 7 on afar)" in message for message in told), told
+    assert [event.resumed_step for event in events if isinstance(event, RunStarted)] == [0, 14]
+    assert_same_result((home, straight[1]), straight[:2])
+
+
+def test_a_file_stops_a_run_early_and_another_tells_where_it_is(straight, home, monkeypatch):
+    monkeypatch.setattr("vlm_ablate.training.callbacks.Monitor.event_interval", 0.0)
+    monkeypatch.setattr("vlm_ablate.runs.execute.BEAT_SECONDS", 0.02)
+    monkeypatch.setattr("vlm_ablate.runs.live.WRITE_SECONDS", 0.0)
+    monkeypatch.setenv("VLM_ABLATE_LAUNCHER", "a test")
+    spec, seen = straight[1], []
+    folder = run_folder(home, spec.id)
+
+    def ask(event):
+        if isinstance(event, StepDone):
+            time.sleep(0.2)
+            seen.append(read_live(folder))
+            if event.step == 3:
+                ask_to_stop(folder)
+                time.sleep(0.5)
+
+    outcome = execute(spec, home=home, reporter=ask)
+    assert (outcome.status, outcome.message) == ("stopped", "stopped after step 3")
+    live = seen[-1]
+    assert isinstance(live, LiveRun) and live.age_seconds < 60
+    assert (live.run, live.pid, live.launcher, live.token) == (spec.id, os.getpid(), "a test", 1)
+    assert (live.doing, live.stage, live.step, live.total) == ("training", "align", 3, 16)
+    assert not folder.live.exists() and not folder.stop.exists() and read_live(folder) is None
+    assert stages(home, spec)[0].root.joinpath("log.jsonl").exists()
+    assert execute(spec, home=home).scores == straight[2].scores
+    assert_same_result((home, spec), straight[:2])
+
+
+def test_who_does_not_compute_a_run_does_not_say_how_it_ended(straight, home):
+    spec = straight[1]
+    folder = run_folder(home, spec.id)
+    with Lease.acquire(folder.root):
+        note_from_outside(spec, home, "failed", "its worker is gone")
+        assert folder.read() is None
+    note_from_outside(spec, home, "failed", "its worker is gone")
+    assert folder.read()["status"] == "failed"

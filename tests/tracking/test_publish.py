@@ -230,3 +230,18 @@ def test_points_read_back_are_ordered_by_step(home: Home) -> None:
     run_id = show(view_of(write_results(make_spec(), home, points=[(1, {LOSS: 1.0}), (2, {LOSS: 2.0})])), home)
     history = read_history(home.tracking_uri, run_id, [LOSS, "never"])
     assert [type(p) for p in history[LOSS]] == [Point] * 2 and history["never"] == []
+
+
+def test_what_a_stage_tells_at_its_end_comes_behind_what_a_store_was_given_before(home: Home) -> None:
+    spec = make_spec()
+    points = [(step, {LOSS: 1.0 / step}) for step in (1, 2, 3)]
+    write_log(spec, home, points[:2])
+    given = view_of(find_results(spec, home)).points
+    run = show(view_of(find_results(spec, home)), home)
+    Log(find_results(spec, home).stages[-1].log).add(points[2][1], 3)
+    write_results(spec, home, points=())
+    ended = view_of(find_results(spec, home))
+    assert ended.points[: len(given)] == given
+    assert show(ended, home) == run
+    sizes = read_history(home.tracking_uri, run, [schema.PARAMS_TOTAL])[schema.PARAMS_TOTAL]
+    assert [p.value for p in sizes] == [7.0] and losses(home.tracking_uri, run) == [(s, v[LOSS]) for s, v in points]

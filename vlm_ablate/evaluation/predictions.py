@@ -7,16 +7,18 @@ A file of another protocol is started anew; a torn last line is dropped.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from vlm_ablate.errors import DataError, StorageError
 from vlm_ablate.limits import parse_json
-from vlm_ablate.storage import write_atomically
+from vlm_ablate.storage import check_writable, write_atomically
 
 
 @dataclass(frozen=True)
@@ -43,14 +45,15 @@ class PredictionFile:
     def __init__(self, path: Path, protocol: dict[str, Any]) -> None:
         self.path, self._protocol = path, {**protocol, "format": 1}
         self.done: dict[str, Prediction] = {}
+        self._file: IO[bytes]
 
     def __enter__(self) -> PredictionFile:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            # A new file: who lost the lease, and is stopped between the look at it and the write, has the old one.
             kept = self._read()
-            self._file = self.path.open("r+b" if kept else "wb")
-            self._file.truncate(kept)
-            self._file.seek(kept)
+            write_atomically(self.path, kept, durable=False)
+            self._file = self.path.open("ab", buffering=0)
             if not kept:
                 self._write(json.dumps({"protocol": self._protocol}, ensure_ascii=False) + "\n")
         except OSError as error:
@@ -61,7 +64,12 @@ class PredictionFile:
         self._file.close()
 
     def add(self, predictions: Iterable[Prediction]) -> None:
-        """Append a batch; it is on disk when this returns, as far as the operating system is concerned."""
+        """Append a batch; it is on disk when this returns, as far as the operating system is concerned.
+
+        Raises:
+            StorageError: the disk does not take it.
+            LeaseLost: this process has lost the right to write there.
+        """
         predictions = list(predictions)
         try:
             self._write("".join(p.line + "\n" for p in predictions))
@@ -77,25 +85,27 @@ class PredictionFile:
         return scored
 
     def _write(self, text: str) -> None:
-        self._file.write(text.encode())
-        self._file.flush()
+        check_writable(self.path, recent=1.0)
+        data = text.encode()
+        if self._file.write(data) < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def _read(self) -> int:
-        """Take in what an earlier evaluation of this protocol wrote; returns how many bytes of it are whole lines."""
+    def _read(self) -> bytes:
+        """Take in what an earlier evaluation of this protocol wrote; returns the whole lines of it."""
         if not self.path.is_file():
-            return 0
+            return b""
         head, *lines = self.path.read_bytes().split(b"\n")
         if _parsed(head) != {"protocol": json.loads(json.dumps(self._protocol))} or not lines:
-            return 0
-        kept = len(head) + 1
+            return b""
+        kept = [head]
         for line in lines[:-1]:
             try:
                 prediction = _prediction(_parsed(line))
             except ValueError:
                 break  # what follows is asked again
             self.done[prediction.id] = prediction
-            kept += len(line) + 1
-        return kept
+            kept.append(line)
+        return b"\n".join([*kept, b""])
 
 
 def read_predictions(path: Path) -> list[Prediction]:

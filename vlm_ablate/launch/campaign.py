@@ -27,7 +27,7 @@ from vlm_ablate.launch.base import (
     Placement,
     RunFuture,
 )
-from vlm_ablate.runs.outcome import RunOutcome, note_attempt, outcome_of
+from vlm_ablate.runs.outcome import RunOutcome, note_from_outside, outcome_of
 from vlm_ablate.runs.publishing import publish_missing
 from vlm_ablate.runs.results import find_results
 from vlm_ablate.runs.spec import RunSpec
@@ -128,7 +128,7 @@ class Campaign:
         found = find_results(spec, self._home)
         if found.done:
             if found.attempt.get("status") != found.status:
-                note_attempt(spec, self._home, found.status, found.message)
+                note_from_outside(spec, self._home, found.status, found.message)
                 self._publish()
             outcome = outcome_of(found, reused=True)
             self._hear(RunFinished(spec.id, outcome.status, outcome.mean, outcome.message, 0.0, reused=True))

@@ -21,7 +21,8 @@ from vlm_ablate.launch.configs import LocalConfig
 from vlm_ablate.launch.devices import cores, gpus, worker_environment
 from vlm_ablate.launch.worker import LOG_FILE
 from vlm_ablate.runs.folder import run_folder
-from vlm_ablate.runs.outcome import RunOutcome, failed, note_attempt
+from vlm_ablate.runs.live import LAUNCHER_VARIABLE
+from vlm_ablate.runs.outcome import RunOutcome, failed, note_from_outside
 from vlm_ablate.runs.spec import RunSpec
 from vlm_ablate.storage import HOME_VARIABLE
 
@@ -134,7 +135,7 @@ class LocalLauncher:
         index = next(i for i in range(self._size) if i not in taken)
         home = str(self._context.home.root.absolute())
         environment = worker_environment(index, self._devices, self.threads)
-        environment[HOME_VARIABLE] = home  # caches belong there, too
+        environment |= {HOME_VARIABLE: home, LAUNCHER_VARIABLE: "local"}  # caches belong there, too
         setup = {
             "path": sys.path,
             "home": home,
@@ -179,7 +180,7 @@ class LocalLauncher:
         worker.future = None
         if noted:
             with suppress(VlmAblateError):
-                note_attempt(future.spec, self._context.home, "failed", message)
+                note_from_outside(future.spec, self._context.home, "failed", message)
         self._context.on_event(RunFinished(future.spec.id, "failed", message=message))
         future.set_result(failed(future.spec, message))
 

@@ -21,7 +21,7 @@ from vlm_ablate.errors import VlmAblateError
 from vlm_ablate.events import Event, RunFinished
 from vlm_ablate.home import Home
 from vlm_ablate.runs.folder import run_folder
-from vlm_ablate.runs.outcome import RunOutcome, failed, note_attempt
+from vlm_ablate.runs.outcome import RunOutcome, failed, note_from_outside
 from vlm_ablate.runs.spec import RunSpec
 
 LOG_FILE = "log.txt"
@@ -68,7 +68,7 @@ def _serve(data: dict[str, Any], target: str, home: Home, tracking_uri: str, lin
         if spec is not None:
             outcome = failed(spec, message)
             with suppress(VlmAblateError):
-                note_attempt(spec, home, "failed", message)
+                note_from_outside(spec, home, "failed", message)
         _tell(link, ("event", RunFinished(outcome.run, "failed", message=message)))
         return outcome
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +17,7 @@ from vlm_ablate.config.stages import Training
 from vlm_ablate.errors import ModelError
 from vlm_ablate.models.adapters import inject, merge
 from vlm_ablate.models.vlm import VLM, Adapter
-from vlm_ablate.storage import storage_errors
+from vlm_ablate.storage import atomic_path, storage_errors
 
 _ADAPTERS = "adapters"
 _NEW_PARTS = ("connector.", "architecture.")
@@ -112,16 +114,25 @@ def _match_adapters(vlm: VLM, wanted: dict[str, dict[str, Any]]) -> None:
 
 
 def save_trained(vlm: VLM, file: Path) -> None:
-    """Write the trained state as one safetensors file.
+    """Write the trained state as one safetensors file, whole or not at all.
 
     Raises:
         StorageError: it cannot be written.
+        LeaseLost: this process has lost the right to write there.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    with storage_errors("write", file):
+    with storage_errors("create", file.parent):
         file.parent.mkdir(parents=True, exist_ok=True)
-        save_file(trainable_state_dict(vlm), file, metadata=adapter_metadata(vlm))
+    with atomic_path(file) as partial:
+        try:
+            save_file(trainable_state_dict(vlm), partial, metadata=adapter_metadata(vlm))
+        except SafetensorError as error:
+            told = re.search(r"os error (\d+)", str(error))  # the library's own error hides a full disk
+            if told is None:
+                raise
+            raise OSError(int(told[1]), os.strerror(int(told[1]))) from error
 
 
 def load_trained(vlm: VLM, file: Path) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlm_ablate.csv_text import csv_cell
 from vlm_ablate.runs.spec import RunSpec
-from vlm_ablate.storage import storage_errors, write_atomically
+from vlm_ablate.storage import atomic_file, write_atomically
 
 if TYPE_CHECKING:
     from vlm_ablate.evaluation.benchmarks.base import BenchmarkItem
@@ -87,8 +87,8 @@ def write_examples(answered: Sequence[Answered], path: Path, title: str) -> None
                 _draw(cell, part.items[shown[i].id], shown[i])
             else:
                 cell.set_frame_on(False)
-    with storage_errors("write", path):
-        figure.savefig(path)
+    with atomic_file(path) as file:
+        figure.savefig(file, format=path.suffix[1:])
 
 
 def _row_name(part: Answered) -> str:

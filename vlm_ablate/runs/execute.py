@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import time
 import traceback
+from typing import Literal
 
 from vlm_ablate.errors import AssetMissing, Diverged, StorageError, VlmAblateError
 from vlm_ablate.events import Notice, Preparing, Reporter, RunFinished, Throttle, listening, silent
 from vlm_ablate.home import Home
+from vlm_ablate.lease import Lease, LeaseLost, Owner
 from vlm_ablate.masking import masked
 from vlm_ablate.registry import load_plugins
 from vlm_ablate.runs import artifacts
 from vlm_ablate.runs.folder import run_folder
-from vlm_ablate.runs.outcome import RunOutcome, note_attempt, outcome_of
+from vlm_ablate.runs.live import BEAT_SECONDS, Live
+from vlm_ablate.runs.outcome import RunOutcome, failed, note_attempt, outcome_of
 from vlm_ablate.runs.publishing import Publishing
 from vlm_ablate.runs.results import find_results
 from vlm_ablate.runs.score import Scoring
 from vlm_ablate.runs.spec import RunSpec
 from vlm_ablate.runs.train import StageRunner
-from vlm_ablate.storage import locked, write_atomically
+from vlm_ablate.storage import write_atomically
 from vlm_ablate.tracking import schema
 from vlm_ablate.training.fit import configure_threads
 from vlm_ablate.training.interruption import Interruption, StopRequested
@@ -30,7 +33,11 @@ def execute(spec: RunSpec, *, home: Home, reporter: Reporter = silent, tracking_
     """Run a spec, or continue it, or hand back what is there.
 
     What goes wrong within the run is its outcome: a missing optional asset skips it, a diverged loss is recorded as
-    such, any other error fails it with the message and the traceback as an artifact.
+    such, any other error fails it with the message and the traceback as an artifact. A process that finds that another
+    has the run now (it was stopped or cut off for longer than its lease lasts) ends with a failed outcome that says so,
+    and has written nothing since: the run itself goes on there.
+
+    While it goes, `live.json` in the run's folder says where it is, and a file `stop` there stops it early (`live.py`).
 
     Args:
         spec: what to run.
@@ -46,8 +53,21 @@ def execute(spec: RunSpec, *, home: Home, reporter: Reporter = silent, tracking_
     folder = run_folder(home.prepare(), spec.id)
     folder.prepare()
     interruption = Interruption()
-    with interruption.handling_signals(), locked(folder.root / ".lock"):
-        outcome = _Run(spec, home, reporter, tracking_uri or home.tracking_uri, interruption).complete()
+    live = Live(spec, folder, interruption, reporter)
+    run = _Run(spec, home, live, tracking_uri or home.tracking_uri, interruption)
+    try:
+        with (
+            interruption.handling_signals(),
+            Lease.acquire(folder.root, heartbeat=BEAT_SECONDS, waiting=run.waiting, on_beat=live.beat) as lease,
+        ):
+            try:
+                outcome = run.complete(lease)
+            finally:
+                live.end(lease)
+    except LeaseLost as lost:
+        outcome = failed(spec, str(lost))
+    except StopRequested as stop:
+        outcome = RunOutcome(spec.id, spec.run_name, "stopped", message=str(stop))
     reporter(
         RunFinished(spec.id, outcome.status, outcome.mean, outcome.message, outcome.seconds, reused=outcome.reused)
     )
@@ -57,18 +77,37 @@ def execute(spec: RunSpec, *, home: Home, reporter: Reporter = silent, tracking_
 class _Run:
     """The state of one execution."""
 
-    def __init__(
-        self, spec: RunSpec, home: Home, reporter: Reporter, tracking_uri: str, interruption: Interruption
-    ) -> None:
-        self.spec, self.home, self.reporter, self.uri = spec, home, reporter, tracking_uri
+    def __init__(self, spec: RunSpec, home: Home, live: Live, tracking_uri: str, interruption: Interruption) -> None:
+        self.spec, self.home, self.live, self.uri = spec, home, live, tracking_uri
+        self.reporter: Reporter = live.hear
         self.folder = run_folder(home, spec.id)
         self.interruption = interruption
         self.started = time.monotonic()
         self.trained: tuple[str, ...] = ()
         self._due = Throttle()
+        self._waited_for: str | None = None
 
-    def complete(self) -> RunOutcome:
-        """Everything, ending in an outcome."""
+    def waiting(self, owner: Owner | None) -> None:
+        """Another process has the run, or a stage or score of it: say so once, and hear a request to stop.
+
+        Raises:
+            StopRequested: an early stop was asked for.
+        """
+        if self.interruption.early:
+            raise StopRequested("stopped while it waited for another process")
+        who = str(owner or "another process")
+        self.live.waiting(who)
+        if who != self._waited_for:
+            self._waited_for = who
+            self._notice(f"{self.spec.run_name}: waits for {who}, which computes it or a part of it now", "info")
+
+    def complete(self, lease: Lease) -> RunOutcome:
+        """Everything, ending in an outcome.
+
+        Raises:
+            LeaseLost: another process has the run now.
+        """
+        self._lease = lease
         found = find_results(self.spec, self.home)
         if found.done:
             if found.attempt.get("status") != found.status:  # another arm or table has computed it all
@@ -83,12 +122,15 @@ class _Run:
 
     def _attempt(self) -> tuple[str, str]:
         try:
-            self._work()
+            while not self._worked():
+                continue
             return schema.FINISHED, ""
         except StopRequested as stop:
             if self.interruption.early:
                 return schema.STOPPED, str(stop)
             raise KeyboardInterrupt(str(stop)) from None
+        except LeaseLost:
+            raise
         except AssetMissing as error:
             return schema.SKIPPED, str(error)
         except Diverged as error:
@@ -99,15 +141,29 @@ class _Run:
             self._keep_traceback()
             return schema.FAILED, masked(f"{type(error).__name__}: {error}")
 
+    def _worked(self) -> bool:
+        """Do the work; False when another run took over a stage or a score of it: then it is waited for, or done anew.
+
+        Raises:
+            LeaseLost: it is the run itself that another process has now.
+        """
+        try:
+            self._work()
+        except LeaseLost as lost:
+            self._lease.check()
+            self._notice(str(lost))
+            return False
+        return True
+
     def _work(self) -> None:
         configure_threads()
         artifacts.write_config(self.spec, self.folder.artifacts / schema.CONFIG_FILE)
         scoring = Scoring(self.spec, self.reporter)  # a missing asset shows now, not after training
-        runner = StageRunner(self.spec, self.home, scoring, self.folder, self.reporter, self.interruption)
+        runner = StageRunner(self.spec, self.home, scoring, self.folder, self.reporter, self.interruption, self.waiting)
         last = runner.run()
         self.trained = runner.trained
         if scoring.missing(last):
-            scoring.score(runner.model(last), last)
+            scoring.score(runner.model(last), last, self.waiting)
         answered = list(scoring.answered(last))
         table = self.folder.artifacts / schema.PREDICTIONS_DIR / "predictions.csv"
         table.parent.mkdir(exist_ok=True)
@@ -125,5 +181,5 @@ class _Run:
         except StorageError:
             return
 
-    def _notice(self, message: str) -> None:
-        self.reporter(Notice(self.spec.id, message, "warning"))
+    def _notice(self, message: str, level: Literal["info", "warning"] = "warning") -> None:
+        self.reporter(Notice(self.spec.id, message, level))

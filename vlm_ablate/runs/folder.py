@@ -10,7 +10,11 @@ HOME/stages/KEY[.n]/          a trained stage
     curve/                    predictions of points along the way
     scores/KEY[.n]/           score.json and predictions.jsonl of one benchmark, asked in one way
 HOME/runs/ID/                 an arm with a seed of an experiment: run.json points at keys; artifacts/, log.txt
+    live.json                 while it runs: where, and how far it is; see `live.py`
+    stop                      made by anyone: the run stops early, with a checkpoint
 ```
+
+Whoever writes in a stage, a score or a run holds its lease (`.lease-N`, see `lease.py`).
 
 `.n` tells variants of one key apart, whose files (weights, data, plug-ins) differed.
 """
@@ -19,18 +23,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from vlm_ablate.errors import StorageError
 from vlm_ablate.home import Home
+from vlm_ablate.lease import Lease, Owner
 from vlm_ablate.limits import parse_json
 from vlm_ablate.runs.fingerprints import agree
-from vlm_ablate.storage import locked, storage_errors, write_atomically
+from vlm_ablate.storage import storage_errors, write_atomically
 
 FORMAT = 2
 _OLD_NAME = re.compile(r"[0-9a-f]{12}")
@@ -102,9 +107,26 @@ class Keyed:
         """Record how it ended, last of all."""
         write_json(self.root / self.outcome_name, body)
 
-    def locked(self) -> AbstractContextManager[None]:
-        """Hold it for this process; another that wants it waits. Freed when a holder dies."""
-        return locked(self.root.with_name(f".{self.root.name}.lock"))
+
+Found = TypeVar("Found", bound=Keyed)
+
+
+@contextmanager
+def leased(find: Callable[[], Found], waiting: Callable[[Owner | None], None] | None = None) -> Iterator[Found]:
+    """Hold the lease of the folder that `find` names; another folder may be named once it is held.
+
+    Args:
+        waiting: see `Lease.acquire`.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    while True:
+        folder = find()
+        with Lease.acquire(folder.root, waiting=waiting):
+            if find().root == folder.root:
+                yield folder
+                return
 
 
 @dataclass(frozen=True)
@@ -177,6 +199,16 @@ class RunFolder:
     def artifacts(self) -> Path:
         """Files for people, and for a tracking store."""
         return self.root / "artifacts"
+
+    @property
+    def live(self) -> Path:
+        """Where the run is now, while it goes."""
+        return self.root / "live.json"
+
+    @property
+    def stop(self) -> Path:
+        """A file that asks the run to stop early."""
+        return self.root / "stop"
 
     @property
     def output(self) -> Path:

@@ -6,16 +6,20 @@ line, which the next reader drops; anything else that cannot be read is an error
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from vlm_ablate.errors import StorageError
-from vlm_ablate.storage import storage_errors, write_atomically
+from vlm_ablate.storage import check_writable, storage_errors, write_atomically
+
+_RECENT = 1.0
+"""Seconds that a look at the lease holds for log lines, which may come often."""
 
 
 class LogLine(NamedTuple):
@@ -29,36 +33,50 @@ class LogLine(NamedTuple):
 class Log:
     """Appends entries to a file.
 
+    `rewind` makes the file anew. So a process that lost its lease, and is stopped between the look at it and the write,
+    writes to a file that is not there any more.
+
     Args:
         path: of the file; made on the first entry.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._file: IO[bytes] | None = None
+
+    def close(self) -> None:
+        """Close the file; the next entry opens it again."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
     def add(self, values: Mapping[str, float], step: int, *, time_ms: int | None = None) -> None:
         """Append metrics, of now or of the given ms since the epoch. They survive the death of this process.
 
         Raises:
             StorageError: the disk does not take them.
+            LeaseLost: this process has lost the right to write there.
         """
         now = time.time_ns() // 1_000_000 if time_ms is None else time_ms
         line = _line(LogLine(int(step), now, {key: float(value) for key, value in values.items()})).encode()
-        with storage_errors("write", self.path), open(self.path, "ab") as file:
-            file.write(line)
+        with storage_errors("write", self.path):
+            if self._file is None:
+                self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115  # until `close`
+            check_writable(self.path, recent=_RECENT)
+            if self._file.write(line) < len(line):
+                raise OSError(errno.ENOSPC, "no space left")
 
     def sync(self) -> None:
         """Have the disk itself hold everything so far: before a checkpoint that will not repeat it."""
-        if self.path.exists():
-            with storage_errors("write", self.path), open(self.path, "rb") as file:
-                os.fsync(file.fileno())
+        if self._file is not None:
+            with storage_errors("write", self.path):
+                os.fsync(self._file.fileno())
 
     def rewind(self, step: int) -> None:
         """Drop what was logged after `step`: training goes on from a checkpoint and will log it again."""
-        entries = read_log(self.path)
-        kept = [entry for entry in entries if entry.step <= step]
-        whole = self.path.exists() and self.path.read_bytes().endswith(b"\n")
-        if len(kept) < len(entries) or (entries and not whole):
+        self.close()
+        if self.path.exists():
+            kept = [entry for entry in read_log(self.path) if entry.step <= step]
             write_atomically(self.path, "".join(_line(entry) for entry in kept))
 
 

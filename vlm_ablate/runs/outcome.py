@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import cast
 
 from vlm_ablate.events import Status
 from vlm_ablate.home import Home
+from vlm_ablate.lease import Lease, LeaseHeld
 from vlm_ablate.runs.folder import run_folder
 from vlm_ablate.runs.spec import RunSpec
 from vlm_ablate.runs.view import Results
@@ -69,10 +71,11 @@ def failed(spec: RunSpec, message: str) -> RunOutcome:
 
 
 def note_attempt(spec: RunSpec, home: Home, status: str, message: str = "", **more: object) -> None:
-    """Write down how an attempt at a run stands, beside what is computed.
+    """Write down how an attempt at a run stands, beside what is computed; for the holder of the run's lease.
 
     Raises:
         StorageError: it cannot be written.
+        LeaseLost: the lease of the run is lost.
     """
     folder = run_folder(home, spec.id)
     folder.prepare()
@@ -90,3 +93,13 @@ def note_attempt(spec: RunSpec, home: Home, status: str, message: str = "", **mo
             "spec": spec.to_dict(),
         }
     )
+
+
+def note_from_outside(spec: RunSpec, home: Home, status: str, message: str = "") -> None:
+    """`note_attempt` for who does not compute the run; a process that computes it now says itself how it stands.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    with suppress(LeaseHeld), Lease.acquire(run_folder(home, spec.id).root, wait=False):
+        note_attempt(spec, home, status, message)

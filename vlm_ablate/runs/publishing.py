@@ -5,13 +5,16 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from vlm_ablate.home import Home
+from vlm_ablate.lease import Lease, LeaseHeld, LeaseLost
 from vlm_ablate.masking import masked
-from vlm_ablate.runs.folder import RunFolder
+from vlm_ablate.runs.folder import RunFolder, run_folder
 from vlm_ablate.runs.results import find_results
 from vlm_ablate.runs.spec import RunSpec
 from vlm_ablate.runs.view import view_of
+from vlm_ablate.storage import check_writable
 from vlm_ablate.tracking.publish import is_published, publish
 from vlm_ablate.tracking.sqlite_reader import SqliteReader, sqlite_path
 
@@ -58,6 +61,8 @@ class Publishing:
     def _publish(self) -> None:
         try:
             publish_run(self._spec, self._home, self._uri, self._notice)
+        except LeaseLost:
+            return  # the process that has the run now publishes it
         except Exception as error:  # nothing that a store does may stop a run; all of it is on disk
             self._retry_at = time.monotonic() + RETRY_SECONDS * min(2**self._failures, 8)
             self._failures += 1
@@ -71,11 +76,13 @@ class Publishing:
 
 
 def publish_run(spec: RunSpec, home: Home, tracking_uri: str, notice: Notice) -> None:
-    """Give the store what it lacks of a run.
+    """Give the store what it lacks of a run; for the holder of the run's lease.
 
     Raises:
         TrackingError: the store fails.
+        LeaseLost: the lease is lost; nothing is given.
     """
+    check_writable(run_folder(home, spec.id).file)
     results = find_results(spec, home)
     publish(
         view_of(results, with_weights=sqlite_path(tracking_uri) is None), tracking_uri, results.folder.published, notice
@@ -84,6 +91,8 @@ def publish_run(spec: RunSpec, home: Home, tracking_uri: str, notice: Notice) ->
 
 def publish_missing(home: Home, tracking_uri: str, notice: Notice) -> int:
     """Give the store the runs of this home that it lacks or that ended while it was away; returns how many.
+
+    A run that another process computes or publishes now is left to it.
 
     Raises:
         TrackingError: the store fails.
@@ -100,6 +109,7 @@ def publish_missing(home: Home, tracking_uri: str, notice: Notice) -> int:
             continue
         if is_published(str(body["status"]), folder.published, tracking_uri, known):
             continue
-        publish_run(RunSpec.from_dict(body["spec"]), home, tracking_uri, notice)
-        given += 1
+        with suppress(LeaseHeld), Lease.acquire(root, wait=False):
+            publish_run(RunSpec.from_dict(body["spec"]), home, tracking_uri, notice)
+            given += 1
     return given

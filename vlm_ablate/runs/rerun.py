@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vlm_ablate.home import Home
+from vlm_ablate.lease import Lease
 from vlm_ablate.runs.folder import StageFolder
 from vlm_ablate.runs.results import find_stages
 from vlm_ablate.runs.spec import RunSpec
@@ -30,7 +31,7 @@ def put_aside(specs: Sequence[RunSpec], home: Home) -> list[Path]:
     stamp = time.strftime("%Y%m%d-%H%M%S")
     for stage in stages.values():
         target = home.stages / ASIDE / f"{stage.root.name}-{stamp}"
-        with stage.locked(), storage_errors("move", stage.root):
+        with Lease.acquire(stage.root), storage_errors("move", stage.root):
             target.parent.mkdir(exist_ok=True)
             os.rename(stage.root, target)
         moved.append(target)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 
 from vlm_ablate.config.evaluation import BenchmarkEntry
@@ -12,10 +13,11 @@ from vlm_ablate.evaluation.evaluate import evaluate
 from vlm_ablate.evaluation.predictions import read_predictions
 from vlm_ablate.evaluation.record import ScoreRecord
 from vlm_ablate.events import EvaluationProgress, Reporter, Throttle
+from vlm_ablate.lease import Owner
 from vlm_ablate.models.vlm import VLM
 from vlm_ablate.registry import benchmarks
 from vlm_ablate.runs.artifacts import EXAMPLES_PER_BENCHMARK, Answered
-from vlm_ablate.runs.folder import ScoreFolder, StageFolder
+from vlm_ablate.runs.folder import ScoreFolder, StageFolder, leased
 from vlm_ablate.runs.keys import ScoreKey
 from vlm_ablate.runs.spec import RunSpec
 from vlm_ablate.storage import file_sha256
@@ -40,10 +42,17 @@ class Scoring:
         asked = [(key, last.score(key.key, key.fingerprints())) for key in self._spec.score_keys]
         return [(key, folder) for key, folder in asked if folder.outcome() is None]
 
-    def score(self, vlm: VLM, last: StageFolder) -> None:
-        """Compute the scores that are missing, each once whoever asks for it."""
-        for key, folder in self.missing(last):
-            with folder.locked():
+    def score(self, vlm: VLM, last: StageFolder, waiting: Callable[[Owner | None], None] | None = None) -> None:
+        """Compute the scores that are missing, each once whoever asks for it.
+
+        Args:
+            waiting: called now and then while another process computes one.
+
+        Raises:
+            LeaseLost: another process computes one, as this one showed no life.
+        """
+        for key, _ in self.missing(last):
+            with leased(partial(last.score, key.key, key.fingerprints()), waiting) as folder:
                 if folder.outcome() is None:
                     self._score(vlm, last, key, folder)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import partial
 from typing import Any
 
@@ -19,12 +20,13 @@ from vlm_ablate.data.module import VLMDataModule, data_fingerprint
 from vlm_ablate.errors import Diverged, StorageError, VlmAblateError
 from vlm_ablate.events import CurvePoint, Notice, Reporter, RunStarted, StageFinished, StageStarted
 from vlm_ablate.home import Home
+from vlm_ablate.lease import Owner
 from vlm_ablate.models.adapters import apply_training
 from vlm_ablate.models.trained_state import load_trained, save_trained
 from vlm_ablate.models.views import Views
 from vlm_ablate.models.vlm import VLM
 from vlm_ablate.runs import artifacts
-from vlm_ablate.runs.folder import RunFolder, StageFolder, find_stage
+from vlm_ablate.runs.folder import RunFolder, StageFolder, find_stage, leased
 from vlm_ablate.runs.keys import StageKey
 from vlm_ablate.runs.log import Log
 from vlm_ablate.runs.results import find_stages, is_finished
@@ -52,10 +54,15 @@ class StageRunner:
         folder: RunFolder,
         reporter: Reporter,
         interruption: Interruption,
+        waiting: Callable[[Owner | None], None],
     ) -> None:
+        """
+        Args:
+            waiting: called now and then while another process trains a stage of this run.
+        """
         self.spec, self.config, self.home = spec, spec.config, home
         self._scoring, self._folder = scoring, folder
-        self._reporter, self._interruption = reporter, interruption
+        self._reporter, self._interruption, self._waiting = reporter, interruption, waiting
         self._stages = list(spec.config.stages.items())
         self._vlm: VLM | None = None
         self._holds: str | None = None
@@ -69,6 +76,7 @@ class StageRunner:
         Raises:
             Diverged: a loss is not finite or exploded; that is recorded.
             StopRequested: a stop was requested; the checkpoint is on disk.
+            LeaseLost: another process goes on with a stage, as this one showed no life.
             AssetMissing: material or weights are not on this machine.
         """
         found = find_stages(self.spec, self.home)
@@ -118,10 +126,7 @@ class StageRunner:
     def _stage(self, index: int, before: StageFolder | None, mixture: Mixture, rates: _Rates) -> StageFolder:
         """Train one stage, or take it from whoever trains it now."""
         key, name = self.spec.stage_keys[index], before.root.name if before else None
-        folder = find_stage(self.home, key.key, key.fingerprints(), name)
-        with folder.locked():
-            # Another process may have trained it meanwhile, or found that files which decide it have changed.
-            folder = find_stage(self.home, key.key, key.fingerprints(), name)
+        with leased(lambda: find_stage(self.home, key.key, key.fingerprints(), name), self._waiting) as folder:
             outcome = folder.outcome()
             if outcome is not None and outcome["status"] == schema.DIVERGED:
                 raise Diverged(str(outcome["message"]))
@@ -168,7 +173,9 @@ class StageRunner:
             body["init_from"] = started_from(self.config.model.init_from)
         files = CheckpointFiles(folder.root, self._notice)
         try:
-            seen = train_stage(self._job(vlm, index, folder, files, mixture, seen, skips, rates.flops.get(name)))
+            with closing(Log(folder.log)) as log:
+                job = self._job(vlm, index, folder, files, log, mixture, seen, skips, rates.flops.get(name))
+                seen = train_stage(job)
         except Diverged as error:
             end = {"status": schema.DIVERGED, "message": error.message, "seen": seen.to_dict()}
             folder.end(body | end | {"seconds": time.monotonic() - clock, "ended_ms": time.time_ns() // 1_000_000})
@@ -207,6 +214,7 @@ class StageRunner:
         index: int,
         folder: StageFolder,
         files: CheckpointFiles,
+        log: Log,
         mixture: Mixture,
         seen: Seen,
         skips: Skips,
@@ -215,7 +223,6 @@ class StageRunner:
         name, stage = self._stages[index]
         execution, curve = self.config.execution.of_stage(name), self.config.evaluation.curve
         first = sum(s.steps for _, s in self._stages[:index])
-        log = Log(folder.log)
         log.rewind(first + files.step())
 
         def track(metrics: StepMetrics) -> None:

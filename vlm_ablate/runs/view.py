@@ -137,10 +137,12 @@ def view_of(results: Results, *, with_weights: bool = False) -> RunView:
     points: list[Metrics] = []
     for stage in results.stages:
         entries, sizes = read_log(stage.log), (stage.outcome() or {}).get("sizes", {})
-        for number, entry in enumerate(entries):
+        for entry in entries:
             points += [(key, value, entry.time_ms, entry.step) for key, value in entry.values.items()]
-            if number == 0:
-                points += [(key, float(value), entry.time_ms, entry.step) for key, value in sizes.items()]
+        # Known when the stage has ended: behind what a store may have been given of it already.
+        points += [
+            (key, float(value), entry.time_ms, entry.step) for entry in entries[:1] for key, value in sizes.items()
+        ]
     if results.done:
         points += [(key, value, end, steps) for key, value in _last_metrics(results).items()]
     artifacts = [(path, path.name if path.is_dir() else "") for path in _files(results.folder.artifacts)]

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 from lightning.pytorch.plugins import TorchCheckpointIO
 
-from vlm_ablate.storage import atomic_file, file_sha256, storage_errors
+from vlm_ablate.storage import atomic_file, check_writable, file_sha256, storage_errors
 
 _NAME = re.compile(r"checkpoint-(\d+)-([0-9a-f]{16})\.ckpt")
-_WRITING = "checkpoint-writing.ckpt"
+_WRITING = "checkpoint-writing-*.ckpt"
 KEPT = 2
 """Checkpoints of a stage: one that turns out damaged falls back to the one before."""
 
@@ -31,11 +32,12 @@ class CheckpointFiles:
 
     folder: Path
     notice: Callable[[str], None] = lambda message: None
+    _writer: str = field(default_factory=lambda: secrets.token_hex(4))
 
     @property
     def writing(self) -> Path:
-        """Where a checkpoint is written before its checksum is known."""
-        return self.folder / _WRITING
+        """Where a checkpoint is written before its checksum is known: no other process writes there."""
+        return self.folder / _WRITING.replace("*", self._writer)
 
     def found(self) -> list[tuple[int, Path]]:
         """(step, file), the oldest first."""
@@ -49,6 +51,7 @@ class CheckpointFiles:
                 return file
             self.notice(f"the checkpoint {file} of step {step} is damaged; the one before it is used")
             with storage_errors("move", file):
+                check_writable(file)
                 file.rename(file.with_suffix(".damaged"))
         return None
 
@@ -59,16 +62,28 @@ class CheckpointFiles:
         return named[0] if named else 0
 
     def keep(self, step: int) -> None:
-        """Give the checkpoint that was just written its name, and drop those that are older than the one before it."""
+        """Give the checkpoint that was just written its name, and drop those that are older than the one before it.
+
+        Raises:
+            LeaseLost: this process has lost the right to write there.
+        """
+        check_writable(self.writing)
         name = f"checkpoint-{step}-{_checksum(self.writing)}.ckpt"
         with storage_errors("write", self.folder / name):
+            check_writable(self.folder / name)
             os.replace(self.writing, self.folder / name)
-        for _, file in self.found()[:-KEPT]:
+        left = [*self.folder.glob(_WRITING), *self.folder.glob(f".{_WRITING}.*")]  # by writers that were killed
+        for file in [*(file for _, file in self.found()[:-KEPT]), *left]:
             file.unlink(missing_ok=True)
 
     def clear(self) -> None:
-        """Remove all: the stage has ended."""
-        for file in self.folder.glob("checkpoint-*"):
+        """Remove all: the stage has ended.
+
+        Raises:
+            LeaseLost: this process has lost the right to write there.
+        """
+        check_writable(self.folder / _WRITING)
+        for file in [*self.folder.glob("checkpoint-*"), *self.folder.glob(f".{_WRITING}.*")]:
             file.unlink(missing_ok=True)
 
 

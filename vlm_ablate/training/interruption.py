@@ -32,6 +32,11 @@ class Interruption:
         """Ask training to stop after the step in progress."""
         self.requested = True
 
+    def request_early(self) -> None:
+        """Ask this run only to stop, after the step in progress; as SIGUSR1 does. Callable from any thread."""
+        if not self.requested:
+            self.requested = self.early = True
+
     @contextmanager
     def deferred(self) -> Iterator[None]:
         """Within this block a first signal only sets `requested`."""
@@ -64,8 +69,7 @@ class Interruption:
                 signal.signal(kind, self._handle)
 
     def _handle_early(self, number: int, frame: FrameType | None) -> None:
-        if not self.requested:
-            self.requested = self.early = True
+        self.request_early()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         again, self.requested, self.early = self.requested and not self.early, True, False
