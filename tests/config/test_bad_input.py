@@ -103,6 +103,29 @@ GOLDEN = [
         id="claim about a missing arm",
     ),
     pytest.param(
+        ("better: one, worse: three, relation: similar", "order: [one, tree]"),
+        ["experiments/demo.yaml:24: table.claims[0].order[1]: no arm 'tree'; the arms are one, three "
+         "(did you mean 'three'?)"],
+        id="order with a missing arm",
+    ),
+    pytest.param(
+        ("better: one, worse: three, relation: similar", "better: one"),
+        ["experiments/demo.yaml:24: table.claims[0]: a claim has `better` and `worse`, or `order`: two arms or more, "
+         "the best first"],
+        id="half a claim",
+    ),
+    pytest.param(
+        ("better: one, worse: three, relation: similar", "order: [one, one]"),
+        ["experiments/demo.yaml:24: table.claims[0].order: two different arms or more, the best first"],
+        id="order of one arm",
+    ),
+    pytest.param(
+        ("table:\n", "table:\n  paired: {vqav2: vqa}\n"),
+        ["experiments/demo.yaml:23: table.paired.vqav2: the paper's table has no column 'vqa'; it has "
+         "perceiver_layers, avg_score"],
+        id="our column beside one that the paper does not have",
+    ),
+    pytest.param(
         ("relation: similar", "metric: vqa"),
         ["experiments/demo.yaml:24: table.claims[0].metric: no column 'vqa'; the columns are mean, vqav2 "
          "(did you mean 'vqav2'?)"],

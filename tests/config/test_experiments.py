@@ -51,7 +51,7 @@ def test_claims_agree_with_the_papers_own_numbers(file: Path) -> None:
     for claim in experiment.table.claims:
         if experiment.paper is None or claim.paper_gain is None or claim.metric != "mean":
             continue
-        cells = [find_row(experiment.paper.key, experiment.arms[arm].cell) for arm in (claim.better, claim.worse)]
+        cells = [find_row(experiment.paper.key, experiment.arms[arm].cell) for arm in claim.arms]
         gain = cells[0][experiment.table.score] - cells[1][experiment.table.score]
         assert claim.paper_gain == pytest.approx(gain, abs=0.051), claim.text
 

@@ -145,7 +145,8 @@ def test_html_escapes_labels(experiment: Experiment) -> None:
 def test_png_is_a_picture_of_legible_size_and_stays_the_same(found: Report, mixed: Report) -> None:
     first = render(found, "png")
     width, height = struct.unpack(">II", first[16:24])
-    assert 1800 < width < 3200 and 800 < height < width
+    assert 1400 < width < 3200 and 800 < height < width
+    assert len(first) < 300_000
     assert first == render(found, "png")
     assert render(mixed, "png") != first
 

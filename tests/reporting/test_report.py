@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from statistics import fmean
@@ -10,13 +11,14 @@ from typing import Any
 import pytest
 
 from vlm_ablate.config.expand import restricted
-from vlm_ablate.config.experiment import Arm, Claim, Experiment, TableConfig
+from vlm_ablate.config.experiment import Arm, Claim, Experiment, PaperRef, TableConfig
 from vlm_ablate.errors import DataError, UnknownNameError, VlmAblateError
-from vlm_ablate.reporting import report
+from vlm_ablate.reporting import render, report
 from vlm_ablate.reporting.frame import ArmRow, Report
-from vlm_ablate.reporting.statistics import Verdict, estimate
+from vlm_ablate.reporting.layout import lay_out
+from vlm_ablate.reporting.statistics import Verdict, estimate, holm
 from vlm_ablate.tracking import schema
-from vlm_ablate.tracking.records import RunRecord
+from vlm_ablate.tracking.records import Point, RunRecord
 
 Run = Callable[..., RunRecord]
 Score = Callable[..., dict]
@@ -61,21 +63,20 @@ def test_claims_are_judged_on_paired_seeds(experiment: Experiment, runs: list[Ru
 
 
 def test_the_papers_gain_comes_from_its_table_unless_written(experiment: Experiment, runs: list[RunRecord]) -> None:
-    gains = [c.paper_gain for c in report(experiment, runs).claims]
+    gains = [c.comparisons[0].paper_gain for c in report(experiment, runs).claims]
     assert gains == [pytest.approx(6.4), pytest.approx(2.2), 8.5, pytest.approx(0.6)]
 
 
-def test_holm_covers_the_claims_that_were_tested(experiment: Experiment, runs: list[RunRecord]) -> None:
-    claims = report(experiment, runs).claims
-    assert all(c.p_holm >= c.p for c in claims if c.relation == "better")
-    assert claims[3].p_holm is None  # an equivalence claim is no test of a difference
+def test_holm_covers_the_comparisons_that_were_tested(experiment: Experiment, runs: list[RunRecord]) -> None:
+    comparisons = [c for claim in report(experiment, runs).claims for c in claim.comparisons]
+    assert [c.p_holm for c in comparisons] == holm([c.p for c in comparisons])
 
 
 def test_claim_on_one_column(experiment: Experiment, runs: list[RunRecord]) -> None:
     claim = Claim(text="reads better", better="ar_lora", worse="ca", metric="text")
     judged = report(experiment.model_copy(update={"table": TableConfig(claims=[claim])}), runs).claims[0]
     assert judged.verdict == Verdict.agrees
-    assert judged.paper_gain is None  # the paper's table has no such column
+    assert judged.comparisons[0].paper_gain is None  # the paper's table has no such column
     assert judged.difference.mean == pytest.approx(12.5, abs=2)
 
 
@@ -282,3 +283,177 @@ def test_a_foreign_score_is_one_line_that_names_run_and_field(
     with pytest.raises(DataError) as caught:
         report(experiment, [bad, *runs[1:]])
     assert str(caught.value) == f"run {bad.name!r}: a score record's {message}"
+
+
+# --- orders, equivalence, health, other forms of tables --------------------------------------------------------------
+def with_table(experiment: Experiment, **table: Any) -> Experiment:
+    return experiment.model_copy(update={"table": TableConfig(**table)})
+
+
+def test_an_order_agrees_when_each_step_does(experiment: Experiment, runs: list[RunRecord]) -> None:
+    order = Claim(text="better and better", order=["ar_lora", "ar_perceiver", "ar_linear"], source="table 3")
+    claim = report(with_table(experiment, claims=[order]), runs).claims[0]
+    assert [(c.better, c.worse) for c in claim.comparisons] == [
+        ("Fully autoregressive (Perceiver), LoRA", "Fully autoregressive (Perceiver), frozen"),
+        ("Fully autoregressive (Perceiver), frozen", "Fully autoregressive, no Perceiver, frozen"),
+    ]
+    assert (claim.verdict, claim.reason, claim.source) == (Verdict.agrees, "", "table 3")
+    assert [c.paper_gain for c in claim.comparisons] == [pytest.approx(9.2), pytest.approx(8.5)]
+
+
+def test_an_order_is_contradicted_by_one_step(experiment: Experiment, runs: list[RunRecord]) -> None:
+    order = Claim(text="as in the paper", order=["ar_lora", "ca", "ar_perceiver"])
+    claim = report(with_table(experiment, claims=[order]), runs).claims[0]
+    assert (claim.verdict, claim.reason) == (Verdict.contradicts, "1 of 2 steps hold")
+
+
+def test_a_verdict_holds_after_the_correction(experiment: Experiment, run: Run, score_of: Score) -> None:
+    scores = {"ca": [50.0, 51.0, 52.2], "ar_perceiver": [47.0, 48.3, 49.0]}
+    records = [run(a, s, scores=[score_of("vqa", v)]) for a, vs in scores.items() for s, v in enumerate(vs)]
+    lone = Claim(text="alone", better="ca", worse="ar_perceiver")
+    few = report(with_table(experiment, claims=[lone]), records).claims[0]
+    many = report(with_table(experiment, claims=[lone] * 40), records).claims[0]
+    assert few.verdict == Verdict.agrees
+    assert (many.verdict, many.reason) == (Verdict.not_separable, "settled alone, not after Holm's correction")
+    assert few.difference == many.difference
+
+
+def test_hardly_changes_is_shown_within_the_margin_only(experiment: Experiment, run: Run, score_of: Score) -> None:
+    scores = {"ca": [50.0, 51.0, 52.2], "ca_lora": [50.1, 51.2, 52.1]}
+    records = [run(a, s, scores=[score_of("vqa", v)]) for a, vs in scores.items() for s, v in enumerate(vs)]
+    for margin, verdict in ((None, Verdict.agrees), (0.01, Verdict.not_separable)):
+        claim = Claim(text="alike", better="ca_lora", worse="ca", relation="similar", margin=margin)
+        assert report(with_table(experiment, claims=[claim]), records).claims[0].verdict == verdict
+
+
+def test_each_comparison_says_what_it_could_have_seen(experiment: Experiment, runs: list[RunRecord]) -> None:
+    found = report(experiment, runs)
+    assert all(c.visible > 0 for claim in found.claims for c in claim.comparisons)
+    assert "with a chance of 80 %" in render(found, "markdown")
+
+
+def test_an_arm_at_the_blind_floor_says_nothing(experiment: Experiment, run: Run, score_of: Score) -> None:
+    values = {"ca": 40.0, "ar_perceiver": 10.5}
+    records = [
+        run(arm, seed, scores=[score_of("vqa", value + seed / 10), score_of("vqa", 10.0, blind=True)])
+        for arm, value in values.items() for seed in range(3)
+    ]  # fmt: skip
+    found = report(experiment, records)
+    assert found.claims[0].verdict == Verdict.says_nothing
+    assert found.claims[0].reason == "Fully autoregressive (Perceiver), frozen sits at the blind floor"
+    assert ("Says nothing", "the mean: at the blind floor: Fully autoregressive (Perceiver), frozen.") in (
+        lay_out(found).notes
+    )
+
+
+def test_an_arm_at_the_ceiling_says_nothing(experiment: Experiment, runs: list[RunRecord]) -> None:
+    ceiling = dict.fromkeys(("vqa", "knowledge", "text", "captions"), 44.0)
+    claims = report(experiment, runs, ceiling=ceiling).claims
+    assert [c.verdict == Verdict.says_nothing for c in claims] == [False, True, False, False]
+
+
+def test_a_score_that_does_not_rise_in_training_says_nothing(experiment: Experiment, runs: list[RunRecord]) -> None:
+    def told(values: list[float]) -> set[Verdict]:
+        history = {"curve/mean": [Point(step, v, 0) for step, v in enumerate(values)]}
+        return {c.verdict for c in report(experiment, runs, histories={r.run_id: history for r in runs}).claims}
+
+    assert told([9.0, 12.0, 20.0, 19.0]) == {Verdict.agrees, Verdict.contradicts}
+    assert told([20.0, 12.0, 9.0, 19.0]) == {Verdict.says_nothing}
+
+
+def test_an_order_that_more_training_changes_is_shown_at_both_budgets(
+    experiment: Experiment, runs: list[RunRecord]
+) -> None:
+    rising = {"ca": [10.0, 20.0, 30.0, 40.0], "ar_lora": [10.0, 30.0, 34.0, 35.0]}
+    histories = {
+        r.run_id: {"curve/mean": [Point(100 * i, v + r.seed / 10, 0) for i, v in enumerate(rising[r.arm], 1)]}
+        for r in runs if r.arm in rising
+    }  # fmt: skip
+    notes = dict(report(experiment, runs, histories=histories).notes)
+    pair = "Cross-attention, frozen − Fully autoregressive (Perceiver), LoRA"
+    assert notes["Budget"].endswith(f"{pair}: -10.0 halfway, +5.0 at the end.")
+
+
+def test_arms_that_cannot_be_told_apart_are_a_group(experiment: Experiment, runs: list[RunRecord]) -> None:
+    found = {row.arm: row.rank_range for row in report(experiment, runs).rows}
+    assert (found["ar_lora"], found["ar_linear"]) == ((1, 1), (5, 5))
+    one_seed = report(experiment, [r for r in runs if r.seed == 0])
+    assert {row.rank_range for row in one_seed.rows} == {(1, 5)}
+
+
+def test_intervals_hold_for_other_items_where_they_are_known(experiment: Experiment, runs: list[RunRecord]) -> None:
+    def with_items(record: RunRecord) -> RunRecord:
+        rng = random.Random(record.run_id)
+        scores, items = [], {}
+        for s in record.scores:
+            right = round(s["score"] * 4)
+            values = [1.0] * right + [0.0] * (400 - right)
+            rng.shuffle(values)
+            scores.append(s if s["blind"] else s | {"score": right / 4})
+            items |= {} if s["blind"] else {s["column"]: values}
+        return replace(record, scores=scores, items=items)
+
+    plain, full = report(experiment, runs), report(experiment, [with_items(r) for r in runs])
+    row = row_of(full, "ca")
+    assert (row.score().items, row.score("vqa").items) == (1600, 400)
+    assert full.claims[0].difference.items == 1600 and plain.claims[0].difference.items == 0
+    assert "for other items of the same kinds" in dict(full.notes)["Intervals"]
+    some = report(experiment, [with_items(r) if r.seed else r for r in runs])
+    assert row_of(some, "ca").score().items == 0
+
+
+def test_scores_by_item_that_are_not_the_score_are_not_used(experiment: Experiment, runs: list[RunRecord]) -> None:
+    foreign = [replace(r, items={s["column"]: [0.5] * 400 for s in r.scores}) for r in runs]
+    assert {row.score().items for row in report(experiment, foreign).rows} == {0}
+
+
+def test_published_rows_stand_in_the_papers_order(experiment: Experiment, runs: list[RunRecord]) -> None:
+    arms = {name: arm for name, arm in experiment.arms.items() if name in ("ca", "ar_lora")}
+    shown = with_table(experiment.model_copy(update={"arms": arms}), rows="all")
+    found = report(shown, runs)
+    assert [row.arm for row in found.shown] == ["", "", "ca", "", "ar_lora"]
+    assert [row.status for row in found.shown] == ["published", "published", "finished", "published", "finished"]
+    for name in ("markdown", "latex", "csv", "html"):
+        text = render(found, name)
+        assert "7.6B" in text and ("published" in text) == (name == "csv")
+    assert [row.rank for row in found.rows] == [2, 1], "ranks are among what was run"
+
+
+def test_our_columns_stand_beside_the_papers(experiment: Experiment, run: Run, score_of: Score) -> None:
+    arms = {
+        "clip": Arm(label="CLIP", cell={"vision_encoder": "CLIP-ViT-H"}),
+        "siglip": Arm(label="SigLIP", cell={"vision_encoder": "SigLIP-SO400M"}),
+    }
+    claim = Claim(text="reads better", better="siglip", worse="clip", metric="text")
+    detail = experiment.model_copy(
+        update={"paper": PaperRef(key="idefics2_t10"), "arms": arms,
+                "table": TableConfig(claims=[claim], paired={"text": "textvqa"})}
+    )  # fmt: skip
+    records = [run(arm, seed) for arm in arms for seed in range(2)]
+    found = report(detail, records)
+    assert found.claims[0].comparisons[0].paper_gain == pytest.approx(33.8 - 28.2)
+    assert row_of(found, "clip").paper_scores == {"text": 28.2}
+    assert "TextVQA" in render(found, "markdown")
+
+
+def test_a_cell_of_the_paper_without_a_number(experiment: Experiment, run: Run) -> None:
+    arms = {
+        "haiku": Arm(label="Haiku", cell={"model": "Claude 3 Haiku"}),
+        "sonnet": Arm(label="Sonnet", cell={"model": "Claude 3 Sonnet"}),
+    }
+    claim = Claim(text="more", better="sonnet", worse="haiku", metric="text")
+    table = TableConfig(score="textvqa", claims=[claim], paired={"text": "textvqa"})
+    update = {"paper": PaperRef(key="idefics2_t15"), "arms": arms, "table": table}
+    found = report(experiment.model_copy(update=update), [run(arm, seed) for arm in arms for seed in range(2)])
+    assert {row.paper_score for row in found.rows} == {None} and found.order is None
+    assert found.claims[0].comparisons[0].paper_gain is None
+    assert "None" not in render(found, "markdown").replace("Nonetheless", "")
+
+
+def test_several_code_versions_and_machines_are_told(experiment: Experiment, run: Run) -> None:
+    tags = [{"vlm.git": "a" * 40, "vlm.machine": "AMD"}, {"vlm.git": "b" * 40 + "+changes", "vlm.machine": "Intel"}]
+    found = report(experiment, [run("ca", seed, tags=tags[seed]) for seed in range(2)])
+    note = dict(found.notes)["Computed"]
+    assert "aaaaaaaaaaaa (1 run), bbbbbbbbbbbb with changes (1 run)" in note and "AMD (1 run), Intel (1 run)" in note
+    alike = report(experiment, [run("ca", seed, tags=tags[0]) for seed in range(2)])
+    assert "Computed" not in dict(alike.notes)

@@ -24,7 +24,7 @@ def recorded(
         TrackingError: nothing was run here, or the store fails.
     """
     from vlm_ablate.errors import TrackingError
-    from vlm_ablate.reporting.figures import HISTORY_METRICS
+    from vlm_ablate.reporting.figures import history_metrics
     from vlm_ablate.runs.catalogue import count_others, histories_of, records_of, results_of, seeds_asked
     from vlm_ablate.runs.spec import specs_of
     from vlm_ablate.tracking.read import read_history, read_records
@@ -35,19 +35,20 @@ def recorded(
     every = specs_of(loaded, seeds=sorted(asked))
     specs = [spec for spec in every if seeds is None or spec.seed in seeds]
     found = results_of(specs, home)
-    records, histories = records_of(found), dict(histories_of(found, HISTORY_METRICS))
+    wanted_metrics = history_metrics(experiment.evaluation.benchmarks)
+    records, histories = records_of(found), dict(histories_of(found, wanted_metrics))
     if tracking_uri is not None:
         here, wanted = {record.id for record in records}, {spec.id for spec in specs}
         for record in read_records(tracking_uri, experiment.name):
             if record.id in wanted - here:
                 records.append(record)
-                histories[record.run_id] = read_history(tracking_uri, record.run_id, HISTORY_METRICS)
+                histories[record.run_id] = read_history(tracking_uri, record.run_id, wanted_metrics)
     if not records and not home.runs.is_dir():
         raise TrackingError(
             f"nothing was run in {home.root}", hint=f"run the experiment first: vlm-ablate run {loaded.file}"
         )
     others = count_others(home, experiment.name, loaded.scale.name, experiment.arms, {spec.id for spec in every})
-    return RecordFile(records, histories, others)
+    return RecordFile(records, histories, others, {results.spec.id: results.answers for results in found})
 
 
 def build_report(loaded: LoadedExperiment, source: RecordFile, seeds: list[int] | None = None) -> Report:
@@ -66,7 +67,15 @@ def build_report(loaded: LoadedExperiment, source: RecordFile, seeds: list[int] 
     numbers = sorted({*experiment.seeds, *(record.seed for record in records)})
     ids = {spec.id for spec in specs_of(loaded, seeds=numbers)}
     remarks = _remarks(loaded)
-    return report(experiment, records, loaded.scale.name, ids=ids, left_out=source.left_out, remarks=remarks)
+    return report(
+        experiment,
+        records,
+        loaded.scale.name,
+        ids=ids,
+        left_out=source.left_out,
+        remarks=remarks,
+        histories=source.histories,
+    )
 
 
 def _remarks(loaded: LoadedExperiment) -> list[tuple[str, str]]:

@@ -29,18 +29,23 @@ def check_claims(data: dict[str, Any], where: Where) -> list[Problem]:
     columns = ["mean", *map(str, _mapping(data, "evaluation", "benchmarks"))]
     claims = _mapping(data, "table").get("claims")
     for i, claim in enumerate(claims if isinstance(claims, list) else []):
-        for key in ("better", "worse"):
-            arm = claim.get(key) if isinstance(claim, dict) else None
+        for path, arm in _claimed(claim) if isinstance(claim, dict) else ():
             if isinstance(arm, str) and arm not in arms:
                 message = f"no arm {arm!r}; the arms are {', '.join(map(str, arms))}"
-                problems.append(
-                    _problem(where, ("table", "claims", str(i), key), message, nearest(arm, map(str, arms)))
-                )
+                at = ("table", "claims", str(i), *path)
+                problems.append(_problem(where, at, message, nearest(arm, map(str, arms))))
         metric = claim.get("metric", "mean") if isinstance(claim, dict) else "mean"
         if isinstance(metric, str) and metric not in columns:
             message = f"no column {metric!r}; the columns are {', '.join(columns)}"
             problems.append(_problem(where, ("table", "claims", str(i), "metric"), message, nearest(metric, columns)))
     return problems
+
+
+def _claimed(claim: dict[str, Any]) -> list[tuple[Path_, Any]]:
+    """(path below the claim, arm) of what a claim names."""
+    order = claim.get("order")
+    steps = [(("order", str(i)), arm) for i, arm in enumerate(order)] if isinstance(order, list) else []
+    return [*((("better",), claim.get("better")), (("worse",), claim.get("worse"))), *steps]
 
 
 def check_cells(data: dict[str, Any], where: Where) -> list[Problem]:
@@ -77,6 +82,7 @@ def _check_columns(data: dict[str, Any], where: Where, known: list[str]) -> list
     asked: list[tuple[Path_, Any]]
     asked = [(("table", "columns", str(i)), c) for i, c in enumerate(wanted if isinstance(wanted, list) else [])]
     asked += [(("table", "score"), shown["score"])] if isinstance(shown.get("score"), str) else []
+    asked += [(("table", "paired", str(ours)), theirs) for ours, theirs in _mapping(data, "table", "paired").items()]
     return [
         _problem(
             where, path, f"the paper's table has no column {c!r}; it has {', '.join(known)}", nearest(str(c), known)

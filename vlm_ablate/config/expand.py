@@ -103,7 +103,7 @@ def load_experiment(
 
 def restricted(experiment: Experiment, arms: Sequence[str]) -> Experiment:
     """The experiment with some of its arms, and the claims among them."""
-    claims = [claim for claim in experiment.table.claims if claim.better in arms and claim.worse in arms]
+    claims = [claim for claim in experiment.table.claims if set(claim.arms) <= set(arms)]
     kept = {name: arm for name, arm in experiment.arms.items() if name in arms}
     return experiment.model_copy(
         update={"arms": kept, "table": experiment.table.model_copy(update={"claims": claims})}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from vlm_ablate.config.base import Strict
+from vlm_ablate.config.base import FieldError, Strict
 from vlm_ablate.config.run_config import RunConfig, RunStage
 
 __all__ = ["Arm", "Claim", "Experiment", "PaperRef", "RunConfig", "RunStage", "Seeds", "TableConfig"]
@@ -40,16 +40,48 @@ class Arm(Strict):
 
 
 class Claim(Strict):
-    """A claim of the paper about two arms, judged from the runs."""
+    """A claim of the paper, judged from the runs: a difference of two arms, or an order of several.
+
+    Either `better` and `worse`, or `order`: two arms or more, the best first, each better than the next. With
+    `relation: similar` all neighbours of the order lie within the margin.
+    """
 
     text: str
-    better: str
-    """Arm that the paper finds better (or, with `relation: no_worse`, not worse)."""
-    worse: str
+    better: str | None = None
+    """Arm that the paper finds better (or, with `relation: similar`, one of the two that hardly differ)."""
+    worse: str | None = None
+    order: list[str] | None = None
+    """Arms from the best to the worst, in place of `better` and `worse`."""
     relation: Literal["better", "similar"] = "better"
     metric: str = "mean"
     """Column on which the claim is judged; "mean" is the unweighted mean of the benchmarks."""
+    margin: float | None = Field(None, gt=0)
+    """Points within which two arms count as similar; None: one point, what the Idefics2 paper takes for noise."""
     paper_gain: float | None = None
+    """What the paper states, better - worse; None: the difference in its own table."""
+    source: str = ""
+    """Where the paper says so, e.g. `section 3.2, finding 2`."""
+
+    @model_validator(mode="after")
+    def _is_pair_or_order(self) -> Claim:
+        pair = self.better is not None and self.worse is not None
+        if pair == (self.order is not None) or (self.better is None) != (self.worse is None):
+            raise ValueError("a claim has `better` and `worse`, or `order`: two arms or more, the best first")
+        if self.order is not None:
+            if len(self.order) < 2 or len(set(self.order)) < len(self.order):
+                raise FieldError(("order",), "two different arms or more, the best first")
+            if self.paper_gain is not None and len(self.order) > 2:
+                raise FieldError(("paper_gain",), "one number for several steps; the paper's table has each")
+        elif self.better == self.worse:
+            raise FieldError(("worse",), "an arm is not compared with itself")
+        if self.margin is not None and self.relation != "similar":
+            raise FieldError(("margin",), "only `relation: similar` has a margin")
+        return self
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """The arms it is about, the best first."""
+        return tuple(self.order) if self.order is not None else (self.better or "", self.worse or "")
 
 
 class TableConfig(Strict):
@@ -58,8 +90,16 @@ class TableConfig(Strict):
     columns: list[str] = Field(default_factory=list)
     """Columns of the paper to repeat beside ours; empty: all."""
     score: str = "avg_score"
-    """The paper's score column."""
+    """The paper's score column: what our mean is printed beside."""
+    paired: dict[str, str] = Field(default_factory=dict)
+    """Our column -> the paper's column that it stands beside, where their names differ, e.g. {docvqa: docvqa_test}."""
+    rows: Literal["arms", "all"] = "arms"
+    """all: also the paper's rows that no arm stands for, as published."""
     claims: list[Claim] = Field(default_factory=list)
+
+    def paper_column(self, column: str) -> str:
+        """The paper's name of one of our columns ("mean": its score column)."""
+        return self.score if column == "mean" else self.paired.get(column, column)
 
 
 class Experiment(RunConfig):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from vlm_ablate.errors import VlmAblateError
 from vlm_ablate.reporting.frame import Report
+from vlm_ablate.reporting.health import CURVE
 from vlm_ablate.reporting.statistics import Estimate, estimate
 from vlm_ablate.reporting.style import INK, MARKERS, PALETTE, SOFT, drawing, to_bytes
 from vlm_ablate.tracking import schema
@@ -17,15 +18,20 @@ from vlm_ablate.tracking.records import History, RunRecord
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-CURVE_METRIC = "curve/mean"
+CURVE_METRIC = f"{CURVE}{schema.MEAN}"
 """Mean score along the way, on a part of the tune split."""
-HISTORY_METRICS = (CURVE_METRIC, *schema.SEEN)
-"""What a caller must read (`tracking.records.read_history`) for `figure_seen`."""
+STEPS = "steps"
 PANELS = (
+    (STEPS, "Training steps"),
     (schema.SEEN_IMAGES, "Images seen"),
     (schema.SEEN_TEXT_TOKENS, "Text tokens seen"),
     (schema.SEEN_FLOPS, "Training FLOPs"),
 )
+
+
+def history_metrics(columns: Iterable[str]) -> tuple[str, ...]:
+    """What a caller must read of a run (`tracking.read.read_history`) for curves and the health of benchmarks."""
+    return (CURVE_METRIC, *(f"{CURVE}{column}" for column in columns), *schema.SEEN)
 
 
 @dataclass(frozen=True)
@@ -56,9 +62,9 @@ def curves(
 
 def _points(history: History) -> list[tuple[int, float, dict[str, float]]]:
     """(step, score, seen) where both the score and all counters were logged at a step."""
-    seen = {metric: {p.step: p.value for p in history.get(metric, [])} for metric, _ in PANELS}
+    seen = {metric: {p.step: p.value for p in history.get(metric, [])} for metric, _ in PANELS if metric != STEPS}
     return [
-        (point.step, point.value, {m: at[point.step] for m, at in seen.items()})
+        (point.step, point.value, {STEPS: float(point.step)} | {m: at[point.step] for m, at in seen.items()})
         for point in history.get(CURVE_METRIC, [])
         if all(point.step in at for at in seen.values())
     ]
@@ -74,10 +80,10 @@ def _pooled(step: int, values: Sequence[tuple[float, dict[str, float]]]) -> Curv
 def figure_seen(
     report: Report, records: Sequence[RunRecord], histories: Mapping[str, History], format: str = "png"
 ) -> bytes:
-    """Mean score against images, text tokens and FLOPs seen: three panels, one line for each arm, band = 95 % interval.
+    """Mean score against steps, images, text tokens and FLOPs: a panel each, a line for each arm, band = 95 % interval.
 
     Args:
-        histories: run id -> metric histories of `HISTORY_METRICS`.
+        histories: run id -> metric histories of `history_metrics`.
         format: "png" or "svg".
 
     Raises:
@@ -92,8 +98,8 @@ def figure_seen(
     with drawing():
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(11.0, 4.2))
-        figure.subplots_adjust(left=0.055, right=0.8, bottom=0.14, top=0.87, wspace=0.1)
+        figure = Figure(figsize=(13.0, 4.2))
+        figure.subplots_adjust(left=0.05, right=0.83, bottom=0.14, top=0.87, wspace=0.1)
         panels = figure.subplots(1, len(PANELS), sharey=True)
         for axes, (metric, name) in zip(panels, PANELS, strict=True):
             _panel(axes, report, found, metric)
@@ -122,7 +128,7 @@ def _panel(axes: Axes, report: Report, found: Mapping[str, Sequence[CurvePoint]]
     if floor is not None:
         axes.axhline(floor, color=SOFT, linewidth=1.0, linestyle=(0, (4, 3)), zorder=1)
     axes.set_xlim(left=0)
-    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_locator(MaxNLocator(5 if metric != schema.SEEN_FLOPS else 3))
     axes.xaxis.set_major_formatter(FuncFormatter(_si if metric != schema.SEEN_FLOPS else _scientific))
     axes.margins(x=0.03)
 

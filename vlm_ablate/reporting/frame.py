@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import permutations
 from statistics import fmean
+from typing import Any
 
 from vlm_ablate.config.experiment import Experiment
 from vlm_ablate.papers import PaperTable, find_row, table
+from vlm_ablate.reporting.agreement import Order, compare_order, rank_ranges, ranks
+from vlm_ablate.reporting.budget import budget_notes
 from vlm_ablate.reporting.claims import judge_claims
+from vlm_ablate.reporting.health import Health, look_after
+from vlm_ablate.reporting.items import item_scores
 from vlm_ablate.reporting.notes import footnotes
 from vlm_ablate.reporting.paper import HEADINGS
-from vlm_ablate.reporting.rows import ArmRow, ClaimRow
+from vlm_ablate.reporting.rows import PUBLISHED, ArmRow, ClaimRow
 from vlm_ablate.reporting.select import Selection, scores_of, select
-from vlm_ablate.reporting.statistics import Order, compare_order, ranks
 from vlm_ablate.tracking import schema
-from vlm_ablate.tracking.records import RunRecord
+from vlm_ablate.tracking.records import History, RunRecord
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,21 @@ class Report:
     """Of the records that all this was computed from."""
     curve_columns: tuple[str, ...] = ()
     """Columns that are scored along the way."""
+    published: tuple[ArmRow, ...] = ()
+    """Rows of the paper that no arm stands for."""
+    paired: Mapping[str, str] = field(default_factory=dict)
+    """Our column -> the paper's column that it stands beside."""
+    health: Mapping[str, Health] = field(default_factory=dict)
+    """Column (and "mean") -> whether its scores can tell arms apart."""
+
+    @property
+    def shown(self) -> tuple[ArmRow, ...]:
+        """All rows: with published ones in the paper's order, and what the paper does not have last."""
+        if not self.published or self.paper is None:
+            return self.rows
+        order = {id(row): place for place, row in enumerate(self.paper.rows)}
+        last = len(order)
+        return tuple(sorted((*self.published, *self.rows), key=lambda row: order.get(id(row.cell), last)))
 
     @property
     def stand_ins(self) -> bool:
@@ -69,6 +89,7 @@ def report(
     left_out: int = 0,
     ceiling: Mapping[str, float] | None = None,
     remarks: Iterable[tuple[str, str]] = (),
+    histories: Mapping[str, History] | None = None,
 ) -> Report:
     """The report on an experiment from its records.
 
@@ -78,6 +99,7 @@ def report(
         left_out: runs in another configuration that are not among the records.
         ceiling: column -> score that nothing here can pass; used where the runs recorded none.
         remarks: (subject, text) footnotes that the records cannot give.
+        histories: run id -> metric histories (`figures.history_metrics`), which tell whether scores rise in training.
 
     Raises:
         VlmAblateError: several scales and none named; unlike scores in one column; an unknown table or cell.
@@ -86,6 +108,13 @@ def report(
     selection = replace(selection, left_out=selection.left_out + left_out)
     paper = table(experiment.paper.key) if experiment.paper else None
     rows = _ranked([_row(experiment, arm, selection, paper) for arm in experiment.arms])
+    floor, highest = _floor(rows, selection.columns), _ceiling(selection, ceiling or {})
+    by_arm = {
+        arm: {seed: history for seed, r in runs.items() if (history := (histories or {}).get(r.run_id))}
+        for arm, runs in selection.runs.items()
+    }
+    curves = [history for by_seed in by_arm.values() for history in by_seed.values()]
+    health = look_after(rows, selection.columns, floor, highest, curves)
     return Report(
         experiment=experiment.name,
         title=experiment.title,
@@ -96,27 +125,52 @@ def report(
         columns=selection.columns,
         headings={c: _heading(c, selection, rows) for c in selection.columns},
         rows=rows,
-        floor=_floor(rows, selection.columns),
-        ceiling=_ceiling(selection, ceiling or {}),
+        floor=floor,
+        ceiling=highest,
         order=_order(rows),
-        claims=judge_claims(experiment.table.claims, rows),
-        notes=(*footnotes(selection, rows, experiment.seeds), *remarks),
+        claims=judge_claims(experiment.table.claims, rows, health),
+        notes=(*footnotes(selection, rows, experiment.seeds), *budget_notes(rows, by_arm), *remarks),
         planned_seeds=tuple(experiment.seeds),
         run_ids=frozenset(record.run_id for record in selection.records()),
         curve_columns=_curve_columns(experiment, selection.columns),
+        published=_published(experiment, rows, paper),
+        paired=_paired(experiment, selection.columns, paper),
+        health=health,
     )
+
+
+def _paired(experiment: Experiment, columns: Sequence[str], paper: PaperTable | None) -> dict[str, str]:
+    """Our columns that the paper's table has, too."""
+    named = {column: experiment.table.paper_column(column) for column in columns}
+    return {ours: theirs for ours, theirs in named.items() if paper and theirs in paper.columns}
+
+
+def _published(experiment: Experiment, rows: Sequence[ArmRow], paper: PaperTable | None) -> tuple[ArmRow, ...]:
+    """The paper's rows that no arm stands for, where the table shows them."""
+    if paper is None or experiment.table.rows != "all":
+        return ()
+    stood_for = {id(row.cell) for row in rows}
+    return tuple(
+        ArmRow(
+            arm="", label=", ".join(str(v) for v in cell.values() if isinstance(v, str)), cell=cell,
+            paper_score=_number(cell.get(experiment.table.score)), seeds={}, scores={}, blind={}, unparsed={},
+            total_parameters=None, trainable_parameters=None, stand_ins={}, origin=PUBLISHED,
+        )
+        for cell in paper.rows
+        if id(cell) not in stood_for
+    )  # fmt: skip
 
 
 def _row(experiment: Experiment, arm: str, selection: Selection, paper: PaperTable | None) -> ArmRow:
     written, runs = experiment.arms[arm], selection.runs[arm]
     cell = find_row(paper.key, written.cell) if paper and written.cell else None
-    score = cell.get(experiment.table.score) if cell else None
     latest = list(runs.values())
+    paired = _paired(experiment, selection.columns, paper)
     return ArmRow(
         arm=arm,
         label=written.label or arm,
         cell=cell,
-        paper_score=float(score) if score is not None else None,
+        paper_score=_number(cell.get(experiment.table.score)) if cell else None,
         seeds={seed: record.status for seed, record in runs.items()},
         scores=_by_seed(runs, selection.columns, blind=False),
         blind=_by_seed(runs, selection.columns, blind=True),
@@ -126,7 +180,24 @@ def _row(experiment: Experiment, arm: str, selection: Selection, paper: PaperTab
         stand_ins=latest[-1].stand_ins if latest else {},
         message=next((r.message for r in latest if r.status not in schema.DONE and r.message), ""),
         note=written.note or "",
+        items=_items(runs, selection.columns),
+        paper_scores={c: n for c, theirs in paired.items() if cell and (n := _number(cell.get(theirs))) is not None},
     )
+
+
+def _number(value: object) -> float | None:
+    """A score of the paper; a dash or a word is none."""
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def _items(runs: Mapping[int, RunRecord], columns: Sequence[str]) -> dict[str, dict[int, Any]]:
+    """Column -> seed -> scores by item, with images."""
+    found: dict[str, dict[int, Any]] = {column: {} for column in columns}
+    for seed, record in runs.items():
+        for score in scores_of(record) if record.items else ():
+            if not score.blind and (values := item_scores(score, record.items.get(score.column))) is not None:
+                found[score.column][seed] = values
+    return found
 
 
 def _by_seed(runs: Mapping[int, RunRecord], columns: Sequence[str], *, blind: bool) -> dict[str, dict[int, float]]:
@@ -158,7 +229,22 @@ def _metric(records: Sequence[RunRecord], name: str) -> int | None:
 def _ranked(rows: Sequence[ArmRow]) -> tuple[ArmRow, ...]:
     paper = ranks([row.paper_score for row in rows])
     ours = ranks([found.mean if (found := row.score()) else None for row in rows])
-    return tuple(replace(row, paper_rank=p, rank=r) for row, p, r in zip(rows, paper, ours, strict=True))
+    ranges = _ranges(rows)
+    return tuple(
+        replace(row, paper_rank=p, rank=r, rank_range=ranges.get(row.arm))
+        for row, p, r in zip(rows, paper, ours, strict=True)
+    )
+
+
+def _ranges(rows: Sequence[ArmRow]) -> dict[str, tuple[int, int]]:
+    """Arm -> the ranks that it may have; two arms are told apart where their paired difference is, at 95 %."""
+    scored = [row for row in rows if row.score()]
+    beats = {
+        (first.arm, second.arm)
+        for first, second in permutations(scored, 2)
+        if (difference := first.minus(second)) and difference.low is not None and difference.low > 0
+    }
+    return rank_ranges([row.arm for row in scored], beats)
 
 
 def _floor(rows: Sequence[ArmRow], columns: Sequence[str]) -> dict[str, float]:

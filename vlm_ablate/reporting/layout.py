@@ -7,13 +7,17 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
+from vlm_ablate.reporting.agreement import Order
 from vlm_ablate.reporting.frame import Report
+from vlm_ablate.reporting.judgement import judgement_notes
 from vlm_ablate.reporting.paper import PARAMETER_COLUMNS, heading, is_result, source
-from vlm_ablate.reporting.rows import ArmRow, ClaimRow
-from vlm_ablate.reporting.statistics import Estimate, Order
+from vlm_ablate.reporting.rows import PUBLISHED, ArmRow, ClaimRow, Comparison
+from vlm_ablate.reporting.statistics import Difference, Estimate
 from vlm_ablate.tracking import schema
 
 DASH = "–"
+STEP = "· "
+"""Before the steps of an order."""
 MARK = "†"
 """Stands at every score that a stand-in produced."""
 
@@ -119,7 +123,7 @@ Draw = Callable[[ArmRow], Cell]
 def _table(report: Report) -> Grid:
     drawn = [*_description(report), *_paper(report), *_ours(report)]
     columns = tuple(column for column, _ in drawn)
-    rows = tuple(tuple(draw(row) for _, draw in drawn) for row in report.rows)
+    rows = tuple(tuple(draw(row) for _, draw in drawn) for row in report.shown)
     return Grid(columns, rows, _foot(report, columns))
 
 
@@ -127,7 +131,7 @@ def _description(report: Report) -> list[tuple[Column, Draw]]:
     """What tells the arms apart: the paper's descriptive columns, or the label where the paper has no row."""
     paper = report.paper
     described = [c for c in report.paper_columns if paper and not is_result(paper, c) and c not in PARAMETER_COLUMNS]
-    if not described or not any(row.cell for row in report.rows):
+    if not described or not any(row.cell for row in report.shown):
         return [(Column("arm", "Arm", numeric=False), lambda row: Cell(row.label))]
 
     def draw(column: str, first: bool) -> Draw:
@@ -138,7 +142,7 @@ def _description(report: Report) -> list[tuple[Column, Draw]]:
 
         return cell
 
-    numeric = {c for c in described if all(isinstance(r.cell.get(c), int) for r in report.rows if r.cell)}
+    numeric = {c for c in described if all(isinstance(r.cell.get(c), int) for r in report.shown if r.cell)}
     return [(Column(c, heading(c), numeric=c in numeric), draw(c, c == described[0])) for c in described]
 
 
@@ -149,7 +153,7 @@ def _paper(report: Report) -> list[tuple[Column, Draw]]:
     shown = [c for c in report.paper_columns if c in PARAMETER_COLUMNS or is_result(report.paper, c)]
     drawn = [(Column(f"paper_{c}", heading(c), group), _paper_column(c)) for c in shown]
     if any(row.paper_score is not None for row in report.rows):
-        best = max(row.paper_score for row in report.rows if row.paper_score is not None)
+        best = max(row.paper_score for row in report.shown if row.paper_score is not None)
         drawn.append((Column("paper_score", "Score", group), lambda row: _score_cell(row.paper_score, best)))
         drawn.append((Column("paper_rank", "#", group), lambda row: _rank_cell(row.paper_rank)))
     return drawn
@@ -171,7 +175,7 @@ def _ours(report: Report) -> list[tuple[Column, Draw]]:
             drawn.append((Column(key, heading(name), group), _parameter_column(key)))
     drawn.append((Column("mean", "Score", group), _estimate_column(report, schema.MEAN)))
     if any(row.rank for row in report.rows):
-        drawn.append((Column("rank", "#", group), lambda row: _rank_cell(row.rank)))
+        drawn.append((Column("rank", "#", group), lambda row: _range_cell(row.rank, row.rank_range)))
     if len(report.columns) > 1:
         drawn += [
             (Column(f"score_{c}", report.headings[c], group), _estimate_column(report, c)) for c in report.columns
@@ -179,7 +183,7 @@ def _ours(report: Report) -> list[tuple[Column, Draw]]:
     if any(row.floor() for row in report.rows):
         drawn.append((Column("blind", "Blind", group), lambda row: _estimate_cell(row.floor(), muted=True)))
     if len({len(row.scores[schema.MEAN]) for row in report.rows if row.scores[schema.MEAN]}) > 1:
-        drawn.append((Column("seeds", "Seeds", group), lambda row: Cell(str(len(row.scores[schema.MEAN])))))
+        drawn.append((Column("seeds", "Seeds", group), _seeds_cell))
     return drawn
 
 
@@ -189,7 +193,8 @@ def _estimate_column(report: Report, column: str) -> Draw:
     def draw(row: ArmRow) -> Cell:
         found = row.score(column)
         if found is None:
-            return Cell(row.status if column == schema.MEAN and row.status != schema.FINISHED else DASH, muted=True)
+            told = column == schema.MEAN and row.status not in (schema.FINISHED, PUBLISHED)
+            return Cell(row.status if told else DASH, muted=True)
         mark = MARK if column == schema.MEAN and row.stand_ins else ""
         return _estimate_cell(found, bold=row.arm in best, mark=mark)
 
@@ -215,21 +220,39 @@ def _claims(report: Report) -> Grid:
         Column("claim", "Claim of the paper", numeric=False),
         Column("paper", "Paper"),
         Column("ours", "This run [95 % interval]" + (MARK if report.stand_ins else "")),
+        Column("visible", "Visible from"),
         Column("verdict", "Verdict", numeric=False),
     ]
-    return Grid(tuple(columns), tuple(_claim_cells(claim) for claim in report.claims))
+    return Grid(tuple(columns), tuple(row for claim in report.claims for row in _claim_rows(claim, report)))
 
 
-def _claim_cells(claim: ClaimRow) -> tuple[Cell, ...]:
-    text = claim.text if claim.metric == schema.MEAN else f"{claim.text} ({claim.metric})"
-    paper = DASH if claim.paper_gain is None else f"{claim.paper_gain:+.1f}"
-    found = claim.difference
-    ours = DASH if found is None else f"{found.mean:+.1f}"
-    if found is not None and found.low is not None:
-        ours += f" [{found.low:+.1f}, {found.high:+.1f}]"
-    verdict = f"{claim.verdict} ({claim.reason})" if claim.reason else claim.verdict
+def _claim_rows(claim: ClaimRow, report: Report) -> list[tuple[Cell, ...]]:
+    """One row, or for an order its verdict and below it a row for each step."""
+    column = report.headings.get(claim.metric, claim.metric)
+    text = claim.text if claim.metric == schema.MEAN else f"{claim.text} ({column})"
+    verdict = f"{claim.verdict} ({claim.reason})" if claim.reason else str(claim.verdict)
     settled = claim.verdict in ("agrees", "contradicts")
-    return Cell(text), Cell(_minus(paper)), Cell(_minus(ours)), Cell(verdict, bold=settled, muted=not settled)
+    last = Cell(verdict, bold=settled, muted=not settled)
+    if len(claim.comparisons) == 1:
+        return [(Cell(text), *_comparison_cells(claim.comparisons[0]), last)]
+    steps = [
+        (Cell(f"{STEP}{c.better} − {c.worse}", muted=True), *_comparison_cells(c), Cell(str(c.outcome), muted=True))
+        for c in claim.comparisons
+    ]
+    return [(Cell(text), Cell(), Cell(), Cell(), last), *steps]
+
+
+def _comparison_cells(c: Comparison) -> tuple[Cell, Cell, Cell]:
+    paper = DASH if c.paper_gain is None else f"{c.paper_gain:+.1f}"
+    seen = DASH if c.visible is None else f"{c.visible:.1f}"
+    return Cell(_minus(paper)), Cell(_minus(_interval(c.difference))), Cell(seen)
+
+
+def _interval(found: Difference | None) -> str:
+    if found is None:
+        return DASH
+    ends = "" if found.low is None else f" [{found.low:+.1f}, {found.high:+.1f}]"
+    return f"{found.mean:+.1f}{ends}"
 
 
 def describe_order(report: Report) -> str:
@@ -250,12 +273,7 @@ def _notes(report: Report) -> tuple[tuple[str, str], ...]:
     ]
     if any(row.score() for row in report.rows):
         notes.insert(sum(subject == "Stand-in" for subject, _ in report.notes), ("Score", _explained(report)))
-    tested = [c for c in report.claims if c.p_holm is not None]
-    settled = [c for c in tested if c.verdict in ("agrees", "contradicts")]
-    if len(tested) > 1 and settled:
-        kept = sum((c.p_holm or 0) < 0.05 for c in settled)
-        text = f"paired differences over seeds, each judged at 95 %; {kept} of {len(settled)} settled ones hold after "
-        notes.append(("Claims", f"{text}Holm's correction for {len(tested)} claims."))
+    notes += judgement_notes(report)
     return tuple(notes)
 
 
@@ -286,6 +304,17 @@ def _score_cell(value: float | None, best: float) -> Cell:
 
 def _rank_cell(rank: int | None) -> Cell:
     return Cell("" if rank is None else str(rank), muted=True)
+
+
+def _range_cell(rank: int | None, possible: tuple[int, int] | None) -> Cell:
+    """A rank, or the ranks that an arm may have: those that cannot be told apart are a group, not an order."""
+    if rank is None or possible is None or possible[0] == possible[1]:
+        return _rank_cell(rank if possible is None else possible[0])
+    return Cell(f"{possible[0]}–{possible[1]}", muted=True)
+
+
+def _seeds_cell(row: ArmRow) -> Cell:
+    return Cell(DASH, muted=True) if row.status == PUBLISHED else Cell(str(len(row.scores[schema.MEAN])))
 
 
 def _value_cell(value: Any) -> Cell:

@@ -23,13 +23,14 @@ def footnotes(selection: Selection, rows: Sequence[ArmRow], planned: Sequence[in
     ]
     notes += _arms(rows)
     notes += _data(selection)
+    notes += _computed(selection)
     if selection.left_out:
         runs = _count(selection.left_out, "run")
         notes.append(("Left out", f"{runs} in another configuration (an earlier version of the file, or --set)."))
     return tuple(_merged(notes, [row.label for row in rows]))
 
 
-DETAILS = frozenset({"Scaled", "Benchmarks", "Demonstrations", "Training data", "Material"})
+DETAILS = frozenset({"Scaled", "Benchmarks", "Demonstrations", "Training data", "Material", "Health", "Computed"})
 """Subjects for those who check a number, not for those who read the table the first time."""
 
 
@@ -87,6 +88,11 @@ def _seeds(rows: Sequence[ArmRow], planned: Sequence[int]) -> Iterable[Note]:
             f"mean over {many} seeds ± half-width of the 95 % t-interval. A seed fixes initialisation and data order, "
             "the same for all arms, so differences between arms are paired by seed."
         )
+        with_items = [bool((found := row.score()) and found.items) for row in rows if row.score()]
+        if all(with_items):
+            text += " They hold for other items of the same kinds, too."
+        elif any(with_items):
+            text += " Of arms with scores by item in all records they hold for other items of the same kinds, too."
     yield "Intervals", text
     for row in rows:
         scored = len(row.scores[schema.MEAN])
@@ -155,6 +161,32 @@ def _data(selection: Selection) -> Iterable[Note]:
     licences = {text for r in records for text in _licences(schema.read_json_tag(r.tags, schema.LICENCES, []))}
     if licences:
         yield "Material", ", ".join(sorted(licences)) + "."
+
+
+def _computed(selection: Selection) -> Iterable[Note]:
+    """Which code and which machines the runs of the table come from, told where they are several."""
+    kinds = {"code": schema.GIT, "libraries": schema.VERSIONS, "machine": schema.MACHINE}
+    parts = []
+    for what, tag in kinds.items():
+        runs: dict[str, list[str]] = {}
+        for record in selection.records():
+            if value := record.tags.get(tag):
+                runs.setdefault(_told(tag, value), []).append(record.name)
+        if len(runs) > 1:
+            parts.append(f"{what}: " + ", ".join(f"{value} ({_count(len(of), 'run')})" for value, of in runs.items()))
+    if parts:
+        yield "Computed", "; ".join(parts) + ". The last digits of a score depend on it."
+
+
+def _told(tag: str, value: str) -> str:
+    """A commit by its first digits, and of the libraries those that compute."""
+    if tag == schema.GIT:
+        commit, plus, _ = value.partition("+")
+        return (commit if " " in commit else commit[:12]) + (" with changes" if plus else "")
+    found = schema.read_json_tag({tag: value}, tag) if tag == schema.VERSIONS else None
+    if isinstance(found, Mapping):
+        return " ".join(f"{name} {found[name]}" for name in ("torch", "transformers", "peft") if name in found)
+    return value
 
 
 def _licences(value: object) -> Iterable[str]:

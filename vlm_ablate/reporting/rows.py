@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from vlm_ablate.reporting.statistics import Estimate, estimate
+from vlm_ablate.reporting.hierarchy import ItemSpread
+from vlm_ablate.reporting.items import Items, spread_of
+from vlm_ablate.reporting.statistics import Difference, Estimate, Verdict, estimate, paired_difference
 from vlm_ablate.tracking import schema
 
-NOT_RUN = "not run"
+NOT_RUN, PUBLISHED = "not run", "published"
 BySeed = Mapping[int, float]
 
 
@@ -37,10 +39,31 @@ class ArmRow:
     note: str = ""
     paper_rank: int | None = None
     rank: int | None = None
+    rank_range: tuple[int, int] | None = None
+    """Best and worst rank that the arm may have, as far as arms can be told apart."""
+    items: Items = field(default_factory=dict)
+    """Column -> seed -> score of each item, on the column's scale; where the records have them."""
+    origin: str = ""
+    """`published` for a row of the paper that no arm stands for."""
+    paper_scores: Mapping[str, float] = field(default_factory=dict)
+    """Our column -> the paper's number of the arm's row, where it has one."""
 
     def score(self, column: str = schema.MEAN) -> Estimate | None:
-        """Mean and interval over seeds."""
-        return estimate(list(self.scores.get(column, {}).values()))
+        """Mean and interval over seeds, and over items where these are known."""
+        by_seed = self.scores.get(column, {})
+        return estimate(list(by_seed.values()), self._spread(column, by_seed))
+
+    def minus(self, other: ArmRow, column: str = schema.MEAN) -> Difference | None:
+        """self - other, paired by seed, and by item where these are known; None when they share no seed."""
+        mine, theirs = self.scores.get(column, {}), other.scores.get(column, {})
+        return paired_difference(mine, theirs, spread_of(self.items, other.items, column, sorted(mine.keys() & theirs)))
+
+    def above_floor(self, column: str = schema.MEAN) -> Difference | None:
+        """What seeing the images adds to the blind score, paired by seed."""
+        return paired_difference(self.scores.get(column, {}), self.blind.get(column, {}))
+
+    def _spread(self, column: str, seeds: Iterable[int]) -> ItemSpread | None:
+        return spread_of(self.items, None, column, sorted(seeds))
 
     def floor(self, column: str = schema.MEAN) -> Estimate | None:
         """The blind score: mean and interval over seeds."""
@@ -49,9 +72,30 @@ class ArmRow:
     @property
     def status(self) -> str:
         """finished when any seed has a score, else what most tells why there is none."""
+        if self.origin:
+            return self.origin
         found = set(self.seeds.values())
         order = (schema.FINISHED, schema.DIVERGED, schema.RUNNING, schema.FAILED, schema.SKIPPED)
         return next((s for s in order if s in found), NOT_RUN)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two arms of a claim, the one that the paper finds better first."""
+
+    better: str
+    worse: str
+    """Labels."""
+    paper_gain: float | None
+    difference: Difference | None
+    p: float | None
+    """Of no difference; for `similar`, of the two one-sided tests, or where ours lies beyond the margin, of that."""
+    visible: float | None
+    """The smallest difference (for `similar`: the smallest margin) that would have been seen with a chance of 80 %."""
+    p_holm: float | None = None
+    """p adjusted by Holm's method over all comparisons of the table that could be tested."""
+    outcome: Verdict = Verdict.not_run
+    """Of this pair alone."""
 
 
 @dataclass(frozen=True)
@@ -59,14 +103,17 @@ class ClaimRow:
     """A claim of the paper and what the runs say."""
 
     text: str
-    better: str
-    worse: str
     metric: str
     relation: str
-    paper_gain: float | None
-    difference: Estimate | None
-    p: float | None
-    p_holm: float | None
-    """p adjusted by Holm's method over all claims of the table that could be tested."""
-    verdict: str
+    comparisons: tuple[Comparison, ...]
+    """One, or the steps of an order."""
+    verdict: Verdict
     reason: str = ""
+    margin: float | None = None
+    """Points, for `similar`."""
+    source: str = ""
+
+    @property
+    def difference(self) -> Difference | None:
+        """Of a claim about two arms; of an order, of its first step that was run."""
+        return next((c.difference for c in self.comparisons if c.difference), None)

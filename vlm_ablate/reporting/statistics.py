@@ -1,6 +1,7 @@
-"""Means, intervals, paired differences, verdicts and orders. Small samples (seeds), so everything is Student's t.
+"""Means, intervals, paired differences and tests. Small samples (seeds), so everything is Student's t.
 
-`scipy.special` is imported on use and `scipy.stats` not at all: a table must print in about a second.
+Formulas and their sources: docs/concepts/statistics.md. `scipy.special` is imported on use and `scipy.stats` not at
+all: a table must print in about a second.
 """
 
 from __future__ import annotations
@@ -9,11 +10,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import combinations
 from statistics import fmean, stdev
+
+from vlm_ablate.reporting.hierarchy import ItemSpread, combined
 
 CONFIDENCE = 0.95
 """Level of every interval that this package prints."""
+POWER = 0.8
+"""Chance with which a difference of the size called visible would have been seen."""
 
 
 class Verdict(StrEnum):
@@ -22,6 +26,8 @@ class Verdict(StrEnum):
     agrees = "agrees"
     contradicts = "contradicts"
     not_separable = "not separable"
+    says_nothing = "says nothing"
+    """An arm sits at the blind floor or the ceiling, or the benchmark does not rise with training."""
     not_run = "not run"
 
 
@@ -32,6 +38,13 @@ class Estimate:
     mean: float
     half_width: float | None
     n: int
+    """Seeds."""
+    error: float | None = None
+    """Standard error of the mean; with `items`, that of any seeds and any items."""
+    df: float | None = None
+    """Degrees of freedom of the t distribution that the interval comes from."""
+    items: int = 0
+    """Items whose choice the interval covers, too; 0: it is over seeds alone."""
 
     @property
     def low(self) -> float | None:
@@ -46,75 +59,107 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Difference(Estimate):
-    """A paired mean difference over common seeds; `p` is the two-sided p-value of the paired t-test."""
+    """A paired mean difference over common seeds; `p` is the two-sided p-value of no difference."""
 
     p: float | None = None
 
 
-def t_quantile(df: int, confidence: float = CONFIDENCE) -> float:
+def t_quantile(df: float, confidence: float = CONFIDENCE) -> float:
     """Two-sided Student t quantile, e.g. 4.303 for df 2 at 95 %."""
     from scipy.special import stdtrit
 
     return float(stdtrit(df, 0.5 + confidence / 2))
 
 
-def estimate(values: Sequence[float], confidence: float = CONFIDENCE) -> Estimate | None:
-    """Mean and t-interval (mean +- t * s / sqrt(n), s with n - 1) of one value per seed; None for no values."""
+def estimate(
+    values: Sequence[float], items: ItemSpread | None = None, confidence: float = CONFIDENCE
+) -> Estimate | None:
+    """Mean and interval of one value per seed; None for no values.
+
+    Over seeds alone mean +- t * s / sqrt(n), s with n - 1. With `items` the interval is over seeds and items
+    (`hierarchy.combined`).
+    """
     if not values:
         return None
     mean, n = fmean(values), len(values)
     if n == 1:
         return Estimate(mean, None, 1)
-    return Estimate(mean, t_quantile(n - 1, confidence) * stdev(values) / math.sqrt(n), n)
+    error, df = stdev(values) / math.sqrt(n), float(n - 1)
+    if items is not None and items.variance > 0:
+        error, df = map(float, combined(error**2, n - 1, items, confidence))
+    return Estimate(mean, t_quantile(df, confidence) * error, n, error, df, items.items if items else 0)
 
 
 def paired_difference(
-    first: Mapping[int, float], second: Mapping[int, float], confidence: float = CONFIDENCE
+    first: Mapping[int, float],
+    second: Mapping[int, float],
+    items: ItemSpread | None = None,
+    confidence: float = CONFIDENCE,
 ) -> Difference | None:
     """first - second over the seeds both have: a seed fixes the data order of all arms, so differences pair by seed.
 
     None when they share no seed.
     """
-    differences = [first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())]
-    found = estimate(differences, confidence)
+    found = estimate([first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())], items, confidence)
     if found is None:
         return None
-    return Difference(found.mean, found.half_width, found.n, _p_value(differences))
+    return Difference(**vars(found), p=p_value(found))
 
 
-def _p_value(differences: Sequence[float]) -> float | None:
-    """Two-sided p-value of the one-sample t-test against zero; None for one value."""
-    n = len(differences)
-    if n < 2:
+def p_value(found: Estimate, null: float = 0.0) -> float | None:
+    """Two-sided p-value of the t-test that the mean is `null`; None for one value."""
+    if found.error is None or found.df is None:
         return None
+    return 2 * _tail(-abs(found.mean - null), found.error, found.df) if found.mean != null else 1.0
+
+
+def equivalence_p(found: Estimate, margin: float) -> float | None:
+    """p-value of two one-sided tests (TOST, Schuirmann 1987) that the mean lies within +-margin; None for one value.
+
+    Below 0.05 exactly when the 90 % interval lies within the margin.
+    """
+    if found.error is None or found.df is None:
+        return None
+    return max(_tail(side * found.mean - margin, found.error, found.df) for side in (1, -1))
+
+
+def beyond_p(found: Estimate, margin: float) -> float | None:
+    """Two-sided p-value that the mean lies within +-margin or on its edge; None for one value."""
+    if found.error is None or found.df is None:
+        return None
+    return min(1.0, 2 * _tail(margin - abs(found.mean), found.error, found.df))
+
+
+def _tail(distance: float, error: float, df: float) -> float:
+    """P(T <= distance / error); the sign of the distance decides when there is no error."""
     from scipy.special import stdtr
 
-    mean, error = fmean(differences), stdev(differences) / math.sqrt(n)
     if error == 0:
-        return 1.0 if mean == 0 else 0.0
-    return float(2 * stdtr(n - 1, -abs(mean) / error))
+        return 0.0 if distance < 0 else 0.5 if distance == 0 else 1.0
+    return float(stdtr(df, distance / error))
 
 
-def judge(difference: Difference | None, relation: str = "better", margin: float = 1.0) -> Verdict:
-    """The verdict on a claim from the paired difference better - worse.
+def visible(found: Estimate, power: float = POWER) -> float | None:
+    """The smallest true difference that the test at 95 % would have seen with this chance; None for one value.
 
-    "better": agrees when the interval lies above zero, contradicts when it lies below.
-    "similar": agrees when the interval lies within +-margin (an equivalence test, on the strict side because it uses
-    the 95 % interval and not the 90 % one), contradicts when it lies outside. Anything else, and one seed, is
-    not separable.
+    From the noncentral t distribution: the noncentrality at which the two-sided test rejects with that chance (the
+    other tail is neglected), times the standard error.
     """
-    if difference is None:
-        return Verdict.not_run
-    low, high = difference.low, difference.high
-    if low is None or high is None:
-        return Verdict.not_separable
-    if relation == "similar":
-        if -margin <= low and high <= margin:
-            return Verdict.agrees
-        return Verdict.contradicts if low > margin or high < -margin else Verdict.not_separable
-    if low > 0:
-        return Verdict.agrees
-    return Verdict.contradicts if high < 0 else Verdict.not_separable
+    if found.error is None or found.df is None:
+        return None
+    from scipy.special import nctdtrinc
+
+    return float(nctdtrinc(found.df, 1 - power, t_quantile(found.df))) * found.error
+
+
+def visible_margin(found: Estimate, power: float = POWER) -> float | None:
+    """The smallest margin within which equal arms would have been shown alike with this chance; None for one value.
+
+    (t(0.95) + t(1 - (1 - power) / 2)) standard errors: both one-sided tests must reject.
+    """
+    if found.error is None or found.df is None:
+        return None
+    return (t_quantile(found.df, 0.9) + t_quantile(found.df, power)) * found.error
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -125,44 +170,3 @@ def holm(p_values: Sequence[float]) -> list[float]:
         running = max(running, min(1.0, (len(p_values) - rank) * p_values[i]))
         adjusted[i] = running
     return adjusted
-
-
-@dataclass(frozen=True)
-class Order:
-    """How two rankings of the same arms compare."""
-
-    arms: int
-    concordant: int
-    discordant: int
-    tau: float | None
-    """Kendall's tau-b; None when one ranking is constant or has fewer than two arms."""
-
-    @property
-    def pairs(self) -> int:
-        """Pairs of arms, tied ones included."""
-        return self.arms * (self.arms - 1) // 2
-
-    @property
-    def same(self) -> bool:
-        """Both rankings order every pair alike."""
-        return self.arms > 1 and self.concordant == self.pairs
-
-
-def compare_order(first: Sequence[float], second: Sequence[float]) -> Order:
-    """Kendall's tau-b of two scorings of the same arms: (C - D) / sqrt((P - T1) (P - T2)), ties T in each."""
-    concordant = discordant = ties_first = ties_second = 0
-    for i, j in combinations(range(len(first)), 2):
-        a, b = first[i] - first[j], second[i] - second[j]
-        ties_first += a == 0
-        ties_second += b == 0
-        concordant += a * b > 0
-        discordant += a * b < 0
-    pairs = len(first) * (len(first) - 1) // 2
-    scale = math.sqrt((pairs - ties_first) * (pairs - ties_second))
-    return Order(len(first), concordant, discordant, (concordant - discordant) / scale if scale else None)
-
-
-def ranks(values: Sequence[float | None]) -> list[int | None]:
-    """Competition ranks, 1 for the highest; equal values share a rank, None stays None."""
-    present = [v for v in values if v is not None]
-    return [None if v is None else 1 + sum(other > v for other in present) for v in values]

@@ -13,6 +13,9 @@ INK, SOFT, THIN, BAND = "#1d1f23", "#666c76", "#d5d8dd", "#f5f6f8"
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#333333", "#56B4E9", "#E69F00", "#7A5195")
 """Okabe and Ito's palette, darkest first and without yellow, so that labels can be read in it."""
 MARKERS = "osD^vPX*"
+COLOURS = 128
+"""Of a PNG: its most frequent ones, so that areas, lines and letters keep theirs and only the rims of letters are
+rounded."""
 
 _SETTINGS: dict[Any, Any] = {
     "font.family": "sans-serif",
@@ -51,10 +54,26 @@ def drawing() -> Iterator[None]:
 
 
 def to_bytes(figure: Figure, format: str, *, dpi: int = 200, tight: bool = False) -> bytes:
-    """The figure as PNG or SVG, with no date in it, so that the same figure gives the same bytes."""
+    """The figure as PNG or SVG, with no date in it, so that the same figure gives the same bytes.
+
+    A PNG has a palette of `COLOURS`: a third of the bytes, and no difference that can be seen.
+    """
     import io
+
+    from PIL import Image
 
     out = io.BytesIO()
     metadata = {"Date": None} if format == "svg" else {"Software": None}
     figure.savefig(out, format=format, dpi=dpi, metadata=metadata, bbox_inches="tight" if tight else None)
-    return out.getvalue()
+    if format != "png":
+        return out.getvalue()
+    picture, small = Image.open(out).convert("RGB"), io.BytesIO()
+    counted = picture.getcolors(picture.width * picture.height) or []
+    boxes: dict[bytes, bytes] = {}  # of neighbours that Pillow does not tell apart the more frequent stays
+    for _, colour in sorted(counted, key=lambda entry: entry[0], reverse=True):
+        channels = bytes(colour)  # type: ignore[call-overload]  # RGB
+        boxes.setdefault(bytes(channel >> 2 for channel in channels), channels)
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(b"".join(list(boxes.values())[:COLOURS]))
+    picture.quantize(palette=palette, dither=Image.Dither.NONE).save(small, "png", optimize=True, dpi=(dpi, dpi))
+    return small.getvalue()

@@ -77,7 +77,8 @@ class Scoring:
             benchmark=self._benchmarks[key.column],
         )
         licences = [r.to_dict() for r in self._benchmarks[key.column].licences]
-        body = {**record.to_dict(), "licences": licences, "seconds": time.monotonic() - started}
+        items = [None if p.score is None else round(p.score, 6) for p in read_predictions(folder.predictions)]
+        body = {**record.to_dict(), "item_scores": items, "licences": licences, "seconds": time.monotonic() - started}
         checked = file_sha256(folder.predictions)
         folder.end({**body, "ended_ms": time.time_ns() // 1_000_000, "predictions_sha256": checked})
 

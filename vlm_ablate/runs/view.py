@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from vlm_ablate.evaluation.predictions import read_predictions
 from vlm_ablate.runs.folder import RunFolder, ScoreFolder, StageFolder
 from vlm_ablate.runs.keys import ScoreKey
 from vlm_ablate.runs.log import LogLine, read_log
 from vlm_ablate.runs.spec import RunSpec
 from vlm_ablate.tracking import schema
+from vlm_ablate.tracking.answers import Answers
 from vlm_ablate.tracking.mlflow_run import Metrics
 from vlm_ablate.tracking.publish import RunView
 from vlm_ablate.tracking.records import History, Point, RunRecord, make_record
@@ -66,9 +68,32 @@ class Results:
         # The same protocol may stand in another column of another table.
         return [{**record, "column": key.column, "key": key.key} for key, record in found if record]
 
+    def item_scores(self) -> dict[str, list[float | None]]:
+        """Column -> score of each item with images, in the benchmark's order."""
+        found: dict[str, list[float | None]] = {}
+        for key, score in self.scores:
+            record = score.outcome()
+            if record and not record["blind"] and not record.get("described"):
+                values = record.get("item_scores")  # earlier versions kept them among the predictions only
+                found[key.column] = _scores(score.predictions) if values is None else values
+        return {column: values for column, values in found.items() if values}
+
+    def answers(self) -> Iterator[Answers]:
+        """What was answered, with images and blind, as far as the files of predictions are there."""
+        for key, score in self.scores:
+            record = score.outcome()
+            if record and not record.get("described") and score.predictions.is_file():
+                rows = read_predictions(score.predictions)
+                told = tuple((p.id, p.question, p.references, p.prediction, p.score) for p in rows)
+                yield Answers(key.column, bool(record["blind"]), told)
+
     def entries(self) -> list[LogLine]:
         """The logs of all stages, in order."""
         return [entry for stage in self.stages for entry in read_log(stage.log)]
+
+
+def _scores(predictions: Path) -> list[float | None]:
+    return [p.score for p in read_predictions(predictions)] if predictions.is_file() else []
 
 
 def score_metrics(records: Iterable[Mapping[str, Any]]) -> dict[str, float]:
@@ -106,7 +131,7 @@ def record_of(results: Results) -> RunRecord:
     times = [int(o["started_ms"]) for o in outcomes if o.get("started_ms")]
     ends = [int(o["ended_ms"]) for o in [*outcomes, *results.score_records()] if o.get("ended_ms")]
     start = min([*times, *([int(attempt["started_ms"])] if attempt.get("started_ms") and not times else [])], default=0)
-    return make_record(
+    record = make_record(
         run_id=spec.id,
         experiment=spec.experiment,
         name=spec.run_name,
@@ -118,6 +143,7 @@ def record_of(results: Results) -> RunRecord:
         end_time=max(ends) if results.done and ends else None,
         artifact_uri=results.folder.artifacts.absolute().as_uri(),
     )
+    return replace(record, items=results.item_scores()) if results.status == schema.FINISHED else record
 
 
 def history_of(results: Results, keys: Sequence[str]) -> History:

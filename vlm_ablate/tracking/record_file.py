@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from vlm_ablate.errors import TrackingError
 from vlm_ablate.limits import parse_json
+from vlm_ablate.tracking.answers import FILE_NAME, Answers, load_item_scores
 from vlm_ablate.tracking.records import History, Point, RunRecord
 
 FILE_FORMAT = 1
@@ -27,30 +28,39 @@ class RecordFile:
     histories: dict[str, History] = field(default_factory=dict)
     left_out: int = 0
     """Runs of the same arms in another configuration, which are not among the records."""
+    answers: Mapping[str, Callable[[], Iterable[Answers]]] = field(default_factory=dict)
+    """Run id -> reads what the run answered, where it is at hand."""
 
 
 def dump_records(path: Path, records: Sequence[RunRecord], histories: Mapping[str, History] | None = None) -> None:
-    """Write records to a JSON file from which every table and figure can be rendered without a store.
+    """Write records to a JSON file from which every table and figure can be rendered without a store."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(records_text(records, histories), encoding="utf-8")
 
-    What is private to a machine (artifact locations, MLflow's own tags with user and script names) is left out.
+
+def records_text(records: Sequence[RunRecord], histories: Mapping[str, History] | None = None) -> str:
+    """What a records file holds.
+
+    What is private to a machine (artifact locations, MLflow's own tags with user and script names) is left out; scores
+    by item stand in a file of their own (`answers.py`).
     """
     public = []
     for record in records:
         tags = {key: value for key, value in record.tags.items() if not key.startswith("mlflow.")}
-        public.append(asdict(replace(record, tags=tags, artifact_uri="")))
+        public.append(asdict(replace(record, tags=tags, artifact_uri="", items={})))
     for data in public:
+        del data["items"]
         data["metrics"] = {key: _number(value) for key, value in data["metrics"].items()}
     points = {
         run: {key: [[p.step, _number(p.value), p.time_ms] for p in series] for key, series in history.items()}
         for run, history in (histories or {}).items()
     }
     body = {"format": FILE_FORMAT, "records": public, "histories": points}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    return json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def load_records(path: Path) -> RecordFile:
-    """The inverse of `dump_records`.
+    """The inverse of `dump_records`, with the scores by item from the predictions beside the file, where there are any.
 
     Raises:
         TrackingError: the file is missing or not a records file; the message says which value is not what it should be.
@@ -60,9 +70,11 @@ def load_records(path: Path) -> RecordFile:
     except (OSError, ValueError) as error:
         raise TrackingError(f"{path}: cannot be read as a records file ({error})") from error
     try:
-        return _record_file(body)
+        found = _record_file(body)
     except ValueError as error:
         raise TrackingError(f"{path}: cannot be read as a records file ({error})") from error
+    items = load_item_scores(path.with_name(FILE_NAME))
+    return replace(found, records=[replace(r, items=items.get(r.run_id, r.items)) for r in found.records])
 
 
 def _record_file(body: object) -> RecordFile:

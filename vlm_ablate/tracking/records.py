@@ -44,6 +44,8 @@ class RunRecord:
     """Milliseconds since the epoch."""
     end_time: int | None = None
     artifact_uri: str = ""
+    items: dict[str, list[float | None]] = field(default_factory=dict)
+    """Column -> score of each item with images (0..1; None: not readable), in the benchmark's order; from the disk."""
 
     @property
     def kind(self) -> str:

@@ -8,7 +8,7 @@ import json
 
 from vlm_ablate.csv_text import csv_cell
 from vlm_ablate.reporting.frame import Report
-from vlm_ablate.reporting.rows import ArmRow
+from vlm_ablate.reporting.rows import PUBLISHED, ArmRow
 from vlm_ablate.tracking import schema
 
 FIELDS = (
@@ -23,8 +23,11 @@ FIELDS = (
     "status",
     "seeds",
     "rank",
+    "rank_best",
+    "rank_worst",
     "column",
     "scored_on",
+    "paper_value",
     "mean",
     "half_width_95",
     "blind_mean",
@@ -42,8 +45,8 @@ def render(report: Report) -> str:
     out = io.StringIO()
     writer = csv.DictWriter(out, FIELDS, lineterminator="\n")
     writer.writeheader()
-    for row in report.rows:
-        for column in (schema.MEAN, *report.columns):
+    for row in report.shown:
+        for column in (schema.MEAN, *(() if row.status == PUBLISHED else report.columns)):
             writer.writerow({name: csv_cell(value) for name, value in _line(report, row, column).items()})
     return out.getvalue()
 
@@ -63,8 +66,11 @@ def _line(report: Report, row: ArmRow, column: str) -> dict[str, object]:
         "status": row.status,
         "seeds": score.n if score else 0,
         "rank": row.rank,
+        "rank_best": row.rank_range and row.rank_range[0],
+        "rank_worst": row.rank_range and row.rank_range[1],
         "column": column,
         "scored_on": report.headings.get(column),
+        "paper_value": row.paper_score if column == schema.MEAN else row.paper_scores.get(column),
         "mean": score and score.mean,
         "half_width_95": score and score.half_width,
         "blind_mean": floor and floor.mean,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from html import escape
 from itertools import pairwise
 
 from vlm_ablate.reporting.layout import Cell, Grid, Layout
 
 VERDICTS = ("agrees", "contradicts")
+SHOWN = frozenset({"Score", "Intervals", "Claims", "Power", "Says nothing", "Budget", "Set by hand", "Arms left out"})
+"""Subjects of the notes that are not folded."""
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1d1f23; --soft: #666c76; --rule: #1d1f23; --thin: #d5d8dd; --page: #fff;
   --band: #f5f6f8; --good: #1a7f4b; --bad: #b3361b; }
@@ -17,19 +20,20 @@ _STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--ink);
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
-main { max-width: 88rem; margin: 0 auto; padding: 2.5rem 1.5rem 4rem; }
+main { max-width: 88rem; margin: 0 auto; padding: 2.5rem clamp(.8rem, 2vw, 1.5rem) 4rem; }
 h1 { font-size: 1.55rem; line-height: 1.25; margin: 0 0 .3rem; text-wrap: balance; }
 h2 { font-size: 1.05rem; margin: 2.2rem 0 .5rem; }
 .source { color: var(--soft); margin: 0; }
 .question { font-size: 1.1rem; margin: 1rem 0 0; max-width: 60rem; text-wrap: pretty; }
-.scroll { overflow-x: auto; margin: 1.6rem 0 .8rem; }
-table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums;
+.box { margin: 1.6rem 0 .8rem; }
+table { border-collapse: collapse; font-size: clamp(.78rem, 1.15vw, .9rem); font-variant-numeric: tabular-nums;
   border-top: 2px solid var(--rule); border-bottom: 2px solid var(--rule); }
 th { font-weight: 600; text-align: left; vertical-align: bottom; }
-th, td { padding: .42rem .5rem; white-space: nowrap; }
-.scores { min-width: 100%; } .scores th { white-space: normal; }
-.scores td.text:first-child { white-space: normal; min-width: 12rem; }
-.claims th, .claims td { padding-right: 1.6rem; } .claims td.text { white-space: normal; }
+th, td { padding: .42rem clamp(.18rem, .6vw, .5rem); }
+td.number { white-space: nowrap; }
+table { width: 100%; }
+.scores .spread { display: block; } .scores td { vertical-align: top; }
+.claims td { padding-right: clamp(.3rem, 1.2vw, 1.6rem); }
 .opens { padding-left: 1.4rem; }
 .number { text-align: right; }
 thead tr:last-child th { border-bottom: 1px solid var(--rule); }
@@ -45,8 +49,18 @@ sup { line-height: 0; font-size: .75em; }
 dl { font-size: .88rem; line-height: 1.45; display: grid; grid-template-columns: max-content 1fr; gap: .3rem 1.1rem;
   margin: 0; }
 dt { font-weight: 600; max-width: 16rem; } dd { margin: 0; color: var(--soft); overflow-wrap: anywhere; }
-@media (max-width: 40rem) { dl { display: block; } dd { margin-bottom: .5rem; } }
-@media print { main { max-width: none; padding: 0; } }
+details { margin-top: 1.6rem; } summary { cursor: pointer; font-weight: 600; margin-bottom: .6rem; }
+@media (max-width: 62rem) {
+  dl { display: block; } dd { margin-bottom: .5rem; }
+  thead { display: none; } table, tbody, tr, td { display: block; border: 0; }
+  tr { border-top: 1px solid var(--thin); padding: .5rem 0; }
+  td { display: flex; justify-content: space-between; gap: 1rem; padding: .1rem 0; text-align: right; }
+  td:not(.text) { white-space: normal; } td:empty { display: none; }
+  td[data-name]::before { content: attr(data-name); color: var(--soft); text-align: left; }
+  .opens { padding-left: 0; }
+  td:first-child { font-weight: 600; text-align: left; } td:first-child::before { content: none; }
+  .scores .spread { display: inline; } tbody.foot tr:first-child td { border-top: 0; } }
+@media print { main { max-width: none; padding: 0; } details > * { display: block; } }
 """
 
 
@@ -55,7 +69,7 @@ def render(layout: Layout) -> str:
     question = f'<p class="question">{escape(layout.question)}</p>' if layout.question else ""
     order = f'<p class="order">{escape(layout.order)}</p>' if layout.order else ""
     claims = f"<h2>The paper’s claims</h2>\n{grid(layout.claims, 'claims')}" if layout.claims else ""
-    notes = "\n".join(f"<dt>{escape(subject)}</dt><dd>{escape(text)}</dd>" for subject, text in layout.notes)
+    notes = folded(layout.notes)
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -72,28 +86,44 @@ def render(layout: Layout) -> str:
 {grid(layout.table, "scores")}
 {order}
 {claims}
-<h2>Notes</h2>
-<dl>
 {notes}
-</dl>
 </main>
 </body>
 </html>
 """
 
 
+def folded(notes: Iterable[tuple[str, str]]) -> str:
+    """Notes without which numbers are misread, and below them, folded, the rest."""
+    told = list(notes)
+    shown = [note for note in told if note[0] in SHOWN]
+    rest = [note for note in told if note[0] not in SHOWN]
+    parts = [f"<h2>Notes</h2>\n{_list(shown)}"] if shown else []
+    if rest:
+        summary = f"{len(rest)} more notes: what stands in for what, what was scaled, protocols, data, arms"
+        parts.append(f"<details><summary>{summary}</summary>\n{_list(rest)}\n</details>")
+    return "\n".join(parts)
+
+
+def _list(notes: Iterable[tuple[str, str]]) -> str:
+    inside = "\n".join(f"<dt>{escape(subject)}</dt><dd>{escape(text)}</dd>" for subject, text in notes)
+    return f"<dl>\n{inside}\n</dl>"
+
+
 def grid(table: Grid, name: str) -> str:
-    """A table in a box that scrolls sideways on a narrow screen."""
+    """A table that is never wider than the page; on a narrow screen each row is a list of its cells."""
     opens = {c.key for before, c in pairwise(table.columns) if c.group != before.group}
     kinds = [("number" if c.numeric else "text") + (" opens" if c.key in opens else "") for c in table.columns]
     head = "".join(_th(c.heading, kind) for c, kind in zip(table.columns, kinds, strict=True))
+    names = table.flat_headings()
     body, foot = (
-        "\n".join("<tr>" + "".join(map(_td, row, kinds)) + "</tr>" for row in rows) for rows in (table.rows, table.foot)
+        "\n".join("<tr>" + "".join(map(_td, row, kinds, names)) + "</tr>" for row in rows)
+        for rows in (table.rows, table.foot)
     )
     foot = f'<tbody class="foot">\n{foot}\n</tbody>' if foot else ""
     thead = f"{_group_row(table)}<tr>{head}</tr>"
     inside = f"<thead>{thead}</thead>\n<tbody>\n{body}\n</tbody>\n{foot}"
-    return f'<div class="scroll"><table class="{name}">\n{inside}</table></div>'
+    return f'<div class="box"><table class="{name}">\n{inside}</table></div>'
 
 
 def _group_row(table: Grid) -> str:
@@ -110,7 +140,7 @@ def _th(text: str, kind: str) -> str:
     return f'<th class="{kind}" scope="col">{_marked(text)}</th>'
 
 
-def _td(cell: Cell, kind: str) -> str:
+def _td(cell: Cell, kind: str, name: str) -> str:
     kinds = [kind]
     if cell.muted:
         kinds.append("muted")
@@ -119,7 +149,9 @@ def _td(cell: Cell, kind: str) -> str:
     text = f"<b>{escape(cell.text)}</b>" if cell.bold else escape(cell.text)
     spread = f' <span class="spread">± {cell.spread}</span>' if cell.spread else ""
     mark = f"<sup>{cell.mark}</sup>" if cell.mark else ""
-    return f'<td class="{" ".join(kinds)}">{text}{spread}{mark}</td>'
+    inside = f"{text}{mark}{spread}"
+    named = f' data-name="{escape(name)}"' if inside else ""
+    return f'<td class="{" ".join(kinds)}"{named}>{f"<span>{inside}</span>" if inside else ""}</td>'
 
 
 def _marked(text: str) -> str:

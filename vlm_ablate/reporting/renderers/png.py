@@ -20,13 +20,13 @@ WRAP, WRAP_FIRST = 300.0, 200.0
 HINTED = 1.02
 """Drawn letters are up to so much wider than their outlines, because they are fitted to pixels."""
 GOOD, BAD = "#1a7f4b", "#b3361b"
-LEFT_OUT = ("Material", "Training data", "Demonstrations")
+LEFT_OUT = ("Material", "Training data", "Demonstrations", "Health", "Computed")
 """Notes that the other formats carry and a picture has no room for."""
 PICTURE_LEAVES_OUT = ("blind",)
 """Columns likewise; the floor row stays."""
 
 
-def render(layout: Layout, *, dpi: int = 200) -> bytes:
+def render(layout: Layout, *, dpi: int = 160) -> bytes:
     """PNG bytes; the same layout gives the same bytes."""
     with drawing():
         return to_bytes(_Page(layout).draw(), "png", dpi=dpi)
