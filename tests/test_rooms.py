@@ -16,8 +16,8 @@ ROOT = Path(vlm_ablate.__file__).parent
 # From the ground up. Rooms in one row may know each other.
 FLOORS = [
     ["errors"],
-    ["registry", "events", "storage", "lease", "limits", "masking", "csv_text", "trust", "home", "hub", "provenance",
-     "papers", "__init__"],
+    ["registry", "events", "storage", "lease", "sealed", "limits", "masking", "csv_text", "trust", "home", "hub",
+     "provenance", "papers", "__init__"],
     ["config"],
     ["tracking"],
     ["models"],
@@ -39,8 +39,8 @@ FLOORS = [
 FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor}
 FILES = sorted(ROOT.rglob("*.py"))
 HEAVY = {"torch", "transformers", "peft", "lightning", "mlflow", "datasets", "accelerate"}
-LIGHT = ["errors", "registry", "events", "storage", "lease", "limits", "masking", "csv_text", "trust", "home", "hub",
-         "provenance", "papers", "config", "tracking", "launch", "reporting", "cli"]  # fmt: skip
+LIGHT = ["errors", "registry", "events", "storage", "lease", "sealed", "limits", "masking", "csv_text", "trust", "home",
+         "hub", "provenance", "papers", "config", "tracking", "launch", "reporting", "cli"]  # fmt: skip
 
 
 def room_of(module: str) -> str:

@@ -18,6 +18,7 @@ from typing import IO, Any
 
 from vlm_ablate.errors import DataError, StorageError
 from vlm_ablate.limits import parse_json
+from vlm_ablate.sealed import sealed, unsealed
 from vlm_ablate.storage import check_writable, write_atomically
 
 
@@ -36,7 +37,7 @@ class Prediction:
     @property
     def line(self) -> str:
         """As one line of JSON."""
-        return json.dumps(asdict(self), ensure_ascii=False)
+        return json.dumps(sealed(asdict(self)), ensure_ascii=False)
 
 
 class PredictionFile:
@@ -55,7 +56,7 @@ class PredictionFile:
             write_atomically(self.path, kept, durable=False)
             self._file = self.path.open("ab", buffering=0)
             if not kept:
-                self._write(json.dumps({"protocol": self._protocol}, ensure_ascii=False) + "\n")
+                self._write(self._head + "\n")
         except OSError as error:
             raise StorageError(f"cannot write predictions to {self.path}: {error}") from error
         return self
@@ -80,9 +81,12 @@ class PredictionFile:
     def finish(self, order: Iterable[str], scores: Iterable[float | None]) -> list[Prediction]:
         """Rewrite the file in `order` with scores, atomically; returns the predictions."""
         scored = [replace(self.done[i], score=s) for i, s in zip(order, scores, strict=True)]
-        head = json.dumps({"protocol": self._protocol}, ensure_ascii=False)
-        write_atomically(self.path, "\n".join([head, *(p.line for p in scored), ""]))
+        write_atomically(self.path, "\n".join([self._head, *(p.line for p in scored), ""]))
         return scored
+
+    @property
+    def _head(self) -> str:
+        return json.dumps(sealed({"protocol": self._protocol}), ensure_ascii=False)
 
     def _write(self, text: str) -> None:
         check_writable(self.path, recent=1.0)
@@ -130,11 +134,12 @@ def read_predictions(path: Path) -> list[Prediction]:
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
+    """The object in a line; None when there is none, or it is damaged."""
     try:
         row = parse_json(line)
+        return unsealed(row) if isinstance(row, dict) else None
     except ValueError:
         return None
-    return row if isinstance(row, dict) else None
 
 
 def _prediction(row: dict[str, Any] | None) -> Prediction:
@@ -144,7 +149,7 @@ def _prediction(row: dict[str, Any] | None) -> Prediction:
         ValueError: it is no prediction, with the first field that is not what it should be.
     """
     if row is None:
-        raise ValueError("not a JSON object")
+        raise ValueError("not a JSON object, or damaged since it was written")
     for name in ("id", "question", "prediction"):
         if not isinstance(row.get(name), str):
             raise ValueError(f"{name!r} must be a text, not {_kind(row, name)}")

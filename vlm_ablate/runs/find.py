@@ -12,10 +12,9 @@ from vlm_ablate.errors import ModelError, StorageError, UnknownNameError, VlmAbl
 from vlm_ablate.home import Home
 from vlm_ablate.runs.catalogue import asked_for, names_run
 from vlm_ablate.runs.folder import RunFolder
-from vlm_ablate.runs.results import find_results
+from vlm_ablate.runs.results import check_weights, find_results
 from vlm_ablate.runs.spec import RunSpec
 from vlm_ablate.runs.view import Results, record_of
-from vlm_ablate.storage import file_sha256
 from vlm_ablate.tracking import schema
 from vlm_ablate.trust import load_plugins_of
 
@@ -127,25 +126,10 @@ def load_run(found: FinishedRun, *, device: torch.device | str = "cpu") -> VLM:
     config = found.spec.config
     if config.model.init_from:
         _check_origin(found, config.model.init_from)
-    check_weights(found.results)
+    check_weights(found.results.stages[-1])
     vlm = started_vlm(config.model, Views.of(config.images()), seed=found.spec.seeds.init)
     load_trained(vlm, found.weights)
     return vlm.to(device).eval().requires_grad_(False)
-
-
-def check_weights(results: Results) -> None:
-    """Compare the file of the weights with the checksum in its record.
-
-    Raises:
-        ModelError: it was changed or damaged since it was written.
-    """
-    outcome, file = results.outcomes[-1], results.stages[-1].weights
-    expected = outcome.get("weights_sha256")
-    if expected and file_sha256(file) != expected:
-        raise ModelError(
-            f"{file} is damaged: its checksum is not that of what was trained",
-            hint="put the file back, or train again with `vlm-ablate run FILE --rerun`",
-        )
 
 
 def _check_origin(found: FinishedRun, id: str) -> None:

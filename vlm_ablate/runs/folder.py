@@ -35,6 +35,7 @@ from vlm_ablate.home import Home
 from vlm_ablate.lease import Lease, Owner
 from vlm_ablate.limits import parse_json
 from vlm_ablate.runs.fingerprints import agree
+from vlm_ablate.sealed import sealed, unsealed
 from vlm_ablate.storage import storage_errors, write_atomically
 
 FORMAT = 2
@@ -45,24 +46,24 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """The mapping in a file; None when there is no such file.
 
     Raises:
-        StorageError: it cannot be read, or holds something else.
+        StorageError: it cannot be read, is damaged, or holds something else.
     """
     try:
         body = parse_json(path.read_text(encoding="utf-8"))
+        if isinstance(body, dict):
+            return unsealed(body)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         raise StorageError(
             f"{path} cannot be read: {error}", hint="move it away; what it told is made again"
         ) from error
-    if not isinstance(body, dict):
-        raise StorageError(f"{path} holds no mapping", hint="move it away; what it told is made again")
-    return body
+    raise StorageError(f"{path} holds no mapping", hint="move it away; what it told is made again")
 
 
 def write_json(path: Path, body: Mapping[str, Any]) -> None:
-    """Write a mapping, atomically."""
-    write_atomically(path, json.dumps(body, indent=1, ensure_ascii=False) + "\n")
+    """Write a mapping with its checksum, atomically."""
+    write_atomically(path, json.dumps(sealed(body), indent=1, ensure_ascii=False) + "\n")
 
 
 @dataclass(frozen=True)

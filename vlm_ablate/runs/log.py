@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from vlm_ablate.errors import StorageError
+from vlm_ablate.sealed import sealed, unsealed
 from vlm_ablate.storage import check_writable, storage_errors, write_atomically
 
 _RECENT = 1.0
@@ -107,7 +108,7 @@ def read_log(path: Path) -> list[LogLine]:
 
 def _parsed(line: bytes) -> LogLine | None:
     try:
-        row: Any = json.loads(line)
+        row: Any = unsealed(json.loads(line))
         values = {str(k): float(v) for k, v in row["values"].items()}
         return LogLine(int(row["step"]), int(row["time_ms"]), values)
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -116,7 +117,7 @@ def _parsed(line: bytes) -> LogLine | None:
 
 def _line(entry: LogLine) -> str:
     values = {k: _plain(v) for k, v in entry.values.items()}
-    return json.dumps({"step": entry.step, "time_ms": entry.time_ms, "values": values}, allow_nan=False) + "\n"
+    return json.dumps(sealed({"step": entry.step, "time_ms": entry.time_ms, "values": values}), allow_nan=False) + "\n"
 
 
 def _plain(value: float) -> float | str:

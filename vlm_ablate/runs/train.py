@@ -29,7 +29,7 @@ from vlm_ablate.runs import artifacts
 from vlm_ablate.runs.folder import RunFolder, StageFolder, find_stage, leased
 from vlm_ablate.runs.keys import StageKey
 from vlm_ablate.runs.log import Log
-from vlm_ablate.runs.results import find_stages, is_finished
+from vlm_ablate.runs.results import check_weights, find_stages, is_finished
 from vlm_ablate.runs.score import Scoring
 from vlm_ablate.runs.spec import RunSpec
 from vlm_ablate.storage import file_sha256
@@ -97,10 +97,15 @@ class StageRunner:
         return folder
 
     def model(self, stage: StageFolder) -> VLM:
-        """The model with the weights of a finished stage."""
+        """The model with the weights of a finished stage.
+
+        Raises:
+            ModelError: they are damaged.
+        """
         if self._vlm is None:
             self._vlm = self._build()
         if self._holds != stage.root.name:
+            check_weights(stage)
             load_trained(self._vlm, stage.weights)
             self._holds = stage.root.name
         return self._vlm.to(training_device()).eval()

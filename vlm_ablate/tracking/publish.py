@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vlm_ablate.sealed import sealed, unsealed
 from vlm_ablate.storage import write_atomically
 from vlm_ablate.tracking import schema
 from vlm_ablate.tracking.mlflow_run import Metrics, MlflowRun, active_run, runs_tagged
@@ -107,7 +108,7 @@ def publish(view: RunView, tracking_uri: str, folder: Path, notice: Notice = lam
             _bring_up(view, note, tracking_uri, notice)
     finally:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(asdict(note), indent=1))
+        write_atomically(path, json.dumps(sealed(asdict(note)), indent=1))
     return note.run_id
 
 
@@ -169,11 +170,11 @@ def _give_artifacts(view: RunView, note: _Note, run: MlflowRun) -> None:
 def _read(path: Path) -> _Note:
     """The note; an empty one when there is none, or none that can be read: then the store is asked again."""
     try:
-        body: Any = json.loads(path.read_text(encoding="utf-8"))
+        body: Any = unsealed(json.loads(path.read_text(encoding="utf-8")))
         known = {name: body[name] for name in _Note.__dataclass_fields__ if name in body}
         note = _Note(**known)
         if not isinstance(note.points, int) or not isinstance(note.artifacts, dict):
             return _Note()
         return note
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, AttributeError):
         return _Note()
