@@ -67,8 +67,10 @@ def test_address_and_pages_are_printed_when_the_server_answers(
     address = re.search(rf"http://{HOST}:\d+", result.stdout).group()
     lines = [line.split() for line in result.stdout.splitlines() if line]
     assert lines[0][:3] == ["MLflow", "UI:", address] and lines[1] == ["demo/t01"]
-    assert lines[2] == ["runs", f"{address}/#/experiments/1/runs?workflowType=machine_learning"]
-    assert lines[3][0] == "charts"
+    base = f"{address}/#/experiments/1/runs?workflowType=machine_learning"
+    assert lines[2] == ["runs", f"{base}&viewStateShareKey=vlm-ablate"]
+    assert lines[3] == ["charts", f"{base}&compareRunsMode=CHART&viewStateShareKey=vlm-ablate"]
+    assert lines[4] == ["compare", f"{base}&compareRunsMode=CHART&viewStateShareKey=vlm-ablate-compare"]
 
 
 def test_a_server_that_ends_is_one_error_that_names_its_log(

@@ -23,6 +23,8 @@ class StubBenchmark(ComponentConfig):
 
 
 sources.register("stub-source", StubSource)(type("Source", (), {}))
+
+
 @benchmarks.register("stub-benchmark", StubBenchmark)
 class StubAsked(Benchmark):
     """Asks nothing."""

@@ -33,11 +33,16 @@ def ui(
     from vlm_ablate.cli.console import err
     from vlm_ablate.cli.home import open_home
     from vlm_ablate.errors import TrackingError
+    from vlm_ablate.runs.publishing import publish_missing
     from vlm_ablate.storage import fresh_file
-    from vlm_ablate.tracking.store import ui_command
-    from vlm_ablate.tracking.ui import ui_pages
+    from vlm_ablate.tracking.store import ensure_store, ui_command
+    from vlm_ablate.tracking.ui import ui_pages, write_views
 
     place = open_home(home)
+    if place.runs.is_dir():  # the store is only a view of them: it may be lost, or lack those that were imported
+        with err().status("bringing the store up to date"):
+            ensure_store(place.tracking_uri)
+            publish_missing(place, place.tracking_uri, err().print)
     if not place.database.is_file():
         raise TrackingError(
             f"no records yet: {place.database} does not exist",
@@ -45,6 +50,7 @@ def ui(
         )
     free = free_port(port)
     address = f"http://{HOST}:{free}"
+    write_views(place.tracking_uri)
     pages = ui_pages(place.tracking_uri, address)
     command, environment = ui_command(place.tracking_uri, free)
     log = place.root / LOG_FILE
@@ -129,8 +135,7 @@ def _print_pages(pages: Sequence[Pages], address: str) -> None:
     for page in pages:
         console.print(Text(f"\n{page.experiment}", style="bold"))
         for name, link in (("runs", page.runs), ("charts", page.charts), ("compare", page.compare)):
-            if link is not None:
-                console.print(f"  {name:<8} {link}", soft_wrap=True)
+            console.print(f"  {name:<8} {link}", soft_wrap=True)
 
 
 def wait_until_open(server: subprocess.Popen[bytes], port: int) -> None:

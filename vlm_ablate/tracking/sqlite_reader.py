@@ -73,6 +73,13 @@ class SqliteReader:
         with self._connected() as db:
             return list(db.execute(query))
 
+    def experiment_tag(self, experiment_id: int, key: str) -> str | None:
+        """Value of a tag of an experiment; None without it."""
+        query = "SELECT value FROM experiment_tags WHERE experiment_id = ? AND key = ?"
+        with self._connected() as db:
+            found = db.execute(query, (experiment_id, key)).fetchone()
+        return None if found is None else str(found[0])
+
     def history(self, run_id: str, keys: Sequence[str]) -> History:
         """Points of the metrics of a run, by step; where a step was logged twice, the later one."""
         history: History = {key: [] for key in keys}

@@ -284,5 +284,7 @@ def scheme_of(tracking_uri: str) -> str:
                 raise ValueError("it names no host")
         return parts.scheme
     except ValueError as error:
-        raise TrackingError(f"the tracking address {masked(tracking_uri)!r} cannot be read: {error}",
-                            hint="http://host:port, or leave the tracking URI out for a local store") from error
+        raise TrackingError(
+            f"the tracking address {masked(tracking_uri)!r} cannot be read: {error}",
+            hint="http://host:port, or leave the tracking URI out for a local store",
+        ) from error

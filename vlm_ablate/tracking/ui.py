@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass
-from urllib.parse import quote
 
 from vlm_ablate.tracking import schema
+from vlm_ablate.tracking.records import RunRecord
+from vlm_ablate.tracking.shared_view import (
+    COMPARE_VIEW,
+    RUNS_VIEW,
+    compare_view,
+    encoded,
+    query,
+    runs_view,
+    tag,
+)
 from vlm_ablate.tracking.sqlite_reader import SqliteReader, sqlite_path
 
 _MODE = "workflowType=machine_learning"
@@ -19,11 +28,11 @@ class Pages:
 
     experiment: str
     runs: str
-    """All runs as a table."""
+    """All runs as a table, grouped by arm, with their scores."""
     charts: str
-    """All metrics of all runs, one chart each."""
-    compare: str | None
-    """Scores, params and metrics of the finished runs side by side; None without any."""
+    """Scores, curves, losses and sizes by arm."""
+    compare: str
+    """What differs between runs against their scores."""
 
 
 def ui_pages(tracking_uri: str, address: str) -> list[Pages]:
@@ -35,13 +44,50 @@ def ui_pages(tracking_uri: str, address: str) -> list[Pages]:
     path = sqlite_path(tracking_uri)
     if path is None:
         return []
-    reader, pages = SqliteReader(path), []
-    for number, name in reader.experiments():
-        records = [r for r in reader.runs(name) if r.kind == schema.RUN_KIND and r.status in schema.DONE]
+    pages = []
+    for number, name in SqliteReader(path).experiments():
         base = f"{address}/#/experiments/{number}/runs?{_MODE}"
-        compare = None
-        if records:
-            runs = quote(json.dumps([record.run_id for record in records], separators=(",", ":")))
-            compare = f"{address}/#/compare-runs?runs={runs}&experiments={quote(json.dumps([str(number)]))}&{_MODE}"
-        pages.append(Pages(name, base, f"{base}&compareRunsMode=CHART", compare))
+        charts = f"{base}&compareRunsMode=CHART"
+        pages.append(Pages(name, f"{base}&{query(RUNS_VIEW)}", f"{charts}&{query(RUNS_VIEW)}",
+                           f"{charts}&{query(COMPARE_VIEW)}"))  # fmt: skip
     return pages
+
+
+def write_views(tracking_uri: str) -> None:
+    """Give every experiment of a local store the view that the addresses of `ui_pages` open.
+
+    Raises:
+        TrackingError: the store does not exist, or cannot be read or written.
+    """
+    path = sqlite_path(tracking_uri)
+    if path is None:
+        return
+    reader = SqliteReader(path)
+    for number, name in reader.experiments():
+        records = [record for record in reader.runs(name) if record.kind == schema.RUN_KIND]
+        benchmarks = _benchmarks(records)
+        views = {RUNS_VIEW: runs_view(benchmarks), COMPARE_VIEW: compare_view(benchmarks, _varied(records))}
+        tags = {tag(key): encoded(view) for key, view in views.items()}
+        if any(reader.experiment_tag(number, key) != value for key, value in tags.items()):
+            from vlm_ablate.tracking.store import connect, open_experiment  # imports mlflow, which takes seconds
+
+            open_experiment(connect(tracking_uri), tracking_uri, name, tags)
+
+
+AXES = 8
+"""Parameters in the parallel coordinates: more cannot be told apart."""
+
+
+def _varied(records: Sequence[RunRecord]) -> list[str]:
+    """Parameters that all runs have and that differ between them: the arm first, then the seed, then fields by name."""
+    first = [schema.PARAM_ARM, schema.PARAM_SEED]
+    names = first + sorted({name for record in records for name in record.params} - set(first))
+    values = {name: {record.params.get(name) for record in records} for name in names}
+    differing = [name for name in names if len(values[name]) > 1 and None not in values[name]]
+    shown = [name for name in differing if not name.startswith(("seeds.", f"{schema.PARAM_ARM}."))]
+    return shown[:AXES] or first[:1]
+
+
+def _benchmarks(records: Sequence[RunRecord]) -> list[str]:
+    """Columns of the scores, in the order in which the runs list them."""
+    return list(dict.fromkeys(str(s["column"]) for record in records for s in record.scores if not s.get("blind")))

@@ -1,0 +1,71 @@
+"""The views that the MLflow UI opens with: written as its own pages write them, and known to the installed version."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from vlm_ablate.tracking.shared_view import (
+    COMPARE_VIEW,
+    RUNS_VIEW,
+    compare_view,
+    decoded,
+    encoded,
+    query,
+    runs_view,
+    tag,
+)
+
+BENCHMARKS = ("vqav2", "okvqa", "textvqa", "coco")
+VIEWS = {"runs": runs_view(BENCHMARKS), "compare": compare_view(BENCHMARKS, ("arm", "seed", "model.connector.latents"))}
+EXPERIMENT_TAG_LIMIT = 5000
+"""Characters of an experiment's tag that MLflow's stores take."""
+
+
+@cache
+def pages() -> str:
+    """The code of the installed UI."""
+    folder = Path(mlflow.__file__).parent / "server" / "js" / "build" / "static" / "js"
+    return "".join(file.read_text(encoding="utf-8") for file in folder.glob("*.js"))
+
+
+@pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
+def test_a_view_comes_back_from_its_tag(view: dict[str, object]) -> None:
+    assert decoded(encoded(view)) == view
+
+
+def test_what_is_no_view_is_said_to_be_none() -> None:
+    with pytest.raises(ValueError, match="shared view"):
+        decoded("{}")
+
+
+def test_a_view_of_many_benchmarks_and_parameters_fits_into_a_tag() -> None:
+    names = [f"benchmark_number_{number}" for number in range(20)]
+    assert len(encoded(runs_view(names))) < EXPERIMENT_TAG_LIMIT
+    assert len(encoded(compare_view(names, [f"stages.pretrain.field_{n}" for n in range(8)]))) < EXPERIMENT_TAG_LIMIT
+
+
+@pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
+def test_the_installed_ui_knows_every_field_and_chart_of_a_view(view: dict[str, object]) -> None:
+    charts, sections = view["compareRunCharts"], view["compareRunSections"]
+    assert isinstance(charts, list) and isinstance(sections, list)
+    names = {*view, *(name for part in (*charts, *sections) for name in part), *(chart["type"] for chart in charts)}
+    missing = sorted(name for name in names if name not in pages())
+    assert not missing, f"MLflow {mlflow.__version__} has other names for {missing}: see its shared views"
+
+
+def test_the_installed_ui_opens_shared_views_by_tag_and_address() -> None:
+    prefix, parameter = tag("").removesuffix("."), query("").removesuffix("=")
+    assert f'"{prefix}."' in pages() and f'"{parameter}"' in pages(), f"MLflow {mlflow.__version__} shares otherwise"
+    assert tag(RUNS_VIEW) != tag(COMPARE_VIEW)
+
+
+def test_the_mean_comes_first_and_every_benchmark_has_a_column_and_a_chart() -> None:
+    view = VIEWS["runs"]
+    assert view["selectedColumns"][0] == "metrics.`score/mean`"
+    charted = [chart.get("metricKey") for chart in view["compareRunCharts"]]
+    for name in ("mean", *BENCHMARKS):
+        assert f"metrics.`score/{name}`" in view["selectedColumns"] and f"score/{name}" in charted
