@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -34,6 +35,10 @@ def execute(spec: RunSpec, *, home: Home, reporter: Callable[[Event], None], tra
         )
     if action == "kill":
         print("about to be killed", flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    if action == "child":
+        child = subprocess.Popen(["sleep", "600"])
+        (home.root / "child").write_text(str(child.pid))
         os.kill(os.getpid(), signal.SIGKILL)
     if action == "exit":
         os._exit(3)

@@ -247,3 +247,14 @@ def test_explain_names_the_field_in_which_the_nearest_differs(home: Home, parts:
     told = explain(make_spec(parts, stages=changed), home)
     assert [t.state for t in told] == ["finished", "missing", "missing", "missing"]
     assert told[1].differing == (("stages[1].learning_rate", 5e-3, 1e-2),)
+
+
+def test_nothing_starts_from_damaged_weights(home: Home, parts: Path, steps: Steps) -> None:
+    first = find_results(make_spec(parts, stages=STAGES), home).stages[0].weights
+    data = bytearray(first.read_bytes())
+    data[-1] ^= 1
+    first.write_bytes(data)
+    changed = copy.deepcopy(STAGES)
+    changed["tune"] |= {"learning_rate": 5e-3}
+    outcome = execute(make_spec(parts, stages=changed), home=home)
+    assert outcome.status == "failed" and f"{first} is damaged" in outcome.message and steps.count == 0

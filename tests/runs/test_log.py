@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -68,3 +69,22 @@ def test_a_full_disk_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").symlink_to("/dev/full")
     with pytest.raises(StorageError, match="the disk is full"):
         Log(tmp_path / "log.jsonl").add({"loss": 1.0}, 1)
+
+
+def test_lines_are_on_the_disk_before_what_will_not_repeat_them(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(os.fstat(handle).st_size))
+    log.sync()
+    log.add({"loss": 1.0}, 1)
+    log.sync()
+    assert synced == [log.path.stat().st_size]
+
+
+def test_who_had_the_log_before_writes_to_a_file_that_is_gone(log: Log) -> None:
+    log.add({"loss": 1.0}, 1)
+    late = Log(log.path)
+    late.add({"loss": 2.0}, 2)
+    log.rewind(1)
+    late.add({"loss": 3.0}, 3)
+    log.add({"loss": 4.0}, 2)
+    assert [(e.step, e.values["loss"]) for e in read_log(log.path)] == [(1, 1.0), (2, 4.0)]

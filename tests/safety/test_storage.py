@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from vlm_ablate.errors import StorageError
-from vlm_ablate.storage import atomic_file, fresh_file, locked, write_atomically
+from vlm_ablate.storage import atomic_file, atomic_path, fresh_file, locked, write_atomically
 
 _WRITE = """
 import sys
@@ -106,3 +106,27 @@ def test_private_files_are_readable_by_their_owner_alone(tmp_path: Path) -> None
 def test_a_name_that_is_too_long_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="the name is too long"):
         write_atomically(tmp_path / ("a" * 300), "")
+
+
+def test_what_a_file_holds_is_on_the_disk_before_it_takes_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda handle: (done.append("on disk"), fsync(handle))[1])
+    monkeypatch.setattr(os, "replace", lambda *paths: (done.append("in place"), replace(*paths))[1])
+    write_atomically(tmp_path / "file", "text")
+    assert done == ["on disk", "in place"]
+    with atomic_path(tmp_path / "file") as path:
+        path.write_text("other")
+    assert done == ["on disk", "in place"] * 2 and (tmp_path / "file").read_text() == "other"
+    write_atomically(tmp_path / "file", "text", durable=False)
+    assert done == ["on disk", "in place"] * 2 + ["in place"]
+
+
+def test_a_name_to_write_to_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("old")
+    with pytest.raises(RuntimeError), atomic_path(tmp_path / "file") as path:
+        path.write_text("half")
+        raise RuntimeError
+    assert names(tmp_path) == {"file"} and (tmp_path / "file").read_text() == "old"

@@ -17,6 +17,7 @@ from tests.tracking.conftest import Server
 from tests.tracking.specs import make_spec
 from vlm_ablate.errors import TrackingError
 from vlm_ablate.home import Home
+from vlm_ablate.lease import Lease
 from vlm_ablate.runs.log import Log
 from vlm_ablate.runs.publishing import Publishing, publish_missing
 from vlm_ablate.runs.results import find_results
@@ -245,3 +246,21 @@ def test_what_a_stage_tells_at_its_end_comes_behind_what_a_store_was_given_befor
     assert show(ended, home) == run
     sizes = read_history(home.tracking_uri, run, [schema.PARAMS_TOTAL])[schema.PARAMS_TOTAL]
     assert [p.value for p in sizes] == [7.0] and losses(home.tracking_uri, run) == [(s, v[LOSS]) for s, v in points]
+
+
+def test_a_run_that_another_process_has_is_left_to_it(home: Home) -> None:
+    spec = make_spec()
+    results = write_results(spec, home)
+    with Lease.acquire(results.folder.root):
+        assert publish_missing(home, home.tracking_uri, print) == 0
+    assert publish_missing(home, home.tracking_uri, print) == 1
+
+
+def test_who_has_lost_a_run_does_not_publish_it(home: Home) -> None:
+    spec = make_spec()
+    results = write_results(spec, home)
+    with Lease.acquire(results.folder.root) as lease:
+        (results.folder.root / f".lease-{lease.token + 1}").touch()
+        with Publishing(spec, home, home.tracking_uri, pytest.fail, flush_seconds=0.01):
+            time.sleep(0.3)
+    assert read_records(home.tracking_uri, spec.experiment) == []

@@ -1,6 +1,7 @@
 """A stage continued from anywhere with the very same result; damaged checkpoints; divergence; progress."""
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -252,3 +253,36 @@ def test_full_disk_while_saving(tmp_path, monkeypatch):
     with pytest.raises(StorageError, match=r"cannot write .*checkpoint-writing-.*: the disk is full"):
         trained.train()
     assert trained.files("align").found() == []
+
+
+class Evil:
+    """Runs code in whoever unpickles it."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __reduce__(self):
+        return Path.touch, (self.file,)
+
+
+def test_a_checkpoint_cannot_run_code(tmp_path):
+    trained = Trained(tmp_path)
+    files = trained.files("align")
+    files.folder.mkdir()
+    torch.save({"state_dict": Evil(tmp_path / "ran")}, files.writing)
+    files.keep(2)
+    with pytest.raises(pickle.UnpicklingError):
+        trained.train()
+    assert not (tmp_path / "ran").exists()
+
+
+def test_what_killed_writers_left_is_removed_with_the_next_checkpoint_and_at_the_end(tmp_path):
+    files = CheckpointFiles(tmp_path)
+    left = ["checkpoint-writing-dead.ckpt", ".checkpoint-writing-dead.ckpt.12345678.partial"]
+    for end in (lambda: files.keep(2), files.clear):
+        for name in left:
+            (tmp_path / name).touch()
+        files.writing.write_bytes(b"whole")
+        end()
+        assert not [name for name in left if (tmp_path / name).exists()]
+    assert not list(tmp_path.iterdir())
