@@ -222,7 +222,7 @@ def inject(fault: Fault, command: Command, rng: random.Random, undo: Undo) -> No
             other = Command(command.place / "other", command.parts, home).start()
             with suppress(TimeoutError):
                 if rng.random() < 0.5:  # it wakes up in the middle of the other's work, or after it
-                    time.sleep(rng.uniform(2.0, 6.0))
+                    time.sleep(rng.uniform(2.0, 40.0))
                 else:
                     other.end()
             _signal(stopped, signal.SIGCONT)

@@ -62,13 +62,15 @@ MUTANTS = [
     Mutant("runs/execute.py", "Lease.acquire(folder.root, heartbeat", 'Lease.acquire(folder.root / "own", heartbeat',
            f"{EXECUTE} -k machine_that_died"),
     Mutant("training/fit.py", "weights_only=True", "weights_only=False", f"{STAGES} -k run_code"),
+    Mutant("launch/local.py", "os.killpg(self.process.pid, number)", "os.kill(self.process.pid, number)",
+           f"{LOCAL} -k children"),
     Mutant("launch/local.py", "        # Children (data loaders) that outlived it would keep its locks and its GPU.\n"
            "        self.signal(signal.SIGKILL)\n", "", f"{LOCAL} -k children"),
     Mutant("runs/publishing.py", "with suppress(LeaseHeld), Lease.acquire(root, wait=False):", "if True:",
            f"{PUBLISH} -k left_to_it"),
     Mutant("storage.py", "                if durable:\n                    os.fsync(file.fileno())\n", "",
            f"{STORAGE} -k on_the_disk"),
-    Mutant("tracking/publish.py", "        note.points = len(view.points)\n", "", f"{PUBLISH} -k publishing_again"),
+    Mutant("tracking/publish.py", "        note.points = len(view.points)\n", "", f"{PUBLISH} -k 'publishing_again or not_sent_again'"),
     Mutant("runs/train.py", "        files.clear()\n", "", f"{EXECUTE} -k ctrl_c_while"),
     # lease
     Mutant("lease.py", "    if (highest, free) != (token, False):", "    if False:", f"{LEASE} -k slow_taker"),

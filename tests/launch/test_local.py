@@ -96,8 +96,9 @@ def test_a_run_that_raises_is_a_failed_outcome_with_one_clear_message(home: Home
         "full": "failed", "bug": "failed", "mlp": "finished"}  # fmt: skip
 
 
-def test_the_children_of_a_worker_that_dies_die_with_it(home: Home) -> None:
-    assert [o.status for o in run([make_spec("parent", note="child")], home)] == ["failed"]
+@pytest.mark.parametrize(("note", "status"), [("child", "failed"), ("child:left", "finished")])
+def test_the_children_of_a_worker_end_with_it(home: Home, note: str, status: str) -> None:
+    assert [o.status for o in run([make_spec("parent", note=note)], home)] == [status]
     child = Path("/proc") / (home.root / "child").read_text() / "stat"
     _wait_for(lambda: not child.exists() or child.read_text().rpartition(")")[2].split()[0] in "ZX")
 

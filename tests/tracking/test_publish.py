@@ -264,3 +264,16 @@ def test_who_has_lost_a_run_does_not_publish_it(home: Home) -> None:
         with Publishing(spec, home, home.tracking_uri, pytest.fail, flush_seconds=0.01):
             time.sleep(0.3)
     assert read_records(home.tracking_uri, spec.experiment) == []
+
+
+def test_what_was_given_is_not_sent_again(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[int] = []
+    points = MlflowRun.points
+    monkeypatch.setattr(MlflowRun, "points", lambda run, given: (sent.append(len(given)), points(run, given))[1])
+    spec = make_spec()
+    write_log(spec, home, [(1, {LOSS: 1.0}), (2, {LOSS: 0.5})])
+    for _ in range(2):
+        show(view_of(find_results(spec, home)), home)
+    Log(find_results(spec, home).stages[-1].log).add({LOSS: 0.25}, 3)
+    show(view_of(find_results(spec, home)), home)
+    assert sent == [2, 1]
