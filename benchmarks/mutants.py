@@ -70,7 +70,8 @@ MUTANTS = [
            f"{PUBLISH} -k left_to_it"),
     Mutant("storage.py", "                if durable:\n                    os.fsync(file.fileno())\n", "",
            f"{STORAGE} -k on_the_disk"),
-    Mutant("tracking/publish.py", "        note.points = len(view.points)\n", "", f"{PUBLISH} -k 'publishing_again or not_sent_again'"),
+    Mutant("tracking/publish.py", "        note.points = len(view.points)\n", "",
+           f"{PUBLISH} -k 'publishing_again or not_sent_again'"),
     Mutant("runs/train.py", "        files.clear()\n", "", f"{EXECUTE} -k ctrl_c_while"),
     # lease
     Mutant("lease.py", "    if (highest, free) != (token, False):", "    if False:", f"{LEASE} -k slow_taker"),

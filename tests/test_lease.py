@@ -192,11 +192,17 @@ def test_a_clock_that_is_ahead_keeps_nobody_out_for_ever(tmp_path: Path) -> None
 
 def test_a_renewed_one_does_not_expire(tmp_path: Path) -> None:
     beats: list[float] = []
+    got: list[Lease] = []
     with Lease.acquire(tmp_path, ttl=0.4, on_beat=lambda _: beats.append(1 / 0)) as lease:
+        waits = threading.Thread(target=lambda: got.append(Lease.acquire(tmp_path)))
+        waits.start()
         time.sleep(1)
         with pytest.raises(LeaseHeld):
             Lease.acquire(tmp_path, wait=False)
         lease.check()
+        assert not got
+    waits.join(10)
+    got[0].release()
 
 
 def test_a_holder_that_was_stopped_wakes_up_and_does_not_write(tmp_path: Path) -> None:
