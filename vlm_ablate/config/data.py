@@ -73,12 +73,23 @@ class DataConfig(Preparation, decides="training"):
     """Tokens per sequence, visual tokens included. Truncation never cuts inside an image block."""
     padding: Literal["right", "left"] = "right"
     """Side on which shorter sequences of a training batch are padded."""
+    packing: Literal["none", "rows"] = added("none")
+    """"rows": a stage's `batch_size` counts rows of up to `sequence_length` tokens, each filled with as many whole
+    samples as fit; which stand together decides what an optimiser step sees. Samples never see their neighbours."""
+    row_views: int | None = added(None, gt=0)
+    """Most views (images, crops or tiles) of a packed row; None: as many as fit."""
 
     @model_validator(mode="after")
     def _one_way_to_weigh(self) -> DataConfig:
         counted = [name for name, entry in self.mixture.items() if entry.epochs is not None]
         if counted and len(counted) != len(self.mixture):
             raise ValueError(f"`epochs` is set for {', '.join(counted)} only; set it for all sources or for none")
+        return self
+
+    @model_validator(mode="after")
+    def _rows_have_limits(self) -> DataConfig:
+        if self.row_views is not None and self.packing == "none":
+            raise FieldError(("row_views",), "it limits packed rows; write `packing: rows` too")
         return self
 
     @model_validator(mode="after")

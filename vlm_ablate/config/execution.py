@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
-from vlm_ablate.config.base import Strict
+from vlm_ablate.config.base import Strict, added
+
+Attention = Literal["auto", "padded", "documents", "varlen", "flash_attn"]
 
 
 class StageExecution(Strict, decides="execution"):
@@ -21,6 +25,13 @@ class Execution(Strict, decides="execution"):
     """Sequences per forward pass; None: the whole batch. The gradient does not depend on it."""
     gradient_checkpointing: bool = False
     """Compute the layers' activations again in the backward pass, for less memory."""
+    attention: Attention = added("auto")
+    """How the samples of a micro-batch stand beside each other in training. "padded": a row each, as long as the
+    longest. The others lay them into one row without padding, each seeing itself only: "documents" attends one
+    document at a time, on any device; "varlen" is torch's own flash attention, "flash_attn" that of the package (extra
+    `gpu`), both on a GPU in bf16. "auto": the best there is on a GPU, and "padded" on a CPU, so that recorded results
+    there repeat to the last digit. Loss and gradients are equal in exact arithmetic; noise and dropout are drawn
+    anew."""
     stages: dict[str, StageExecution] = Field(default_factory=dict)
     """Name of a stage -> what it does otherwise."""
     checkpoint_every: int = Field(100, gt=0)

@@ -1,4 +1,4 @@
-"""From encoded samples to a padded `Batch`."""
+"""From encoded samples to a `Batch`, padded or without padding."""
 
 from __future__ import annotations
 
@@ -14,18 +14,25 @@ from vlm_ablate.models.batch import IGNORE, Batch, Encoded
 
 
 class Collator:
-    """Pads sequences on one side and views at the bottom right; normalises pixels.
+    """Pads sequences on one side, or lays them into one row; pads views at the bottom right; normalises pixels.
 
     Args:
         pad: token id that fills shorter sequences (masked out).
         mean, std: pixel normalisation of the vision encoder, for pixels in [0, 1].
         side: where sequences are padded; generation needs "left".
+        ragged: one row without padding, for models that read documents so (`Batch.documents`).
     """
 
     def __init__(
-        self, pad: int, mean: Sequence[float], std: Sequence[float], side: Literal["right", "left"] = "right"
+        self,
+        pad: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        side: Literal["right", "left"] = "right",
+        *,
+        ragged: bool = False,
     ) -> None:
-        self.pad, self.side = pad, side
+        self.pad, self.side, self.ragged = pad, side, ragged
         self.normaliser = Normaliser(mean, std)
 
     def __call__(self, samples: Sequence[EncodedSample]) -> Batch:
@@ -55,8 +62,8 @@ class Collator:
         mask: torch.Tensor | None,
         visual: Encoded | None = None,
     ) -> Batch:
-        ids, segment, labels = self._sequences(rows)
-        owners = np.repeat(np.arange(len(rows)), [sum(counts) for counts in per_image])
+        ids, segment, labels = (_joined if self.ragged else self._sequences)(rows)
+        owners = np.repeat(np.arange(len(rows)) * (not self.ragged), [sum(counts) for counts in per_image])
         counts = [count for row in per_image for count in row]
         return Batch(
             input_ids=torch.from_numpy(ids),
@@ -69,6 +76,7 @@ class Collator:
             images=len(counts),
             view_image=torch.from_numpy(np.repeat(np.arange(len(counts), dtype=np.int64), counts)),
             visual=visual,
+            documents=tuple(len(row.input_ids) for row in rows) if self.ragged else None,
         )
 
     def _sequences(self, rows: Sequence[EncodedSample | Layout]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -94,3 +102,10 @@ class Collator:
         for row, view in zip(mask, views, strict=True):
             row[: view.shape[0], : view.shape[1]] = True
         return torch.from_numpy(pixels), torch.from_numpy(mask)
+
+
+def _joined(rows: Sequence[EncodedSample | Layout]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The sequences one after another in one row."""
+    lengths = [len(row.input_ids) for row in rows]
+    ids, labels = (np.concatenate([getattr(row, name) for row in rows])[None] for name in ("input_ids", "labels"))
+    return ids, np.repeat(np.arange(1, len(rows) + 1), lengths)[None], labels

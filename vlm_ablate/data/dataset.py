@@ -6,18 +6,21 @@ import json
 import multiprocessing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from torch.utils.data import Dataset
 
 from vlm_ablate.config.data import DataConfig
 from vlm_ablate.data.encode import EncodedSample, Encoder
 from vlm_ablate.data.mixture import Mixture
+from vlm_ablate.data.pack import Row, Size
 from vlm_ablate.data.sample import Sample
 from vlm_ablate.data.sources.base import Source
 from vlm_ablate.errors import DataError, VlmAblateError
 from vlm_ablate.models.batch import Batch
 from vlm_ablate.registry import sources as registry
 
+Made = TypeVar("Made")
 MIN_JUDGED = 100
 """Samples before the share of unusable ones is judged."""
 MAX_ATTEMPTS = 100
@@ -110,20 +113,50 @@ class MixtureDataset(Dataset[EncodedSample]):
         Raises:
             DataError: too many rows cannot be used; the message gives the last reason.
         """
+        return self._read(index, self.encoder.at(index))
+
+    def row(self, row: Row) -> list[EncodedSample]:
+        """The samples of a packed row.
+
+        A sample whose pixels turn out unreadable, and whose replacement is of another size than was measured, is left
+        out, but for the last of a row.
+
+        Raises:
+            DataError: as above.
+        """
+        encoder = self.encoder.at_step(row.step)
+        found = [self._read(index, encoder) for index in row.samples]
+        sizes = [(len(sample.input_ids), len(sample.views)) for sample in found]
+        kept = [sample for sample, size, meant in zip(found, sizes, row.sizes, strict=True) if size == meant]
+        return kept or found[:1]
+
+    def measure(self, index: int, step: int) -> Size:
+        """Tokens and views of the `index`-th sample as prepared at a step of the stage, from the headers of its images.
+
+        Raises:
+            DataError: neither the row nor another in its place can be used, as far as it shows without pixels.
+        """
+        layout, _, _ = self._first(index, self.encoder.at_step(step).layout)
+        return len(layout.input_ids), len(layout.view_sizes)
+
+    def _read(self, index: int, encoder: Encoder) -> EncodedSample:
+        encoded, skipped, last = self._first(index, encoder)
+        self.skips.add(skipped)
+        if skipped:
+            self._judge(last)
+        return encoded
+
+    def _first(self, index: int, make: Callable[[Sample], Made]) -> tuple[Made, int, DataError | None]:
+        """What is made of the first usable row from a sample's own on, how many were not, and why the last was not."""
         which, row = self.mixture[index]
         source, name = self.mixture.sources[which], self.mixture.names[which]
         last: DataError | None = None
         attempts = min(MAX_ATTEMPTS, len(source))
         for attempt in range(attempts):
             try:
-                encoded = self.encoder.at(index)(source[(row + attempt) % len(source)])
+                return make(source[(row + attempt) % len(source)]), attempt, last
             except DataError as error:
                 last = error
-                continue
-            self.skips.add(attempt)
-            if attempt:
-                self._judge(last)
-            return encoded
         raise DataError(
             f"source {name!r}: none of {attempts} rows in a row can be used; "
             f"the last one: {last.message if last else ''}"
@@ -151,15 +184,18 @@ class Failure:
 
 
 class Batches:
-    """Collate function over global indices: reads, encodes and collates, and hands errors on as values."""
+    """Collate function over global indices or packed rows: reads, encodes, collates, hands errors on as values."""
 
     def __init__(self, dataset: MixtureDataset, collate: Callable[[Sequence[EncodedSample]], Batch]) -> None:
         self.dataset, self.collate = dataset, collate
 
-    def __call__(self, indices: Sequence[int]) -> Batch | Failure:
-        """The batch of these indices, or the error of this project that reading them gave."""
+    def __call__(self, places: Sequence[int | Row]) -> Batch | Failure:
+        """The batch of these, or the error of this project that reading them gave."""
         try:
-            return self.collate([self.dataset[index] for index in indices])
+            return self.collate([sample for place in places for sample in self._samples(place)])
         except VlmAblateError as error:
             # A plain copy: some error types have constructors that do not survive pickling.
             return Failure(DataError(error.message, hint=error.hint))
+
+    def _samples(self, place: int | Row) -> list[EncodedSample]:
+        return self.dataset.row(place) if isinstance(place, Row) else [self.dataset[place]]

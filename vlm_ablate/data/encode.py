@@ -110,6 +110,10 @@ class Encoder:
         """The encoder of the sample at a global index of training; see `ClimbingEncoder`."""
         return self
 
+    def at_step(self, step: int) -> Encoder:
+        """The encoder of an optimiser step of the stage."""
+        return self
+
     def __call__(self, sample: Sample, *, generate: bool = False) -> EncodedSample:
         """Token ids, labels and pixels of a sample; with `generate`, a prompt to be answered (never truncated).
 
@@ -298,7 +302,10 @@ class ClimbingEncoder(Encoder):
 
     def at(self, index: int) -> Encoder:
         """The encoder of the sample at a global index of training."""
-        step = (index - self._start) // self._batch_size
+        return self.at_step((index - self._start) // self._batch_size)
+
+    def at_step(self, step: int) -> Encoder:
+        """The encoder of an optimiser step of the stage."""
         return self._encoders[max(bisect_right(self._steps, step) - 1, 0)]
 
     def _with_image(self, image: ImageConfig, tokenizer: PreTrainedTokenizerBase) -> Encoder:

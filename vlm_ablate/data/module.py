@@ -15,6 +15,7 @@ from vlm_ablate.data.collate import Collator
 from vlm_ablate.data.dataset import Batches, Failure, MixtureDataset, Skips
 from vlm_ablate.data.encode import stage_encoder
 from vlm_ablate.data.mixture import Mixture
+from vlm_ablate.data.pack import PackedBatches, PackedRows, Row
 from vlm_ablate.errors import DataError
 from vlm_ablate.models.batch import Batch
 
@@ -39,14 +40,14 @@ class EndlessBatches(Sampler[list[int]]):
             first += self.world * self.size
 
 
-class _Indices(Dataset[int]):
-    """The global index itself: reading is done for a whole batch in the collate function."""
+class _Places(Dataset[int | Row]):
+    """The global index or packed row itself: reading is done for a whole batch in the collate function."""
 
-    def __getitem__(self, index: int) -> int:
-        return index
+    def __getitem__(self, place: int | Row) -> int | Row:
+        return place
 
 
-class _Loader(DataLoader[int]):
+class _Loader(DataLoader[int | Row]):
     """Raises, in the training process, the error that a loader process handed on."""
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # collating makes them of the indices
@@ -68,9 +69,10 @@ class VLMDataModule(pl.LightningDataModule):
         mean, std: pixel normalisation of the vision encoder.
         start: sequences that earlier stages consumed.
         skips: counts the samples that cannot be used.
+        ragged: batches are one row without padding.
 
-    A checkpoint holds how many sequences were consumed; the next one after a resume is the one that would have come,
-    whatever the number of workers, at no cost.
+    A checkpoint holds how many sequences were consumed (of a packed stage, rows, and where their window begins); the
+    next one after a resume is the one that would have come, whatever the number of workers, at no cost.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class VLMDataModule(pl.LightningDataModule):
         std: Sequence[float],
         start: int = 0,
         skips: Skips | None = None,
+        ragged: bool = False,
     ) -> None:
         super().__init__()
         self.stage, self.execution, self.start = stage, execution, start
@@ -92,8 +95,9 @@ class VLMDataModule(pl.LightningDataModule):
         encoder = stage_encoder(tokenizer, stage.data, tokens_per_view, start=start, batch_size=batch_size)
         self.skips = skips or Skips()
         self.dataset = MixtureDataset(mixture, encoder, execution.max_skipped, self.skips)
-        self.batches = Batches(self.dataset, Collator(encoder.pad, mean, std, stage.data.padding))
+        self.batches = Batches(self.dataset, Collator(encoder.pad, mean, std, stage.data.padding, ragged=ragged))
         self._resumed = 0
+        self._rows = self._packed((0, start)) if stage.data.packing == "rows" else None
 
     @property
     def consumed(self) -> int:
@@ -103,7 +107,8 @@ class VLMDataModule(pl.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs to go on."""
-        return {"consumed": self.consumed, "start": self.start, "fingerprint": data_fingerprint(self.dataset.mixture)}
+        state = {"consumed": self.consumed, "start": self.start, "fingerprint": data_fingerprint(self.dataset.mixture)}
+        return state if self._rows is None else state | {"window": self._rows.place(self.consumed - self.start)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on after the sequences that the checkpoint has consumed.
@@ -119,19 +124,36 @@ class VLMDataModule(pl.LightningDataModule):
         if state_dict["start"] != self.start:
             raise DataError(f"the checkpoint's stage began after {state_dict['start']} sequences, not {self.start}")
         self._resumed = state_dict["consumed"] - self.start
+        if self._rows is not None:
+            row, sample = state_dict["window"]
+            self._rows = self._packed((row, sample))
 
-    def train_dataloader(self) -> DataLoader[int]:
+    def train_dataloader(self) -> DataLoader[int | Row]:
         """Micro-batches of this rank, from the first unconsumed sequence on."""
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
         size = self.execution.micro_batch_size or self.stage.batch_size // world
+        order: Sampler[Any] = EndlessBatches(self.consumed, size, rank, world)
+        if self._rows is not None:
+            order = PackedBatches(self._rows, self.consumed - self.start, size, rank, world)
         return _Loader(
-            _Indices(),
-            batch_sampler=EndlessBatches(self.consumed, size, rank, world),
+            _Places(),
+            batch_sampler=order,
             collate_fn=self.batches,
             num_workers=self.execution.workers,
             multiprocessing_context="fork" if self.execution.workers else None,  # the encoder may hold a closure
             pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
+        )
+
+    def _packed(self, place: tuple[int, int]) -> PackedRows:
+        data, dataset = self.stage.data, self.dataset
+        return PackedRows(
+            dataset.measure,
+            tokens=data.sequence_length,
+            views=data.row_views,
+            seed=dataset.mixture.seed,
+            batch_size=self.stage.batch_size,
+            place=place,
         )
 
 

@@ -78,6 +78,14 @@ class Batch:
     """(views,) long: the image that a view is part of, numbered over the batch; None: each view is an image."""
     visual: Encoded | None = None
     """The views' visual tokens, in the place of `pixel_values`."""
+    documents: tuple[int, ...] | None = None
+    """Lengths of the documents of a batch that is one row without padding; None: a row a document, padded, or rows of
+    several documents."""
+
+    @property
+    def sequences(self) -> int:
+        """Documents of a batch without padding, rows of any other."""
+        return len(self.input_ids) if self.documents is None else len(self.documents)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """The same batch with its tensors on `device`."""

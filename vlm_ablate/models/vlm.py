@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from vlm_ablate.config.model import ModelConfig
 from vlm_ablate.config.stages import Training
 from vlm_ablate.errors import ModelError
-from vlm_ablate.models import masks, promises
+from vlm_ablate.models import documents, masks, promises
 from vlm_ablate.models.architectures.base import Architecture, Reading, Visual
 from vlm_ablate.models.batch import IGNORE, Batch, Encoded
 from vlm_ablate.models.connectors.base import Connector
@@ -75,6 +75,9 @@ class VLM(nn.Module):
         self.image_token_id = image_token_id
         self.neftune_alpha: float | None = None
         """Uniform noise of +-alpha / sqrt(document * hidden) on the embedded text while training (arXiv:2310.05914)."""
+        self.attention: documents.Kernel = "padded"
+        """What computes attention among the documents of a batch without padding (`Batch.documents`); "padded": they
+        are masked from each other as documents of a padded row are."""
         self.adapters: dict[str, Adapter] = {}
         """Backbone -> the adapters in it; see `adapters.apply_training`."""
         self.touched: set[str] = set()
@@ -191,11 +194,20 @@ class VLM(nn.Module):
                 self.language, embeds, prompts.attention_mask, max_new_tokens=max_new_tokens, stop=list(stop)
             )
 
+    def attend_by(self, kernel: documents.Kernel) -> bool:
+        """Choose what computes attention; whether batches may come without padding.
+
+        A language model that cannot read documents in one row stays with padding.
+        """
+        able = kernel != "padded" and documents.reads_documents(self.language.decoder, self.language.hidden)
+        self.attention = kernel if able else "padded"
+        return able
+
     def set_gradient_checkpointing(self, enabled: bool = True) -> None:
         """Recompute the layers of both backbones, and the blocks between them, instead of keeping their activations."""
         self.architecture.gradient_checkpointing = enabled
         for model, contexts in (
-            (self.language.model, getattr(self.architecture, "checkpoint_contexts", None)),
+            (self.language.model, self._recomputing),
             (self.vision.backbone, None),
         ):
             if not getattr(model, "supports_gradient_checkpointing", False):
@@ -210,8 +222,9 @@ class VLM(nn.Module):
     def _decode(self, batch: Batch, visual: Encoded | None) -> Tensor:
         reading = self._reading(batch, visual)
         embeds = self.architecture.embed(self._embed_text(batch), reading)
-        mask = masks.decoder_mask(self.language.decoder.config, embeds, batch.segment)
-        with self.architecture.seeing(reading):
+        decoder, apart = self.language.decoder, self._documents(reading)
+        mask = None if apart else masks.decoder_mask(decoder.config, embeds, batch.segment)
+        with self.architecture.seeing(reading), documents.reading(decoder, apart):
             out = self.language.model(
                 inputs_embeds=embeds,
                 attention_mask=mask,
@@ -220,6 +233,24 @@ class VLM(nn.Module):
             )
         logits: Tensor = out.logits
         return logits
+
+    def _documents(self, reading: Reading) -> documents.Documents | None:
+        if reading.documents is None or self.attention == "padded":
+            return None
+        device, both_ways = reading.segment.device, self.architecture.both_ways(reading)
+        return documents.Documents.of(reading.documents, device, kernel=self.attention, both_ways=both_ways)
+
+    def _recomputing(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """For `torch.utils.checkpoint(context_fn=...)`: what is recomputed sees what the forward pass saw."""
+        now, own = documents.current(), getattr(self.architecture, "checkpoint_contexts", None)
+        before, again = own() if own else (nullcontext(), nullcontext())
+
+        @contextmanager
+        def recomputed() -> Iterator[None]:
+            with again, documents.reading(self.language.decoder, now):
+                yield
+
+        return before, recomputed()
 
     def _reading(self, batch: Batch, encoded: Encoded | None) -> Reading:
         """Where the placeholders are, what sees what, and the visual tokens in the order of the batch's rows."""
@@ -232,7 +263,8 @@ class VLM(nn.Module):
             own = None if encoded.own is None else encoded.own[order]
             visual = Visual(encoded.states[order], rows[order], image[order], own, self._shown(encoded))
         is_image = batch.input_ids == self.image_token_id
-        return Reading(is_image, batch.segment, masks.prefix(batch.labels, batch.segment), visual)
+        prefix = masks.prefix(batch.labels, batch.segment)
+        return Reading(is_image, batch.segment, prefix, visual, batch.documents)
 
     def _shown(self, encoded: Encoded) -> int | None:
         """Of an encoder that gives padding with a view's own patches, where the connector keeps patches."""

@@ -13,6 +13,7 @@ import torch
 from vlm_ablate.checkpoints.released import started_from
 from vlm_ablate.checkpoints.start_from import started_vlm
 from vlm_ablate.config.decides import dump
+from vlm_ablate.config.run_config import RunStage
 from vlm_ablate.config.stages import language_in_bf16
 from vlm_ablate.data.dataset import Skips, build_mixtures
 from vlm_ablate.data.mixture import Mixture
@@ -22,6 +23,7 @@ from vlm_ablate.events import CurvePoint, Notice, Reporter, RunStarted, StageFin
 from vlm_ablate.home import Home
 from vlm_ablate.lease import Owner
 from vlm_ablate.models.adapters import apply_training
+from vlm_ablate.models.documents import choose
 from vlm_ablate.models.trained_state import load_trained, save_trained
 from vlm_ablate.models.views import Views
 from vlm_ablate.models.vlm import VLM
@@ -67,6 +69,7 @@ class StageRunner:
         self._vlm: VLM | None = None
         self._holds: str | None = None
         """Name of the folder whose weights the model has."""
+        self._told_of_padding = False
         self.trained: tuple[str, ...] = ()
         """Names of the stages that were trained here."""
 
@@ -156,6 +159,7 @@ class StageRunner:
             folder.describe({"stage": name, "before": parent, "inputs": key.inputs, "fingerprints": prints})
         vlm = self.model(before) if before else self._fresh()
         prepare(vlm, stage, index, self.spec.seeds.init, self._adapted(name))
+        self._attend(vlm, stage)
         seen = Seen()
         if before:
             ended = before.outcome()
@@ -168,7 +172,7 @@ class StageRunner:
             "stage": name,
             "started_ms": started,
             "provenance": provenance_tags(),
-            "execution": dump(self.config.execution.of_stage(name), "execution"),
+            "execution": dump(self.config.execution.of_stage(name), "execution") | {"attention": vlm.attention},
             "sizes": rates.sizes.get(name, {}),
             "data_fingerprint": data_fingerprint(mixture),
             "datasets": {n: s.fingerprint for n, s in zip(mixture.names, mixture.sources, strict=True)},
@@ -206,6 +210,15 @@ class StageRunner:
     def _adapted(self, name: str) -> Callable[[Any, Any], Any]:
         checkpointing = self.config.execution.of_stage(name).gradient_checkpointing
         return partial(apply_training, gradient_checkpointing=checkpointing)
+
+    def _attend(self, vlm: VLM, stage: RunStage) -> None:
+        """Choose what computes attention, and say if it cannot be what was asked for."""
+        wanted = self.config.execution.attention
+        kernel = choose(wanted, training_device(), half=stage.precision == "bf16")
+        if not vlm.attend_by(kernel) and kernel != "padded" and not self._told_of_padding:
+            self._told_of_padding = True
+            name = self.config.model.language.name
+            self._notice(f"the language model {name!r} cannot read documents without padding: batches are padded")
 
     def _fresh(self) -> VLM:
         """The model as it was built. A first stage finds none that another stage has changed."""
@@ -259,6 +272,7 @@ class StageRunner:
                 std=vlm.vision.std,
                 start=seen.sequences,
                 skips=skips,
+                ragged=vlm.attention != "padded",
             ),
             checkpoints=files,
             run=self.spec.id,

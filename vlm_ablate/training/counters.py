@@ -67,7 +67,7 @@ class Counter:
         seen = self.seen
         self.seen = replace(
             seen,
-            sequences=seen.sequences + batch.input_ids.shape[0],
+            sequences=seen.sequences + batch.sequences,
             images=seen.images + batch.images,
             text_tokens=seen.text_tokens
             + int((batch.attention_mask & (batch.input_ids != self._image_token_id)).sum()),

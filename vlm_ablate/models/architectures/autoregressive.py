@@ -11,6 +11,7 @@ from torch import Tensor
 from vlm_ablate.errors import ModelError
 from vlm_ablate.models.architectures.base import Architecture, Reading
 from vlm_ablate.models.architectures.configs import AutoregressiveConfig
+from vlm_ablate.models.documents import current
 from vlm_ablate.models.language.base import LanguageModel
 from vlm_ablate.models.masks import decoder_mask
 
@@ -50,9 +51,14 @@ class Autoregressive(Architecture):
         self, decoder: PreTrainedModel, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         embeds, reading = kwargs.get("inputs_embeds"), self._reading
+        if current() is not None:  # documents in one row: attention knows their prompts
+            return args, kwargs
         if reading is None or embeds is None or embeds.shape[1] != reading.prefix.shape[1]:
             return args, kwargs  # generated tokens: they see all before them
         return args, {**kwargs, "attention_mask": decoder_mask(decoder.config, embeds, reading.segment, reading.prefix)}
+
+    def both_ways(self, reading: Reading) -> Tensor | None:
+        return reading.prefix if self.config.prompt == "bidirectional" else None
 
     def embed(self, embeds: Tensor, reading: Reading) -> Tensor:
         is_image, visual = reading.is_image, reading.visual

@@ -40,6 +40,8 @@ class Reading:
     """(batch, sequence) bool, True before the first position of its segment that is to be predicted."""
     visual: Visual | None
     """None for a batch without images."""
+    documents: tuple[int, ...] | None = None
+    """See `Batch.documents`."""
 
 
 class Architecture(nn.Module):
@@ -68,6 +70,11 @@ class Architecture(nn.Module):
 
     def install(self, language: LanguageModel) -> None:
         """Attach what has to run inside the language model. Its state dict keeps its keys."""
+
+    def both_ways(self, reading: Reading) -> Tensor | None:
+        """(batch, sequence) bool: text positions at the start of a document that see what follows them, too; None:
+        none."""
+        return None
 
     def embed(self, embeds: Tensor, reading: Reading) -> Tensor:
         """The language model's input: (batch, sequence, hidden) text embeddings with or without visual tokens.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -26,21 +26,21 @@ class Sight:
 
     keys: Tensor
     """(batch, keys, width): visual states of a sample's views one after another, padded."""
-    visible: Tensor
-    """(batch, sequence, keys) bool."""
-    otherwise: Tensor | None = None
-    """(batch, sequence, keys) bool: what a position attends to that sees nothing; None: nothing."""
+    visible: Tensor | tuple[Tensor, ...]
+    """(batch, sequence, keys) bool; of documents in one row without padding one each, (1, length, own keys)."""
+    otherwise: Tensor | tuple[Tensor, ...] | None = None
+    """Of the same form: what a position attends to that sees nothing; None: nothing."""
     cache: dict[int, tuple[Tensor, Tensor]] | None = field(default=None)
     """Block -> its keys and values, kept while decoding."""
 
-    def at(self, length: int) -> tuple[Tensor, Tensor | None]:
+    def at(self, length: int) -> tuple[Tensor | tuple[Tensor, ...], Tensor | tuple[Tensor, ...] | None]:
         """`visible` and `otherwise` of `length` positions: the whole sequence, or what was generated after it."""
-        if length == self.visible.shape[1]:
-            return self.visible, self.otherwise
-        masks = (m if m is None else m[:, -1:].expand(-1, length, -1) for m in (self.visible, self.otherwise))
-        visible, otherwise = masks
-        assert visible is not None
-        return visible, otherwise
+        visible, otherwise = self.visible, self.otherwise
+        if isinstance(visible, tuple) or length == visible.shape[1]:
+            return visible, otherwise
+        assert not isinstance(otherwise, tuple)
+        last = otherwise if otherwise is None else otherwise[:, -1:].expand(-1, length, -1)
+        return visible[:, -1:].expand(-1, length, -1), last
 
 
 class CrossAttention(Architecture):
@@ -62,9 +62,7 @@ class CrossAttention(Architecture):
             raise ModelError(f"blocks before decoder layers {list(self.places)}: there are layers 0 to {layers - 1}")
         width = self.connector_width(language, vision_width)
         self.blocks = nn.ModuleList(
-            GatedBlock(
-                language.model.config, width, gate=config.gate, qk_norm=config.qk_norm, unseeing=config.unseeing
-            )
+            GatedBlock(language.model.config, width, gate=config.gate, qk_norm=config.qk_norm, unseeing=config.unseeing)
             for _ in self.places
         )
         self._sight: Sight | None = None
@@ -147,13 +145,40 @@ class CrossAttention(Architecture):
         states = states.index_put((visual.sample, slot), visual.states)
         image = visual.image.new_full((batch, most), -1).index_put((visual.sample, slot), visual.image)
         visible = visible_views(is_image, reading.segment, image, last_only=self.config.attend == "last")
-        visible, otherwise = visible.repeat_interleave(tokens, dim=2), None
-        if self.config.unseeing == "all":
-            otherwise = own_views(is_image, reading.segment, most).repeat_interleave(tokens, dim=2)
+        others = own_views(is_image, reading.segment, most) if self.config.unseeing == "all" else None
+        own = None
         if visual.own is not None:
             own = visual.own.new_zeros(batch, most, tokens).index_put((visual.sample, slot), visual.own)
-            visible = visible & own.flatten(1)[:, None]
-            otherwise = otherwise if otherwise is None else otherwise & own.flatten(1)[:, None]
-        if visual.shown is not None:
-            visible = visible & (torch.arange(most * tokens, device=visible.device) % tokens < visual.shown)
-        return Sight(states.flatten(1, 2), visible, otherwise)
+
+        def keys_of(visible: Tensor, others: Tensor | None, own: Tensor | None) -> tuple[Tensor, Tensor | None]:
+            """From views to their tokens."""
+            visible = visible.repeat_interleave(tokens, dim=2)
+            others = others if others is None else others.repeat_interleave(tokens, dim=2)
+            if own is not None:
+                visible = visible & own.flatten(1)[:, None]
+                others = others if others is None else others & own.flatten(1)[:, None]
+            if visual.shown is not None:
+                visible = visible & (torch.arange(visible.shape[2], device=visible.device) % tokens < visual.shown)
+            return visible, others
+
+        if reading.documents is None:
+            return Sight(states.flatten(1, 2), *keys_of(visible, others, own))
+        pieces = [keys_of(*piece) for piece in _pieces(reading.documents, is_image, visible, others, own)]
+        otherwise = None if others is None else tuple(other for _, other in pieces if other is not None)
+        return Sight(states.flatten(1, 2), tuple(seen for seen, _ in pieces), otherwise)
+
+
+def _pieces(
+    documents: Sequence[int], is_image: Tensor, visible: Tensor, others: Tensor | None, own: Tensor | None
+) -> Iterator[tuple[Tensor, Tensor | None, Tensor | None]]:
+    """What belongs to each document of one row: its positions, its views."""
+    counts = torch.stack([part.sum() for part in is_image[0].split(list(documents))]).tolist()
+    first = view = 0
+    for length, views in zip(documents, counts, strict=True):
+        rows, columns = slice(first, first + length), slice(view, view + views)
+        first, view = first + length, view + views
+        yield (
+            visible[:, rows, columns],
+            None if others is None else others[:, rows, columns],
+            None if own is None else own[:, columns],
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -67,22 +68,23 @@ class GatedBlock(nn.Module):
         self,
         hidden: Tensor,
         states: Tensor | None = None,
-        visible: Tensor | None = None,
-        otherwise: Tensor | None = None,
+        visible: Tensor | Sequence[Tensor] | None = None,
+        otherwise: Tensor | Sequence[Tensor] | None = None,
         keys_values: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """
         Args:
             hidden: (batch, sequence, hidden).
             states: (batch, keys, vision_width) of the images; None when the batch has none.
-            visible: (batch, sequence, keys) bool.
-            otherwise: (batch, sequence, keys) bool: what positions attend to that see nothing; None: nothing.
+            visible: (batch, sequence, keys) bool; or several, where stretches of the sequence one after another see as
+                many stretches of the keys one after another.
+            otherwise: of the same form: what positions attend to that see nothing; None: nothing.
             keys_values: what `keys_values(states)` gave earlier.
         """
-        before = hidden
+        before, visible = hidden, _stretches(visible)
         if states is not None and visible is not None:
             keys = keys_values or self.keys_values(states)
-            attended = self._attend(self.input_layernorm(hidden), *keys, _attended(visible, otherwise))
+            attended = self._attend(self.input_layernorm(hidden), *keys, _attended(visible, _stretches(otherwise)))
             before = hidden = hidden + torch.tanh(self.alpha_cross_attn) * attended
         states = self.post_attention_layernorm(hidden)
         states = self.down_proj(self.activation(self.gate_proj(states)) * self.up_proj(states))
@@ -90,20 +92,37 @@ class GatedBlock(nn.Module):
         if self.unseeing == "mlp":
             return hidden
         # Where nothing is seen, what the attention gave (nothing, or `otherwise`) stays without an MLP.
-        return before if visible is None else torch.where(visible.any(-1, keepdim=True), hidden, before)
+        return before if visible is None else torch.where(_sees(visible), hidden, before)
 
-    def _attend(self, hidden: Tensor, keys: Tensor, values: Tensor, visible: Tensor) -> Tensor:
+    def _attend(self, hidden: Tensor, keys: Tensor, values: Tensor, visible: Sequence[Tensor]) -> Tensor:
         batch, length, _ = hidden.shape
         queries = self.q_norm(self.q_proj(hidden).view(batch, length, self.heads, self.head_dim)).transpose(1, 2)
-        sees = visible.any(-1, keepdim=True)
-        # A row without any key would be NaN; it attends to everything and is zeroed afterwards.
-        mask = (visible | ~sees)[:, None]
-        out = scaled_dot_product_attention(
-            queries, keys, values, attn_mask=mask, enable_gqa=self.heads != self.kv_heads
-        )
+        positions, seen = [part.shape[1] for part in visible], [part.shape[2] for part in visible]
+        parts = zip(queries.split(positions, 2), keys.split(seen, 2), values.split(seen, 2), visible, strict=True)
+        out = torch.cat([self._attend_stretch(*part) for part in parts], 2)
         attended: Tensor = self.o_proj(out.transpose(1, 2).reshape(batch, length, -1))
-        return attended.masked_fill(~sees, 0.0)
+        return attended.masked_fill(~_sees(visible), 0.0)
+
+    def _attend_stretch(self, queries: Tensor, keys: Tensor, values: Tensor, visible: Tensor) -> Tensor:
+        if not keys.shape[2]:
+            return torch.zeros_like(queries)
+        # A row without any key would be NaN; it attends to everything and is zeroed afterwards.
+        mask = (visible | ~visible.any(-1, keepdim=True))[:, None]
+        grouped = self.heads != self.kv_heads
+        return scaled_dot_product_attention(queries, keys, values, attn_mask=mask, enable_gqa=grouped)
 
 
-def _attended(visible: Tensor, otherwise: Tensor | None) -> Tensor:
-    return visible if otherwise is None else visible | (~visible.any(-1, keepdim=True) & otherwise)
+def _stretches(masks: Tensor | Sequence[Tensor] | None) -> Sequence[Tensor] | None:
+    return [masks] if isinstance(masks, Tensor) else masks
+
+
+def _sees(visible: Sequence[Tensor]) -> Tensor:
+    """(batch, sequence, 1) bool: whether a position sees anything."""
+    return torch.cat([part.any(-1, keepdim=True) for part in visible], 1)
+
+
+def _attended(visible: Sequence[Tensor], otherwise: Sequence[Tensor] | None) -> Sequence[Tensor]:
+    if otherwise is None:
+        return visible
+    pairs = zip(visible, otherwise, strict=True)
+    return [own | (~own.any(-1, keepdim=True) & other) for own, other in pairs]
