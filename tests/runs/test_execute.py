@@ -481,3 +481,18 @@ def test_who_does_not_compute_a_run_does_not_say_how_it_ended(straight, home):
         assert folder.read() is None
     note_from_outside(spec, home, "failed", "its worker is gone")
     assert folder.read()["status"] == "failed"
+
+
+def test_a_run_of_packed_rows_without_padding_says_so(parts, home):
+    """How attention is computed is recorded and in no key; what is packed is in the key."""
+    packed = {"align": STAGE | {"steps": 2, "data": {"packing": "rows", "sequence_length": 24}}}
+    specs = [
+        make_spec(parts, stages=packed, execution={"attention": attention}) for attention in ("documents", "padded")
+    ]
+    assert specs[0].stage_keys[0].key == specs[1].stage_keys[0].key
+    loose = make_spec(parts, stages={"align": STAGE | {"steps": 2, "data": {"sequence_length": 24}}})
+    assert loose.stage_keys[0].key != specs[0].stage_keys[0].key
+    assert execute(specs[0], home=home).status == "finished"
+    ended = stages(home, specs[0])[0].outcome()
+    assert ended["execution"]["attention"] == "documents"
+    assert ended["seen"]["sequences"] > 2 * STAGE["batch_size"], "rows hold several samples each"
