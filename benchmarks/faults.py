@@ -4,7 +4,8 @@ An experiment of three runs (two of them share a stage) is run by two workers of
 does, and disturbed once: processes are killed or stopped, the disk refuses, the store goes away, a bit flips, a second
 command starts at once. Then the command is repeated until every run is finished, and weights, logs, predictions, scores
 and the store's metric histories are compared with those of an undisturbed run. A flipped bit must be repaired or told
-by an error that names the file; that file is then put back.
+by an error that names the file; that file is then put back. (`flip_finished` flips one of finished runs, and only reads
+them.)
 
     python benchmarks/faults.py --faults 50 --seed 0 --minutes 30 [--kinds stop_worker,flip_bit] [--out faults.json]
 
@@ -43,7 +44,7 @@ PATIENCE_SECONDS = 240.0
 REPEATS = 4
 NOT_COMPARED = {"train/tokens_per_s", "time/wall_s"}
 KINDS = ("kill_worker", "kill_parent", "kill_all", "stop_worker", "stop_all", "disk_full", "store_away", "store_gone",
-         "flip_bit", "second_run")  # fmt: skip
+         "flip_bit", "second_run", "flip_finished")  # fmt: skip
 _context = multiprocessing.get_context("forkserver")
 
 
@@ -302,6 +303,21 @@ def disturbed(fault: Fault, work: Path, parts: Path, template: Path, seconds: fl
     return home
 
 
+def finished_and_flipped(fault: Fault, work: Path, parts: Path, seed: int) -> Path:
+    """Flip a bit of finished runs, and read them; returns the home, the file put back when its damage was told."""
+    rng, undo = random.Random(f"{seed} {fault.number} {fault.kind}"), Undo()
+    home = work / f"fault-{fault.number}" / "home"
+    shutil.rmtree(home, ignore_errors=True)
+    shutil.copytree(work / "straight" / "home", home)
+    flip(fault, home, rng, undo)
+    assert undo.flipped is not None
+    file, before, _ = undo.flipped
+    fault.told = _told_by_reader(parts, home, file)
+    if fault.told:
+        file.write_bytes(before)
+    return home
+
+
 def _put_back(fault: Fault, undo: Undo, home: Path, outcomes: list[dict[str, str]] | None) -> None:
     """When the damaged file was named, do what a person would do."""
     said = json.dumps(outcomes)
@@ -407,7 +423,9 @@ def undisturbed(work: Path, parts: Path, template: Path) -> tuple[dict[str, Any]
         outcomes = Command(work / name, parts, home).start().end()
         seconds = time.monotonic() - started
         assert outcomes and all(o["status"] == "finished" for o in outcomes), outcomes
-    return results_in(home, parts), seconds
+    expected = results_in(home, parts)
+    assert all(expected[f"{spec.arm} status"] == "finished" for spec in specs(parts)), expected
+    return expected, seconds
 
 
 def run(faults: int, seed: int, minutes: float, kinds: list[str], out: Path, work: Path) -> list[Fault]:
@@ -425,7 +443,10 @@ def run(faults: int, seed: int, minutes: float, kinds: list[str], out: Path, wor
         fault = Fault(number, kinds[number % len(kinds)], round(rng.uniform(0.05, 1.0), 3))
         started = time.monotonic()
         try:
-            home = disturbed(fault, work, parts, template, seconds, seed)
+            if fault.kind == "flip_finished":
+                home = finished_and_flipped(fault, work, parts, seed)
+            else:
+                home = disturbed(fault, work, parts, template, seconds, seed)
             found = results_in(home, parts)
             fault.lost += [name for name in expected if found.get(name) != expected[name]]
         except Exception as error:

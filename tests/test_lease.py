@@ -233,8 +233,16 @@ def test_a_folder_that_was_moved_is_lost(tmp_path: Path) -> None:
         (tmp_path / "folder").rename(tmp_path / "aside")
         with pytest.raises(LeaseLost):
             lease.check()
-        with Lease.acquire(tmp_path / "folder"), pytest.raises(LeaseLost):
-            lease.check()
+
+
+def test_that_of_a_folder_that_was_moved_is_not_taken_for_that_of_the_new_one(tmp_path: Path) -> None:
+    with Lease.acquire(tmp_path / "folder") as lease:
+        (tmp_path / "folder").rename(tmp_path / "aside")
+        with Lease.acquire(tmp_path / "folder") as other:
+            assert other.token == lease.token
+            with pytest.raises(LeaseLost):
+                lease.check()
+            other.check()
 
 
 def test_only_what_is_below_the_folder_asks(tmp_path: Path) -> None:
@@ -262,6 +270,23 @@ def test_a_slow_taker_does_not_get_a_number_that_was_used(tmp_path: Path, monkey
     with Lease.acquire(tmp_path) as lease:
         assert lease.token == 4
         assert [path.name for path in tmp_path.iterdir()] == [".lease-4"]
+
+
+def test_a_number_that_another_made_this_moment_is_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, others = lease_module._highest, []
+
+    def slow(folder: Path) -> tuple[int, bool]:
+        seen = real(folder)
+        if not others:
+            others.append(None)
+            others.append(Lease.acquire(folder, wait=False))
+        return seen
+
+    monkeypatch.setattr(lease_module, "_highest", slow)
+    with pytest.raises(LeaseHeld):
+        Lease.acquire(tmp_path, wait=False)
+    others[1].check()
+    others[1].release()
 
 
 def test_what_is_no_lease_is_taken_over_once_it_is_old(tmp_path: Path) -> None:

@@ -63,9 +63,12 @@ def test_unfinished_files_of_other_targets_stay(tmp_path: Path) -> None:
     assert names(tmp_path) == {"log", ".other.12345678.partial"}
 
 
+@pytest.mark.parametrize("swept", [True, False], ids=["before", "in the same moment"])
 def test_a_link_at_the_name_of_an_unfinished_file_is_removed_and_what_it_names_is_not_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    swept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if not swept:
+        monkeypatch.setattr("vlm_ablate.storage._sweep", lambda path: None)
     (tmp_path / "valued").write_text("valued")
     monkeypatch.setattr("secrets.token_hex", lambda size: next(tokens))
     tokens = iter(["guessed", "another"])
@@ -73,7 +76,7 @@ def test_a_link_at_the_name_of_an_unfinished_file_is_removed_and_what_it_names_i
     with atomic_file(tmp_path / "log") as file:
         file.write(b"new")
     assert (tmp_path / "valued").read_text() == "valued" and (tmp_path / "log").read_text() == "new"
-    assert names(tmp_path) == {"valued", "log"}
+    assert names(tmp_path) == {"valued", "log"} | (set() if swept else {".log.guessed.partial"})
 
 
 def test_a_lock_is_not_taken_through_a_link(tmp_path: Path) -> None:
