@@ -108,10 +108,9 @@ MUTANTS = [
     Mutant("runs/folder.py", "            if find().root == folder.root:\n", "            if True:\n",
            "tests/runs/test_leased.py"),
     Mutant("runs/train.py", "            if outcome is None:\n                self._train(", "            if True:\n"
-           "                self._train(", f"{EXECUTE} {KEYS} -k 'another_table or in_common or column_joins'"),
+           "                self._train(", f"{KEYS} -k while_this_one_waited"),
     Mutant("runs/train.py", "            check_weights(stage)\n", "", f"{KEYS} -k damaged_weights"),
-    Mutant("runs/train.py", "        log.rewind(first + files.step())\n", "",
-           f"{EXECUTE} -k 'ctrl_c_while or sigterm_while'"),
+    Mutant("runs/train.py", "        log.rewind(first + files.step())\n", "", f"{EXECUTE} -k logged_once"),
     Mutant("runs/train.py", "seen = Seen(**ended[\"seen\"])", "seen = Seen()", f"{EXECUTE} -k 'recorded or history'"),
     Mutant("runs/train.py", '"weights_sha256": file_sha256(folder.weights),', '"weights_sha256": "",',
            f"{KEYS} -k damaged_weights"),

@@ -210,6 +210,19 @@ def test_killed_and_continued_equals_uninterrupted(straight, parts, home):
     assert_continues(home, straight, 14)
 
 
+def test_what_was_logged_after_the_last_checkpoint_is_logged_once(straight, parts, home, monkeypatch):
+    monkeypatch.setattr("vlm_ablate.training.callbacks.Monitor.event_interval", 0.0)
+
+    def fail(event):
+        if isinstance(event, StepDone) and event.step == 9:
+            raise RuntimeError("step 8 is logged, and the last checkpoint is of step 5")
+
+    spec = make_spec(parts, curve={"points": 2, "limit": 4}, execution={"checkpoint_every": 5})
+    assert execute(spec, home=home, reporter=fail).status == "failed"
+    assert execute(spec, home=home).status == "finished"
+    assert logged(home, spec) == logged(*straight[:2])
+
+
 def test_sigterm_while_training_stops_after_a_checkpoint(straight, home, monkeypatch):
     monkeypatch.setattr("vlm_ablate.training.callbacks.Monitor.event_interval", 0.0)
 

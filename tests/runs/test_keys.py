@@ -14,6 +14,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from training.squares import STAGE, make_spec, save_parts
 
 from vlm_ablate.home import Home
+from vlm_ablate.runs import train
 from vlm_ablate.runs.execute import execute
 from vlm_ablate.runs.explain import explain
 from vlm_ablate.runs.find import find_run
@@ -258,3 +259,21 @@ def test_nothing_starts_from_damaged_weights(home: Home, parts: Path, steps: Ste
     changed["tune"] |= {"learning_rate": 5e-3}
     outcome = execute(make_spec(parts, stages=changed), home=home)
     assert outcome.status == "failed" and f"{first} is damaged" in outcome.message and steps.count == 0
+
+
+def test_what_another_run_trained_while_this_one_waited_is_taken(
+    tmp_path: Path, parts: Path, store_template: Path, steps: Steps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = Home(tmp_path / "new").prepare(minimum_free=0)
+    shutil.copyfile(store_template, home.database)
+    real, waited = train.leased, []
+
+    def late(*arguments: Any) -> Any:
+        if not waited:
+            waited.append(True)
+            run(make_spec(parts, stages=STAGES, experiment="tests/other"), home)
+        return real(*arguments)
+
+    monkeypatch.setattr(train, "leased", late)
+    assert run(make_spec(parts, stages=STAGES), home).trained == ()
+    assert steps.count == 8
