@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import torch
@@ -63,7 +64,7 @@ def measure(
     autocast: bool = False,
     half: frozenset[int] = frozenset(),
 ) -> Measurement:
-    """Run one sample through a model on the meta device. Watching hooks stay in the model: measure it once.
+    """Run one sample through a model on the meta device, which is left as it was.
 
     Args:
         vlm: the model, set up for a stage.
@@ -79,11 +80,15 @@ def measure(
     sequence = sample.text_tokens + sample.images * views * placeholders
     cost = Measurement(views, tokens, placeholders, sequence, sample.text_tokens)
     cost.meter.half = half
-    for part, layers in layers_of(vlm).items():
-        cost.meter.watch(part, layers)
     pixels = torch.empty(sample.images * views, 3, *size, device="meta")
-    with cost.meter.running(vlm, autocast=autocast), torch.set_grad_enabled(backward):
+    with ExitStack() as stack:
+        for part, layers in layers_of(vlm).items():
+            stack.enter_context(cost.meter.watching(part, layers))
+        stack.enter_context(cost.meter.running(vlm, autocast=autocast))
+        stack.enter_context(torch.set_grad_enabled(backward))
         _pass(vlm, cost, pixels, backward=backward)
+    for parameter in vlm.parameters():
+        parameter.grad = None
     return cost
 
 

@@ -89,12 +89,18 @@ class Meter:
             stack.enter_context(saved_tensors_hooks(self._keep, lambda kept: kept.tensor))
             yield self
 
-    def watch(self, part: str, layers: list[nn.Module]) -> None:
+    @contextmanager
+    def watching(self, part: str, layers: list[nn.Module]) -> Iterator[None]:
         """Record the cost of each of these layers. Of equal layers only the first runs; the others cost the same."""
         self.layers[part] = []
         seen: dict[tuple[Any, ...], LayerCost] = {}
         for layer in layers:
             layer.forward = self._recorded(layer, layer.forward, self.layers[part], seen)
+        try:
+            yield
+        finally:
+            for layer in layers:
+                del layer.forward
 
     def _recorded(
         self, layer: nn.Module, forward: Forward, costs: list[LayerCost], seen: dict[tuple[Any, ...], LayerCost]

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import torch
+from torch import nn
 
 from vlm_ablate.accounting.gpus import GPUS
 from vlm_ablate.accounting.measure import Measurement, SampleShape, layers_of, measure, views_of
 from vlm_ablate.accounting.memory import BF16, FP32, MemoryPlan, Sharding, Units, plan_memory
 from vlm_ablate.accounting.parameters import parameters_by_part
-from vlm_ablate.checkpoints.start_from import check_checkpoint, check_parts
+from vlm_ablate.accounting.unfilled import Unfilled
 from vlm_ablate.config.data import ImageConfig
 from vlm_ablate.config.execution import Execution
 from vlm_ablate.config.run_config import RunConfig, RunStage
 from vlm_ablate.config.stages import Stage, language_in_bf16
-from vlm_ablate.models.adapters import apply_training
+from vlm_ablate.models.adapters import AdapterReport, apply_training, take_out_adapters
+from vlm_ablate.models.released import check_parts
 from vlm_ablate.models.views import Views
 from vlm_ablate.models.vlm import VLM, build_vlm
 
@@ -118,6 +121,7 @@ class Planner:
         self.sample, self.shards, self.sharding = sample or SampleShape(), shards, sharding
         self._models: dict[str, tuple[dict[str, int], Measurement]] = {}
         self._stages: dict[str, StagePlan] = {}
+        self._built: tuple[str, VLM] | None = None
 
     def plan(self, config: RunConfig) -> ModelPlan:
         """The plan of one run.
@@ -140,40 +144,57 @@ class Planner:
 
     def _model(self, config: RunConfig) -> tuple[dict[str, int], Measurement]:
         image = list(config.last_stage.data.image_by_step().values())[-1]
-        key = f"{config.model.model_dump_json()} {Views.of(config.images())} {image.model_dump_json()}"
+        key = f"{_named(config)} {image.model_dump_json()}"
         if key not in self._models:
             check_parts(config.model)
-            vlm = _build(config).requires_grad_(False)
+            vlm = self._bare(config).requires_grad_(False)
             if config.model.init_from:
+                from vlm_ablate.checkpoints.start_from import check_checkpoint
+
                 check_checkpoint(vlm, config.model.init_from)
             self._models[key] = parameters_by_part(vlm), measure(vlm, image, self.sample, backward=False)
         return self._models[key]
 
     def _stage(self, name: str, stage: RunStage, config: RunConfig) -> StagePlan:
         execution = config.execution.of_stage(name)
-        parts, views = (config.model, execution), str(Views.of(config.images()))
         own = stage.model_dump_json(exclude={"data": {"mixture"}})
         half = str(language_in_bf16(config.stages.values()))
-        key = " ".join([*(part.model_dump_json() for part in parts), views, own, half])
+        key = " ".join([_named(config), execution.model_dump_json(), own, half])
         if key not in self._stages:
             shares = _shares(stage)
-            plans = [self._plan_stage(name, stage, execution, image, config) for image in shares]
+            vlm = self._bare(config)
+            with Unfilled():
+                report = apply_training(vlm, _without_noise(stage))
+            with _in_bf16(_held_in_bf16(vlm, config)) as small:
+                plans = [self._plan_stage(name, stage, execution, image, vlm, report, small) for image in shares]
             self._stages[key] = _weighed(plans, list(shares.values()))
         return replace(self._stages[key], name=name)
 
+    def _bare(self, config: RunConfig) -> VLM:
+        """The model of a configuration without adapters; the last one that was built is kept."""
+        key = _named(config)
+        if self._built is None or self._built[0] != key:
+            self._built = None  # its memory is not needed while the next one is built
+            with Unfilled():
+                self._built = key, build_vlm(config.model, Views.of(config.images()), load_weights=False)
+        vlm = self._built[1]
+        take_out_adapters(vlm)
+        return vlm
+
     def _plan_stage(
-        self, name: str, stage: RunStage, execution: Execution, image: ImageConfig, config: RunConfig
+        self,
+        name: str,
+        stage: RunStage,
+        execution: Execution,
+        image: ImageConfig,
+        vlm: VLM,
+        report: AdapterReport,
+        half: dict[int, int],
     ) -> StagePlan:
-        vlm = _build(config)
-        report = apply_training(vlm, _without_noise(stage))
         total, trainable = parameters_by_part(vlm), parameters_by_part(vlm, trainable=True)
-        half = _held_in_bf16(vlm, config)
         buffers = sum(b.numel() * b.element_size() for b in vlm.buffers())
         new = ("connector.", "architecture.")
         kept = sum(p.numel() for n, p in vlm.named_parameters() if p.requires_grad or n.startswith(new))
-        for parameter in vlm.parameters():
-            if id(parameter) in half:
-                parameter.data = parameter.data.to(torch.bfloat16)
         cost = measure(vlm.train(), image, self.sample, autocast=stage.precision == "bf16", half=frozenset(half))
         trained = sum(trainable.values())
         return StagePlan(
@@ -215,7 +236,7 @@ def plan_model(
 def visual_tokens_of(config: RunConfig, width: int, height: int) -> int:
     """Visual tokens of an image of that size in pixels in the last stage, all its views together."""
     views, size = views_of(config.last_stage.data.image, width, height)
-    return views * _build(config).visual_tokens(*size)
+    return views * build_vlm(config.model, Views.of(config.images()), load_weights=False).visual_tokens(*size)
 
 
 def short_count(number: float) -> str:
@@ -228,15 +249,29 @@ def short_count(number: float) -> str:
     return f"{number:.0f}"
 
 
-def _build(config: RunConfig) -> VLM:
-    return build_vlm(config.model, Views.of(config.images()), load_weights=False)
+def _named(config: RunConfig) -> str:
+    """What the structure of a model follows from."""
+    return f"{config.model.model_dump_json()} {Views.of(config.images())}"
 
 
-def _held_in_bf16(vlm: VLM, config: RunConfig) -> dict[int, int]:
-    """Id -> size of the parameters that a GPU holds in bf16: the language model's own, if no stage trains them."""
+def _held_in_bf16(vlm: VLM, config: RunConfig) -> list[nn.Parameter]:
+    """The parameters that a GPU holds in bf16: the language model's own, if no stage trains them."""
     if not language_in_bf16(config.stages.values()):
-        return {}
-    return {id(p): p.numel() for p in vlm.language.parameters() if not p.requires_grad}
+        return []
+    return [p for p in vlm.language.parameters() if not p.requires_grad]
+
+
+@contextmanager
+def _in_bf16(parameters: Sequence[nn.Parameter]) -> Iterator[dict[int, int]]:
+    """Within the block these parameters are in bf16; gives id -> size of each."""
+    before = [parameter.data for parameter in parameters]
+    for parameter in parameters:
+        parameter.data = parameter.data.to(torch.bfloat16)
+    try:
+        yield {id(parameter): parameter.numel() for parameter in parameters}
+    finally:
+        for parameter, data in zip(parameters, before, strict=True):
+            parameter.data = data
 
 
 def _units(vlm: VLM) -> Units:

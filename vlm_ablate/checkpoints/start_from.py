@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import cast
 
 import torch
@@ -25,7 +24,7 @@ from vlm_ablate.models.pretrained import (
     resolve,
     tensor_shapes,
 )
-from vlm_ablate.models.released import adapter_folder, read_model
+from vlm_ablate.models.released import adapter_folder, check_parts, read_model
 from vlm_ablate.models.renaming import Renaming
 from vlm_ablate.models.views import Views
 from vlm_ablate.models.vision.siglip import resize_positions
@@ -46,22 +45,6 @@ def started_vlm(
     if config.init_from:
         import_checkpoint(vlm, config.init_from)
     return vlm
-
-
-def check_parts(config: ModelConfig) -> None:
-    """Parts read the base weights of a folder; adapters that stand beside them are read with the whole checkpoint only.
-
-    Raises:
-        ModelError: a part's folder has adapters, and is not where the model starts from.
-    """
-    for part in ("vision", "language"):
-        folder = Path(getattr(getattr(config, part), "id", None) or "").expanduser()
-        start = Path(config.init_from).expanduser() if config.init_from else None
-        if adapter_folder(folder) and folder != start:
-            raise ModelError(
-                f"model.{part}: {folder} holds adapters beside its weights, which a part alone does not read",
-                hint=f"start from the whole (model.init_from: {folder}), or export it without --keep-adapters",
-            )
 
 
 def import_checkpoint(vlm: VLM, id: str) -> None:

@@ -197,13 +197,33 @@ def merge(vlm: VLM, name: str) -> None:
     for path, module in list(backbone.named_modules()):
         if isinstance(module, BaseTunerLayer):
             module.merge()
-            parent, _, child = path.rpartition(".")
-            setattr(backbone.get_submodule(parent), child, module.get_base_layer())
+            _put_back(backbone, path, module)
+    _forget_adapters(vlm, name)
+    vlm.touched |= {f"{_prefix(name)}{module}.weight" for module in adapter.modules}
+
+
+def _put_back(backbone: nn.Module, path: str, module: BaseTunerLayer) -> None:
+    """The layer that an adapter was put around, into its place."""
+    parent, _, child = path.rpartition(".")
+    setattr(backbone.get_submodule(parent), child, module.get_base_layer())
+
+
+def _forget_adapters(vlm: VLM, name: str) -> None:
+    backbone, prefix = backbone_of(vlm, name), _prefix(name)
     if hasattr(backbone, "peft_config"):
         del backbone.peft_config
-    prefix = _prefix(name)
     vlm.touched = {n for n in vlm.touched if not (n.startswith(prefix) and "lora_" in n)}
-    vlm.touched |= {f"{prefix}{module}.weight" for module in adapter.modules}
+
+
+def take_out_adapters(vlm: VLM) -> None:
+    """Take all adapters out without folding them in: the backbones are again what they were before."""
+    for name in list(vlm.adapters):
+        backbone = backbone_of(vlm, name)
+        del vlm.adapters[name]
+        for path, module in list(backbone.named_modules()):
+            if isinstance(module, BaseTunerLayer):
+                _put_back(backbone, path, module)
+        _forget_adapters(vlm, name)
 
 
 def merge_adapters(vlm: VLM) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
+from vlm_ablate.config.model import ModelConfig
 from vlm_ablate.errors import ModelError
 from vlm_ablate.models.pretrained import quietly, tensor_names
 
@@ -19,6 +20,22 @@ _CONFIG = "adapter_config.json"
 def adapter_folder(folder: Path) -> Path | None:
     """The peft adapters that stand beside the weights of a checkpoint; None where there are none."""
     return next((place for place in (folder / ADAPTER, folder) if (place / _CONFIG).is_file()), None)
+
+
+def check_parts(config: ModelConfig) -> None:
+    """Parts read the base weights of a folder; adapters that stand beside them are read with the whole checkpoint only.
+
+    Raises:
+        ModelError: a part's folder has adapters, and is not where the model starts from.
+    """
+    for part in ("vision", "language"):
+        folder = Path(getattr(getattr(config, part), "id", None) or "").expanduser()
+        start = Path(config.init_from).expanduser() if config.init_from else None
+        if adapter_folder(folder) and folder != start:
+            raise ModelError(
+                f"model.{part}: {folder} holds adapters beside its weights, which a part alone does not read",
+                hint=f"start from the whole (model.init_from: {folder}), or export it without --keep-adapters",
+            )
 
 
 def read_model(folder: Path, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
