@@ -166,6 +166,24 @@ def test_gpu_hours_follow_from_operations(tiny):
     assert plan.last.gpu_hours(mfu=0.5, peak=1e12) == pytest.approx(plan.last.flops * 10_000 / 5e11 / 3600)
 
 
+def test_a_packed_row_costs_as_many_samples_as_it_holds(tiny):
+    model = {**tiny, **dict(zip(("connector", "architecture"), ASSEMBLIES["linear"], strict=True))}
+    sample = SampleShape(text_tokens=TEXT)
+    loose, packed, limited = (
+        plan_model(run_config(model, vision="full", data=data, batch_size=4), sample=sample).last
+        for data in (a_row(), a_row(packing="rows"), a_row(packing="rows", row_views=2))
+    )
+    assert loose.row_samples == 1 and packed.row_samples == 400 // int(packed.sequence) > 2
+    assert limited.row_samples == 2
+    assert packed.samples == loose.samples * packed.row_samples and packed.flops == loose.flops
+    assert packed.gpu_hours() == pytest.approx(loose.gpu_hours() * packed.row_samples)
+    assert packed.memory.activations > loose.memory.activations
+
+
+def a_row(**fields):
+    return {"mixture": {"any": {"source": "offline"}}, "image": {"size": 64}, "sequence_length": 400, **fields}
+
+
 def test_targets_that_match_nothing_stop_the_plan(tiny):
     model = {**tiny, "connector": {"name": "linear"}, "architecture": "autoregressive"}
     with pytest.raises(ModelError, match="match no module"):

@@ -111,3 +111,8 @@ def test_stats_count_by_source_and_say_what_is_dropped_and_why(file: Path) -> No
     assert (words["images"], words["truncated"], words["dropped"]) == ("0", "0", "0")
     assert words["supervised"] == "384", "one word and the end of the sequence each"
     assert "talk: 96 of 576 dropped: undecodable image" in out
+    (share,) = re.findall(r"padded in micro-batches of 4, ([\d.]+)% of the tokens are real", out)
+    assert 30 < float(share) < 100
+    packed = call("data", "stats", file, "-n", "96", "--set", "data.packing=rows").output
+    samples, rows, full = re.findall(r"packed: (\d+) samples in (\d+) rows of 40 tokens, ([\d.]+)% full", packed)[0]
+    assert int(samples) == 84 > int(rows) and float(full) > 80

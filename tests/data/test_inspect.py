@@ -14,6 +14,7 @@ from vlm_ablate.data.draw import COLOURS, draw
 from vlm_ablate.data.encode import Encoder
 from vlm_ablate.data.inspect import Inspector
 from vlm_ablate.data.mixture import Mixture
+from vlm_ablate.data.pack import padded_share
 from vlm_ablate.errors import StorageError
 
 
@@ -67,3 +68,11 @@ def test_drawing(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
         assert set(COLOURS.values()) <= colours and image.height > 500
     with pytest.raises(StorageError, match="cannot write"):
         draw([], tmp_path)
+
+
+def test_sizes_are_given_in_the_order_of_training(tokenizer) -> None:
+    seen, sizes = inspector(tokenizer), []
+    stats = seen.stats(0, 40, sizes=sizes)
+    assert sum(tokens for tokens, _ in sizes) == sum(s.tokens for s in stats.values())
+    assert sum(views for _, views in sizes) == sum(s.views for s in stats.values())
+    assert 0 < padded_share(sizes, 4) <= padded_share(sizes, 1) == 1.0

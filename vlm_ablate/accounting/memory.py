@@ -87,8 +87,9 @@ def plan_memory(
     vocabulary: int,
     shards: int,
     sharding: Sharding,
+    samples: int = 1,
 ) -> MemoryPlan:
-    """For micro-batches of sequences of full length, each with the sample's images.
+    """For micro-batches of sequences of full length, each with the images of so many samples.
 
     What the language model keeps grows with the sequence; what encoder and connector keep, with the images.
 
@@ -103,13 +104,14 @@ def plan_memory(
         vocabulary: width of the logits.
         shards: devices of a group.
         sharding: what they hold a share of.
+        samples: that stand in a packed row.
     """
     micro, again = execution.micro_batch_size or stage.batch_size, execution.gradient_checkpointing
     length = max(sequence, cost.sequence)
-    supervised = length - (cost.sequence - cost.supervised)
+    supervised = length - samples * (cost.sequence - cost.supervised)
     grow = dict.fromkeys(IN_LANGUAGE, length / cost.sequence)
-    kept = sum(_kept(cost, part, again) * grow.get(part, 1.0) for part in cost.saved if part != "loss")
-    widest = max((c.saved * grow.get(p, 1.0) for p, costs in cost.meter.layers.items() for c in costs), default=0.0)
+    kept = sum(_kept(cost, part, again) * grow.get(part, samples) for part in cost.saved if part != "loss")
+    widest = max((c.saved * grow.get(p, samples) for p, costs in cost.meter.layers.items() for c in costs), default=0.0)
     widest *= 1.25 if again else 0.5
     logits = supervised * vocabulary * (2 * FP32 + (BF16 if stage.precision == "bf16" else FP32))
     gathers = shards > 1 and sharding is Sharding.zero3

@@ -47,7 +47,9 @@ class StagePlan:
     checkpoint_bytes: int
     """A resumable checkpoint: new and trained parameters in fp32 and two moments (Muon keeps one of a matrix)."""
     samples: int
-    """Steps times batch size."""
+    """Steps times batch size, times the samples of a packed row."""
+    row_samples: float = 1.0
+    """Samples like the plan's that a packed row holds, where images grow the mean over the steps; 1 without packing."""
 
     @property
     def total_parameters(self) -> int:
@@ -196,7 +198,7 @@ class Planner:
         new = ("connector.", "architecture.")
         kept = sum(p.numel() for n, p in vlm.named_parameters() if p.requires_grad or n.startswith(new))
         cost = measure(vlm.train(), image, self.sample, autocast=stage.precision == "bf16", half=frozenset(half))
-        trained = sum(trainable.values())
+        trained, together = sum(trainable.values()), self._row_samples(stage, cost)
         return StagePlan(
             name=name,
             total=total,
@@ -216,10 +218,23 @@ class Planner:
                 vocabulary=vlm.language.vocabulary,
                 shards=self.shards,
                 sharding=self.sharding,
+                samples=together,
             ),
             checkpoint_bytes=FP32 * (kept + 2 * trained),
-            samples=stage.steps * stage.batch_size,
+            samples=stage.steps * stage.batch_size * together,
+            row_samples=together,
         )
+
+    def _row_samples(self, stage: RunStage, cost: Measurement) -> int:
+        """Samples of equal size that a packed row holds."""
+        data = stage.data
+        if data.packing == "none":
+            return 1
+        limits = [data.sequence_length // cost.sequence]
+        views = self.sample.images * cost.views
+        if data.row_views is not None and views:
+            limits.append(data.row_views // views)
+        return max(1, min(limits))
 
 
 def plan_model(
@@ -305,11 +320,17 @@ def _weighed(plans: Sequence[StagePlan], shares: Sequence[float]) -> StagePlan:
 
     if len(plans) == 1:
         return plans[0]
+    # What holds of a sample is a mean over samples, of which a packed row holds the fewer the larger they are.
+    rows = mean(p.row_samples for p in plans)
+    if any(p.row_samples != 1 for p in plans):
+        shares = [share * p.row_samples / rows for share, p in zip(shares, plans, strict=True)]
     return replace(
         plans[-1],
         training_flops={part: mean(p.training_flops[part] for p in plans) for part in plans[-1].training_flops},
         views=mean(p.views for p in plans),
         sequence=mean(p.sequence for p in plans),
+        samples=round(plans[-1].samples / plans[-1].row_samples * rows),
+        row_samples=rows,
         memory=max((plan.memory for plan in plans), key=lambda memory: memory.peak),
     )
 

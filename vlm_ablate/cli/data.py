@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
+    from vlm_ablate.config.run_config import RunStage
     from vlm_ablate.data.inspect import Shown, SourceStats
+    from vlm_ablate.data.pack import Size
     from vlm_ablate.runs.spec import RunSpec
 
 app = typer.Typer(help="Data sources and the material on this machine.", no_args_is_help=True)
@@ -96,11 +98,33 @@ def stats(
     start = stage_start(spec.config, stage)
     with err().status("reading samples") as status:
         inspector = open_data(spec.config, spec.seeds.data, stage)
-        found = inspector.stats(start, count, lambda done: status.update(f"{done} of {count} samples"))
+        sizes: list[Size] = []
+        found = inspector.stats(start, count, lambda done: status.update(f"{done} of {count} samples"), sizes)
     out().print(_table(found, inspector.encoder.limit))
+    name = stage or next(iter(spec.config.stages))
+    micro = spec.config.execution.of_stage(name).micro_batch_size
+    out().print(_fill(spec.config.stages[name], micro, sizes), soft_wrap=True)
     for name, stats in found.items():
         for reason, number in stats.dropped.most_common():
             out().print(f"{name}: {number} of {stats.samples} dropped: {reason}")
+
+
+def _fill(stage: RunStage, micro: int | None, sizes: list[Size]) -> str:
+    """How much of what is computed are tokens of samples."""
+    from vlm_ablate.data.pack import fill_of, padded_share
+
+    data, micro = stage.data, micro or stage.batch_size
+    if data.packing == "rows":
+        fill = fill_of(sizes, data.sequence_length, data.row_views)
+        each = fill.samples / max(fill.rows, 1)
+        return (
+            f"packed: {fill.samples:,} samples in {fill.rows:,} rows of {data.sequence_length:,} tokens, "
+            f"{fill.share:.1%} full: {each:.1f} samples a row, at most {fill.most_views} views"
+        )
+    return (
+        f"padded in micro-batches of {micro}, {padded_share(sizes, micro):.1%} of the tokens are real "
+        "(all of them with execution.attention: documents)"
+    )
 
 
 def _spec(file: Path, scale: str, sets: list[str] | None, arm: str | None, seed: int | None) -> RunSpec:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vlm_ablate.accounting import Gpu, ModelPlan, StagePlan
     from vlm_ablate.config.expand import LoadedExperiment
     from vlm_ablate.config.loading import ResolvedArm
+    from vlm_ablate.config.run_config import RunStage
 
 Plans = Mapping[str, "ModelPlan"]
 
@@ -175,13 +176,21 @@ def _held(arms: Sequence[ResolvedArm], plans: Plans, shown: PlanOptions) -> str:
             micro = execution.micro_batch_size or stage.batch_size
             tokens = max(stage.data.sequence_length, round(plans[arm.name].stages[name].sequence))
             found[f"{arm.name} {name}"] = (
-                f"{micro} x {tokens} tokens, {stage.precision}"
+                f"{micro} x {tokens} tokens{_packed(stage, plans[arm.name].stages[name])}, {stage.precision}"
                 f", {'with' if execution.gradient_checkpointing else 'no'} checkpointing"
             )
     groups = group_by_value(found)
     held = groups_text(groups) if len(groups) > 1 else next(iter(found.values()))
     shared = f"{shown.sharding} over {shown.shards} devices" if shown.shards > 1 else "not sharded"
     return f"Micro-batch: {held}; {shared}. Gradients and activations do not peak together without accumulation."
+
+
+def _packed(stage: RunStage, plan: StagePlan) -> str:
+    """How full packed rows are with samples like the plan's."""
+    if stage.data.packing == "none":
+        return ""
+    fill = min(1.0, plan.row_samples * plan.sequence / stage.data.sequence_length)
+    return f" packed with {plan.row_samples:.3g} samples ({fill:.0%} full)"
 
 
 def timed(plans: Plans) -> bool:

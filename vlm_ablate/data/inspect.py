@@ -15,6 +15,7 @@ from vlm_ablate.data.dataset import build_mixture
 from vlm_ablate.data.encode import Encoder, Layout, stage_encoder
 from vlm_ablate.data.images import load_views
 from vlm_ablate.data.mixture import Mixture
+from vlm_ablate.data.pack import Size
 from vlm_ablate.data.sample import Sample, UnusableSample
 from vlm_ablate.errors import AssetMissing, DataError, UnknownNameError
 from vlm_ablate.models.batch import IGNORE
@@ -119,9 +120,20 @@ class Inspector:
             yield Shown(sample.id, name, runs, encoded.views, encoded.images, encoded.truncated)
 
     def stats(
-        self, start: int, count: int, progress: Callable[[int], None] = lambda done: None
+        self,
+        start: int,
+        count: int,
+        progress: Callable[[int], None] = lambda done: None,
+        sizes: list[Size] | None = None,
     ) -> dict[str, SourceStats]:
-        """Counts by source over `count` samples. Reads the headers of images only, so broken pixels do not show."""
+        """Counts by source over `count` samples. Reads the headers of images only, so broken pixels do not show.
+
+        Args:
+            start: first global index.
+            count: of samples.
+            progress: called with how many are done.
+            sizes: takes the size of each usable sample, in order.
+        """
         found = {name: SourceStats() for name in self.mixture.names}
         for done, (name, sample) in enumerate(self.samples(start, count)):
             stats = found[name]
@@ -130,7 +142,10 @@ class Inspector:
                 if isinstance(sample, DataError):
                     raise sample
                 encoder = self.encoder.at(start + done)
-                stats.add(sample, encoder.layout(sample), encoder.image_id)
+                layout = encoder.layout(sample)
+                stats.add(sample, layout, encoder.image_id)
+                if sizes is not None:
+                    sizes.append((len(layout.input_ids), len(layout.view_sizes)))
             except UnusableSample as error:
                 stats.dropped[error.reason] += 1
             except DataError:
@@ -187,7 +202,8 @@ def open_data(config: RunConfig, data_seed: int, stage: str | None = None) -> In
 
 
 def stage_start(config: RunConfig, stage: str | None) -> int:
-    """Sequences that the stages before `stage` consume; None: the first stage.
+    """Sequences that the stages before `stage` consume; None: the first stage. Of a packed stage as many as it has
+    rows: how many samples they hold is known when they are packed.
 
     Raises:
         UnknownNameError: no stage of that name.

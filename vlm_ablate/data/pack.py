@@ -8,6 +8,7 @@ samples of its window alone, so that a resumed run measures one window again and
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -52,7 +53,7 @@ def best_fit(sizes: Sequence[Size], tokens: int, views: int | None = None) -> li
     most = no_limit if views is None else views
     # Rows by the tokens that are left in them, and which numbers of tokens there are as bits of one integer: the least
     # number from t on is the lowest bit of it shifted by t. Rows without a view left serve samples without views only.
-    open_rows: list[list[list[int]]] = [[[] for _ in range(tokens + 1)] for _ in range(2)]
+    open_rows: list[defaultdict[int, list[int]]] = [defaultdict(list), defaultdict(list)]
     bits = [0, 0]
 
     def take(length: int, need: int) -> tuple[int, int] | None:
@@ -185,6 +186,13 @@ class Fill:
     def share(self) -> float:
         """Of the rows' space that holds tokens."""
         return self.tokens / self.space if self.space else 0.0
+
+
+def padded_share(sizes: Sequence[Size], batch: int) -> float:
+    """Share of real tokens when each `batch` samples in a row are padded to the longest of them."""
+    lengths = [length for length, _ in sizes]
+    space = sum(max(lengths[n : n + batch]) * len(lengths[n : n + batch]) for n in range(0, len(lengths), batch))
+    return sum(lengths) / space if space else 0.0
 
 
 def fill_of(sizes: Sequence[Size], tokens: int, views: int | None, window: int = WINDOW) -> Fill:
