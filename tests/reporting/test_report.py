@@ -409,7 +409,7 @@ def test_scores_by_item_that_are_not_the_score_are_not_used(experiment: Experime
 
 def test_published_rows_stand_in_the_papers_order(experiment: Experiment, runs: list[RunRecord]) -> None:
     arms = {name: arm for name, arm in experiment.arms.items() if name in ("ca", "ar_lora")}
-    shown = with_table(experiment.model_copy(update={"arms": arms}), rows="all")
+    shown = with_table(experiment.model_copy(update={"arms": arms}), published=True)
     found = report(shown, runs)
     assert [row.arm for row in found.shown] == ["", "", "ca", "", "ar_lora"]
     assert [row.status for row in found.shown] == ["published", "published", "finished", "published", "finished"]

@@ -20,6 +20,7 @@ from vlm_ablate.cli import (
     parity,
     plan,
     pretrain,
+    reproduce,
     run,
     schema,
     score,
@@ -117,6 +118,7 @@ app.command("validate")(validate.validate)
 app.command("plan")(plan.plan)
 app.command("run")(run.run)
 app.command("table")(table.table)
+app.command("reproduce")(reproduce.reproduce)
 app.command("explain")(explain.explain)
 app.command("ui")(ui.ui)
 app.command("schema")(schema.schema)

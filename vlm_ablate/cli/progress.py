@@ -42,7 +42,8 @@ class RunDisplay:
     """
 
     def __init__(self, specs: Sequence[RunSpec], console: Console) -> None:
-        self._names = {spec.id: spec.run_name for spec in specs}
+        several = len({spec.experiment for spec in specs}) > 1
+        self._names = {spec.id: f"{spec.experiment} " * several + spec.run_name for spec in specs}
         self._console = console
         self._live = console.is_terminal
         self._progress = _bars(console) if self._live else None
@@ -89,6 +90,7 @@ class RunDisplay:
                 pass
 
     def _started(self, event: RunStarted) -> None:
+        name = self._names.get(event.run, event.name)
         resumed = f", continuing from step {event.resumed_step}" if event.resumed_step else ""
         if self._progress:
             if self._total is not None:
@@ -97,10 +99,10 @@ class RunDisplay:
             if old is not None:
                 self._progress.remove_task(old)
             self._tasks[event.run] = self._progress.add_task(
-                event.name, total=event.steps, completed=event.resumed_step, info=f"starting{resumed}"
+                name, total=event.steps, completed=event.resumed_step, info=f"starting{resumed}"
             )
         else:
-            self._line(f"started   {event.name}  ({event.steps} steps{resumed})")
+            self._line(f"started   {name}  ({event.steps} steps{resumed})")
 
     def _preparing(self, event: Preparing) -> None:
         name = self._names.get(event.run, event.run)

@@ -5,34 +5,44 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from vlm_ablate.config.expand import LoadedExperiment
     from vlm_ablate.home import Home
     from vlm_ablate.reporting import Report
+    from vlm_ablate.runs.catalogue import Asked
     from vlm_ablate.tracking.record_file import RecordFile
 
 
 def recorded(
-    loaded: LoadedExperiment, home: Home, tracking_uri: str | None = None, seeds: list[int] | None = None
+    loaded: LoadedExperiment,
+    home: Home,
+    tracking_uri: str | None = None,
+    seeds: list[int] | None = None,
+    *,
+    asked: Sequence[Asked] | None = None,
 ) -> RecordFile:
     """The records of an experiment as it is written now, from the home's disk; what is not there, from a store.
 
     Args:
         tracking_uri: a store that others record in; None: the disk only.
         seeds: only these; None: the file's, and any others that were run.
+        asked: all runs of the home, where they were read already.
 
     Raises:
         TrackingError: nothing was run here, or the store fails.
     """
     from vlm_ablate.errors import TrackingError
     from vlm_ablate.reporting.figures import history_metrics
-    from vlm_ablate.runs.catalogue import count_others, histories_of, records_of, results_of, seeds_asked
+    from vlm_ablate.runs.catalogue import asked_here, count_others, histories_of, records_of, results_of, seeds_asked
     from vlm_ablate.runs.spec import specs_of
     from vlm_ablate.tracking.read import read_history, read_records
     from vlm_ablate.tracking.record_file import RecordFile
 
     experiment = loaded.experiment
-    asked = {*experiment.seeds, *(seeds or ()), *seeds_asked(home, experiment.name, loaded.scale.name)}
-    every = specs_of(loaded, seeds=sorted(asked))
+    known = asked_here(home) if asked is None else asked
+    numbers = {*experiment.seeds, *(seeds or ()), *seeds_asked(known, experiment.name, loaded.scale.name)}
+    every = specs_of(loaded, seeds=sorted(numbers))
     specs = [spec for spec in every if seeds is None or spec.seed in seeds]
     found = results_of(specs, home)
     wanted_metrics = history_metrics(experiment.evaluation.benchmarks)
@@ -47,7 +57,7 @@ def recorded(
         raise TrackingError(
             f"nothing was run in {home.root}", hint=f"run the experiment first: vlm-ablate run {loaded.file}"
         )
-    others = count_others(home, experiment.name, loaded.scale.name, experiment.arms, {spec.id for spec in every})
+    others = count_others(known, experiment.name, loaded.scale.name, experiment.arms, {spec.id for spec in every})
     return RecordFile(records, histories, others, {results.spec.id: results.answers for results in found})
 
 

@@ -75,7 +75,7 @@ def run(
     take_over_earlier(place)
     if rerun:
         _put_aside(specs, place)
-    _look_over_material([spec for spec in specs if not _is_done(spec, place)])
+    look_over_material([spec for spec in specs if not _is_done(spec, place)])
     outcomes = launch(specs, place, uri, jobs, threads, launcher)
     if any(not outcome.reused for outcome in outcomes):
         _publish(loaded, scale, place, uri)
@@ -83,7 +83,7 @@ def run(
     console.print(", ".join(f"{count} {status}" for status, count in counts.items()))
     ended = zip(specs, outcomes, strict=True)
     print_runs((spec.arm, spec.seed, spec.id) for spec, outcome in ended if outcome.status == "finished")
-    _report_failures(outcomes)
+    report_failures(outcomes)
     command = _table_command(file, scale, arms, sets or [], home, tracking_uri)
     console.print("the table: ", Text(command, style="bold"), sep="", soft_wrap=True)
     if counts["failed"] or not (counts["finished"] or counts["diverged"]):
@@ -105,7 +105,7 @@ def _is_done(spec: RunSpec, home: Home) -> bool:
     return find_results(spec, home).done
 
 
-def _look_over_material(specs: Sequence[RunSpec]) -> None:
+def look_over_material(specs: Sequence[RunSpec]) -> None:
     """Say everything that is wrong with the material of these runs before the first of them is trained.
 
     Raises:
@@ -199,7 +199,8 @@ def _publish(loaded: LoadedExperiment, scale: str, home: Home, tracking_uri: str
         warn([f"the table was not put on the tracking store: {error.message}"])
 
 
-def _report_failures(outcomes: Sequence[RunOutcome]) -> None:
+def report_failures(outcomes: Sequence[RunOutcome]) -> None:
+    """Why runs failed or were skipped, a line each."""
     from rich.text import Text
 
     from vlm_ablate.cli.console import err

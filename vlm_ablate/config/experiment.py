@@ -93,8 +93,8 @@ class TableConfig(Strict):
     """The paper's score column: what our mean is printed beside."""
     paired: dict[str, str] = Field(default_factory=dict)
     """Our column -> the paper's column that it stands beside, where their names differ, e.g. {docvqa: docvqa_test}."""
-    rows: Literal["arms", "all"] = "arms"
-    """all: also the paper's rows that no arm stands for, as published."""
+    published: bool = False
+    """Also show the paper's rows that no arm stands for, as published."""
     claims: list[Claim] = Field(default_factory=list)
 
     def paper_column(self, column: str) -> str:

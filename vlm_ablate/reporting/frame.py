@@ -147,7 +147,7 @@ def _paired(experiment: Experiment, columns: Sequence[str], paper: PaperTable | 
 
 def _published(experiment: Experiment, rows: Sequence[ArmRow], paper: PaperTable | None) -> tuple[ArmRow, ...]:
     """The paper's rows that no arm stands for, where the table shows them."""
-    if paper is None or experiment.table.rows != "all":
+    if paper is None or not experiment.table.published:
         return ()
     stood_for = {id(row.cell) for row in rows}
     return tuple(

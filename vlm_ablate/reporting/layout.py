@@ -215,18 +215,23 @@ def _foot(report: Report, columns: tuple[Column, ...]) -> tuple[tuple[Cell, ...]
 
 
 # --- claims, order, notes --------------------------------------------------------------------------------------------
-def _claims(report: Report) -> Grid:
-    columns = [
+def claim_columns(stand_ins: bool) -> tuple[Column, ...]:
+    """Of a table of claims."""
+    return (
         Column("claim", "Claim of the paper", numeric=False),
         Column("paper", "Paper"),
-        Column("ours", "This run [95 % interval]" + (MARK if report.stand_ins else "")),
+        Column("ours", "This run [95 % interval]" + (MARK if stand_ins else "")),
         Column("visible", "Visible from"),
         Column("verdict", "Verdict", numeric=False),
-    ]
-    return Grid(tuple(columns), tuple(row for claim in report.claims for row in _claim_rows(claim, report)))
+    )
 
 
-def _claim_rows(claim: ClaimRow, report: Report) -> list[tuple[Cell, ...]]:
+def _claims(report: Report) -> Grid:
+    rows = tuple(row for claim in report.claims for row in claim_rows(claim, report))
+    return Grid(claim_columns(report.stand_ins), rows)
+
+
+def claim_rows(claim: ClaimRow, report: Report) -> list[tuple[Cell, ...]]:
     """One row, or for an order its verdict and below it a row for each step."""
     column = report.headings.get(claim.metric, claim.metric)
     text = claim.text if claim.metric == schema.MEAN else f"{claim.text} ({column})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from vlm_ablate.errors import StorageError
@@ -35,21 +36,35 @@ def names_run(body: Mapping[str, Any]) -> bool:
     return labels and isinstance(spec.get("seed"), int) and all(isinstance(key, str) for key in stages)
 
 
-def seeds_asked(home: Home, experiment: str, scale: str) -> set[int]:
+@dataclass(frozen=True)
+class Asked:
+    """What tells one run that was asked for from others."""
+
+    id: str
+    experiment: str
+    arm: str
+    scale: str
+    seed: int
+
+
+def asked_here(home: Home) -> list[Asked]:
+    """All runs that were ever asked for here, read once for all that ask about them."""
+    return [
+        Asked(body["id"], *(body["spec"][name] for name in ("experiment", "arm", "scale", "seed")))
+        for _, body in asked_for(home)
+    ]
+
+
+def seeds_asked(asked: Iterable[Asked], experiment: str, scale: str) -> set[int]:
     """Seeds with which an experiment was run at a scale."""
-    specs = (body["spec"] for _, body in asked_for(home))
-    return {int(s["seed"]) for s in specs if (s.get("experiment"), s.get("scale")) == (experiment, scale)}
+    return {each.seed for each in asked if (each.experiment, each.scale) == (experiment, scale)}
 
 
-def count_others(home: Home, experiment: str, scale: str, arms: Iterable[str], ids: Iterable[str]) -> int:
+def count_others(asked: Iterable[Asked], experiment: str, scale: str, arms: Iterable[str], ids: Iterable[str]) -> int:
     """Runs of these arms that are none of `ids`: of another configuration."""
     known, names = set(ids), set(arms)
-    return sum(
-        body["id"] not in known
-        for _, body in asked_for(home)
-        if (body["spec"].get("experiment"), body["spec"].get("scale")) == (experiment, scale)
-        and body["spec"].get("arm") in names
-    )
+    ours = (each for each in asked if (each.experiment, each.scale) == (experiment, scale) and each.arm in names)
+    return sum(each.id not in known for each in ours)
 
 
 def results_of(specs: Sequence[RunSpec], home: Home) -> list[Results]:

@@ -1,0 +1,173 @@
+"""`reproduce`: all tables as one campaign, from results that are on disk already."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from tests.runs.disk import write_results
+from vlm_ablate.cli.app import app
+from vlm_ablate.config.expand import load_experiment
+from vlm_ablate.home import Home
+from vlm_ablate.launch.together import account, seed_by_seed
+from vlm_ablate.runs.results import find_results
+from vlm_ablate.runs.spec import specs_of
+
+DEPTH = """\
+name: idefics2/{name}
+title: Depth of the resampler
+paper: {{key: idefics2_t12}}
+seeds: [0, 1]
+model:
+  vision: {{name: siglip-nano}}
+  language: {{name: llama-nano, quality: good}}
+  connector: {{name: perceiver, latents: 8, depth: 3}}
+  architecture: autoregressive
+data:
+  mixture:
+    offline: {{source: {{name: offline}}}}
+stages:
+  pretrain: {{steps: {steps}, batch_size: 4}}
+evaluation:
+  benchmarks:
+    vqa: {{benchmark: offline_vqa, limit: 20}}
+arms:
+  one: {{cell: {{perceiver_layers: 1}}, set: {{model.connector.depth: 1}}}}
+  three: {{cell: {{perceiver_layers: 3}}}}
+  {more}
+table:
+  claims:
+    - {{text: Three layers are better than one., order: [three, one]}}
+"""
+SCALE = "name: tiny\nsummary: for tests\n"
+TWELVE = "twelve: {cell: {perceiver_layers: 12}, set: {model.connector.depth: 12}}"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two tables that share two arms, another with an arm of one of their names, and one of no paper."""
+    where = tmp_path / "experiments"
+    for place in ("idefics2", "scales", "mine"):
+        (where / place).mkdir(parents=True)
+    (where / "scales/tiny.yaml").write_text(SCALE)
+    (where / "idefics2/first.yaml").write_text(DEPTH.format(name="first", steps=10, more=TWELVE))
+    (where / "idefics2/second.yaml").write_text(DEPTH.format(name="second", steps=10, more=""))
+    (where / "idefics2/third.yaml").write_text(DEPTH.format(name="third", steps=20, more=""))
+    own = DEPTH.format(name="own", steps=10, more="")
+    (where / "mine/own.yaml").write_text(own.replace("idefics2/own", "mine/own"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def command(*words: str) -> str:
+    result = CliRunner().invoke(app, ["reproduce", "--scale", "tiny", "--papers", "idefics2", "--home", "home", *words])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def tables(*names: str) -> list:
+    return [specs_of(load_experiment(f"idefics2/{name}", scale="tiny")) for name in names]
+
+
+def fill(home: Home, *names: str, but: str = "") -> None:
+    for specs in tables(*names):
+        for spec in specs:
+            if spec.arm != but:
+                level = {"one": 40.0, "three": 52.0, "twelve": 46.0}[spec.arm]
+                write_results(spec, home, score=level + spec.seed + 0.3 * len(spec.arm), seconds=4.0)
+
+
+def test_one_seed_of_every_table_comes_before_the_next(folder: Path) -> None:
+    order = [(s.seed, s.experiment) for s in seed_by_seed(tables("first", "third"))]
+    assert order == [(0, "idefics2/first")] * 3 + [(0, "idefics2/third")] * 2 + [(1, "idefics2/first")] * 3 + [
+        (1, "idefics2/third")
+    ] * 2
+    assert seed_by_seed([]) == []
+
+
+def test_what_two_tables_need_is_counted_once(folder: Path) -> None:
+    home = Home.at("home")
+    found = account([find_results(spec, home) for specs in tables("first", "second", "third") for spec in specs])
+    assert (found.asked.runs, found.shared.runs, found.left.runs) == (14, 10, 10)
+    assert (found.asked.steps, found.shared.steps) == (10 * 10 + 4 * 20, 6 * 10 + 4 * 20)
+    assert found.shared.items == 10 * 2 * 20, "with images and blind"
+    fill(home, "first")
+    found = account([find_results(spec, home) for specs in tables("first", "second", "third") for spec in specs])
+    assert (found.left.runs, found.left.steps) == (4, 80)
+    assert found.left.seconds == pytest.approx(80 * 0.4 + 4 * 2 * 20 * 0.025), "4 s for 10 steps, as was measured here"
+
+
+def test_the_plan_says_what_is_saved_and_begins_nothing(folder: Path) -> None:
+    said = command("--plan")
+    assert "idefics2/first" in said and "mine/own" not in said
+    assert "asked for    14 trainings, 180 steps" in said
+    assert "shared       4 trainings, 40 steps" in said
+    assert "one of idefics2/first and idefics2/third: stages.pretrain.steps 10 and 20." in " ".join(said.split())
+    assert not (folder / "home").exists()
+
+
+def test_finished_it_writes_all_tables_and_the_page_over_all_at_once(folder: Path) -> None:
+    home = Home.at("home")
+    fill(home, "first", "third")
+    command()  # the second table has all it needs: nothing is trained
+    start = time.process_time()
+    said = command()
+    assert "left         nothing" in said and "14 finished" in said
+    assert time.process_time() - start < 20
+    for name in ("first", "second", "third"):
+        assert (folder / f"home/tables/idefics2/{name}/tiny/table.png").is_file()
+    page = (folder / "home/tables/all-tiny.md").read_text()
+    assert "Idefics2, Table 12 (appendix)" in page and page.count("Three layers are better than one.") == 3
+    assert "Over 3 tables, 0 of 5 pairs of arms stand in the paper's order" in page
+    assert "One name, two settings" in page
+    assert "<table" in (folder / "home/tables/all-tiny.html").read_text()
+
+
+def test_pictures_that_are_there_are_not_drawn_again(folder: Path) -> None:
+    home = Home.at("home")
+    fill(home, "first")
+    command("--experiments", "idefics2/first", "--out", "results")
+    picture = folder / "results/idefics2/first/tiny/table.png"
+    before = picture.stat().st_mtime_ns
+    command("--experiments", "idefics2/fir*", "--out", "results")
+    assert picture.stat().st_mtime_ns == before
+    (folder / "results/idefics2/first/tiny/table.md").write_text("other numbers")
+    command("--experiments", "idefics2/first", "--out", "results")
+    assert picture.stat().st_mtime_ns > before
+
+
+def test_runs_that_are_missing_or_diverged_are_shown(folder: Path) -> None:
+    home = Home.at("home")
+    fill(home, "first", but="one")
+    for spec in tables("first")[0]:
+        if spec.arm == "one":
+            write_results(spec, home, status="diverged", message="the loss is not finite")
+    command("--experiments", "idefics2/first")
+    page = (folder / "home/tables/all-tiny.md").read_text()
+    assert "(diverged)" in page and "2 of 3" in page
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--experiments", "idefics2/frist"], "did you mean 'idefics2/first'"),
+        (["--papers", "idefics4"], "unknown paper"),
+        (["--seeds", "x"], "--seeds"),
+        (["--launcher", "locl"], "local"),
+    ],
+)
+def test_what_cannot_be_meant_is_told_before_anything(folder: Path, words: list[str], told: str) -> None:
+    result = CliRunner().invoke(app, ["reproduce", "--scale", "tiny", "--home", "home", *words])
+    assert result.exit_code in (1, 2) and told in result.output, result.output
+    assert not (folder / "home").exists()
+
+
+def test_all_problems_of_all_files_are_told_at_once(folder: Path) -> None:
+    for name in ("first", "third"):
+        file = folder / f"experiments/idefics2/{name}.yaml"
+        file.write_text(file.read_text().replace("depth: 3", "depht: 3"))
+    result = CliRunner().invoke(app, ["reproduce", "--scale", "tiny", "--papers", "idefics2", "--plan"])
+    assert result.exit_code == 2 and "first.yaml" in result.output and "third.yaml" in result.output

@@ -1,0 +1,178 @@
+"""`vlm-ablate reproduce`: every table of the papers, as one campaign."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vlm_ablate.cli.console import HomeOption, HubOption, ScaleOption, SeedsOption, TrackingOption
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vlm_ablate.config.expand import LoadedExperiment
+    from vlm_ablate.home import Home
+    from vlm_ablate.reporting import Report
+    from vlm_ablate.runs.outcome import RunOutcome
+    from vlm_ablate.runs.spec import RunSpec
+
+
+def reproduce(
+    papers: Annotated[
+        str, typer.Option("--papers", metavar="NAME,...", help="Folders of experiments/ whose tables are regenerated.")
+    ] = "idefics2,idefics3",
+    experiments: Annotated[
+        str | None,
+        typer.Option(
+            "--experiments",
+            metavar="NAME,...",
+            help="Only these, by name or pattern, e.g. 'idefics2/t1*'; then --papers leaves none out.",
+        ),
+    ] = None,
+    scale: ScaleOption = "laptop",
+    seeds: SeedsOption = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option("--jobs", "-j", min=1, max=4_096, help="Runs at a time. Default: one a GPU, or one a core."),
+    ] = None,
+    threads: Annotated[
+        int, typer.Option("--threads", min=1, max=4_096, help="Threads of each run. Runs that share cores want one.")
+    ] = 1,
+    launcher: Annotated[
+        str, typer.Option("--launcher", metavar="NAME", help="Where runs go; `vlm-ablate list launchers`.")
+    ] = "local",
+    plan: Annotated[bool, typer.Option("--plan", help="Say what it takes, and begin nothing.")] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Folder of the tables, with predictions. Default: tables/ in the home."),
+    ] = None,
+    home: HomeOption = None,
+    tracking_uri: TrackingOption = None,
+    allow_hub: HubOption = False,
+) -> None:
+    """Regenerate all tables: what two of them need is trained once, one seed of every table before the next.
+
+    Finished runs are not repeated and interrupted ones continue, so the same command goes on from where it was. It ends
+    with every table, and one page with the claims of all.
+    """
+    from vlm_ablate.cli.console import out as stdout
+    from vlm_ablate.cli.console import seed_list, warn
+    from vlm_ablate.cli.home import open_home, take_over_earlier
+    from vlm_ablate.cli.reproduce_set import load_set, unlike_arms
+    from vlm_ablate.cli.reproduce_view import plan_table, sentences
+    from vlm_ablate.cli.run import launcher_config
+    from vlm_ablate.hub import set_hub_access
+    from vlm_ablate.launch.together import account, seed_by_seed
+    from vlm_ablate.runs.results import find_results
+    from vlm_ablate.runs.spec import specs_of
+
+    set_hub_access(allow_hub)
+    numbers = seed_list(seeds)
+    loaded = load_set(papers, experiments, scale)
+    launcher_config(launcher, jobs, threads)
+    place = open_home(home)
+    take_over_earlier(place)
+    tables = {each.experiment.name: specs_of(each, seeds=numbers) for each in loaded}
+    found = {name: [find_results(spec, place) for spec in specs] for name, specs in tables.items()}
+    everything = [results for each in found.values() for results in each]
+    console = stdout()
+    console.print(plan_table(loaded, found))
+    console.print(*sentences(account(everything)), sep="\n", soft_wrap=True)
+    unlike = unlike_arms(loaded)
+    if plan:
+        warn([text for _, text in unlike])
+        return
+    asked = seed_by_seed(tables.values())
+    noted = {r.spec.id for r in everything if r.done and r.attempt.get("status") == r.status}
+    outcomes: list[RunOutcome] = []
+    if any(spec.id not in noted for spec in asked):
+        outcomes = _run(loaded, asked, place, tracking_uri or place.tracking_uri, jobs, threads, launcher, noted)
+    fresh = {s.experiment for s, o in zip(asked, outcomes, strict=True) if not o.reused} if outcomes else set()
+    _write(loaded, numbers, place, tracking_uri, out, fresh, unlike)
+    counts = Counter(outcome.status for outcome in outcomes) or Counter(finished=len(asked))
+    console.print(", ".join(f"{count} {status}" for status, count in counts.items()))
+    if counts["failed"]:
+        raise typer.Exit(1)
+
+
+def _run(
+    loaded: Sequence[LoadedExperiment],
+    specs: Sequence[RunSpec],
+    home: Home,
+    tracking_uri: str,
+    jobs: int | None,
+    threads: int,
+    launcher: str,
+    done: set[str],
+) -> list[RunOutcome]:
+    """Run what is missing, after a look at all of its material.
+
+    Raises:
+        DataError: with all problems of the material.
+    """
+    from vlm_ablate.cli.run import launch, look_over_material, report_failures
+
+    home.prepare()
+    for each in loaded:
+        look_over_material([s for s in specs if s.experiment == each.experiment.name and s.id not in done])
+    outcomes = launch(specs, home, tracking_uri, jobs, threads, launcher)
+    report_failures(outcomes)
+    return outcomes
+
+
+def _write(
+    loaded: Sequence[LoadedExperiment],
+    seeds: list[int] | None,
+    home: Home,
+    tracking_uri: str | None,
+    out: Path | None,
+    fresh: set[str],
+    unlike: Sequence[tuple[str, str]],
+) -> None:
+    """All tables, those with new runs in the tracking store, too, and the page over all. What fails is a warning."""
+    from vlm_ablate.cli.console import err, warn
+    from vlm_ablate.cli.publish import publish_table
+    from vlm_ablate.cli.records import build_report, recorded
+    from vlm_ablate.errors import VlmAblateError
+    from vlm_ablate.reporting import write_results
+    from vlm_ablate.runs.catalogue import asked_here
+
+    reports: list[Report] = []
+    asked = asked_here(home)
+    root = out or home.root / "tables"
+    with err().status("writing the tables") as status:
+        for each in loaded:
+            name, scale = each.experiment.name, each.scale.name
+            status.update(f"writing the table of {name}")
+            try:
+                source = recorded(each, home, tracking_uri, seeds, asked=asked)
+                report = build_report(each, source, seeds)
+                answers = source.answers if out else None
+                write_results(report, source.records, root / name / scale, source.histories, answers, again=False)
+                reports.append(report)
+                if name in fresh:
+                    publish_table(each, home, tracking_uri or home.tracking_uri)
+            except VlmAblateError as error:
+                warn([f"{name}: {error.message}"])
+    if reports:
+        for path in _write_overview(reports, loaded[0].scale.name, root, unlike):
+            typer.echo(f"wrote {path}", err=True)
+
+
+def _write_overview(
+    reports: Sequence[Report], scale: str, root: Path, unlike: Sequence[tuple[str, str]]
+) -> list[Path]:
+    from vlm_ablate.reporting.overview import overview
+    from vlm_ablate.reporting.renderers import html, markdown
+    from vlm_ablate.storage import write_atomically
+
+    page = overview(reports, scale, unlike)
+    written = []
+    for suffix, text in (("md", markdown.render(page)), ("html", html.render(page))):
+        path = (root / f"all-{scale}.{suffix}").absolute()
+        write_atomically(path, text)
+        written.append(path)
+    return written

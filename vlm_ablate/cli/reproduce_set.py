@@ -1,0 +1,82 @@
+"""Which experiments `reproduce` regenerates, and arms that two of them call by one name."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+from vlm_ablate.errors import ConfigError, Problem, UnknownNameError, VlmAblateError
+
+if TYPE_CHECKING:
+    from vlm_ablate.config.expand import LoadedExperiment
+    from vlm_ablate.config.loading import ResolvedArm
+
+
+def load_set(papers: str, experiments: str | None, scale: str) -> list[LoadedExperiment]:
+    """The experiments asked for, at a scale: of these papers those that regenerate something, or those named.
+
+    An experiment regenerates something when it names a table of a paper or makes claims.
+
+    Args:
+        papers: first parts of names, separated by commas.
+        experiments: names or patterns, separated by commas; None: all of the papers.
+
+    Raises:
+        ConfigError: all problems of all files.
+        UnknownNameError: a paper or a name that no experiment has.
+        VlmAblateError: nothing is left.
+    """
+    from vlm_ablate.config.expand import experiment_files, load_experiment
+    from vlm_ablate.papers import PAPERS
+
+    folders, patterns = _words(papers), _words(experiments or "")
+    files = {str(file.relative_to("experiments").with_suffix("")): file for file in experiment_files()}
+    _check_known(folders if not patterns else (), {*PAPERS, *(name.split("/")[0] for name in files)}, "paper")
+    _check_known(patterns, files, "experiment")
+    problems: list[Problem] = []
+    loaded: list[LoadedExperiment] = []
+    for name, file in files.items():
+        if not (any(fnmatchcase(name, p) for p in patterns) if patterns else name.split("/")[0] in folders):
+            continue
+        try:
+            each = load_experiment(file, scale=scale)
+        except ConfigError as error:
+            problems += error.problems
+            continue
+        if patterns or each.experiment.paper or each.experiment.table.claims:
+            loaded.append(each)
+    if problems:
+        raise ConfigError(list(dict.fromkeys(problems)))
+    if not loaded:
+        raise VlmAblateError("no experiment here regenerates a table", hint="run it where the folder experiments/ is")
+    return loaded
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _check_known(wanted: Sequence[str], known: Collection[str], kind: str) -> None:
+    for word in wanted:
+        if not any(fnmatchcase(name, word) for name in known):
+            raise UnknownNameError(kind, word, sorted(known))
+
+
+def unlike_arms(loaded: Sequence[LoadedExperiment]) -> list[tuple[str, str]]:
+    """(subject, text) for arms that stand for one row of a paper, or have one name in its folder, and are not alike."""
+    from vlm_ablate.config.diff import arm_diff
+
+    seen: dict[tuple[str, str], tuple[LoadedExperiment, ResolvedArm]] = {}
+    notes = []
+    for each in loaded:
+        folder = each.experiment.name.partition("/")[0]
+        for name, arm in each.arms.items():
+            first, mine = seen.setdefault((folder, name), (each, arm))
+            changes = [c for c in arm_diff(mine.config, arm.config) if c.path.startswith(("model", "stages", "data"))]
+            if changes:
+                told = ", ".join(f"{c.path} {c.base} and {c.arm}" for c in changes[:3])
+                more = f" and {len(changes) - 3} more" if len(changes) > 3 else ""
+                where = f"{first.experiment.name} and {each.experiment.name}"
+                notes.append(("One name, two settings", f"{name} of {where}: {told}{more}."))
+    return notes
