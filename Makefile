@@ -23,10 +23,10 @@ export OMP_NUM_THREADS ?= 1
 NO_INDEX := { echo "** pip could not install this. Is there a network? An index or a mirror is set by PIP_INDEX_URL or pip.conf; \
 then the same command goes on from here."; exit 1; }
 
-.PHONY: help environment assets debian reproduce results test lint clean
+.PHONY: help environment assets debian reproduce reproduce-all results test lint clean
 
 help:  ## what can be made
-	@sed -nE 's/^([a-z]+):.*##  *(.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -nE 's/^([a-z-]+):.*##  *(.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 	@echo "Settings, e.g. make reproduce SEEDS=0 JOBS=1: VENV PYTHON JOBS SEEDS SCALE EXPERIMENT TORCH TORCH_ARGS DEBIAN_ARGS PYTEST_ARGS"
 
 environment: $(STAMPS)/package  ## a virtual environment with the package and its test tools
@@ -39,6 +39,9 @@ reproduce: environment assets $(if $(filter workstation,$(SCALE)),debian)  ## th
 	@echo "== $(EXPERIMENT), scale $(SCALE), seeds $(SEEDS)"
 	@$(BIN)/vlm-ablate run $(EXPERIMENT) --scale $(SCALE) --seeds $(SEEDS) --jobs $(JOBS)
 	@$(BIN)/vlm-ablate table $(EXPERIMENT) --scale $(SCALE)
+
+reproduce-all: environment assets $(if $(filter workstation,$(SCALE)),debian)  ## every table of both papers (hours; the same command continues)
+	@$(BIN)/vlm-ablate reproduce --scale $(SCALE) --seeds $(SEEDS) --jobs $(JOBS)
 
 results: environment  ## write what `make reproduce` produced to results/, to be committed
 	@$(BIN)/vlm-ablate table $(EXPERIMENT) --scale $(SCALE) \

@@ -66,6 +66,7 @@ def reproduce(
     from vlm_ablate.cli.run import launcher_config
     from vlm_ablate.hub import set_hub_access
     from vlm_ablate.launch.together import account, seed_by_seed
+    from vlm_ablate.runs.once import looking_once
     from vlm_ablate.runs.results import find_results
     from vlm_ablate.runs.spec import specs_of
 
@@ -76,7 +77,8 @@ def reproduce(
     place = open_home(home)
     take_over_earlier(place)
     tables = {each.experiment.name: specs_of(each, seeds=numbers) for each in loaded}
-    found = {name: [find_results(spec, place) for spec in specs] for name, specs in tables.items()}
+    with looking_once():
+        found = {name: [find_results(spec, place) for spec in specs] for name, specs in tables.items()}
     everything = [results for each in found.values() for results in each]
     console = stdout()
     console.print(plan_table(loaded, found))

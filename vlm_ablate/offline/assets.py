@@ -32,6 +32,7 @@ def package_root(package: str, folder: str) -> Path:
     return root
 
 
+@cache
 def package_version(package: str) -> str:
     """Version of an installed distribution."""
     return metadata.version(package)

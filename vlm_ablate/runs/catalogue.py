@@ -9,6 +9,7 @@ from typing import Any
 from vlm_ablate.errors import StorageError
 from vlm_ablate.home import Home
 from vlm_ablate.runs.folder import RunFolder
+from vlm_ablate.runs.once import looking_once
 from vlm_ablate.runs.results import find_results
 from vlm_ablate.runs.spec import RunSpec
 from vlm_ablate.runs.view import Results, history_of, record_of
@@ -69,8 +70,9 @@ def count_others(asked: Iterable[Asked], experiment: str, scale: str, arms: Iter
 
 def results_of(specs: Sequence[RunSpec], home: Home) -> list[Results]:
     """The results of those specs of which anything is there, also when another experiment has computed it."""
-    found = (find_results(spec, home) for spec in specs)
-    return [results for results in found if results.attempt or results.done]
+    with looking_once():
+        found = [find_results(spec, home) for spec in specs]
+        return [results for results in found if results.attempt or results.done]
 
 
 def records_of(results: Sequence[Results]) -> list[RunRecord]:

@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +16,7 @@ from vlm_ablate.errors import AssetMissing, VlmAblateError
 from vlm_ablate.events import preparing
 from vlm_ablate.home import Home
 from vlm_ablate.registry import REGISTRIES, Registry
+from vlm_ablate.runs.once import once
 from vlm_ablate.storage import file_sha256, write_atomically
 
 MISSING = ""
@@ -123,15 +124,19 @@ def registry_of(config: type[object]) -> Registry[object] | None:
     return None
 
 
+def _looked_at_part(part: Part) -> tuple[Part, str, str | None]:
+    """The part (kept, so that no other takes its id while this is remembered), what it reads, and its code."""
+    registry = registry_of(type(part))
+    return part, part_fingerprint(part), code_fingerprint(registry, part.name) if registry else None
+
+
 def fingerprints_of(parts: Mapping[str, Part]) -> Fingerprints:
     """What is read from disk for each part, and the source of those that plug-ins bring."""
     found: Fingerprints = {}
     for what, part in parts.items():
-        digest = part_fingerprint(part)
+        _, digest, code = once(("part", id(part)), partial(_looked_at_part, part))
         if digest != "none":
             found[what] = digest
-        registry = registry_of(type(part))
-        code = code_fingerprint(registry, part.name) if registry else None
         if code is not None:
             found[f"{what} code"] = code
     return found

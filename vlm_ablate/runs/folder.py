@@ -22,6 +22,7 @@ Whoever writes in a stage, a score or a run holds its lease (`.lease-N`, see `le
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ from vlm_ablate.home import Home
 from vlm_ablate.lease import Lease, Owner
 from vlm_ablate.limits import parse_json
 from vlm_ablate.runs.fingerprints import agree
+from vlm_ablate.runs.once import once
 from vlm_ablate.sealed import sealed, unsealed
 from vlm_ablate.storage import storage_errors, write_atomically
 
@@ -246,8 +248,21 @@ def run_folder(home: Home, id: str) -> RunFolder:
 
 def variants(parent: Path, key: str) -> list[Path]:
     """Folders of a key, in the order in which they were made."""
-    numbered = {_number(folder, key): folder for folder in (parent / key, *parent.glob(f"{key}.*")) if folder.is_dir()}
+    names = once(("variants", parent), lambda: _names(parent)).get(key, ())
+    numbered = {_number(folder, key): folder for name in names if (folder := parent / name).is_dir()}
     return [numbered[number] for number in sorted(numbered) if number]
+
+
+def _names(parent: Path) -> dict[str, list[str]]:
+    """Key -> names of its folders below a parent, there or not."""
+    found: dict[str, list[str]] = {}
+    try:
+        names = os.listdir(parent)
+    except OSError:
+        names = []
+    for name in names:
+        found.setdefault(name.partition(".")[0], []).append(name)
+    return found
 
 
 def fresh(parent: Path, key: str) -> Path:

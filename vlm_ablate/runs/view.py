@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ class Results:
     attempt: Mapping[str, Any] = field(default_factory=dict)
     """What `run.json` says: status, message, times."""
 
-    @property
+    @cached_property
     def outcomes(self) -> list[dict[str, Any]]:
         """How the stages that have ended did so."""
         return [outcome for stage in self.stages if (outcome := stage.outcome())]
@@ -64,15 +65,18 @@ class Results:
 
     def score_records(self) -> list[dict[str, Any]]:
         """The score records, with images first, then blind, then in words."""
-        found = ((key, score.outcome()) for key, score in self.scores)
         # The same protocol may stand in another column of another table.
-        return [{**record, "column": key.column, "key": key.key} for key, record in found if record]
+        return [{**record, "column": key.column, "key": key.key} for key, _, record in self._ended if record]
+
+    @cached_property
+    def _ended(self) -> list[tuple[ScoreKey, ScoreFolder, dict[str, Any] | None]]:
+        """The scores with what their files say, read once."""
+        return [(key, score, score.outcome()) for key, score in self.scores]
 
     def item_scores(self) -> dict[str, list[float | None]]:
         """Column -> score of each item with images, in the benchmark's order."""
         found: dict[str, list[float | None]] = {}
-        for key, score in self.scores:
-            record = score.outcome()
+        for key, score, record in self._ended:
             if record and not record["blind"] and not record.get("described"):
                 values = record.get("item_scores")  # earlier versions kept them among the predictions only
                 found[key.column] = _scores(score.predictions) if values is None else values
@@ -80,15 +84,18 @@ class Results:
 
     def answers(self) -> Iterator[Answers]:
         """What was answered, with images and blind, as far as the files of predictions are there."""
-        for key, score in self.scores:
-            record = score.outcome()
+        for key, score, record in self._ended:
             if record and not record.get("described") and score.predictions.is_file():
                 rows = read_predictions(score.predictions)
                 told = tuple((p.id, p.question, p.references, p.prediction, p.score) for p in rows)
                 yield Answers(key.column, bool(record["blind"]), told)
 
     def entries(self) -> list[LogLine]:
-        """The logs of all stages, in order."""
+        """The logs of all stages, in order, as they were when they were first asked for."""
+        return self._entries
+
+    @cached_property
+    def _entries(self) -> list[LogLine]:
         return [entry for stage in self.stages for entry in read_log(stage.log)]
 
 
