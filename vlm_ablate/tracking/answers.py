@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import lzma
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +84,11 @@ def load_item_scores(path: Path) -> dict[str, dict[str, list[float | None]]]:
         if not isinstance(body, dict) or body.get("format") != FILE_FORMAT:
             raise ValueError(f"predictions of format {FILE_FORMAT} are needed")
         return {
-            str(run): {c: [_score(row) for row in rows] for c, rows in columns.items() if not c.endswith(" (blind)")}
+            str(run): {
+                re.sub(r" \(\d+\)$", "", c): [_score(row) for row in rows]
+                for c, rows in columns.items()
+                if not c.endswith(" (blind)")
+            }
             for run, columns in body["runs"].items()
         }
     except (lzma.LZMAError, ValueError, KeyError, TypeError, AttributeError) as error:
