@@ -218,3 +218,16 @@ def test_a_launcher_imports_neither_torch_nor_mlflow() -> None:
         "import sys; import vlm_ablate.launch.local; assert not {'torch', 'mlflow', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+
+def test_a_hearer_that_fails_ends_the_command_and_stops_the_runs_at_a_checkpoint(home: Home) -> None:
+    """As when the output is a file on a full disk."""
+    spec = make_spec("long", note="sleep")
+
+    def full(event: Event) -> None:
+        if isinstance(event, StepDone):
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        run([spec], home, full)
+    assert (run_folder(home, spec.id).root / "checkpoint").exists()

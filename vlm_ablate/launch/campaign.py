@@ -68,6 +68,8 @@ class Campaign:
         self._inner: dict[str, RunFuture] = {}
         """Run id -> the launcher's own future."""
         self.killed = 0
+        self._broken: Exception | None = None
+        """What the hearer of events raised; it hears no more."""
 
     def __enter__(self) -> Campaign:
         """
@@ -104,6 +106,7 @@ class Campaign:
 
         Raises:
             LaunchInterrupted: stopped by Ctrl-C or SIGTERM.
+            Exception: what the hearer of events raised; the runs stop at a checkpoint.
         """
         futures: list[RunFuture] = []
         with _sigterm_as_interrupt():
@@ -114,6 +117,8 @@ class Campaign:
                 while open_:
                     _, left = wait(open_, timeout=1.0, return_when=FIRST_COMPLETED)
                     open_ = {future for future in futures if future in left}
+                    if self._broken is not None:
+                        raise self._broken
             except KeyboardInterrupt:
                 running = sum(not future.done() for future in self._futures.values())
                 self._notify(f"stopping {running} runs at a checkpoint (Ctrl-C again to kill them)")
@@ -182,7 +187,11 @@ class Campaign:
 
     def _hear(self, event: Event) -> None:
         with self._lock:
-            self._on_event(event)
+            if self._broken is None:
+                try:
+                    self._on_event(event)
+                except Exception as error:  # e.g. output to a full disk; told by the thread that asked for the runs
+                    self._broken = error
             if isinstance(event, StageFinished):
                 self._training.pop(event.key, None)
         if isinstance(event, StageFinished):

@@ -39,7 +39,7 @@ class LocalLauncher:
         self._closing = False
         self._ours, self._wake = socket.socketpair()
         self._ours.setblocking(False)
-        self._thread = threading.Thread(target=self._loop, name="workers", daemon=True)
+        self._thread = threading.Thread(target=self._listen, name="workers", daemon=True)
 
     def open(self, context: Context) -> None:
         """See `Launcher.open`."""
@@ -101,6 +101,18 @@ class LocalLauncher:
         worker = next((w for w in self._workers if w.future is future), None)
         if worker is not None:
             worker.signal(signal.SIGUSR1)
+
+    def _listen(self) -> None:
+        """Hear the workers; whatever goes wrong here is the outcome of all that runs, never a wait without end."""
+        try:
+            self._loop()
+        except Exception as error:
+            with self._lock:
+                futures = [*self._queue, *(worker.future for worker in self._workers if worker.future is not None)]
+                self._queue.clear()
+            for future in futures:
+                if not future.done():
+                    future.set_exception(error)
 
     def _loop(self) -> None:
         while True:
