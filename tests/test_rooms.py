@@ -38,9 +38,9 @@ FLOORS = [
 ]
 FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor}
 FILES = sorted(ROOT.rglob("*.py"))
-HEAVY = {"torch", "transformers", "peft", "lightning", "mlflow", "datasets", "accelerate"}
+HEAVY = {"torch", "transformers", "peft", "lightning", "mlflow", "datasets", "accelerate", "optuna"}
 LIGHT = ["errors", "registry", "events", "storage", "lease", "sealed", "limits", "masking", "csv_text", "trust", "home",
-         "hub", "provenance", "papers", "config", "tracking", "launch", "reporting", "cli"]  # fmt: skip
+         "hub", "provenance", "papers", "config", "tracking", "launch", "reporting", "sweeps", "cli"]  # fmt: skip
 
 
 def room_of(module: str) -> str:

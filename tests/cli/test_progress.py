@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from vlm_ablate.cli import progress
-from vlm_ablate.cli.progress import RunDisplay, _duration
+from vlm_ablate.cli.progress import RunDisplay, duration
 from vlm_ablate.config.expand import load_experiment
 from vlm_ablate.events import (
     EvaluationProgress,
@@ -104,7 +104,7 @@ def test_preparations_are_shown_before_the_run_has_started(monkeypatch: pytest.M
 
 
 def test_durations() -> None:
-    assert [_duration(s) for s in (0.4, 59.4, 60, 3600, 86399)] == [
+    assert [duration(s) for s in (0.4, 59.4, 60, 3600, 86399)] == [
         "0 s",
         "59 s",
         "1 min 00 s",

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-HEAVY = ("torch", "transformers", "mlflow", "pandas", "matplotlib", "lightning", "datasets", "scipy")
+HEAVY = ("torch", "transformers", "mlflow", "pandas", "matplotlib", "lightning", "datasets", "scipy", "optuna")
 T03 = "experiments/idefics2/t03_architecture.yaml"
 
 
@@ -24,7 +24,7 @@ def imported(*arguments: str) -> set[str]:
     return set(run.stdout.rpartition("MODULES")[2].split())
 
 
-HELP = [("--help",), *((command, "--help") for command in ("run", "export", "generate", "parity"))]
+HELP = [("--help",), *((command, "--help") for command in ("run", "sweep", "export", "generate", "parity"))]
 
 
 @pytest.mark.parametrize("arguments", [*HELP, ("list",), ("validate", T03), ("schema",)])

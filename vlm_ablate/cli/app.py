@@ -24,6 +24,7 @@ from vlm_ablate.cli import (
     run,
     schema,
     score,
+    sweep,
     table,
     ui,
     validate,
@@ -129,3 +130,4 @@ app.command("parity")(parity.parity)
 app.add_typer(data.app, name="data")
 app.add_typer(home.app, name="home")
 app.add_typer(pretrain.app, name="pretrain")
+app.add_typer(sweep.app, name="sweep")

@@ -77,7 +77,7 @@ class RunDisplay:
                 self._stage[event.run] = f"{event.stage} " if event.stages > 1 else ""
             case StepDone():
                 info = f"{self._stage.get(event.run, '')}loss {event.loss:.3f}  {_rate(event.tokens_per_s)} tokens/s"
-                left = "" if event.seconds_left is None else f"  {_duration(event.seconds_left)} left"
+                left = "" if event.seconds_left is None else f"  {duration(event.seconds_left)} left"
                 self._update(event.run, event.step, event.steps, info + left)
             case EvaluationProgress():
                 what = f"{'blind ' if event.blind else ''}{event.column}"
@@ -128,7 +128,7 @@ class RunDisplay:
             self._progress.remove_task(task)
         name = self._names.get(event.run, event.run)
         score = "" if event.mean is None else f"  mean {event.mean:.1f}"
-        took = "  (recorded earlier)" if event.reused else f"  in {_duration(event.seconds)}"
+        took = "  (recorded earlier)" if event.reused else f"  in {duration(event.seconds)}"
         why = f"  {event.message}" if event.message else ""
         self._line(f"{event.status:<9} {name}{score}{took}{why}", STYLE.get(event.status, ""))
         if self._progress and self._total is not None:
@@ -149,7 +149,8 @@ def _bars(console: Console) -> Progress:
     return Progress(*columns, info, console=console, transient=True, refresh_per_second=4)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """`12 s`, `3 min 05 s`, `2 h 07 min`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

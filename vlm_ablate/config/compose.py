@@ -102,16 +102,18 @@ def _merged(old: Any, new: Any, path: Path_, *, document: bool) -> Any:
     return _merge(old if keep else {}, new, path, document=document)
 
 
-_LATER = {"arms": ("set",), "stages": ("data",)}
+_LATER = {"arms": ("set", "tuned"), "stages": ("data",)}
 
 
 def _is_diff(path: Path_) -> bool:
-    return path[:1] in (("overrides",), ("values",)) or path[2:3] == _LATER.get(path[0] if path else "")
+    return path[:1] in (("overrides",), ("values",)) or (len(path) > 2 and path[2] in _LATER.get(path[0], ()))
 
 
 def _of_run(path: Path_) -> Path_:
     """A path of a file as one of a run's configuration."""
-    return path[1:] if path[:1] == ("overrides",) else path[3:] if path[:1] == ("arms",) else path
+    if path[:1] == ("arms",):
+        return path[4:] if path[2:3] == ("tuned",) else path[3:]
+    return path[1:] if path[:1] == ("overrides",) else path
 
 
 def _named(part: Any) -> Any:

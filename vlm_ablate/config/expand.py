@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vlm_ablate.config.compose import load_document, parse_sets
+from vlm_ablate.config.compose import flatten, load_document, parse_sets
 from vlm_ablate.config.diff import fairness_warnings
-from vlm_ablate.config.document import display
+from vlm_ablate.config.document import Document, display
 from vlm_ablate.config.experiment import Experiment, RunConfig
 from vlm_ablate.config.loading import Loading, ResolvedArm
 from vlm_ablate.config.scale import Scale
@@ -48,7 +48,18 @@ class LoadedExperiment:
             f"{', '.join(arms)}: arms of {base} beside this file's own; `replace: true` in `arms` leaves them out"
             for base, arms in brought.items()
         ]
-        return fairness_warnings(configs, self.experiment.factor) + lacking + inherited
+        return fairness_warnings(configs, self.experiment.factor) + lacking + inherited + self._tuned_elsewhere()
+
+    def _tuned_elsewhere(self) -> list[str]:
+        """Arms that a sweep tuned at another scale: what it found holds there."""
+        scales: dict[str, list[str]] = {}
+        for name, arm in self.experiment.arms.items():
+            if arm.tuned and arm.tuned.scale != self.scale.name:
+                scales.setdefault(arm.tuned.scale, []).append(name)
+        return [
+            f"{', '.join(names)}: tuned at scale {scale!r}; at {self.scale.name!r} it is as the file has it"
+            for scale, names in scales.items()
+        ]
 
     def select(self, arms: Sequence[str] | None) -> list[ResolvedArm]:
         """The named arms in the order of the file; None: all.
@@ -63,12 +74,13 @@ class LoadedExperiment:
 
 
 def load_experiment(
-    path: str | Path, *, scale: str = "laptop", sets: Sequence[str] = (), arms: Sequence[str] | None = None
+    path: str | Path, *, scale: str = "laptop", sets: Sequence[str] | Document = (), arms: Sequence[str] | None = None
 ) -> LoadedExperiment:
     """Read, compose and validate an experiment file at a scale.
 
     Args:
-        sets: `a.b=value`, applied last, to every arm that is asked for and to no other.
+        sets: `a.b=value`, or nested with the places where they are written; applied last, to every arm that is asked
+            for and to no other.
         arms: names of the arms asked for; None: all. The others must be valid as the file has them.
 
     Raises:
@@ -77,7 +89,7 @@ def load_experiment(
     """
     file = find_experiment(path)
     document = load_document(file)
-    overrides = parse_sets(sets)
+    overrides = sets if isinstance(sets, Document) else parse_sets(sets)
     loaded_scale = load_scale(scale, file)
     work = Loading(file, document, loaded_scale, overrides, arms)
     experiment = work.experiment()
@@ -94,11 +106,17 @@ def load_experiment(
         scale=loaded_scale.scale,
         base=base,
         arms={name: arm for name, arm in resolved.items() if arm and name in work.chosen},
-        sets=tuple(sets),
+        sets=_told(sets),
         left_out={name: arm.label for name, arm in resolved.items() if arm and name not in work.chosen},
         missing_stand_ins=tuple(dict.fromkeys(work.missing)),
         inherited_arms={name: base for name, base in document.inherited_arms.items() if name in work.chosen},
     )
+
+
+def _told(sets: Sequence[str] | Document) -> tuple[str, ...]:
+    if not isinstance(sets, Document):
+        return tuple(sets)
+    return tuple(f"{'.'.join(path)}={value}" for path, value in flatten(sets.data).items())
 
 
 def restricted(experiment: Experiment, arms: Sequence[str]) -> Experiment:
@@ -124,6 +142,7 @@ def find_experiment(path: str | Path) -> Path:
 
 
 def experiment_files(root: Path | None = None) -> list[Path]:
-    """Experiment files below `experiments/`; fragments (`_name.yaml`) and scales are not experiments."""
+    """Experiment files below `experiments/`; fragments (`_name.yaml`), scales and sweeps are not experiments."""
     root = root or Path("experiments")
-    return [f for f in sorted(root.rglob("*.yaml")) if not f.name.startswith("_") and f.parent.name != "scales"]
+    found = [f for f in sorted(root.rglob("*.yaml")) if not f.name.startswith("_")]
+    return [f for f in found if f.parent.name not in ("scales", "sweeps")]

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from vlm_ablate.config.base import FieldError, Strict
 from vlm_ablate.config.run_config import RunConfig, RunStage
 
-__all__ = ["Arm", "Claim", "Experiment", "PaperRef", "RunConfig", "RunStage", "Seeds", "TableConfig"]
+__all__ = ["Arm", "Claim", "Experiment", "PaperRef", "RunConfig", "RunStage", "Seeds", "TableConfig", "Tuned"]
 
 
 class Seeds(Strict):
@@ -28,6 +28,24 @@ class PaperRef(Strict):
     """Id of the table in the package's paper files, e.g. idefics2_t03."""
 
 
+class Tuned(Strict):
+    """Where an arm's values come from: a trial of a sweep. They hold at the scale of the sweep and at no other."""
+
+    sweep: str
+    """Study that found them."""
+    trial: int
+    scale: str
+    objective: str = "mean"
+    score: float | None = None
+    """Of the trial, on the tune split."""
+    seeds: int | None = None
+    """Of the trial."""
+    revision: str | None = None
+    """Of the code that ran it."""
+    set: dict[str, Any]
+    """Dotted fields, put over what the scale made of the arm."""
+
+
 class Arm(Strict):
     """One arm: a label, the paper's cell, and the fields it changes."""
 
@@ -37,6 +55,8 @@ class Arm(Strict):
     set: dict[str, Any] = Field(default_factory=dict)
     """A nested mapping merged over the base, or dotted paths."""
     note: str | None = None
+    tuned: Tuned | None = None
+    """Written by `sweep apply`."""
 
 
 class Claim(Strict):

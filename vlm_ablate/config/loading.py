@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from vlm_ablate.config.checks import check_arms_exist, check_cells, check_claims, check_factor
 from vlm_ablate.config.compose import merge_documents, nest
 from vlm_ablate.config.document import Document, Path_, display
-from vlm_ablate.config.experiment import Experiment
+from vlm_ablate.config.experiment import Experiment, Tuned
 from vlm_ablate.config.problems import Where, dotted, problems_of
 from vlm_ablate.config.run_config import RunConfig
 from vlm_ablate.config.scales import LoadedScale, Scaled, apply_scale, relabelled
@@ -35,6 +35,8 @@ class ResolvedArm:
     config: RunConfig
     stand_ins: dict[str, str] = field(default_factory=dict)
     scaled: dict[str, str] = field(default_factory=dict)
+    tuned: Tuned | None = None
+    """Where values of this scale come from that a sweep found."""
 
 
 class Loading:
@@ -65,8 +67,9 @@ class Loading:
         self.data = merge_documents(document.data, own)
         self._name_arms()
         for arm in self._arms().values():
-            if isinstance(arm, dict) and isinstance(arm.get("set"), dict):
-                arm["set"] = nest(arm["set"])
+            for diff in (arm, arm.get("tuned")) if isinstance(arm, dict) else ():
+                if isinstance(diff, dict) and isinstance(diff.get("set"), dict):
+                    diff["set"] = nest(diff["set"])
         self.chosen = self._choose(arms)
 
     def _name_arms(self) -> None:
@@ -123,25 +126,36 @@ class Loading:
         arm = self.data["arms"][name]
         diff = arm.get("set")
         data = apply_diff(self._base_data(), diff) if isinstance(diff, dict) else self._base_data()
-        resolved = self._resolve(data, name, self.run_sets if name in self.chosen else {})
+        tuned = self._tuned(arm)
+        resolved = self._resolve(data, name, self.run_sets if name in self.chosen else {}, tuned)
         if resolved is None:
             return None
         paper, config, scaled = resolved
+        label = arm.get("label") or name
         return ResolvedArm(
             name,
-            arm.get("label") or name,
+            f"{label} (tuned)" if tuned else label,
             arm.get("cell"),
             arm.get("note"),
             paper,
             config,
             scaled.told(scaled.stand_ins),
             scaled.told(scaled.values),
+            tuned,
         )
 
+    def _tuned(self, arm: dict[str, Any]) -> Tuned | None:
+        """What a sweep found for an arm at this scale; what is wrong with it, the whole file's check tells."""
+        try:
+            tuned = Tuned.model_validate(arm["tuned"])
+        except (KeyError, ValidationError):
+            return None
+        return tuned if tuned.scale == self.scale.scale.name else None
+
     def _resolve(
-        self, data: dict[str, Any], arm: str | None, sets: dict[str, Any]
+        self, data: dict[str, Any], arm: str | None, sets: dict[str, Any], tuned: Tuned | None = None
     ) -> tuple[RunConfig, RunConfig, Scaled] | None:
-        """`data` validated as a run, then scaled, set and validated again; `arm` None: the base."""
+        """`data` validated as a run, then scaled, tuned, set and validated again; `arm` None: the base."""
 
         prefix = ("arms", arm, "set") if arm else ()
 
@@ -149,7 +163,8 @@ class Loading:
             return self._in_file(path, prefix)
 
         def in_scale(path: Path_) -> tuple[str, Path_]:
-            return (self._set_location(path) if sets else None) or self._scale_location(path)
+            own = (self._set_location(path) if sets else None) or (self._tuned_location(arm, path) if tuned else None)
+            return own or self._scale_location(path)
 
         paper, problems = _validated(data, in_arm)
         if paper is None:
@@ -160,7 +175,7 @@ class Loading:
         scaled = apply_scale(_as_written(paper, data), self.scale.scale)
         if arm in self.chosen:
             self.missing += [f"{path}: {part}" for path, part in scaled.told(scaled.missing).items()]
-        final = apply_diff(scaled.config, sets)
+        final = apply_diff(apply_diff(scaled.config, tuned.set) if tuned else scaled.config, sets)
         scaled = relabelled(scaled, final)
         config, problems = _validated(final, in_scale)
         if arm or not (sets or self._scaled):  # what is wrong with the base is mostly what is wrong with an arm
@@ -194,6 +209,13 @@ class Loading:
             related.sort(key=lambda w: (len(w) <= len(spelled), len(w), "*" not in w), reverse=True)
             if related:
                 return str(self.sets.lines[related[0]]), spelled
+        return None
+
+    def _tuned_location(self, arm: str | None, path: Path_) -> tuple[str, Path_] | None:
+        prefix = ("arms", str(arm), "tuned", "set")
+        for spelled in spellings(path):
+            if self.document.depth((*prefix, *spelled)) > len(prefix):
+                return str(self.document.where((*prefix, *spelled))), (*prefix, *spelled)
         return None
 
     def _scale_location(self, path: Path_) -> tuple[str, Path_]:

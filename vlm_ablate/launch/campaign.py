@@ -109,7 +109,7 @@ class Campaign:
             Exception: what the hearer of events raised; the runs stop at a checkpoint.
         """
         futures: list[RunFuture] = []
-        with _sigterm_as_interrupt():
+        with sigterm_as_interrupt():
             try:
                 for spec in specs:
                     futures.append(self.submit(spec, placement))
@@ -211,8 +211,8 @@ _RESULTS = ("finished", "diverged", "skipped")
 
 
 @contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM stop a launch as Ctrl-C does; only the main thread may set handlers."""
+def sigterm_as_interrupt() -> Iterator[None]:
+    """Within the block SIGTERM stops a launch as Ctrl-C does; only the main thread may set handlers."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -194,7 +194,7 @@ class LocalLauncher:
             with suppress(VlmAblateError):
                 note_from_outside(future.spec, self._context.home, "failed", message)
         self._context.on_event(RunFinished(future.spec.id, "failed", message=message))
-        future.set_result(failed(future.spec, message))
+        future.set_result(failed(future.spec, message, died=True))
 
     def _remove(self, worker: _Worker) -> None:
         with self._lock:

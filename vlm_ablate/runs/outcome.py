@@ -36,6 +36,8 @@ class RunOutcome:
     """True when nothing was left to compute."""
     trained: tuple[str, ...] = ()
     """Stages that this execution trained; the others were there."""
+    died: bool = False
+    """Its process ended before the run did: killed, or out of memory."""
 
     @property
     def mean(self) -> float | None:
@@ -65,9 +67,9 @@ def outcome_of(
     )
 
 
-def failed(spec: RunSpec, message: str) -> RunOutcome:
+def failed(spec: RunSpec, message: str, *, died: bool = False) -> RunOutcome:
     """The outcome of a run that could not say itself how it ended."""
-    return RunOutcome(run=spec.id, name=spec.run_name, status="failed", message=message)
+    return RunOutcome(run=spec.id, name=spec.run_name, status="failed", message=message, died=died)
 
 
 def note_attempt(spec: RunSpec, home: Home, status: str, message: str = "", **more: object) -> None:

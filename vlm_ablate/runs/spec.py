@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +14,16 @@ from vlm_ablate.config.experiment import RunConfig, Seeds
 from vlm_ablate.config.loading import ResolvedArm
 from vlm_ablate.config.shared_data import short
 from vlm_ablate.runs.keys import ScoreKey, StageKey, key_of, score_keys, stage_keys
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a run is in a sweep; like all labels it decides nothing."""
+
+    sweep: str
+    number: int
+    parent: str = ""
+    """The sweep's run in the tracking store."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +48,8 @@ class RunSpec:
     """Dotted path -> "paper's name -> stand-in (note)"."""
     scaled: dict[str, str] = field(default_factory=dict)
     """Dotted path -> "paper's value -> value at this scale", for every other field that the scale changed."""
+    trial: Trial | None = None
+    """Of which sweep it is a trial."""
 
     @cached_property
     def stage_keys(self) -> tuple[StageKey, ...]:
@@ -63,7 +75,8 @@ class RunSpec:
     @property
     def run_name(self) -> str:
         """A name that a person can read in the MLflow UI, e.g. `ar_perceiver_lora · seed 0 · laptop`."""
-        return f"{self.arm} · seed {self.seed} · {self.scale}"
+        scale = f"trial {self.trial.number}" if self.trial else self.scale
+        return f"{self.arm} · seed {self.seed} · {scale}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for another process, a file or a queue."""
@@ -80,6 +93,7 @@ class RunSpec:
             "cell": self.cell,
             "stand_ins": self.stand_ins,
             "scaled": self.scaled,
+            **({"trial": asdict(self.trial)} if self.trial else {}),
         }
 
     @classmethod
@@ -93,6 +107,7 @@ class RunSpec:
             "config": RunConfig.model_validate(data["config"]),
             "seeds": Seeds.model_validate(data["seeds"]),
             "plugins": tuple(data["plugins"]),
+            "trial": Trial(**data["trial"]) if data.get("trial") else None,
         }
         return cls(**parsed)
 

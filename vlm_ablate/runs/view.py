@@ -246,6 +246,8 @@ def spec_tags(spec: RunSpec) -> dict[str, str]:
     }
     tags |= schema.json_tag(schema.STAGES, [stage.key for stage in spec.stage_keys])
     tags |= schema.json_tag(schema.STAND_INS, spec.stand_ins) | schema.json_tag(schema.SCALED, spec.scaled)
+    if spec.trial is not None:
+        tags |= {schema.SWEEP: spec.trial.sweep, schema.TRIAL: str(spec.trial.number), schema.PARENT: spec.trial.parent}
     if spec.cell is not None:
         tags |= schema.json_tag(schema.CELL, spec.cell)
     return {key: value for key, value in tags.items() if value}

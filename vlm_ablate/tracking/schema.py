@@ -38,12 +38,18 @@ MACHINE = "vlm.machine"
 THREADS = "vlm.threads"
 CLAIMS = "vlm.claims"
 """On the table run: JSON list of claim verdicts."""
+SWEEP = "vlm.sweep"
+TRIAL = "vlm.trial"
+"""Of a run that is a trial: its sweep, and its number there."""
+PARENT = "mlflow.parentRunId"
+"""The UI shows a run below the one that this names."""
 QUESTION = "vlm.question"
 LINK = "vlm.link"
 DESCRIPTION = "mlflow.note.content"
 
 RUN_KIND = "run"
 TABLE_KIND = "table"
+SWEEP_KIND = "sweep"
 
 # --- statuses --------------------------------------------------------------------------------------------------------
 RUNNING, FINISHED, DIVERGED, FAILED, SKIPPED = "running", "finished", "diverged", "failed", "skipped"
@@ -81,7 +87,6 @@ PLAN_FILE = "plan.json"
 PREDICTIONS_DIR = "predictions"
 EXAMPLES_FILE = "examples.png"
 WEIGHTS_DIR = "weights"
-TABLE_DIR = "table"
 
 TAG_LIMIT = 7500
 """Characters of one tag value; MLflow and its databases refuse more than 8000."""

@@ -1,4 +1,4 @@
-"""The run of an experiment that carries its table, and the experiment's description."""
+"""The runs of an experiment that carry its table or its sweep, and the experiment's description."""
 
 from __future__ import annotations
 
@@ -44,9 +44,47 @@ def record_table(
     Raises:
         TrackingError: the store fails.
     """
+    told = {**(tags or {}), **schema.json_tag(schema.CLAIMS, list(claims))}
+    return _record(tracking_uri, experiment, schema.TABLE_KIND, scale, files, markdown, told)
+
+
+def record_sweep(
+    tracking_uri: str,
+    experiment: str,
+    files: Sequence[Path] = (),
+    *,
+    markdown: str = "",
+    scale: str = "",
+    finished: bool = False,
+) -> str:
+    """Make the run below which the trials of a sweep stand, or bring it up to date; returns its id.
+
+    Args:
+        files: figures, stored under `sweep/`.
+        markdown: the best trials as the run's description.
+        finished: the sweep has ended.
+
+    Raises:
+        TrackingError: the store fails.
+    """
+    return _record(tracking_uri, experiment, schema.SWEEP_KIND, scale, files, markdown, {}, finished=finished)
+
+
+def _record(
+    tracking_uri: str,
+    experiment: str,
+    kind: str,
+    scale: str,
+    files: Sequence[Path],
+    markdown: str,
+    tags: Mapping[str, str],
+    *,
+    finished: bool = True,
+) -> str:
+    """The experiment's one run of a kind at a scale, with files in a folder of the kind's name."""
     ensure_store(tracking_uri)
-    name = f"table · {scale}" if scale else "table"
-    own = {schema.KIND: schema.TABLE_KIND, schema.SCALE: scale}
+    name = f"{kind} · {scale}" if scale else kind
+    own = {schema.KIND: kind, schema.SCALE: scale}
     with tracking_errors(tracking_uri):
         client = connect(tracking_uri)
         experiment_id = open_experiment(client, tracking_uri, experiment)
@@ -54,10 +92,11 @@ def record_table(
         run_id: str = (found[0] if found else client.create_run(experiment_id, tags=own, run_name=name)).info.run_id
         run = MlflowRun(client, run_id)
         client.update_run(run_id, status="RUNNING", name=name)
-        run.tags({**(tags or {}), **own, schema.STATUS: schema.RUNNING, "mlflow.source.name": "vlm-ablate table"})
+        run.tags({**tags, **own, schema.STATUS: schema.RUNNING, "mlflow.source.name": f"vlm-ablate {kind}"})
         for file in files:
-            run.artifact(file, schema.TABLE_DIR)
-        described = {schema.DESCRIPTION: markdown[: schema.TAG_LIMIT], schema.STATUS: schema.FINISHED}
-        run.tags(schema.json_tag(schema.CLAIMS, list(claims)) | described)
-        run.end("FINISHED", None)
+            run.artifact(file, kind)
+        run.tags({schema.DESCRIPTION: markdown[: schema.TAG_LIMIT]} if markdown else {})
+        if finished:
+            run.tags({schema.STATUS: schema.FINISHED})
+            run.end("FINISHED", None)
     return run_id

@@ -1,0 +1,231 @@
+"""What holds for every sweep, shown with a launcher that computes runs at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.sweeps.toys import RANK, RATE, Oracle, quality, sweep, write_sweep
+from vlm_ablate.config.expand import load_experiment
+from vlm_ablate.home import Home
+from vlm_ablate.launch.base import Placement, RunFuture
+from vlm_ablate.launch.campaign import Campaign
+from vlm_ablate.runs.outcome import RunOutcome
+from vlm_ablate.runs.spec import RunSpec, spec_of, specs_of
+from vlm_ablate.sweeps.runner import FAILURES
+from vlm_ablate.sweeps.storage import StudyDiffers
+from vlm_ablate.sweeps.trials import TooManyFailures
+
+
+def rate(spec: RunSpec) -> float:
+    return spec.config.stages["train"].learning_rate
+
+
+def test_the_first_trial_is_the_file_as_it_stands(tmp_path: Path, home: Home) -> None:
+    launcher = Oracle()
+    (result,) = sweep(write_sweep(tmp_path), home, launcher)
+    as_it_stands = spec_of(loaded := load_experiment(tmp_path / "toy.yaml", scale="paper"), loaded.arms["plain"], 0)
+    assert launcher.computed[0].stage_keys == as_it_stands.stage_keys
+    assert result.trials[0].values == {"arm": "plain", RATE: 1e-3}
+
+
+def test_trials_are_asked_on_the_tune_split_alone(tmp_path: Path, home: Home) -> None:
+    launcher = Oracle()
+    sweep(write_sweep(tmp_path, set={"evaluation.blind": True}), home, launcher)
+    for spec in launcher.computed:
+        assert {entry.split for entry in spec.config.evaluation.benchmarks.values()} == {"tune"}
+        assert {key.mode for key in spec.score_keys} == {"seen"}
+
+
+def test_a_resumed_study_repeats_no_trial(tmp_path: Path, home: Home) -> None:
+    launcher = Oracle()
+    for trials in (4, 4, 8):
+        (result,) = sweep(write_sweep(tmp_path, budget={"trials": trials}, sampler="tpe"), home, launcher)
+        assert len(result.trials) == trials
+    rates = [rate(spec) for spec in launcher.computed]
+    assert len(rates) == len(set(rates)) == 8
+
+
+def test_scoring_the_winner_on_report_trains_nothing(tmp_path: Path, home: Home) -> None:
+    """Its weights are there; what is missing are the scores of the other split."""
+    (result,) = sweep(write_sweep(tmp_path), home, Oracle())
+    best = result.finished[0]
+    setting = f"{RATE}={best.values[RATE]!r}"
+    winner = load_experiment(tmp_path / "toy.yaml", scale="paper", sets=[setting], arms=["plain"])
+    (spec,) = specs_of(winner, seeds=[0])
+    from vlm_ablate.runs.results import find_results, is_finished
+
+    found = find_results(spec, home)
+    assert not found.done and [is_finished(stage) for stage in found.stages] == [True]
+
+
+def test_what_a_table_has_computed_is_not_computed_for_a_trial(tmp_path: Path, home: Home) -> None:
+    file, launcher = write_sweep(tmp_path, sampler="grid", space={RANK: [8, 16]}, budget=None), Oracle()
+    sweep(file, home, launcher)
+    again = write_sweep(tmp_path, name="other", sampler="grid", space={RANK: [8, 16, 32]}, budget=None)
+    sweep(again, home, launcher)
+    assert [spec.config.stages["train"].lora.r for spec in launcher.computed] == [8, 16, 32]
+
+
+def test_a_grid_ends_when_all_is_asked(tmp_path: Path, home: Home) -> None:
+    space = {"model.connector.name": ["mlp", "linear"], RANK: {"low": 4, "high": 12, "step": 4}}
+    launcher = Oracle()
+    (result,) = sweep(write_sweep(tmp_path, sampler="grid", space=space, budget=None), home, launcher)
+    assert len(result.trials) == 6 and result.trials[0].values[RANK] == 8
+    assert len({spec.id for spec in launcher.computed}) == 6
+
+
+def test_a_field_is_searched_only_under_its_condition(tmp_path: Path, home: Home) -> None:
+    space = {RANK: {"choices": [4, 8], "when": {"arm": "lora"}}, RATE: [1e-3, 1e-2]}
+    experiment = {"file": "toy.yaml", "arms": ["plain", "lora"], "scale": "paper"}
+    file = write_sweep(tmp_path, sampler="grid", space=space, budget=None, experiment=experiment)
+    (result,) = sweep(file, home, Oracle())
+    told = sorted((trial.arm, RANK in trial.values) for trial in result.trials)
+    assert told == [("lora", True)] * 4 + [("plain", False)] * 2
+    assert [trial.arm for trial in result.trials[:2]] == ["plain", "lora"], "each arm as the file has it comes first"
+
+
+def test_each_arm_gets_the_whole_budget(tmp_path: Path, home: Home) -> None:
+    experiment = {"file": "toy.yaml", "arms": ["plain", "lora"], "scale": "paper", "per_arm": True}
+    space = {RATE: {"low": 1e-4, "high": 1e-1, "log": True}, RANK: {"choices": [4, 8], "when": {"arm": "lora"}}}
+    results = sweep(write_sweep(tmp_path, experiment=experiment, space=space, budget={"trials": 3}), home, Oracle())
+    assert [(r.name, len(r.trials)) for r in results] == [("toy/plain", 3), ("toy/lora", 3)]
+    assert RANK in results[1].trials[0].values and RANK not in results[0].trials[0].values
+
+
+def test_the_objective_is_the_mean_over_seeds_with_an_interval(tmp_path: Path, home: Home) -> None:
+    (result,) = sweep(write_sweep(tmp_path, seeds=[0, 1, 2]), home, launcher := Oracle())
+    assert len(launcher.computed) == 15
+    best = result.finished[0]
+    assert set(best.scores) == {0, 1, 2} and best.score is not None and best.score.half_width
+    assert best.objectives[0] == pytest.approx(best.score.mean) == max(t.objectives[0] for t in result.finished)
+
+
+def test_a_pruned_trial_stops_at_the_point_at_which_it_is_behind(tmp_path: Path, home: Home) -> None:
+    file = write_sweep(tmp_path, sampler="random", budget={"trials": 8}, pruner={"name": "median", "startup": 2})
+    launcher = Oracle(curve=True)
+    (result,) = sweep(file, home, launcher)
+    pruned = [trial for trial in result.trials if trial.outcome == "pruned"]
+    assert pruned and {run for trial in pruned for run in trial.runs} == set(launcher.stopped)
+    assert set(launcher.stopped.values()) == {1}, "at the first point of the curve, not at the end"
+    assert all(trial.score is None for trial in pruned)
+
+
+def test_wilcoxon_ends_a_trial_between_its_seeds(tmp_path: Path, home: Home) -> None:
+    file = write_sweep(tmp_path, seeds=list(range(8)), pruner="wilcoxon", budget={"trials": 4})
+    (result,) = sweep(file, home, launcher := Oracle(lambda spec: quality(spec) if rate(spec) == 1e-3 else 1.0))
+    assert result.counts() == {"finished": 1, "pruned": 3}
+    assert len(launcher.computed) < 8 + 3 * 8
+
+
+def test_two_objectives_leave_a_front(tmp_path: Path, home: Home) -> None:
+    from vlm_ablate.reporting.statistics import Estimate
+    from vlm_ablate.sweeps.config import Objective
+    from vlm_ablate.sweeps.results import StudyResult, TrialRecord
+
+    points = [(50.0, 5.0), (40.0, 1.0), (45.0, 6.0), (60.0, 9.0), (40.0, 2.0)]
+    trials = tuple(TrialRecord(i, "finished", {}, Estimate(p[0], None, 1), p) for i, p in enumerate(points))
+    result = StudyResult("front", Objective(against="flops"), trials)
+    assert [trial.number for trial in result.front] == [1, 0, 3]
+    assert [trial.number for trial in result.finished] == [3, 0, 2, 1, 4]
+
+
+def test_a_diverged_trial_is_one_that_the_sampler_learns_from(tmp_path: Path, home: Home) -> None:
+    class Diverging(Oracle):
+        def submit(self, spec: RunSpec, placement: Placement) -> RunFuture:
+            if rate(spec) < 5e-3:
+                return super().submit(spec, placement)
+            future = RunFuture(spec, lambda _: None)
+            future.set_running_or_notify_cancel()
+            future.set_result(RunOutcome(spec.id, spec.run_name, "diverged", message="the loss is not finite"))
+            return future
+
+    (result,) = sweep(write_sweep(tmp_path, budget={"trials": 8}), home, Diverging())
+    assert result.counts().keys() == {"finished", "diverged"}
+    assert all(trial.score is None for trial in result.trials if trial.outcome == "diverged")
+
+
+class Failing(Oracle):
+    """Every run dies, `times` times; then it is computed."""
+
+    def __init__(self, times: int, *, died: bool = True) -> None:
+        super().__init__()
+        self.left, self.died, self.asked = times, died, 0
+
+    def submit(self, spec: RunSpec, placement: Placement) -> RunFuture:
+        self.asked += 1
+        if not self.left:
+            return super().submit(spec, placement)
+        self.left -= 1
+        future = RunFuture(spec, lambda _: None)
+        future.set_running_or_notify_cancel()
+        future.set_result(RunOutcome(spec.id, spec.run_name, "failed", message="killed", died=self.died))
+        return future
+
+
+def test_a_run_whose_process_died_is_given_to_another(tmp_path: Path, home: Home) -> None:
+    (result,) = sweep(write_sweep(tmp_path, budget={"trials": 1}), home, launcher := Failing(1))
+    assert result.counts() == {"finished": 1} and launcher.asked == 2
+
+
+def test_one_failure_after_another_ends_the_sweep(tmp_path: Path, home: Home) -> None:
+    file, launcher = write_sweep(tmp_path, budget={"trials": 50}), Failing(10**6, died=False)
+    with pytest.raises(TooManyFailures, match="the last with: killed"):
+        sweep(file, home, launcher)
+    assert launcher.asked == FAILURES
+
+
+def test_an_interrupted_trial_goes_on_under_its_number(tmp_path: Path, home: Home) -> None:
+    class Interrupted(Oracle):
+        def submit(self, spec: RunSpec, placement: Placement) -> RunFuture:
+            if len(self.computed) == 2:
+                raise KeyboardInterrupt
+            return super().submit(spec, placement)
+
+    file = write_sweep(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(file, home, Interrupted())
+    (result,) = sweep(file, home, launcher := Oracle())
+    assert [trial.number for trial in result.trials] == [0, 1, 2, 3, 4]
+    assert result.counts() == {"finished": 5} and len(launcher.computed) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"space": {RATE: {"low": 1e-4, "high": 0.2, "log": True}}}, f"space.{RATE}.high: 0.1 there, 0.2 in the file"),
+        ({"seeds": [0, 1]}, r"seeds: \[0\] there, \[0, 1\] in the file"),
+        ({"objective": "vqa"}, "objective.score: mean there, vqa in the file"),
+        ({"set": {"stages.train.steps": 50}}, "arms.plain.stages.train.steps: 100 there, 50 in the file"),
+    ],
+)
+def test_a_study_of_another_search_is_not_mixed_with(
+    tmp_path: Path, home: Home, change: dict[str, Any], told: str
+) -> None:
+    sweep(write_sweep(tmp_path, budget={"trials": 1}), home, Oracle())
+    with pytest.raises(StudyDiffers, match=told):
+        sweep(write_sweep(tmp_path, **change), home, launcher := Oracle())
+    assert launcher.computed == []
+
+
+def test_trials_stand_below_the_sweep_in_the_store(tmp_path: Path, home: Home) -> None:
+    from tests.sweeps.toys import Watched
+    from vlm_ablate.sweeps.loading import load_sweep
+    from vlm_ablate.sweeps.storage import default_storage
+    from vlm_ablate.sweeps.trials import open_studies
+    from vlm_ablate.tracking import schema
+    from vlm_ablate.tracking.read import read_records
+    from vlm_ablate.tracking.summary import record_sweep
+
+    loaded = load_sweep(write_sweep(tmp_path, budget={"trials": 2}))
+    studies = open_studies(loaded, home, default_storage(home, "toy"))
+    parent = record_sweep(home.tracking_uri, loaded.tracked_as, scale="paper")
+    runner = Watched(loaded, studies, 1, parent=parent)
+    with Campaign(Oracle(), home, runner.hear) as campaign:
+        runner.work(campaign)
+    record_sweep(home.tracking_uri, loaded.tracked_as, markdown="best: 0", scale="paper", finished=True)
+    records = read_records(home.tracking_uri, "sweeps/toy")
+    assert [r.tags[schema.TRIAL] for r in sorted(records, key=lambda r: r.tags[schema.TRIAL])] == ["0", "1"]
+    assert {r.tags[schema.PARENT] for r in records} == {parent}

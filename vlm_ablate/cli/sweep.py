@@ -1,0 +1,333 @@
+"""`vlm-ablate sweep FILE`: search over an experiment's fields; and what was found, in words, pictures and files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from vlm_ablate.cli.console import HomeOption, HubOption, TrackingOption
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from optuna.storages import RDBStorage
+
+    from vlm_ablate.home import Home
+    from vlm_ablate.sweeps.loading import LoadedSweep
+    from vlm_ablate.sweeps.results import StudyResult
+
+
+class _RunsByDefault(TyperGroup):
+    """A group in which `sweep FILE` is short for `sweep run FILE`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        """Put `run` before what is no command's name."""
+        if args and args[0] not in self.commands and args[0] not in ("--help", "-h"):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=_RunsByDefault,
+    help="Search over an experiment's fields on the tune split; `sweep FILE` is short for `sweep run FILE`.",
+    no_args_is_help=True,
+)
+
+SweepFile = Annotated[Path, typer.Argument(metavar="FILE", help="Sweep file, or its name below experiments/sweeps.")]
+StorageOption = Annotated[
+    str | None,
+    typer.Option(
+        "--storage",
+        metavar="URI",
+        envvar="VLM_ABLATE_STUDIES",
+        help="Database of studies: postgresql://USER@HOST/DATABASE for many machines. Default: SQLite under --home.",
+    ),
+]
+
+
+@app.command()
+def run(
+    file: SweepFile,
+    jobs: Annotated[
+        int | None,
+        typer.Option("--jobs", "-j", min=1, max=4_096, help="Trials at a time. Default: one a GPU, or one a core."),
+    ] = None,
+    threads: Annotated[int, typer.Option("--threads", min=1, max=4_096, help="Threads of each run.")] = 1,
+    launcher: Annotated[
+        str, typer.Option("--launcher", metavar="NAME", help="Where runs go; `vlm-ablate list launchers`.")
+    ] = "local",
+    storage: StorageOption = None,
+    home: HomeOption = None,
+    tracking_uri: TrackingOption = None,
+    allow_hub: HubOption = False,
+) -> None:
+    """Run trials until the budget is spent. The same command in other terminals and machines works on the same study.
+
+    What was interrupted goes on with the same command; finished trials are not repeated.
+    """
+    from vlm_ablate.cli.console import out, warn
+    from vlm_ablate.cli.home import open_home
+    from vlm_ablate.cli.run import launcher_config
+    from vlm_ablate.hub import set_hub_access
+    from vlm_ablate.sweeps.loading import load_sweep
+    from vlm_ablate.sweeps.storage import database_errors, default_storage
+
+    set_hub_access(allow_hub)
+    loaded = load_sweep(file)
+    launcher_config(launcher, _jobs_for(launcher, jobs), threads)  # an error in it is told first
+    warn(loaded.base.warnings)
+    place = open_home(home).prepare()
+    uri = storage or default_storage(place, loaded.sweep.name)
+    _look_over(loaded, place)
+    with database_errors(uri):
+        _work(loaded, place, uri, tracking_uri or place.tracking_uri, jobs, threads, launcher)
+        results = _results(loaded, place, uri)
+        _show(loaded, results, 5)
+        _publish(loaded, results, tracking_uri or place.tracking_uri)
+    out().print(f"more: vlm-ablate sweep show {file}, sweep plots {file}, sweep apply {file} OUT.yaml", soft_wrap=True)
+
+
+def _jobs_for(launcher: str, jobs: int | None) -> int | None:
+    """The number of trials at a time as far as the launcher has such a setting of its own."""
+    from vlm_ablate.registry import launchers
+
+    return jobs if "jobs" in launchers[launcher].config.model_fields else None
+
+
+def _look_over(loaded: LoadedSweep, home: Home) -> None:
+    """Say what is wrong with the material before the first trial.
+
+    Raises:
+        DataError: with all problems.
+    """
+    from vlm_ablate.cli.console import err, warn
+    from vlm_ablate.runs.results import find_results
+
+    first = [spec for study in loaded.studies for values, _ in study.first_trials()
+             for spec in loaded.specs(values, study.arms)]  # fmt: skip
+    missing = {spec.arm: spec.config for spec in first if not find_results(spec, home).done}
+    if not missing:
+        return
+    with err().status("opening sources and benchmarks"):
+        from vlm_ablate.evaluation.material import look_over
+
+        material = look_over(missing)
+    warn(material.warnings())
+    if error := material.error():
+        raise error
+
+
+def _work(
+    loaded: LoadedSweep, home: Home, uri: str, tracking_uri: str, jobs: int | None, threads: int, launcher: str
+) -> None:
+    """Work on the studies until their budget is spent.
+
+    Raises:
+        SweepInterrupted: after Ctrl-C.
+    """
+    from vlm_ablate.cli.console import counted, out
+    from vlm_ablate.cli.run import launcher_config
+    from vlm_ablate.cli.sweep_view import SweepDisplay
+    from vlm_ablate.launch.campaign import Campaign, sigterm_as_interrupt
+    from vlm_ablate.launch.devices import cores, gpus
+    from vlm_ablate.registry import launchers
+    from vlm_ablate.sweeps.runner import SweepInterrupted, SweepRunner
+    from vlm_ablate.sweeps.trials import open_studies
+    from vlm_ablate.tracking.summary import record_sweep
+
+    studies, places = open_studies(loaded, home, uri), jobs or len(gpus()) or cores()
+    out().print(_headline(loaded, home), soft_wrap=True)
+    if all(study.spent(study.all()) and not study.unfinished() for study in studies):
+        return
+    where = launchers.build(launcher_config(launcher, _jobs_for(launcher, jobs), threads))
+    with SweepDisplay(loaded, studies, out()) as display:
+        runner = SweepRunner(loaded, studies, places, on_event=display, on_end=display.ended_trial)
+        campaign = Campaign(where, home, runner.hear, tracking_uri=tracking_uri)
+        try:
+            with sigterm_as_interrupt(), campaign:
+                runner.parent = record_sweep(tracking_uri, loaded.tracked_as, scale=loaded.sweep.experiment.scale)
+                runner.work(campaign)
+        except KeyboardInterrupt:
+            killed = f"; {counted(campaign.killed, 'run')} did not stop in time" if campaign.killed else ""
+            raise SweepInterrupted(
+                f"interrupted: open trials continue from their checkpoints{killed}",
+                hint="the same command continues from here",
+            ) from None
+
+
+def _headline(loaded: LoadedSweep, home: Home) -> str:
+    from vlm_ablate.cli.console import counted
+
+    sweep = loaded.sweep
+    studies = f", {counted(len(loaded.studies), 'study').replace('studys', 'studies')}" * (len(loaded.studies) > 1)
+    limits = sweep.budget.model_dump(exclude_none=True)
+    budget = ", ".join(f"{value:g} {name}" for name, value in limits.items()) or "all of the grid"
+    return (
+        f"{sweep.name}  {counted(len(sweep.space), 'field')} of {loaded.base.experiment.name} at scale "
+        f"{sweep.experiment.scale!r}{studies}, {sweep.sampler.name}, {budget}, home {home.root}"
+    )
+
+
+def _results(loaded: LoadedSweep, home: Home, uri: str) -> list[StudyResult]:
+    """All studies of the sweep as they are now.
+
+    Raises:
+        StorageError: nothing was searched yet, or the database does not answer.
+    """
+    from vlm_ablate.errors import StorageError
+    from vlm_ablate.sweeps.results import result_of
+    from vlm_ablate.sweeps.storage import open_storage, sweep_folder
+
+    database = open_storage(uri, sweep_folder(home, loaded.sweep.name), create=False)
+    found = []
+    for plan in loaded.studies:
+        study = _study(database, plan.name)
+        if study is not None:
+            found.append(result_of(study, loaded.sweep.objective))
+    if not found:
+        raise StorageError(f"there is no study {loaded.sweep.name!r} yet", hint="`vlm-ablate sweep FILE` begins one")
+    return found
+
+
+def _study(database: RDBStorage, name: str) -> Any:
+    import optuna
+
+    try:
+        return optuna.load_study(study_name=name, storage=database)
+    except KeyError:
+        return None
+
+
+def _show(loaded: LoadedSweep, results: Sequence[StudyResult], top: int) -> None:
+    from vlm_ablate.cli.console import out
+    from vlm_ablate.cli.sweep_view import study_view
+
+    for result in results:
+        out().print(*study_view(result, loaded, top), sep="\n")
+
+
+def _publish(loaded: LoadedSweep, results: Sequence[StudyResult], tracking_uri: str) -> None:
+    """Put pictures and the best trials on the sweep's run in the store. A failure is a warning."""
+    import tempfile
+
+    from vlm_ablate.cli.console import warn
+    from vlm_ablate.cli.sweep_view import study_markdown
+    from vlm_ablate.errors import VlmAblateError
+    from vlm_ablate.tracking.summary import record_sweep
+
+    text = "\n\n".join(study_markdown(result, loaded) for result in results)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            files = _write_plots(results, Path(folder))
+            scale = loaded.sweep.experiment.scale
+            record_sweep(tracking_uri, loaded.tracked_as, files, markdown=text, scale=scale, finished=True)
+    except VlmAblateError as error:
+        warn([f"the sweep was not put on the tracking store: {error.message}"])
+
+
+def _write_plots(results: Sequence[StudyResult], folder: Path) -> list[Path]:
+    from vlm_ablate.storage import write_atomically
+    from vlm_ablate.sweeps.plots import plots
+
+    written = []
+    for result in results:
+        if not result.finished:
+            continue
+        prefix = f"{result.name.partition('/')[2]}_" if "/" in result.name else ""
+        for name, picture in plots(result).items():
+            path = folder / f"{prefix}{name}.png"
+            write_atomically(path.absolute(), picture)
+            written.append(path)
+    return written
+
+
+@app.command()
+def show(
+    file: SweepFile,
+    top: Annotated[int, typer.Option("--top", min=1, max=100_000, help="Trials to list.")] = 10,
+    storage: StorageOption = None,
+    home: HomeOption = None,
+) -> None:
+    """The best trials with intervals over seeds, what was pruned, which fields mattered, and what it cost."""
+    loaded, results = _known(file, storage, home)
+    _show(loaded, results, top)
+
+
+def _known(file: Path, storage: str | None, home: str | None) -> tuple[LoadedSweep, list[StudyResult]]:
+    from vlm_ablate.cli.home import open_home
+    from vlm_ablate.sweeps.loading import load_sweep
+    from vlm_ablate.sweeps.storage import database_errors, default_storage
+
+    loaded, place = load_sweep(file), open_home(home)
+    uri = storage or default_storage(place, loaded.sweep.name)
+    with database_errors(uri):
+        return loaded, _results(loaded, place, uri)
+
+
+@app.command("plots")
+def plots_(
+    file: SweepFile,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where the PNG files go.")] = Path("."),
+    storage: StorageOption = None,
+    home: HomeOption = None,
+) -> None:
+    """Draw the history, the score over each field, what mattered, and score against cost, as PNG."""
+    from vlm_ablate.errors import VlmAblateError
+
+    loaded, results = _known(file, storage, home)
+    out.mkdir(parents=True, exist_ok=True)
+    written = _write_plots(results, out)
+    if not written:
+        raise VlmAblateError(f"no trial of {loaded.sweep.name!r} is finished: there is nothing to draw")
+    for path in written:
+        typer.echo(f"wrote {path}", err=True)
+
+
+@app.command()
+def apply(
+    file: SweepFile,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Experiment file to write.")],
+    trial: Annotated[int | None, typer.Option("--trial", min=0, help="Number of a trial instead of the best.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    storage: StorageOption = None,
+    home: HomeOption = None,
+) -> None:
+    """Write the winner as an experiment file. Scoring it on the report split trains nothing again.
+
+    The file names sweep, trial and revision; its values hold at the scale of the sweep, and `table` marks the arm.
+    """
+    from vlm_ablate.config.expand import load_experiment
+    from vlm_ablate.errors import VlmAblateError
+    from vlm_ablate.provenance import git_revision
+    from vlm_ablate.storage import write_atomically
+    from vlm_ablate.sweeps.apply import experiment_text, winners
+
+    loaded, results = _known(file, storage, home)
+    if out.exists() and not force:
+        raise VlmAblateError(f"{out} is there already", hint="--force replaces it")
+    chosen = winners(results, trial)
+    write_atomically(out.absolute(), experiment_text(loaded, chosen, out, git_revision()))
+    scale = loaded.sweep.experiment.scale
+    load_experiment(out, scale=scale)
+    typer.echo(f"wrote {out}", err=True)
+    arms = ",".join(chosen)
+    typer.echo(f"score it on the report split: vlm-ablate run {out} --scale {scale} --arms {arms}", err=True)
+
+
+@app.command()
+def plan(file: SweepFile, home: HomeOption = None, allow_hub: HubOption = False) -> None:
+    """What the sweep costs, before it runs: trials, operations, parameters and memory over the ends of its space."""
+    from vlm_ablate.cli.console import err, out, warn
+    from vlm_ablate.cli.sweep_view import plan_view
+    from vlm_ablate.hub import set_hub_access
+    from vlm_ablate.sweeps.loading import load_sweep
+
+    set_hub_access(allow_hub)
+    loaded = load_sweep(file)
+    with err().status("planning on the meta device"):
+        lines = plan_view(loaded)
+    out().print(*lines, sep="\n")
+    warn(loaded.base.warnings)

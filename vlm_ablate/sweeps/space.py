@@ -1,0 +1,123 @@
+"""The space of one study: which fields are searched when, what is proposed for them, and all combinations of a grid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from graphlib import TopologicalSorter
+from typing import TYPE_CHECKING
+
+from vlm_ablate.sweeps.config import ARM, Dimension, Value
+
+if TYPE_CHECKING:
+    from optuna.trial import Trial
+
+Values = dict[str, Value]
+"""Field -> value; of a study over several arms also `arm`."""
+
+
+@dataclass(frozen=True)
+class Space:
+    """Fields and the values that they may take, in an order in which each stands behind those that it depends on."""
+
+    dimensions: Mapping[str, Dimension]
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Dimension], arms: Sequence[str]) -> Space:
+        """The space of a study over some arms; conditions on an arm that is the only one are settled here."""
+        if len(arms) > 1:
+            every = {ARM: Dimension(choices=list(arms)), **fields}
+        else:
+            fitting = {name: d for name, d in fields.items() if ARM not in d.when or arms[0] in _listed(d.when[ARM])}
+            every = {name: _without_arm(d) for name, d in fitting.items()}
+        order = TopologicalSorter({name: [w for w in d.when if w in every] for name, d in every.items()})
+        return cls({name: every[name] for name in order.static_order()})
+
+    def active(self, name: str, values: Mapping[str, Value]) -> bool:
+        """Whether a field is searched when those before it have these values."""
+        conditions = self.dimensions[name].when.items()
+        return all(other in values and values[other] in _listed(wanted) for other, wanted in conditions)
+
+    def suggest(self, trial: Trial, untouched: Sequence[str] = ()) -> Values:
+        """Values for a trial, recorded in the study.
+
+        Args:
+            untouched: fields that stay as the file has them.
+        """
+        values: Values = {}
+        for name, d in self.dimensions.items():
+            if name in untouched or not self.active(name, values):
+                continue
+            if d.choices is not None:
+                values[name] = trial.suggest_categorical(name, d.choices)
+            elif isinstance(d.low, int) and isinstance(d.high, int):
+                values[name] = trial.suggest_int(name, d.low, d.high, step=int(d.step or 1), log=d.log)
+            else:
+                low, high = ends(d)
+                values[name] = trial.suggest_float(name, low, high, step=d.step, log=d.log)
+        return values
+
+    def grid(self) -> Iterator[Values]:
+        """All combinations of fields with countable values."""
+        yield from self._below(list(self.dimensions), {})
+
+    def _below(self, names: Sequence[str], values: Values) -> Iterator[Values]:
+        if not names:
+            yield values
+        elif not self.active(names[0], values):
+            yield from self._below(names[1:], values)
+        else:
+            for value in listed(self.dimensions[names[0]]):
+                yield from self._below(names[1:], {**values, names[0]: value})
+
+    def enabling(self, name: str) -> Values:
+        """Values of other fields with which a field is searched."""
+        values: Values = {}
+        for other, wanted in self.dimensions[name].when.items():
+            values |= self.enabling(other) if other in self.dimensions else {}
+            values[other] = _listed(wanted)[0]
+        return values
+
+
+def _listed(wanted: Value | list[Value]) -> list[Value]:
+    return wanted if isinstance(wanted, list) else [wanted]
+
+
+def _without_arm(dimension: Dimension) -> Dimension:
+    when = {other: wanted for other, wanted in dimension.when.items() if other != ARM}
+    return dimension.model_copy(update={"when": when})
+
+
+def ends(dimension: Dimension) -> tuple[float, float]:
+    """Both ends of a range."""
+    assert dimension.low is not None and dimension.high is not None
+    return dimension.low, dimension.high
+
+
+def extremes(dimension: Dimension) -> list[Value]:
+    """The ends of a range, or all choices."""
+    return list(dimension.choices) if dimension.choices is not None else list(ends(dimension))
+
+
+def listed(dimension: Dimension) -> list[Value]:
+    """All values of a field that has so many: choices, whole numbers, or numbers in steps."""
+    if dimension.choices is not None:
+        return list(dimension.choices)
+    if isinstance(dimension.low, int) and isinstance(dimension.high, int):
+        return list(range(dimension.low, dimension.high + 1, int(dimension.step or 1)))
+    low, high = ends(dimension)
+    assert dimension.step is not None
+    return [low + i * dimension.step for i in range(int((high - low) / dimension.step + 1e-9) + 1)]
+
+
+def holds(dimension: Dimension, value: object) -> bool:
+    """Whether a value that a file has is one that the field may take in the search."""
+    if dimension.choices is not None:
+        return value in dimension.choices
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    low, high = ends(dimension)
+    if not low <= value <= high or (dimension.whole and not isinstance(value, int)):
+        return False
+    step = dimension.step or (1 if dimension.whole else None)
+    return step is None or abs((value - low) / step - round((value - low) / step)) < 1e-8

@@ -1,0 +1,215 @@
+"""Where studies are kept: SQLite in the home, or a PostgreSQL server; and that one study has one space.
+
+Schema and studies are made under a lock before anything is asked for: simultaneous first starts fail else.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlm_ablate.errors import StorageError, VlmAblateError
+from vlm_ablate.home import Home
+from vlm_ablate.masking import masked
+from vlm_ablate.storage import locked
+from vlm_ablate.sweeps.config import Sweep
+from vlm_ablate.sweeps.loading import LoadedSweep, StudyPlan, definition
+
+if TYPE_CHECKING:
+    from optuna.pruners import BasePruner
+    from optuna.samplers import BaseSampler
+    from optuna.storages import RDBStorage
+    from optuna.study import Study
+
+DEFINITION = "definition"
+"""User attribute of a study: what makes its trials comparable."""
+UNTOUCHED = "untouched"
+"""User attribute of a trial: fields that stay as the file has them."""
+LOCK_SECONDS = 60.0
+"""How long a process waits for another's writing in SQLite."""
+_TRIES = 3
+
+
+class StudyDiffers(VlmAblateError):
+    """A study of that name has trials of another space."""
+
+    exit_code = 2
+
+
+def sweep_folder(home: Home, name: str) -> Path:
+    """The folder of a sweep in a home: its database, and a folder for each trial."""
+    return home.root / "sweeps" / name
+
+
+def default_storage(home: Home, name: str) -> str:
+    """Address of the database in the home."""
+    return f"sqlite:///{sweep_folder(home, name).absolute() / 'study.db'}"
+
+
+def open_storage(uri: str, folder: Path, *, create: bool = True) -> RDBStorage:
+    """The database of studies.
+
+    Args:
+        uri: `sqlite:///FILE` or `postgresql://USER@HOST/DATABASE`.
+        folder: of the sweep; its lock is held while the schema is made.
+        create: False: a SQLite file must be there.
+
+    Raises:
+        StorageError: it cannot be reached, or there is none.
+    """
+    from optuna import logging
+    from optuna.storages import RDBStorage
+    from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+
+    logging.set_verbosity(logging.ERROR)
+    scheme, _, rest = uri.partition("://")
+    if scheme not in ("sqlite", "postgresql"):
+        raise StorageError(f"--storage {masked(uri)[:100]}: neither sqlite:///FILE nor postgresql://USER@HOST/DATABASE")
+    sqlite = scheme == "sqlite"
+    if sqlite and not create and not Path(rest.removeprefix("/")).is_file():
+        file = rest.removeprefix("/")
+        raise StorageError(f"there is no study yet: {file}", hint="`vlm-ablate sweep FILE` begins one")
+    if not sqlite and find_spec("psycopg") is None:
+        message = "the driver of PostgreSQL is not installed"
+        raise StorageError(message, hint="pip install 'vlm_ablate[postgres]'")
+    arguments: dict[str, Any] = {"timeout": LOCK_SECONDS} if sqlite else {"connect_timeout": 10}
+    options = {"connect_args": arguments, **({} if sqlite else {"pool_pre_ping": True})}
+    address = uri if sqlite else f"postgresql+psycopg://{rest}"
+    with locked(folder / "schema.lock"):
+        for attempt in range(_TRIES):
+            try:
+                storage = RDBStorage(address, engine_kwargs=options)
+                if sqlite:
+                    _write_ahead(storage)
+                return storage
+            except (ArgumentError, NoSuchModuleError) as error:
+                raise StorageError(f"--storage {masked(uri)[:100]} is no address of a database") from error
+            except (SQLAlchemyError, OSError) as error:
+                if attempt + 1 < _TRIES and not sqlite and "connect" not in str(error):
+                    time.sleep(1.0)  # another machine makes the schema this moment
+                    continue
+                raise _unreachable(uri, error) from error
+    raise AssertionError("unreachable")
+
+
+@contextmanager
+def database_errors(uri: str) -> Iterator[None]:
+    """Turn what a database that fails says into one `StorageError`."""
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (SQLAlchemyError, StorageInternalError) as error:
+        raise _unreachable(uri, error) from error
+
+
+def _unreachable(uri: str, error: Exception) -> StorageError:
+    reason = masked(str(error).strip().partition("\n")[0])[:200]
+    return StorageError(
+        f"the database of the study does not answer: {masked(uri)} ({reason})",
+        hint="trials that run go on when the same command is given again",
+    )
+
+
+def _write_ahead(storage: RDBStorage) -> None:
+    """Let readers and one writer work at the same time; the file remembers it."""
+    from sqlalchemy import text
+
+    with storage.engine.connect() as connection:
+        connection.execute(text("PRAGMA journal_mode=WAL"))
+
+
+def open_study(storage: RDBStorage, loaded: LoadedSweep, plan: StudyPlan, folder: Path) -> Study:
+    """The study, made with its first trials when it is not there yet.
+
+    Raises:
+        StudyDiffers: there is one of that name with another space, experiment, objective or seeds.
+    """
+    import optuna
+
+    sweep = loaded.sweep
+    asked = definition(loaded, plan)
+    directions = [sweep.objective.direction, *(["minimize"] if sweep.objective.against else [])]
+    with locked(folder / "schema.lock"):
+        study = optuna.create_study(
+            storage=storage, study_name=plan.name, directions=directions, load_if_exists=True, pruner=pruner_of(loaded)
+        )
+        there = study.user_attrs.get(DEFINITION)
+        if there is None:
+            _enqueue(study, sweep, plan)
+            study.set_user_attr(DEFINITION, json.dumps(asked))
+        elif differences := _differences(json.loads(there), asked):
+            shown = "\n".join(f"  {line}" for line in differences[:12])
+            raise StudyDiffers(
+                f"the study {plan.name!r} has trials of another search:\n{shown}",
+                hint="give the sweep another `name` in its file; the trials of the earlier one stay where they are",
+            )
+    return study
+
+
+def _enqueue(study: Study, sweep: Sweep, plan: StudyPlan) -> None:
+    """The file as it stands first; of a grid, then all else."""
+    first = plan.first_trials()
+    for values, untouched in first:
+        study.enqueue_trial(values, user_attrs={UNTOUCHED: untouched}, skip_if_exists=True)
+    if sweep.sampler.name == "grid":
+        asked = [values for values, untouched in first if not untouched]
+        for values in plan.space.grid():
+            if values not in asked:
+                study.enqueue_trial(values, skip_if_exists=True)
+
+
+def _differences(there: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    """`space.x.high: 0.01 there, 0.02 in the file` for each difference."""
+    old, new = _flat(there), _flat(asked)
+    told = []
+    for name in dict.fromkeys([*old, *new]):
+        if old.get(name, "nothing") != new.get(name, "nothing"):
+            told.append(f"{name}: {old.get(name, 'nothing')} there, {new.get(name, 'nothing')} in the file")
+    return told
+
+
+def _flat(data: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(data, Mapping) or not data:
+        return {prefix: data}
+    return {k: v for name, part in data.items() for k, v in _flat(part, f"{prefix}.{name}" if prefix else name).items()}
+
+
+def sampler_of(sweep: Sweep, trials: int) -> BaseSampler:
+    """Who proposes the next values.
+
+    Args:
+        trials: of the study so far: a sampler that begins with the same seed after a restart repeats its proposals.
+    """
+    from optuna import samplers
+
+    seed = sweep.sampler.seed + trials
+    match sweep.sampler.name:
+        case "tpe":
+            return samplers.TPESampler(seed=seed, n_startup_trials=sweep.sampler.startup)
+        case "nsga2":
+            return samplers.NSGAIISampler(seed=seed, population_size=max(2, sweep.sampler.startup))
+        case _:
+            return samplers.RandomSampler(seed=seed)
+
+
+def pruner_of(loaded: LoadedSweep) -> BasePruner:
+    """Who ends trials that are behind. Steps are points of the curve, seed after seed; of wilcoxon, seeds."""
+    from optuna import pruners
+
+    asked, points = loaded.sweep.pruner, loaded.curve_points * len(loaded.sweep.seeds)
+    match asked.name:
+        case "median":
+            return pruners.MedianPruner(n_startup_trials=asked.startup, n_warmup_steps=asked.warmup)
+        case "hyperband":
+            return pruners.HyperbandPruner(1, max(1, points), asked.reduction)
+        case "wilcoxon":
+            return pruners.WilcoxonPruner(p_threshold=asked.p)
+        case _:
+            return pruners.NopPruner()

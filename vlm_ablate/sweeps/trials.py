@@ -1,0 +1,262 @@
+"""The trials of one study: asked for, taken over from dead processes, reported, told. Who has its lease has a trial.
+
+A trial that runs is one of the database and a folder in the home. Whoever holds the lease of the folder works on it;
+a trial whose holder is dead is continued under its own number by the first who takes the lease.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlm_ablate.errors import VlmAblateError
+from vlm_ablate.home import Home
+from vlm_ablate.lease import Lease, LeaseHeld, holder
+from vlm_ablate.storage import locked
+from vlm_ablate.sweeps.config import ARM
+from vlm_ablate.sweeps.cost import Cost
+from vlm_ablate.sweeps.loading import LoadedSweep, StudyPlan
+from vlm_ablate.sweeps.space import Values
+from vlm_ablate.sweeps.storage import UNTOUCHED, open_storage, open_study, sampler_of, sweep_folder
+
+if TYPE_CHECKING:
+    from optuna.storages import RDBStorage
+    from optuna.study import Study
+    from optuna.trial import FrozenTrial, Trial
+
+ATTEMPTS = 3
+"""How often a trial is begun whose process died: one that takes its process with it each time is given up."""
+MAKING_SECONDS = 120.0
+"""Age at which a trial without a folder is one whose process died while it was asked for."""
+INFEASIBLE_SHARE = 10
+"""At most so many trials are drawn for each of the budget when most do not fit."""
+
+# User attributes of a trial
+OWN_HOME, VALUES, ATTEMPT, OUTCOME, MESSAGE = "home", "values", "attempt", "outcome", "message"
+SCORES, SECONDS, FLOPS, PARAMETERS, MEMORY, RUNS = "scores", "seconds", "flops", "parameters", "memory", "runs"
+INFEASIBLE = "does not fit"
+"""An outcome: the plan exceeds a constraint."""
+
+
+@dataclass
+class OpenTrial:
+    """A trial that this process works on."""
+
+    study: StudyTrials
+    number: int
+    id: int
+    """In the database."""
+    values: Values
+    lease: Lease
+    fresh: Trial | None = None
+    """When this process has asked for it."""
+    resumed: bool = False
+    notes: dict[str, Any] = field(default_factory=dict)
+    """User attributes that are known."""
+
+    @property
+    def name(self) -> str:
+        """`trial 3`, or with several studies `ARM trial 3`."""
+        plan = self.study.plan
+        prefix = f"{plan.arms[0]} " if self.study.loaded.sweep.experiment.per_arm else ""
+        return f"{prefix}trial {self.number}"
+
+
+class StudyTrials:
+    """One study as one process sees it."""
+
+    def __init__(self, study: Study, storage: RDBStorage, loaded: LoadedSweep, plan: StudyPlan, folder: Path) -> None:
+        self.study, self.storage, self.loaded, self.plan = study, storage, loaded, plan
+        parts = plan.name.split("/")[1:]
+        self._folder = folder.joinpath("trials", *parts)
+        self._lock = folder / "ask.lock"
+        self._home = _home_id(folder)
+        self._held: set[int] = set()
+
+    def all(self) -> list[FrozenTrial]:
+        """All trials of the study, of whichever process."""
+        return self.study.get_trials(deepcopy=False)
+
+    def begun(self) -> int:
+        """Trials that were begun."""
+        return sum(_counts(trial) for trial in self.all())
+
+    def unfinished(self) -> int:
+        """Trials of this home that are not told yet, whether somebody works on them or not."""
+        return len(self._running())
+
+    def running_elsewhere(self) -> int:
+        """Trials of this home that other processes work on now."""
+        return sum(holder(self.folder(t.number)) is not None for t in self._running() if t.number not in self._held)
+
+    def folder(self, number: int) -> Path:
+        """The folder of a trial."""
+        return self._folder / str(number)
+
+    def spent(self, trials: Sequence[FrozenTrial]) -> bool:
+        """Whether the budget is reached, or a grid asked through."""
+        from optuna.trial import TrialState
+
+        sweep, budget = self.loaded.sweep, self.loaded.sweep.budget
+        begun = sum(_counts(trial) for trial in trials)
+        if sweep.sampler.name == "grid" and trials and not any(t.state == TrialState.WAITING for t in trials):
+            return True
+        if budget.trials is not None:
+            drawn = sum(trial.state != TrialState.WAITING for trial in trials)
+            if begun >= budget.trials or drawn >= INFEASIBLE_SHARE * budget.trials:
+                return True
+        hours = sum(float(trial.user_attrs.get(SECONDS, 0.0)) for trial in trials) / 3600
+        flops = sum(float(t.user_attrs.get(FLOPS, 0.0)) for t in trials if t.user_attrs.get(OUTCOME) != INFEASIBLE)
+        return (budget.hours is not None and hours >= budget.hours) or (
+            budget.flops is not None and flops >= budget.flops
+        )
+
+    def ask(self) -> OpenTrial | None:
+        """The next trial with its values; None when the budget is spent."""
+        with locked(self._lock):
+            trials = self.all()
+            if self.spent(trials):
+                return None
+            self.study.sampler = sampler_of(self.loaded.sweep, len(trials))
+            trial = self.study.ask()
+            lease = Lease.acquire(self.folder(trial.number))
+            self._held.add(trial.number)
+            trial.set_user_attr(OWN_HOME, self._home)
+        values = self.plan.space.suggest(trial, trial.user_attrs.get(UNTOUCHED, ()))
+        if ARM not in values:
+            values = {ARM: self.plan.arms[0], **values}
+        trial.set_user_attr(VALUES, values)
+        return OpenTrial(self, trial.number, trial._trial_id, values, lease, trial)
+
+    def take_over(self) -> OpenTrial | None:
+        """A trial whose process is gone, to be continued; None without any."""
+        from optuna.trial import TrialState
+
+        for trial in self._running():
+            folder = self.folder(trial.number)
+            if trial.number in self._held or holder(folder) is not None:
+                continue
+            if not folder.is_dir() and not _old(trial):
+                continue  # it is being asked for
+            try:
+                lease = Lease.acquire(folder, wait=False)
+            except LeaseHeld:
+                continue
+            now = self.storage.get_trial(trial._trial_id)  # as it is now that nobody else can tell it
+            attempt = int(now.user_attrs.get(ATTEMPT, 1)) + 1
+            if now.state != TrialState.RUNNING:
+                lease.release()
+                continue
+            self._held.add(trial.number)
+            values = now.user_attrs.get(VALUES)
+            opened = OpenTrial(self, now.number, now._trial_id, values or {}, lease, resumed=True,
+                               notes=dict(now.user_attrs))  # fmt: skip
+            if values is None:
+                self.fail(opened, "its process died while its values were drawn")
+            elif attempt > ATTEMPTS:
+                self.fail(opened, f"its process died {ATTEMPTS} times")
+            else:
+                self.note(opened, {ATTEMPT: attempt})
+                return opened
+        return None
+
+    def _running(self) -> list[FrozenTrial]:
+        from optuna.trial import TrialState
+
+        running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        return [trial for trial in running if trial.user_attrs.get(OWN_HOME, self._home) == self._home]
+
+    def note(self, trial: OpenTrial, values: Mapping[str, Any]) -> None:
+        """Write user attributes that are new or changed."""
+        for name, value in values.items():
+            if trial.notes.get(name) != value:
+                trial.notes[name] = value
+                self.storage.set_trial_user_attr(trial.id, name, value)
+
+    def plan_cost(self, trial: OpenTrial, cost: Cost, over: Mapping[str, float]) -> None:
+        """Write down the plan of a trial, and by how much it is over the constraints."""
+        self.note(trial, {FLOPS: cost.flops, PARAMETERS: cost.parameters, MEMORY: cost.peak_memory})
+        if trial.fresh is not None:
+            for name, excess in over.items():
+                trial.fresh.set_constraint(name, excess)
+
+    def report(self, trial: OpenTrial, step: int, value: float) -> bool:
+        """Give an intermediate value; True when the pruner ends the trial."""
+        self.storage.set_trial_intermediate_value(trial.id, step, value)
+        return bool(self.study.pruner.prune(self.study, self.storage.get_trial(trial.id)))
+
+    def complete(self, trial: OpenTrial, values: Sequence[float]) -> None:
+        """Tell a trial that went to its end."""
+        self._tell(trial, "finished", "", values)
+
+    def prune(self, trial: OpenTrial, outcome: str, message: str) -> None:
+        """Tell a trial that was ended, or that ended badly, and that the sampler is to learn from."""
+        self._tell(trial, outcome, message, None)
+
+    def fail(self, trial: OpenTrial, message: str) -> None:
+        """Tell a trial that says nothing of its values."""
+        self._tell(trial, "failed", message, None)
+
+    def leave(self, trial: OpenTrial) -> None:
+        """Give a trial back as it is: whoever comes next continues it."""
+        trial.lease.release()
+        self._held.discard(trial.number)
+
+    def _tell(self, trial: OpenTrial, outcome: str, message: str, values: Sequence[float] | None) -> None:
+        """
+        Raises:
+            LeaseLost: another process has the trial now.
+        """
+        from optuna.trial import TrialState
+
+        states = {"finished": TrialState.COMPLETE, "failed": TrialState.FAIL}
+        trial.lease.check()
+        self.note(trial, {OUTCOME: outcome, **({MESSAGE: message[:2000]} if message else {})})
+        self.study.tell(trial.number, None if values is None else list(values), states.get(outcome, TrialState.PRUNED))
+        self.leave(trial)
+
+
+def open_studies(loaded: LoadedSweep, home: Home, uri: str) -> list[StudyTrials]:
+    """The studies of a sweep, made with their first trials where they are not there yet.
+
+    Raises:
+        StorageError: the database cannot be reached.
+        StudyDiffers: a study of that name is of another search.
+    """
+    folder = sweep_folder(home, loaded.sweep.name)
+    storage = open_storage(uri, folder)
+    return [
+        StudyTrials(open_study(storage, loaded, plan, folder), storage, loaded, plan, folder) for plan in loaded.studies
+    ]
+
+
+def _counts(trial: FrozenTrial) -> bool:
+    """Whether a trial is one of the budget's: it was begun, and its plan fits."""
+    from optuna.trial import TrialState
+
+    return trial.state != TrialState.WAITING and trial.user_attrs.get(OUTCOME) != INFEASIBLE
+
+
+def _old(trial: FrozenTrial) -> bool:
+    started = trial.datetime_start
+    return started is not None and time.time() - started.timestamp() > MAKING_SECONDS
+
+
+def _home_id(folder: Path) -> str:
+    """Tells the trials of this home from those of others on the same server."""
+    import secrets
+
+    from vlm_ablate.storage import write_atomically
+
+    file = folder / "id"
+    with locked(folder / "schema.lock"):
+        if not file.is_file():
+            write_atomically(file, secrets.token_hex(8))
+        return file.read_text().strip()
+
+
+class TooManyFailures(VlmAblateError):
+    """One trial after another fails: the fault is not in their values."""
