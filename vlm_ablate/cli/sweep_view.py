@@ -222,7 +222,8 @@ def _costs(loaded: LoadedSweep, study: StudyPlan, number: int | None) -> Any:
         over = [name for name, excess in over_limits(loaded.sweep, cost).items() if excess > 0]
         table.add_row(
             arm + label, short_count(cost.parameters), f"{cost.flops:.3g}",
-            *([f"{cost.flops * runs:.3g}", f"{hours:.3g}"] if number else ["–", "–"]), f"{cost.peak_memory / GIB:.2f} GiB",
+            *([f"{cost.flops * runs:.3g}", f"{hours:.3g}"] if number else ["–", "–"]),
+            f"{cost.peak_memory / GIB:.2f} GiB",
             f"never started: over {', '.join(over)}" if over else "",
         )  # fmt: skip
     return table

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, get_args, get_origin
+from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -52,7 +52,8 @@ def _step(here: Any, key: str, data: Any) -> Any:
     """The type below `here` at `key`; a part's type is the config that its `name` registered."""
     if not _is_model(here):
         args = [a for a in get_args(here) if a is not type(None)]
-        return args[-1] if get_origin(here) in (dict, list, tuple) and args else None
+        below = args[-1] if get_origin(here) in (dict, list, tuple) and args else None
+        return get_args(below)[0] if get_origin(below) is Annotated else below
     field = here.model_fields.get(key)
     if field is None:
         return None

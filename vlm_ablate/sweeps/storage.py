@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -202,6 +203,7 @@ def sampler_of(sweep: Sweep, trials: int) -> BaseSampler:
 def pruner_of(loaded: LoadedSweep) -> BasePruner:
     """Who ends trials that are behind. Steps are points of the curve, seed after seed; of wilcoxon, seeds."""
     from optuna import pruners
+    from optuna.exceptions import ExperimentalWarning
 
     asked, points = loaded.sweep.pruner, loaded.curve_points * len(loaded.sweep.seeds)
     match asked.name:
@@ -210,6 +212,8 @@ def pruner_of(loaded: LoadedSweep) -> BasePruner:
         case "hyperband":
             return pruners.HyperbandPruner(1, max(1, points), asked.reduction)
         case "wilcoxon":
-            return pruners.WilcoxonPruner(p_threshold=asked.p)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ExperimentalWarning)
+                return pruners.WilcoxonPruner(p_threshold=asked.p)
         case _:
             return pruners.NopPruner()
