@@ -1,0 +1,96 @@
+"""A sweep of real runs from its file to its winner's score on the report split, as a person does it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+from vlm_ablate.cli.app import app
+from vlm_ablate.config.expand import load_experiment
+from vlm_ablate.home import Home
+
+ROOT = Path(__file__).parents[2]
+ARM = "ar_linear_frozen"
+RATE = "stages.pretrain.learning_rate"
+ASKED = {
+    "evaluation.benchmarks.*.benchmark.items": 12,
+    "evaluation.benchmarks.*.limit": 4,
+    "evaluation.curve": {"points": 2, "limit": 2},
+}
+TINY = {"stages.*.steps": 4, "stages.*.warmup_steps": 0, "data.mixture.offline.source.rows": 32, **ASKED}
+
+pytestmark = [
+    pytest.mark.end_to_end,
+    pytest.mark.usefixtures("offline_material", "published"),
+    pytest.mark.timeout(900),
+]
+
+
+def call(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def write(folder: Path, **changes: Any) -> str:
+    body: dict[str, Any] = {
+        "name": "tiny",
+        "experiment": {"file": "idefics2/t03_architecture", "arms": ARM, "scale": "laptop"},
+        "set": TINY,
+        "space": {RATE: [1.5e-3, 5e-3]},
+        "sampler": "grid",
+    }
+    file = folder / "tiny.yaml"
+    file.write_text(yaml.safe_dump({**body, **changes}))
+    return str(file)
+
+
+def test_from_a_sweep_file_to_its_winner(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    file, place = write(tmp_path), ("--home", str(home.root))
+
+    planned = call("sweep", "plan", file)
+    assert planned.exit_code == 0, planned.output
+    assert "2 trials of 1 seed, 2 runs at most" in planned.stdout and "as the file has it" in planned.stdout
+
+    ran = call("sweep", file, "--jobs", "1", *place)
+    assert ran.exit_code == 0, ran.output
+    assert "2 finished" in ran.stdout
+    again = call("sweep", file, "--jobs", "1", *place)
+    assert again.exit_code == 0 and "trial 0" not in again.stdout, "nothing is left to do"
+
+    shown = call("sweep", "show", file, *place)
+    assert "2 finished" in shown.stdout and "as the file has it" in shown.stdout and "one seed a trial" in shown.stdout
+    drawn = call("sweep", "plots", file, "--out", str(tmp_path / "plots"), *place)
+    assert drawn.exit_code == 0, drawn.output
+    assert {path.name for path in (tmp_path / "plots").glob("*.png")} == {"history.png", "slice.png"}
+
+    tuned = tmp_path / "tuned.yaml"
+    applied = call("sweep", "apply", file, str(tuned), *place)
+    assert applied.exit_code == 0, applied.output
+    assert call("sweep", "apply", file, str(tuned), *place).exit_code == 1, "a file that is there stays"
+    arm = load_experiment(tuned).arms[ARM]
+    assert arm.label.endswith("(tuned)") and arm.tuned is not None and arm.tuned.sweep == "tiny"
+    assert arm.config.stages["pretrain"].learning_rate in (1.5e-3, 5e-3)
+    elsewhere = load_experiment(tuned, scale="paper")
+    assert elsewhere.arms[ARM].tuned is None and any("tuned at scale 'laptop'" in w for w in elsewhere.warnings)
+
+    before = {folder.name for folder in home.stages.iterdir()}
+    sets = [part for field, value in ASKED.items() for part in ("--set", f"{field}={value}".replace("'", ""))]
+    command = (str(tuned), "--arms", ARM, "--seeds", "0", *sets, *place)
+    scored = call("run", *command, "--jobs", "1")
+    assert scored.exit_code == 0, scored.output
+    assert {folder.name for folder in home.stages.iterdir()} == before, "the winner is scored, not trained"
+    table = call("table", *command, "--format", "markdown")
+    assert "(tuned)" in table.stdout and "of the sweep tiny" in table.stdout
+
+
+def test_a_trial_that_cannot_fit_is_never_started(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    file = write(tmp_path, constraints={"peak_memory_gib": 1e-3})
+    ran = call("sweep", file, "--jobs", "1", "--home", str(home.root))
+    assert ran.exit_code == 0, ran.output
+    assert "2 does not fit" in ran.stdout
+    assert list(home.stages.iterdir()) == []
