@@ -62,6 +62,11 @@ def _check(file: Path, scale: str | None, arms: list[str] | None, sets: list[str
     file = find_experiment(file)
     if file.resolve().parent.name == "scales":
         return f"{display(file)}  scale {read_scale(file).scale.name!r}"
+    if file.resolve().parent.name == "sweeps":
+        from vlm_ablate.sweeps.loading import load_sweep
+
+        sweep = load_sweep(file).sweep
+        return f"{display(file)}  sweep {sweep.name!r} over {counted(len(sweep.space), 'field')}"
     if file.name.startswith("_"):
         from vlm_ablate.config.compose import load_document
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vlm_ablate.errors import VlmAblateError
 from vlm_ablate.reporting.style import INK, MARKERS, PALETTE, SOFT, drawing, to_bytes
@@ -66,7 +66,7 @@ def _history(result: StudyResult, axes: Axes) -> None:
     axes.legend(frameon=False, fontsize=8.5)
 
 
-def _points(axes: Axes, trials: Sequence[TrialRecord], x: Callable[[TrialRecord], object], arms: Sequence[str]) -> None:
+def _points(axes: Axes, trials: Sequence[TrialRecord], x: Callable[[TrialRecord], Any], arms: Sequence[str]) -> None:
     """Trials as points with their intervals, an arm in a colour; the file as it stands with a ring."""
     for i, arm in enumerate(arms):
         own = [trial for trial in trials if trial.arm == arm]

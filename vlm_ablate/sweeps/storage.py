@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from vlm_ablate.errors import StorageError, VlmAblateError
 from vlm_ablate.home import Home
@@ -136,7 +136,8 @@ def open_study(storage: RDBStorage, loaded: LoadedSweep, plan: StudyPlan, folder
 
     sweep = loaded.sweep
     asked = definition(loaded, plan)
-    directions = [sweep.objective.direction, *(["minimize"] if sweep.objective.against else [])]
+    directions: list[Literal["minimize", "maximize"]] = [sweep.objective.direction]
+    directions += ["minimize"] if sweep.objective.against else []
     with locked(folder / "schema.lock"):
         study = optuna.create_study(
             storage=storage, study_name=plan.name, directions=directions, load_if_exists=True, pruner=pruner_of(loaded)
