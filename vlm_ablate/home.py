@@ -81,6 +81,11 @@ class Home:
         return self.root / "stages"
 
     @property
+    def launches(self) -> Path:
+        """Parent of the folders through which runs are handed to other machines, while they go."""
+        return self.root / "launches"
+
+    @property
     def assets(self) -> Path:
         """Pictures and documents that were fetched."""
         return self.root / "assets"

@@ -72,6 +72,8 @@ def _sleep(spec: RunSpec, home: Home, reporter: Callable[[Event], None], *, stub
     while True:
         try:
             for step in range(600):
+                if run_folder(home, spec.id).stop.exists():
+                    raise _Stopped
                 reporter(StepDone(spec.id, step, 600, 1.0, 100.0))
                 time.sleep(0.1)
         except _Stopped:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.tracking.specs import make_spec
-from vlm_ablate.cli.run import launch
+from vlm_ablate.cli.launchers import launch, where_to
 from vlm_ablate.errors import UnknownNameError, VlmAblateError
 from vlm_ablate.events import Checkpointed, Event, RunFinished, RunStarted, StepDone
 from vlm_ablate.home import Home
@@ -64,7 +64,7 @@ def test_runs_are_spread_over_workers_and_come_back_in_order(home: Home, monkeyp
 def test_threads_of_the_command_line_reach_the_workers(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vlm_ablate.launch.campaign.EXECUTE", TARGET)
     monkeypatch.setattr(Campaign.__init__, "__kwdefaults__", {**Campaign.__init__.__kwdefaults__, "target": TARGET})
-    launch([make_spec("mlp", 1)], home, home.tracking_uri, 1, 3)
+    launch([make_spec("mlp", 1)], home, home.tracking_uri, where_to(jobs=1, threads=3))
     assert [threads for _, _, threads, _ in calls(home)] == ["3"]
 
 

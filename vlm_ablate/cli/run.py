@@ -17,11 +17,20 @@ from vlm_ablate.cli.console import (
     SetOption,
     TrackingOption,
 )
+from vlm_ablate.cli.launchers import (
+    AddressOption,
+    GpusOption,
+    JobsOption,
+    LauncherOption,
+    LauncherSetOption,
+    NodesOption,
+    ThreadsOption,
+    launch,
+    where_to,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from pydantic import BaseModel
 
     from vlm_ablate.config.expand import LoadedExperiment
     from vlm_ablate.home import Home
@@ -35,16 +44,13 @@ def run(
     arms: ArmsOption = None,
     seeds: SeedsOption = None,
     sets: SetOption = None,
-    jobs: Annotated[
-        int | None,
-        typer.Option("--jobs", "-j", min=1, max=4_096, help="Runs at a time. Default: one a GPU, or one a core."),
-    ] = None,
-    threads: Annotated[
-        int, typer.Option("--threads", min=1, max=4_096, help="Threads of each run. Runs that share cores want one.")
-    ] = 1,
-    launcher: Annotated[
-        str, typer.Option("--launcher", metavar="NAME", help="Where runs go; `vlm-ablate list launchers`.")
-    ] = "local",
+    jobs: JobsOption = None,
+    threads: ThreadsOption = 1,
+    launcher: LauncherOption = "local",
+    gpus_per_run: GpusOption = None,
+    nodes_per_run: NodesOption = 1,
+    ray_address: AddressOption = None,
+    launcher_sets: LauncherSetOption = None,
     rerun: Annotated[
         bool, typer.Option("--rerun", help="Compute again what is there; the earlier results are put aside.")
     ] = False,
@@ -64,7 +70,10 @@ def run(
     set_hub_access(allow_hub)
     loaded = load_experiment(file, scale=scale, sets=sets or [], arms=arm_list(arms))
     specs = specs_of(loaded, seeds=seed_list(seeds))
-    launcher_config(launcher, jobs, threads)  # an error in it is told first
+    where = where_to(
+        launcher, jobs=jobs, threads=threads, gpus=gpus_per_run, nodes=nodes_per_run, ray_address=ray_address,
+        sets=launcher_sets or [],
+    )  # fmt: skip
     warn(loaded.warnings)
     place = open_home(home)
     uri = tracking_uri or place.tracking_uri
@@ -76,7 +85,7 @@ def run(
     if rerun:
         _put_aside(specs, place)
     look_over_material([spec for spec in specs if not _is_done(spec, place)])
-    outcomes = launch(specs, place, uri, jobs, threads, launcher)
+    outcomes = launch(specs, place, uri, where)
     if any(not outcome.reused for outcome in outcomes):
         _publish(loaded, scale, place, uri)
     counts = Counter(outcome.status for outcome in outcomes)
@@ -121,63 +130,6 @@ def look_over_material(specs: Sequence[RunSpec]) -> None:
     warn(material.warnings())
     if error := material.error():
         raise error
-
-
-def launch(
-    specs: Sequence[RunSpec],
-    home: Home,
-    tracking_uri: str,
-    jobs: int | None,
-    threads: int = 1,
-    launcher: str = "local",
-) -> list[RunOutcome]:
-    """Run the specs and show their progress.
-
-    Args:
-        jobs: runs at a time; None: as many as the launcher takes.
-        threads: of each run. The last digits of a result depend on it.
-        launcher: where runs go, by its registered name; it is given what of the above it has a field for.
-
-    Raises:
-        LaunchInterrupted: after Ctrl-C, saying how to continue.
-        ConfigError, UnknownNameError: as `launcher_config`.
-    """
-    from vlm_ablate.cli.console import out
-    from vlm_ablate.cli.progress import RunDisplay
-    from vlm_ablate.launch.base import LaunchInterrupted
-    from vlm_ablate.launch.campaign import Campaign
-    from vlm_ablate.registry import launchers
-
-    where = launchers.build(launcher_config(launcher, jobs, threads))
-    with RunDisplay(specs, out()) as display:
-        try:
-            with Campaign(where, home, display, tracking_uri=tracking_uri) as campaign:
-                return campaign.run(specs)
-        except LaunchInterrupted as stop:
-            stop.hint = f"the same command continues from here: {_this_command()}"
-            raise
-
-
-def launcher_config(name: str, jobs: int | None, threads: int) -> BaseModel:
-    """The configuration of the launcher of that name, with what it takes of the settings.
-
-    Raises:
-        ConfigError: `jobs` is given and the launcher has no such setting, or it needs others.
-        UnknownNameError: there is none of that name.
-    """
-    from pydantic import ValidationError
-
-    from vlm_ablate.errors import ConfigError, Problem
-    from vlm_ablate.registry import launchers
-
-    kind = launchers[name].config
-    if jobs is not None and "jobs" not in kind.model_fields:
-        raise ConfigError([Problem("--jobs", "", f"the launcher {name!r} takes no number of runs at a time")])
-    given = {"name": name, "jobs": jobs, "threads": threads}
-    try:
-        return kind(**{key: value for key, value in given.items() if key in kind.model_fields})
-    except ValidationError as error:
-        raise ConfigError([Problem("--launcher", name, str(e["msg"])) for e in error.errors()]) from error
 
 
 def _publish(loaded: LoadedExperiment, scale: str, home: Home, tracking_uri: str) -> None:
@@ -228,12 +180,3 @@ def _table_command(
     parts += ["--home", home] if home else []
     given = tracking_uri if tracking_uri != os.environ.get("MLFLOW_TRACKING_URI") else None
     return masked(shlex.join([*parts, *(["--tracking-uri", given] if given else [])]))
-
-
-def _this_command() -> str:
-    import shlex
-    import sys
-
-    from vlm_ablate.masking import masked
-
-    return masked(shlex.join(["vlm-ablate", *sys.argv[1:]]))

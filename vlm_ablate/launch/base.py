@@ -28,6 +28,19 @@ class Placement:
     """GPUs of a node; None: one where there are any."""
     nodes: int = 1
 
+    def check_one_process(self) -> None:
+        """For launchers whose runs are one process each.
+
+        Raises:
+            VlmAblateError: a run is to have several GPUs or machines, which would need a process for each.
+        """
+        if self.nodes > 1 or (self.gpus or 0) > 1:
+            what = f"{self.nodes} nodes" if self.nodes > 1 else f"{self.gpus} GPUs"
+            raise VlmAblateError(
+                f"{what} a run: a run is one process with at most one GPU",
+                hint="leave --gpus-per-run and --nodes-per-run out; several runs go at a time, one a GPU",
+            )
+
 
 @dataclass(frozen=True)
 class Context:

@@ -36,16 +36,20 @@ def cores() -> int:
 
 def worker_environment(index: int, devices: list[str], threads: int) -> dict[str, str]:
     """Environment of worker number `index`: its threads and its one GPU, to be set before torch is imported."""
-    environment = dict(os.environ)
     # The worker module must be found wherever this package is imported from.
     package_root = str(Path(__file__).resolve().parents[2])
+    environment = os.environ | thread_variables(threads)
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH")]))
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        environment[name] = str(threads)
-    if threads > 1:
-        # Spinning threads of two runs on the same cores make both many times slower.
-        environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    environment["TOKENIZERS_PARALLELISM"] = "false"
     if devices:
         environment["CUDA_VISIBLE_DEVICES"] = devices[index % len(devices)]
     return environment
+
+
+def thread_variables(threads: int) -> dict[str, str]:
+    """Variables that hold one run to so many threads."""
+    variables = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
+    variables["TOKENIZERS_PARALLELISM"] = "false"
+    if threads > 1:
+        # Spinning threads of two runs on the same cores make both many times slower.
+        variables["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
+    return variables

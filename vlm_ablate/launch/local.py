@@ -19,7 +19,7 @@ from vlm_ablate.events import RunFinished
 from vlm_ablate.launch.base import Context, Placement, RunFuture
 from vlm_ablate.launch.configs import LocalConfig
 from vlm_ablate.launch.devices import cores, gpus, worker_environment
-from vlm_ablate.launch.worker import LOG_FILE
+from vlm_ablate.launch.endings import INTERRUPTED, exit_message
 from vlm_ablate.runs.folder import run_folder
 from vlm_ablate.runs.live import LAUNCHER_VARIABLE
 from vlm_ablate.runs.outcome import RunOutcome, failed, note_from_outside
@@ -169,7 +169,7 @@ class LocalLauncher:
         elif message[0] == "done":
             self._finish(worker, message[1])
         elif message[0] == "interrupted":
-            self._end(worker, "stopped by a signal; it continues from its checkpoint on the next run", noted=False)
+            self._end(worker, INTERRUPTED, noted=False)
 
     def _finish(self, worker: _Worker, outcome: RunOutcome) -> None:
         future, worker.future = worker.future, None
@@ -181,7 +181,8 @@ class LocalLauncher:
             self._remove(worker)
             return
         worker.signal(signal.SIGKILL)
-        self._end(worker, exit_message(worker.process.wait(), self._log_tail(worker.future.spec)), noted=True)
+        folder = run_folder(self._context.home, worker.future.spec.id)
+        self._end(worker, exit_message(worker.process.wait(), folder), noted=True)
 
     def _end(self, worker: _Worker, message: str, *, noted: bool) -> None:
         """Settle the run of a worker that is gone; another worker takes its place when there is work."""
@@ -201,14 +202,6 @@ class LocalLauncher:
             if worker in self._workers:
                 self._workers.remove(worker)
         worker.reap()
-
-    def _log_tail(self, spec: RunSpec) -> str:
-        try:
-            output = run_folder(self._context.home, spec.id).root / LOG_FILE
-            lines = output.read_text(errors="replace").strip().split("\n")
-        except OSError:
-            return ""
-        return lines[-1][:200]
 
 
 class _Worker:
@@ -258,14 +251,3 @@ class _Worker:
         self.signal(signal.SIGKILL)
         self.link.close()
         return status
-
-
-def exit_message(status: int, last_line: str) -> str:
-    """How a worker process ended, in words."""
-    if status < 0:
-        name = signal.Signals(-status).name
-        hint = ": killed from outside, or out of memory" if name == "SIGKILL" else ""
-        text = f"the worker process was ended by {name}{hint}"
-    else:
-        text = f"the worker process exited with status {status}"
-    return f"{text} (last line of its log: {last_line})" if last_line else text

@@ -15,7 +15,7 @@ from contextlib import suppress
 from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from vlm_ablate.errors import VlmAblateError
 from vlm_ablate.events import Event, RunFinished
@@ -23,9 +23,6 @@ from vlm_ablate.home import Home
 from vlm_ablate.runs.folder import run_folder
 from vlm_ablate.runs.outcome import RunOutcome, failed, note_from_outside
 from vlm_ablate.runs.spec import RunSpec
-
-LOG_FILE = "log.txt"
-"""In the run's folder: what the run printed."""
 
 
 def main() -> int:
@@ -42,7 +39,7 @@ def main() -> int:
             message = link.recv()
             if message[0] == "stop":
                 return 0
-            link.send(("done", _serve(message[1], setup["target"], home, setup["tracking_uri"], link)))
+            link.send(("done", serve(message[1], setup["target"], home, setup["tracking_uri"], link)))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return 0  # The parent is gone.
     except KeyboardInterrupt:
@@ -54,9 +51,25 @@ def _interrupt(number: int, frame: Any) -> None:
     raise KeyboardInterrupt
 
 
-def _serve(data: dict[str, Any], target: str, home: Home, tracking_uri: str, link: Connection) -> RunOutcome:
-    """Run one spec; whatever goes wrong becomes a failed outcome, except an interruption."""
-    _log_to(run_folder(home, data["id"]).root / LOG_FILE)
+class Link(Protocol):
+    """Where a worker says how it goes."""
+
+    def send(self, message: tuple[Any, ...], /) -> None:
+        """
+        Raises:
+            OSError: nobody hears it any more.
+        """
+
+
+def serve(data: dict[str, Any], target: str, home: Home, tracking_uri: str, link: Link) -> RunOutcome:
+    """Run one spec; whatever goes wrong becomes a failed outcome, except an interruption.
+
+    Args:
+        data: `id` and `name` of the run, and the `spec` itself as plain data.
+        target: `module:function` that runs it.
+        link: is told the events.
+    """
+    _log_to(run_folder(home, data["id"]).output)
     spec: RunSpec | None = None
     try:
         spec = RunSpec.from_dict(data["spec"])
@@ -79,7 +92,7 @@ def _load(target: str) -> Callable[..., RunOutcome]:
     return loaded
 
 
-def _reporter(link: Connection) -> Callable[[Event], None]:
+def _reporter(link: Link) -> Callable[[Event], None]:
     orphaned = False
 
     def report(event: Event) -> None:
@@ -96,7 +109,7 @@ def _reporter(link: Connection) -> Callable[[Event], None]:
     return report
 
 
-def _tell(link: Connection, message: tuple[Any, ...]) -> None:
+def _tell(link: Link, message: tuple[Any, ...]) -> None:
     with suppress(OSError):
         link.send(message)
 

@@ -1,0 +1,122 @@
+"""The Slurm launcher against a real Slurm of one node, where there is one (`apt-get install slurm-wlm munge`)."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.launch.slurm_cluster import missing, slurm
+from tests.launch.test_engine import _wait_for
+from tests.launch.test_local import TARGET, calls
+from tests.tracking.specs import make_spec
+from vlm_ablate.errors import VlmAblateError
+from vlm_ablate.events import Checkpointed, Event, RunFinished, StepDone
+from vlm_ablate.home import Home
+from vlm_ablate.launch.base import Placement
+from vlm_ablate.launch.campaign import Campaign
+from vlm_ablate.launch.configs import SlurmConfig
+from vlm_ablate.launch.slurm import SlurmLauncher
+from vlm_ablate.launch.slurm_nodes import _gpus, _minutes
+from vlm_ablate.runs.outcome import RunOutcome
+from vlm_ablate.runs.spec import RunSpec
+
+pytest.importorskip("submitit")
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    if why := missing():
+        pytest.skip(why)
+    with slurm(tmp_path_factory.mktemp("slurm")):
+        yield
+
+
+def opened(home: Home, on_event: Callable[[Event], None] = print, **settings: Any) -> Campaign:
+    return Campaign(SlurmLauncher(SlurmConfig(**settings)), home, on_event, target=TARGET, grace_seconds=20)
+
+
+def run(specs: Sequence[RunSpec], home: Home, on_event: Callable[[Event], None] = print) -> list[RunOutcome]:
+    with opened(home, on_event, mem="100M") as campaign:
+        return campaign.run(specs)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_runs_are_elements_of_one_array(home: Home) -> None:
+    specs = [make_spec("mlp", 1), make_spec("mlp", 2), make_spec("dies", note="kill")]
+    events: list[Event] = []
+    outcomes = run(specs, home, events.append)
+    assert [o.status for o in outcomes] == ["finished", "finished", "failed"] and "SIGKILL" in outcomes[2].message
+    assert [outcome.scores for outcome in outcomes[:2]] == [{"vqa": 1.0}, {"vqa": 2.0}]
+    listed = _slurm("squeue", "--noheader", "--states=all", "--array", "--name=vlm-ablate", "--format=%F").splitlines()
+    assert len(listed) == 3 and len({*listed}) == 1
+    assert [e.status for e in events if isinstance(e, RunFinished)].count("finished") == 2
+
+
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.parametrize("how", ["requeue", "preempt"])
+def test_a_job_that_slurm_takes_back_goes_on_from_its_checkpoint(home: Home, how: str) -> None:
+    events: list[Event] = []
+
+    def take_back() -> None:
+        _wait_for(lambda: any(isinstance(event, StepDone) for event in events), 60)
+        if how == "requeue":
+            _slurm("scontrol", "requeue", _slurm("squeue", "--noheader", "--states=RUNNING", "--format=%A").strip())
+        else:
+            _slurm("sbatch", "--partition=high", "--exclusive", "--output=/dev/null", "--wrap", "sleep 3")
+
+    threading.Thread(target=take_back).start()
+    (outcome,) = run([make_spec("long", note="sleep")], home, events.append)
+    assert (outcome.status, outcome.message) == ("finished", "continued")
+    assert sum(isinstance(event, Checkpointed) for event in events) == 1
+    assert len(calls(home)) == 2
+    assert "goes on in another" not in str(events)  # it is the same job, back in the queue
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_run_is_stopped_early_and_what_waits_is_cancelled(home: Home) -> None:
+    events: list[Event] = []
+    with opened(home, events.append, mem="600M") as campaign:  # one at a time
+        long, waits = campaign.submit(make_spec("long", note="sleep")), campaign.submit(make_spec("mlp", 1))
+        _wait_for(lambda: any(isinstance(event, StepDone) for event in events), 60)
+        waits.stop()
+        long.stop()
+        assert long.result(30).status == "stopped" and waits.cancelled()
+    assert [arm for arm, *_ in calls(home)] == ["long"]
+
+
+@pytest.mark.usefixtures("cluster")
+def test_what_slurm_cannot_give_is_an_error_before_any_run(home: Home, tmp_path: Path) -> None:
+    for settings, placement, told in (
+        ({"partition": "hihg"}, Placement(), "no partition 'hihg'\n.*did you mean 'high'"),
+        ({"account": "nobody", "constraint": "a100"}, Placement(), "Slurm refuses: .*feature"),
+        ({"mem": "50G"}, Placement(), "Slurm refuses: .*not available"),
+        ({"time": 90}, Placement(), "a job of 90 min: the partition allows 60 min"),
+        ({}, Placement(gpus=2), "asks for 2 GPUs, and the most that a Slurm node has is 0"),
+        ({}, Placement(nodes=2), "Slurm refuses: .*"),
+    ):
+        with pytest.raises(VlmAblateError) as caught, opened(home, **settings) as campaign:  # type: ignore[arg-type]
+            campaign.run([make_spec("mlp", 1)], placement)
+        assert re.search(told, str(caught.value)), caught.value
+    assert calls(home) == []
+
+
+def test_without_slurm_it_is_said(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(VlmAblateError, match="no part of a Slurm cluster"), opened(home):
+        pass
+
+
+def test_what_sinfo_tells_of_nodes_is_read() -> None:
+    assert [_gpus(text) for text in ("(null)", "gpu:8", "gpu:a100:4(S:0-1)", "gpu:a100:4,gpu:v100:2", "shard:8")] == [
+        0, 8, 4, 6, 0]  # fmt: skip
+    assert [_minutes(text) for text in ("1:00:00", "2-00:00:00", "30:00", "infinite")] == [60, 2880, 30, float("inf")]
+
+
+def _slurm(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout

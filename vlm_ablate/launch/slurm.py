@@ -1,0 +1,192 @@
+"""Runs as jobs of a Slurm cluster, through submitit, those that are asked for together as one array.
+
+A job starts a process of its own for its run. Before the time limit, and when it is preempted, Slurm sends a signal:
+the run leaves a checkpoint after the step in progress, and the job puts itself back into the queue. submitit's own
+handlers and Lightning's do not take part: submitit ignores SIGTERM, and the two put a job back each in its own way.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from vlm_ablate.errors import VlmAblateError
+from vlm_ablate.launch.base import Placement
+from vlm_ablate.launch.configs import SlurmConfig
+from vlm_ablate.launch.devices import gpus
+from vlm_ablate.launch.engine import EngineLauncher
+from vlm_ablate.launch.handover import Handover, Task, check_home
+from vlm_ablate.launch.remote import attend
+from vlm_ablate.launch.slurm_nodes import USUAL_MINUTES, Slurm, submit_options
+
+FOLDER = "slurm"
+"""In the launch's folder: scripts and output of the jobs."""
+_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+
+def SlurmLauncher(config: SlurmConfig) -> EngineLauncher:
+    """A launcher over a Slurm cluster."""
+    return EngineLauncher(SlurmEngine(config) if config.executor == "slurm" else ProcessEngine(config))
+
+
+class _Submitted:
+    """What the two executors of submitit share."""
+
+    name = "slurm"
+    cluster = ""
+
+    def __init__(self, config: SlurmConfig) -> None:
+        self.config = config
+        self.jobs: int | None = None
+        self.retries, self.threads = config.retries, config.threads
+
+    def open(self, handover: Handover) -> None:
+        """See `Engine.open`."""
+        self._handover = handover
+        self._submitit = _submitit()
+
+    def parameters(self, placement: Placement) -> dict[str, Any]:
+        """For the executor."""
+        raise NotImplementedError
+
+    def start(self, tasks: Sequence[Task], placement: Placement) -> Sequence[Hashable]:
+        """See `Engine.start`."""
+        executor = self._submitit.AutoExecutor(self._handover.root / FOLDER, cluster=self.cluster)
+        executor.update_parameters(**self.parameters(placement))
+        root, token = str(self._handover.root), self._handover.token
+        try:
+            with executor.batch():
+                jobs = [executor.submit(run_task, str(task.root), root, token) for task in tasks]
+        except Exception as error:  # submitit passes on what sbatch says, in exceptions of several kinds
+            raise VlmAblateError(f"Slurm does not take the jobs: {_last_line(error)}") from error
+        return self.named(jobs)
+
+    def named(self, jobs: Sequence[Any]) -> Sequence[Hashable]:
+        """What names the jobs for `ended`."""
+        return jobs
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+
+
+class SlurmEngine(_Submitted):
+    """See `Engine`."""
+
+    cluster = "slurm"
+
+    def open(self, handover: Handover) -> None:
+        """See `Engine.open`."""
+        super().open(handover)
+        self._slurm = Slurm(self.config)
+        self._slurm.check_options(Placement(gpus=0))
+        self._slurm.check_home(handover)
+
+    def check(self, placement: Placement) -> None:
+        """See `Engine.check`."""
+        self._slurm.check_options(placement)
+
+    def parameters(self, placement: Placement) -> dict[str, Any]:
+        """See `_Submitted.parameters`."""
+        config, number = self.config, self._slurm.gpus(placement)
+        options: dict[str, Any] = {
+            "name": "vlm-ablate", "timeout_min": self._slurm.minutes, "cpus_per_task": config.cpus, "tasks_per_node": 1,
+            "nodes": placement.nodes, "stderr_to_stdout": True, "slurm_signal_delay_s": config.signal_seconds,
+            "slurm_setup": config.setup or None, "slurm_array_parallelism": config.jobs or 256,
+            "slurm_additional_parameters": submit_options(config) | {"requeue": True},
+        }  # fmt: skip
+        if number:
+            options["gpus_per_node"] = number
+        return {key: value for key, value in options.items() if value is not None}
+
+    def named(self, jobs: Sequence[Any]) -> Sequence[Hashable]:
+        """Numbers of the jobs, as Slurm writes them."""
+        return [str(job.job_id) for job in jobs]
+
+    def ended(self, jobs: Iterable[Hashable]) -> Mapping[Hashable, str]:
+        """See `Engine.ended`."""
+        return {job: why for job, why in self._slurm.ended([str(job) for job in jobs]).items()}
+
+    def cancel(self, jobs: Iterable[Hashable]) -> None:
+        """See `Engine.cancel`."""
+        self._slurm.cancel([str(job) for job in jobs])
+
+
+class ProcessEngine(_Submitted):
+    """submitit's local executor: the same jobs as processes of this machine."""
+
+    cluster = "local"
+
+    def __init__(self, config: SlurmConfig) -> None:
+        super().__init__(config)
+        self.jobs = config.jobs  # there are no arrays that hold their jobs back
+
+    def check(self, placement: Placement) -> None:
+        """See `Engine.check`."""
+        have = len(gpus())
+        if (placement.gpus or 0) > have or placement.nodes > 1:
+            raise VlmAblateError(
+                f"{placement.nodes} nodes with {placement.gpus or 0} GPUs a run: this machine is one with {have}"
+            )
+
+    def parameters(self, placement: Placement) -> dict[str, Any]:
+        """See `_Submitted.parameters`."""
+        number = placement.gpus if placement.gpus is not None else min(1, len(gpus()))
+        return {"timeout_min": self.config.time or USUAL_MINUTES, "gpus_per_node": number, "stderr_to_stdout": True}
+
+    def ended(self, jobs: Iterable[Hashable]) -> Mapping[Hashable, str]:
+        """See `Engine.ended`."""
+        return {job: "" for job in jobs if job.done()}  # type: ignore[attr-defined]  # a submitit job
+
+    def cancel(self, jobs: Iterable[Hashable]) -> None:
+        """See `Engine.cancel`."""
+        for job in jobs:
+            job.cancel(check=False)  # type: ignore[attr-defined]  # a submitit job
+
+
+def run_task(task: str, root: str, token: str) -> None:
+    """In a job: one run.
+
+    Raises:
+        HomeNotShared: this machine does not see the home.
+    """
+    heard: list[int] = []
+    for number in _SIGNALS:
+        signal.signal(number, lambda number, frame: heard.append(number))
+    check_home(root, token)
+    ended = attend(Task(Path(task)), leave=lambda: bool(heard))
+    if ended == "interrupted" and heard and not Task(Path(task)).withdrawn:
+        _requeue()
+
+
+def _requeue() -> None:
+    """Put this job back into the queue, unless Slurm has done so, or the job was cancelled."""
+    if "SLURM_JOB_ID" not in os.environ:
+        return
+    job = os.environ["SLURM_JOB_ID"]  # of an array, too, the number of this element's own
+    with suppress(OSError, subprocess.SubprocessError):
+        asked = ["squeue", "--noheader", "--jobs", job, "--format", "%T"]
+        state = subprocess.run(asked, capture_output=True, text=True, timeout=30, check=True).stdout.strip()
+        if state == "RUNNING":
+            print(f"{socket.gethostname()}: back into the queue", flush=True)
+            subprocess.run(["scontrol", "requeue", job], timeout=30, check=True)
+            time.sleep(60)  # Slurm ends this job now
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[-1] if lines else type(error).__name__)[:300]
+
+
+def _submitit() -> Any:
+    try:
+        import submitit
+    except ImportError as error:
+        raise VlmAblateError("submitit is not installed", hint="pip install 'vlm_ablate[slurm]'") from error
+    return submitit
