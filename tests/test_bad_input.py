@@ -184,7 +184,7 @@ def test_each_bad_arm_ends_with_its_message_and_the_good_ones_are_kept(
     # The same command tries again what failed, and nothing else.
     again, records = run(tmp_path / "bad.yaml", home)
     assert again.exit_code == 1
-    assert again.stdout.count("(recorded earlier)") == 2
+    assert "(2 recorded earlier)" in again.stdout
 
 
 def test_a_question_whose_picture_is_missing_fails_the_run_and_its_weights_are_kept(

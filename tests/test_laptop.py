@@ -76,5 +76,5 @@ def test_from_one_yaml_file_to_the_table(home: Home, tmp_path: Path, monkeypatch
     before = state(home)
     again = call(*command)
     assert again.exit_code == 0
-    assert again.stdout.count("(recorded earlier)") == 5
+    assert "(5 recorded earlier)" in again.stdout
     assert state(home) == before

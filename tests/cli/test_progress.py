@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from vlm_ablate.cli import progress
+from vlm_ablate.cli import lines, progress
 from vlm_ablate.cli.progress import RunDisplay, duration
 from vlm_ablate.config.expand import load_experiment
 from vlm_ablate.events import (
@@ -45,6 +45,11 @@ def one_run() -> list[Event]:
         StageStarted(spec.id, "pretrain", 0, 1, 300),
         StepDone(spec.id, 150, 300, 1.2345, 2345.0, seconds_left=61),
     ]
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines, "LINE_SECONDS", 0)
 
 
 def test_plain_lines_without_a_terminal() -> None:
@@ -101,6 +106,30 @@ def test_preparations_are_shown_before_the_run_has_started(monkeypatch: pytest.M
     assert line not in show(told, terminal=False)  # quick ones are not worth a line
     monkeypatch.setattr(progress, "PATIENCE", 0)
     assert show(told, terminal=False).splitlines().count(line) == 1
+
+
+def test_there_is_a_line_a_second_at_most_and_it_counts_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(lines, "LINE_SECONDS", 1.0)
+    monkeypatch.setattr(lines.time, "monotonic", lambda: now[0])
+    shown: list[tuple[float, str]] = []
+    steady = lines.SteadyLines(lambda text, style: shown.append((now[0], text)))
+    for number in range(50):
+        steady.add("recorded", f"finished  run {number}  (recorded earlier)")
+        now[0] += 0.0625
+    steady.add("failed", "failed    run x")
+    steady.add("going", "          run y  5/10")
+    steady.flush()
+    assert [text for _, text in shown] == [
+        "finished  run 0  (recorded earlier)",
+        "finished  run 1  (recorded earlier)  (and 15 recorded earlier)",
+        "finished  run 17  (recorded earlier)  (and 15 recorded earlier)",
+        "finished  run 33  (recorded earlier)  (and 15 recorded earlier)",
+        "failed    run x  (and 1 recorded earlier)",
+    ]
+    assert [round(at - shown[0][0], 1) for at, _ in shown] == [0, 1, 2, 3, 3.1]  # the last on the way out
+    steady.flush()
+    assert len(shown) == 4
 
 
 def test_durations() -> None:

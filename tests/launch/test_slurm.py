@@ -81,7 +81,7 @@ def test_a_job_that_slurm_takes_back_goes_on_from_its_checkpoint(home: Home, how
 @pytest.mark.usefixtures("cluster")
 def test_a_run_is_stopped_early_and_what_waits_is_cancelled(home: Home) -> None:
     events: list[Event] = []
-    with opened(home, events.append, mem="600M") as campaign:  # one at a time
+    with opened(home, events.append, cpus=2) as campaign:  # one at a time
         long, waits = campaign.submit(make_spec("long", note="sleep")), campaign.submit(make_spec("mlp", 1))
         _wait_for(lambda: any(isinstance(event, StepDone) for event in events), 60)
         waits.stop()

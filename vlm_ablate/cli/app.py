@@ -24,6 +24,7 @@ from vlm_ablate.cli import (
     run,
     schema,
     score,
+    status,
     sweep,
     table,
     ui,
@@ -118,6 +119,7 @@ app.command("list")(list_.list_parts)
 app.command("validate")(validate.validate)
 app.command("plan")(plan.plan)
 app.command("run")(run.run)
+app.command("status")(status.status)
 app.command("table")(table.table)
 app.command("reproduce")(reproduce.reproduce)
 app.command("explain")(explain.explain)

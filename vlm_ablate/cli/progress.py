@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from vlm_ablate.cli.lines import SteadyLines
 from vlm_ablate.events import (
     Checkpointed,
     EvaluationProgress,
@@ -52,6 +53,7 @@ class RunDisplay:
         self._heard: dict[str, float] = {}
         self._told: dict[str, float] = {}
         self._total: TaskID | None = None
+        self._lines = SteadyLines(self._print)
         self.ended: dict[str, RunFinished] = {}
 
     def __enter__(self) -> RunDisplay:
@@ -63,11 +65,13 @@ class RunDisplay:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._lines.flush()
         if self._progress:
             self._progress.stop()
 
     def __call__(self, event: Event) -> None:
         """Show one event."""
+        self._lines.tick()
         match event:
             case RunStarted():
                 self._started(event)
@@ -85,7 +89,8 @@ class RunDisplay:
             case RunFinished():
                 self._finished(event)
             case Notice():
-                self._line(event.message if event.level == "info" else f"warning: {event.message}", "dim")
+                text = event.message if event.level == "info" else f"warning: {event.message}"
+                self._line(event.level, text, "dim")
             case Checkpointed():
                 pass
 
@@ -102,7 +107,7 @@ class RunDisplay:
                 name, total=event.steps, completed=event.resumed_step, info=f"starting{resumed}"
             )
         else:
-            self._line(f"started   {name}  ({event.steps} steps{resumed})")
+            self._line("started", f"started   {name}  ({event.steps} steps{resumed})")
 
     def _preparing(self, event: Preparing) -> None:
         name = self._names.get(event.run, event.run)
@@ -112,14 +117,14 @@ class RunDisplay:
             self._update(event.run, event.done, event.total, event.what)
         elif time.monotonic() - self._heard.setdefault(event.what, time.monotonic()) > PATIENCE:
             self._heard[event.what] = math.inf
-            self._line(f"preparing {name}: {event.what}")
+            self._line("preparing", f"preparing {name}: {event.what}")
 
     def _update(self, run: str, done: int, total: int, info: str) -> None:
         if self._progress and run in self._tasks:
             self._progress.update(self._tasks[run], completed=done, total=total, info=info)
         elif not self._progress and time.monotonic() - self._told.setdefault(run, time.monotonic()) > INTERVAL:
             self._told[run] = time.monotonic()
-            self._line(f"          {self._names.get(run, run)}  {done}/{total}  {info}", "dim")
+            self._line("going", f"          {self._names.get(run, run)}  {done}/{total}  {info}", "dim")
 
     def _finished(self, event: RunFinished) -> None:
         self.ended[event.run] = event
@@ -130,11 +135,19 @@ class RunDisplay:
         score = "" if event.mean is None else f"  mean {event.mean:.1f}"
         took = "  (recorded earlier)" if event.reused else f"  in {duration(event.seconds)}"
         why = f"  {event.message}" if event.message else ""
-        self._line(f"{event.status:<9} {name}{score}{took}{why}", STYLE.get(event.status, ""))
+        kind = "recorded" if event.reused and event.status == "finished" else event.status
+        self._line(kind, f"{event.status:<9} {name}{score}{took}{why}", STYLE.get(event.status, ""))
         if self._progress and self._total is not None:
             self._progress.update(self._total, completed=len(self.ended))
 
-    def _line(self, text: str, style: str = "") -> None:
+    def _line(self, kind: str, text: str, style: str = "") -> None:
+        """On a terminal at once, above the bars."""
+        if self._progress:
+            self._print(text, style)
+        else:
+            self._lines.add(kind, text, style)
+
+    def _print(self, text: str, style: str) -> None:
         from rich.text import Text
 
         (self._progress.console if self._progress else self._console).print(Text(text, style=style), soft_wrap=True)
@@ -150,7 +163,7 @@ def _bars(console: Console) -> Progress:
 
 
 def duration(seconds: float) -> str:
-    """`12 s`, `3 min 05 s`, `2 h 07 min`."""
+    """`42 s`, `3 min 05 s`, `2 h 10 min`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

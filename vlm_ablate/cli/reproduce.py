@@ -9,6 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vlm_ablate.cli.console import HomeOption, HubOption, ScaleOption, SeedsOption, TrackingOption
+from vlm_ablate.cli.launchers import (
+    AddressOption,
+    GpusOption,
+    JobsOption,
+    LauncherOption,
+    LauncherSetOption,
+    NodesOption,
+    ThreadsOption,
+    Where,
+    launch,
+    where_to,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,16 +46,13 @@ def reproduce(
     ] = None,
     scale: ScaleOption = "laptop",
     seeds: SeedsOption = None,
-    jobs: Annotated[
-        int | None,
-        typer.Option("--jobs", "-j", min=1, max=4_096, help="Runs at a time. Default: one a GPU, or one a core."),
-    ] = None,
-    threads: Annotated[
-        int, typer.Option("--threads", min=1, max=4_096, help="Threads of each run. Runs that share cores want one.")
-    ] = 1,
-    launcher: Annotated[
-        str, typer.Option("--launcher", metavar="NAME", help="Where runs go; `vlm-ablate list launchers`.")
-    ] = "local",
+    jobs: JobsOption = None,
+    threads: ThreadsOption = 1,
+    launcher: LauncherOption = "local",
+    gpus_per_run: GpusOption = None,
+    nodes_per_run: NodesOption = 1,
+    ray_address: AddressOption = None,
+    launcher_sets: LauncherSetOption = None,
     plan: Annotated[bool, typer.Option("--plan", help="Say what it takes, and begin nothing.")] = False,
     out: Annotated[
         Path | None,
@@ -63,7 +72,6 @@ def reproduce(
     from vlm_ablate.cli.home import open_home, take_over_earlier
     from vlm_ablate.cli.reproduce_set import load_set, unlike_arms
     from vlm_ablate.cli.reproduce_view import plan_table, sentences
-    from vlm_ablate.cli.run import launcher_config
     from vlm_ablate.hub import set_hub_access
     from vlm_ablate.launch.together import account, seed_by_seed
     from vlm_ablate.runs.once import looking_once
@@ -73,7 +81,10 @@ def reproduce(
     set_hub_access(allow_hub)
     numbers = seed_list(seeds)
     loaded = load_set(papers, experiments, scale)
-    launcher_config(launcher, jobs, threads)
+    where = where_to(
+        launcher, jobs=jobs, threads=threads, gpus=gpus_per_run, nodes=nodes_per_run, ray_address=ray_address,
+        sets=launcher_sets or [],
+    )  # fmt: skip
     place = open_home(home)
     take_over_earlier(place)
     tables = {each.experiment.name: specs_of(each, seeds=numbers) for each in loaded}
@@ -91,7 +102,7 @@ def reproduce(
     noted = {r.spec.id for r in everything if r.done and r.attempt.get("status") == r.status}
     outcomes: list[RunOutcome] = []
     if any(spec.id not in noted for spec in asked):
-        outcomes = _run(loaded, asked, place, tracking_uri or place.tracking_uri, jobs, threads, launcher, noted)
+        outcomes = _run(loaded, asked, place, tracking_uri or place.tracking_uri, where, noted)
     fresh = {s.experiment for s, o in zip(asked, outcomes, strict=True) if not o.reused} if outcomes else set()
     _write(loaded, numbers, place, tracking_uri, out, fresh, unlike)
     counts = Counter(outcome.status for outcome in outcomes) or Counter(finished=len(asked))
@@ -105,9 +116,7 @@ def _run(
     specs: Sequence[RunSpec],
     home: Home,
     tracking_uri: str,
-    jobs: int | None,
-    threads: int,
-    launcher: str,
+    where: Where,
     done: set[str],
 ) -> list[RunOutcome]:
     """Run what is missing, after a look at all of its material.
@@ -115,12 +124,12 @@ def _run(
     Raises:
         DataError: with all problems of the material.
     """
-    from vlm_ablate.cli.run import launch, look_over_material, report_failures
+    from vlm_ablate.cli.run import look_over_material, report_failures
 
     home.prepare()
     for each in loaded:
         look_over_material([s for s in specs if s.experiment == each.experiment.name and s.id not in done])
-    outcomes = launch(specs, home, tracking_uri, jobs, threads, launcher)
+    outcomes = launch(specs, home, tracking_uri, where)
     report_failures(outcomes)
     return outcomes
 

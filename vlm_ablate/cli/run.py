@@ -89,7 +89,9 @@ def run(
     if any(not outcome.reused for outcome in outcomes):
         _publish(loaded, scale, place, uri)
     counts = Counter(outcome.status for outcome in outcomes)
-    console.print(", ".join(f"{count} {status}" for status, count in counts.items()))
+    earlier = sum(outcome.reused for outcome in outcomes)
+    told = ", ".join(f"{count} {status}" for status, count in counts.items())
+    console.print(told + (f" ({earlier} recorded earlier)" if earlier else ""))
     ended = zip(specs, outcomes, strict=True)
     print_runs((spec.arm, spec.seed, spec.id) for spec, outcome in ended if outcome.status == "finished")
     report_failures(outcomes)

@@ -144,7 +144,12 @@ class Campaign:
             self._waiting.append((future, placement))
             return
         self._training |= dict.fromkeys(missing, spec.id)
-        inner = self._launcher.submit(spec, placement)
+        try:
+            inner = self._launcher.submit(spec, placement)
+        except BaseException:  # nobody computes it: what waits for it must not
+            self._futures.pop(spec.id, None)
+            self._training = {key: run for key, run in self._training.items() if run != spec.id}
+            raise
         self._inner[spec.id] = inner
         inner.add_done_callback(lambda _: self._ended(future, inner))
 

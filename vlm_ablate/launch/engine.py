@@ -6,6 +6,7 @@ the home, hearing how runs go, stopping them, and giving a run to the engine aga
 
 from __future__ import annotations
 
+import socket
 import sys
 import threading
 import time
@@ -24,8 +25,10 @@ from vlm_ablate.launch.wire import Message
 from vlm_ablate.runs.folder import run_folder
 from vlm_ablate.runs.live import ask_to_stop
 from vlm_ablate.runs.outcome import RunOutcome, failed, note_from_outside, outcome_of
+from vlm_ablate.runs.publishing import NOWHERE
 from vlm_ablate.runs.results import find_results
 from vlm_ablate.runs.spec import RunSpec
+from vlm_ablate.tracking.sqlite_reader import sqlite_path
 
 LISTEN_SECONDS = 0.2
 LOOK_SECONDS = 1.0
@@ -45,6 +48,8 @@ class Engine(Protocol):
     """How often a run is handed over again whose job was lost."""
     threads: int
     """Of each run."""
+    alone: bool
+    """Whether all its jobs are on this machine."""
 
     def open(self, handover: Handover) -> None:
         """Reach the engine, and make sure that its machines see the folder of the launch.
@@ -128,8 +133,10 @@ class EngineLauncher:
         """See `Launcher.open`."""
         self._context = context
         home = str(context.home.root.absolute())
-        shared = {"home": home, "target": context.target, "tracking_uri": context.tracking_uri, "path": sys.path}
-        own = {"launcher": self._engine.name, "threads": self._engine.threads}
+        # SQLite over a network file system loses writes: then this process publishes, at the end.
+        uri = context.tracking_uri if self._engine.alone or sqlite_path(context.tracking_uri) is None else NOWHERE
+        shared = {"home": home, "target": context.target, "tracking_uri": uri, "path": sys.path}
+        own = {"launcher": self._engine.name, "threads": self._engine.threads, "host": socket.gethostname()}
         self._handover = Handover.create(context.home, shared | own)
         try:
             self._engine.open(self._handover)

@@ -170,3 +170,33 @@ class Listening:
                 yield from_line(line)
             except ValueError:  # a machine that died while it wrote
                 continue
+
+
+@dataclass(frozen=True)
+class Queued:
+    """A run that was handed to an engine and that no process has taken yet."""
+
+    id: str
+    name: str
+    experiment: str
+    launcher: str
+    host: str
+    """Where the command runs that asked for it."""
+    since: float
+    """Seconds since the epoch."""
+
+
+def queued(home: Home) -> list[Queued]:
+    """Runs of this home that wait in engines, in the order in which they were handed over."""
+    found = []
+    for file in sorted(home.launches.glob("*/runs/*/task.json")):
+        task = Task(file.parent)
+        try:
+            if task.withdrawn or any(task.root.glob("said-*")):
+                continue
+            data, since = task.read(), file.stat().st_mtime
+            experiment, launcher, host = str(data["spec"]["experiment"]), str(data["launcher"]), str(data["host"])
+            found.append(Queued(str(data["id"]), str(data["name"]), experiment, launcher, host, since))
+        except (StorageError, OSError, KeyError, TypeError):
+            continue  # it is being removed
+    return found

@@ -36,6 +36,7 @@ class RayEngine:
     def __init__(self, config: RayConfig) -> None:
         self.config = config
         self.jobs, self.retries, self.threads = config.jobs, config.retries, config.threads
+        self.alone = config.address is None
         self._ours = False
         """Whether the connection was made here."""
 

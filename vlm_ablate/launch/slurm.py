@@ -46,6 +46,7 @@ class _Submitted:
         self.config = config
         self.jobs: int | None = None
         self.retries, self.threads = config.retries, config.threads
+        self.alone = config.executor == "local"
 
     def open(self, handover: Handover) -> None:
         """See `Engine.open`."""

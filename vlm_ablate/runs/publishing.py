@@ -25,6 +25,9 @@ RETRY_SECONDS = 15.0
 CLOSE_SECONDS = 30.0
 """Time that the end of a run waits for the store; what is missing then follows with the next `run`."""
 
+NOWHERE = "nowhere:"
+"""In place of a store's address: whoever started the run publishes it, as the store is a file of another machine."""
+
 Notice = Callable[[str], None]
 
 
@@ -39,10 +42,13 @@ class Publishing:
         self._thread = threading.Thread(target=self._loop, name="tracking", daemon=True)
 
     def __enter__(self) -> Publishing:
-        self._thread.start()
+        if self._uri != NOWHERE:
+            self._thread.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
+        if self._uri == NOWHERE:
+            return
         self._retry_at = 0.0
         self._closing.set()
         self._thread.join(CLOSE_SECONDS)
