@@ -129,7 +129,7 @@ def test_there_is_a_line_a_second_at_most_and_it_counts_the_others(monkeypatch: 
     ]
     assert [round(at - shown[0][0], 1) for at, _ in shown] == [0, 1, 2, 3, 3.1]  # the last on the way out
     steady.flush()
-    assert len(shown) == 4
+    assert len(shown) == 5
 
 
 def test_durations() -> None:
