@@ -202,7 +202,7 @@ class EngineLauncher:
                 self._hand_over()
                 self._listen()
                 self._look()
-            except VlmAblateError as error:
+            except Exception as error:  # the outcome of all that runs, never an endless wait
                 self._lost(error)
             self._wake.wait(max(LISTEN_SECONDS, 0.005 * len(self._jobs)))
 
@@ -269,8 +269,12 @@ class EngineLauncher:
     def _ended_without_result(self, job: _Job) -> None:
         """From what is on disk, by handing it over again, or as failed."""
         spec = job.future.spec
-        found = find_results(spec, self._context.home)
         kind, *said = job.last
+        try:
+            found = find_results(spec, self._context.home)
+        except VlmAblateError as error:
+            self._fail(job, str(error), noted=False)
+            return
         if found.done:
             outcome = outcome_of(found, trained=tuple(key.name for key in spec.stage_keys))
             self._context.on_event(RunFinished(spec.id, outcome.status, outcome.mean, outcome.message))
@@ -308,10 +312,11 @@ class EngineLauncher:
         if not (job.future.cancelled() if job.begun else not job.future.set_running_or_notify_cancel()):
             job.future.set_result(outcome)
 
-    def _lost(self, error: VlmAblateError) -> None:
+    def _lost(self, error: Exception) -> None:
         """The engine is gone: nobody computes these runs any more."""
+        message = str(error) if isinstance(error, VlmAblateError) else f"{type(error).__name__}: {error}"
         for job in list(self._jobs):
-            self._fail(job, str(error), noted=False)
+            self._fail(job, message, noted=False)
         with self._lock:
             asked, self._asked = list(self._asked), deque()
         for each in asked:
@@ -321,7 +326,7 @@ class EngineLauncher:
         self._context.on_event(Notice(job.future.spec.id, message, "warning"))
 
 
-def _refuse(future: RunFuture, error: VlmAblateError) -> None:
+def _refuse(future: RunFuture, error: Exception) -> None:
     """Never under the launcher's lock: who hears of it may ask for the next run."""
     if future.running() or future.set_running_or_notify_cancel():
         future.set_exception(error)
