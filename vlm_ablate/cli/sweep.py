@@ -9,6 +9,16 @@ import typer
 from typer.core import TyperGroup
 
 from vlm_ablate.cli.console import HomeOption, HubOption, TrackingOption
+from vlm_ablate.cli.launchers import (
+    AddressOption,
+    GpusOption,
+    LauncherOption,
+    LauncherSetOption,
+    NodesOption,
+    ThreadsOption,
+    Where,
+    where_to,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,10 +65,12 @@ def run(
         int | None,
         typer.Option("--jobs", "-j", min=1, max=4_096, help="Trials at a time. Default: one a GPU, or one a core."),
     ] = None,
-    threads: Annotated[int, typer.Option("--threads", min=1, max=4_096, help="Threads of each run.")] = 1,
-    launcher: Annotated[
-        str, typer.Option("--launcher", metavar="NAME", help="Where runs go; `vlm-ablate list launchers`.")
-    ] = "local",
+    threads: ThreadsOption = 1,
+    launcher: LauncherOption = "local",
+    gpus_per_run: GpusOption = None,
+    nodes_per_run: NodesOption = 1,
+    ray_address: AddressOption = None,
+    launcher_sets: LauncherSetOption = None,
     storage: StorageOption = None,
     home: HomeOption = None,
     tracking_uri: TrackingOption = None,
@@ -70,20 +82,22 @@ def run(
     """
     from vlm_ablate.cli.console import out, warn
     from vlm_ablate.cli.home import open_home
-    from vlm_ablate.cli.run import launcher_config
     from vlm_ablate.hub import set_hub_access
     from vlm_ablate.sweeps.loading import load_sweep
     from vlm_ablate.sweeps.storage import database_errors, default_storage
 
     set_hub_access(allow_hub)
     loaded = load_sweep(file)
-    launcher_config(launcher, _jobs_for(launcher, jobs), threads)  # an error in it is told first
+    where = where_to(
+        launcher, jobs=_jobs_for(launcher, jobs), threads=threads, gpus=gpus_per_run, nodes=nodes_per_run,
+        ray_address=ray_address, sets=launcher_sets or [],
+    )  # fmt: skip
     warn(loaded.base.warnings)
     place = open_home(home).prepare()
     uri = storage or default_storage(place, loaded.sweep.name)
     _look_over(loaded, place)
     with database_errors(uri):
-        _work(loaded, place, uri, tracking_uri or place.tracking_uri, jobs, threads, launcher)
+        _work(loaded, place, uri, tracking_uri or place.tracking_uri, jobs, where)
         results = _results(loaded, place, uri)
         _show(loaded, results, 5)
         _publish(loaded, results, tracking_uri or place.tracking_uri)
@@ -120,16 +134,13 @@ def _look_over(loaded: LoadedSweep, home: Home) -> None:
         raise error
 
 
-def _work(
-    loaded: LoadedSweep, home: Home, uri: str, tracking_uri: str, jobs: int | None, threads: int, launcher: str
-) -> None:
+def _work(loaded: LoadedSweep, home: Home, uri: str, tracking_uri: str, jobs: int | None, where: Where) -> None:
     """Work on the studies until their budget is spent.
 
     Raises:
         SweepInterrupted: after Ctrl-C.
     """
     from vlm_ablate.cli.console import counted, out
-    from vlm_ablate.cli.run import launcher_config
     from vlm_ablate.cli.sweep_view import SweepDisplay
     from vlm_ablate.launch.campaign import Campaign, sigterm_as_interrupt
     from vlm_ablate.launch.devices import cores, gpus
@@ -142,10 +153,11 @@ def _work(
     out().print(_headline(loaded, home), soft_wrap=True)
     if all(study.spent(study.all()) and not study.unfinished() for study in studies):
         return
-    where = launchers.build(launcher_config(launcher, _jobs_for(launcher, jobs), threads))
     with SweepDisplay(loaded, studies, out()) as display:
-        runner = SweepRunner(loaded, studies, places, on_event=display, on_end=display.ended_trial)
-        campaign = Campaign(where, home, runner.hear, tracking_uri=tracking_uri)
+        runner = SweepRunner(
+            loaded, studies, places, on_event=display, on_end=display.ended_trial, placement=where.placement
+        )
+        campaign = Campaign(launchers.build(where.config), home, runner.hear, tracking_uri=tracking_uri)
         try:
             with sigterm_as_interrupt(), campaign:
                 runner.parent = record_sweep(tracking_uri, loaded.tracked_as, scale=loaded.sweep.experiment.scale)
