@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 NAMES = ("history", "slice", "importance", "pareto")
 _PER_ROW = 3
+_LOG_FROM = 20
+"""Largest value by the smallest, from which a field's axis is logarithmic."""
 
 
 def plots(result: StudyResult) -> dict[str, bytes]:
@@ -98,6 +100,7 @@ def _slices(result: StudyResult) -> bytes:
     rows = -(-len(names) // columns)
     with drawing():
         from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
 
         figure = Figure(figsize=(3.4 * columns + 0.6, 3.1 * rows), layout="constrained")
         panels = figure.subplots(rows, columns, sharey=True, squeeze=False)
@@ -108,8 +111,10 @@ def _slices(result: StudyResult) -> bytes:
             if numeric:
                 _points(axes, own, lambda trial, name=name: trial.values[name], arms)  # type: ignore[misc]  # bound now
                 low, high = min(map(_number, values)), max(map(_number, values))
-                if low > 0 and high / low >= 20:
+                if low > 0 and high / low >= _LOG_FROM:
                     axes.set_xscale("log")
+                elif all(isinstance(value, int) for value in values):
+                    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             else:
                 places = {text: i for i, text in enumerate(dict.fromkeys(map(str, values)))}
                 _points(axes, own, lambda t, n=name, p=places: p[str(t.values[n])], arms)  # type: ignore[misc]
