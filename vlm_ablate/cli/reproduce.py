@@ -150,6 +150,7 @@ def _write(
     from vlm_ablate.errors import VlmAblateError
     from vlm_ablate.reporting import write_results
     from vlm_ablate.runs.catalogue import asked_here
+    from vlm_ablate.runs.once import looking_once
 
     reports: list[Report] = []
     asked = asked_here(home)
@@ -159,8 +160,9 @@ def _write(
             name, scale = each.experiment.name, each.scale.name
             status.update(f"writing the table of {name}")
             try:
-                source = recorded(each, home, tracking_uri, seeds, asked=asked)
-                report = build_report(each, source, seeds)
+                with looking_once():
+                    source = recorded(each, home, tracking_uri, seeds, asked=asked)
+                    report = build_report(each, source, seeds)
                 answers = source.answers if out else None
                 write_results(report, source.records, root / name / scale, source.histories, answers, again=False)
                 reports.append(report)

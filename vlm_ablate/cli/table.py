@@ -47,6 +47,7 @@ def table(
     from vlm_ablate.cli.home import open_home, take_over_earlier
     from vlm_ablate.cli.records import build_report, recorded
     from vlm_ablate.config.expand import load_experiment
+    from vlm_ablate.runs.once import looking_once
 
     folder = out if out is not None and (out.is_dir() or (not out.suffix and format is None)) else None
     kind = None if folder else _format(format, out)
@@ -58,8 +59,10 @@ def table(
     else:
         place = open_home(home)
         take_over_earlier(place)
-        source = recorded(loaded, place, tracking_uri, seed_list(seeds))
-    report = build_report(loaded, source, seed_list(seeds))
+    with looking_once():
+        if records is None:
+            source = recorded(loaded, place, tracking_uri, seed_list(seeds))
+        report = build_report(loaded, source, seed_list(seeds))
     if folder:
         return _write_folder(report, source, folder)
     _write(report, kind, out)

@@ -13,10 +13,12 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from vlm_ablate.config.base import Decides, Strict
 from vlm_ablate.config.decides import dump
 from vlm_ablate.models.views import Views
 from vlm_ablate.registry import benchmarks
 from vlm_ablate.runs.fingerprints import Fingerprints, Part, fingerprints_of
+from vlm_ablate.runs.once import once
 
 if TYPE_CHECKING:
     from vlm_ablate.config.evaluation import BenchmarkEntry
@@ -67,9 +69,14 @@ def key_of(inputs: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:12]
 
 
+def dumped(part: Strict, decides: Decides) -> dict[str, Any]:
+    """`dump`, once for all seeds of an arm where many runs are read."""
+    return once(("dump", id(part), decides), lambda: (part, dump(part, decides)))[1]
+
+
 def stage_keys(config: RunConfig, seeds: Seeds) -> tuple[StageKey, ...]:
     """The keys of a run's stages, in order."""
-    model = dump(config.model, "training")
+    model = dumped(config.model, "training")
     common = {
         "numerics": NUMERICS,
         "seeds": seeds.model_dump(mode="json"),
@@ -83,7 +90,7 @@ def stage_keys(config: RunConfig, seeds: Seeds) -> tuple[StageKey, ...]:
     stages: list[dict[str, Any]] = []
     keys = []
     for index, (name, stage) in enumerate(config.stages.items()):
-        stages.append(dump(stage, "training"))
+        stages.append(dumped(stage, "training"))
         parts = parts | {f"data {name}.{source}": entry.source for source, entry in stage.data.mixture.items()}
         inputs = {**common, "stages": list(stages)}
         keys.append(StageKey(name, index, key_of(inputs), inputs, parts))
@@ -127,11 +134,11 @@ def score_key(config: RunConfig, column: str, entry: BenchmarkEntry, mode: Mode,
     inputs = {
         "numerics": NUMERICS,
         "weights": weights,
-        "benchmark": dump(entry, "score")["benchmark"],
+        "benchmark": dumped(entry, "score")["benchmark"],
         "split": entry.split,
         "limit": entry.limit,
         "shots": shots,
-        "demonstrations": dump(evaluation.demonstrations, "score") if shots else None,
+        "demonstrations": dumped(evaluation.demonstrations, "score") if shots else None,
         "prepared": evaluation.preparation(column).model_dump(mode="json"),
         "template": get_template(template).id,
         "scorer": f"{metrics[metric].name} {metrics[metric].version}",

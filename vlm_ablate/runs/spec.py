@@ -8,12 +8,11 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
-from vlm_ablate.config.decides import dump
 from vlm_ablate.config.expand import LoadedExperiment
 from vlm_ablate.config.experiment import RunConfig, Seeds
 from vlm_ablate.config.loading import ResolvedArm
 from vlm_ablate.config.shared_data import short
-from vlm_ablate.runs.keys import ScoreKey, StageKey, key_of, score_keys, stage_keys
+from vlm_ablate.runs.keys import ScoreKey, StageKey, dumped, key_of, score_keys, stage_keys
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ class RunSpec:
     def id(self) -> str:
         """12 hex digits that tell this run: what it is called, and everything that decides its results."""
         labels = {"experiment": self.experiment, "arm": self.arm, "seed": self.seed, "scale": self.scale}
-        asked = dump(self.config.evaluation, "score")
+        asked = dumped(self.config.evaluation, "score")
         return key_of({**labels, "weights": self.stage_keys[-1].key, "evaluation": asked})
 
     def shown_config(self) -> dict[str, Any]:
