@@ -15,6 +15,7 @@ from vlm_ablate.config.stages import LoraConfig, Stage
 from vlm_ablate.errors import ModelError
 from vlm_ablate.models import documents
 from vlm_ablate.models.adapters import apply_training
+from vlm_ablate.models.batch import Batch
 from vlm_ablate.models.documents import choose, reads_documents
 from vlm_ablate.models.generation import end_ids
 from vlm_ablate.models.vlm import VLM
@@ -82,6 +83,26 @@ def test_documents_in_one_row_read_as_padded_ones(architecture, language, langua
         vlm.float()  # padding that sees nothing is NaN in float64, as its masks are made for float32
     for seed, images in enumerate([(1, 0, 3, 2, 1), (0, 0, 1), (0, 0)]):
         assert_reads_alike(vlm, a_ragged_batch(vlm, images, seed))
+
+
+@pytest.mark.parametrize("architecture", ["autoregressive", "last", "all"])
+def test_views_of_different_sizes_give_each_document_its_own_tokens(architecture, languages, siglip) -> None:
+    vlm = a_vlm(siglip, languages("llama"), connector="linear", architecture=ARCHITECTURES[architecture])
+    vlm = open_gates(vlm).double()
+    assert vlm.attend_by("documents")
+    sizes = [(16, 32), (32, 32), (32, 16)]
+    pixels, mask = torch.zeros(3, 3, 32, 32).double(), torch.zeros(3, 32, 32).bool()
+    for view, (height, width) in enumerate(sizes):
+        mask[view, :height, :width] = True
+        pixels[view, :, :height, :width] = torch.randn(3, height, width)
+    first, second, third = ([vlm.image_token_id] * vlm.placeholders(*size) for size in sizes)
+    documents = [[*first, 5, 6, 7], [8, 9], [*second, 5, *third, 10, 11]]
+    ids, segment = torch.zeros(3, max(map(len, documents))).long(), torch.zeros(3, max(map(len, documents))).long()
+    for row, document in enumerate(documents):
+        ids[row, : len(document)], segment[row, : len(document)] = torch.tensor(document), 1
+    labels = ids.masked_fill((segment == 0) | (ids == vlm.image_token_id), -100)
+    batch = Batch(ids, segment, labels, pixels, mask, torch.tensor([0, 2, 2]), ["a", "b", "c"], 3)
+    assert_reads_alike(vlm.requires_grad_(True), batch)
 
 
 @pytest.mark.parametrize("architecture", ["autoregressive", "prefix", "all"])
