@@ -17,6 +17,8 @@ Here what is wrong goes through the command line, into worker processes and the 
 - checkpoints that are damaged, do not fit or are not here: cli/test_parity.py, checkpoints/test_init_from.py,
   checkpoints/test_export.py
 - runs that cannot be exported, folders that cannot be written to: cli/test_export.py
+- launchers that do not exist or do not take a setting: cli/test_launchers.py; clusters that do not answer, do not have
+  what is asked for, or do not see the home: launch/test_ray.py, launch/test_slurm.py, launch/test_engine.py
 - tracking server: tracking/test_store.py (down at the start), tracking/test_publish.py (gone while a run goes)
 - full disk, read-only folder: runs/test_execute.py, test_home.py, tracking/test_store.py, evaluation/test_evaluate.py
 - interruption, kill: runs/test_execute.py, launch/test_local.py, training/test_stages.py, evaluation/test_evaluate.py

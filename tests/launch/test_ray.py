@@ -24,6 +24,7 @@ from vlm_ablate.launch.ray import RayLauncher
 from vlm_ablate.runs.folder import run_folder
 
 ray = pytest.importorskip("ray")
+pytestmark = pytest.mark.timeout(600)  # Ray starts for half a minute, and three times; on a busy machine for more
 
 
 def opened(home: Home, on_event: Callable[[Event], None] = print, **settings: Any) -> Campaign:

@@ -27,6 +27,7 @@ from vlm_ablate.runs.outcome import RunOutcome
 from vlm_ablate.runs.spec import RunSpec
 
 pytest.importorskip("submitit")
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vlm_ablate.cli.console import HomeOption
+from vlm_ablate.cli.console import HomeOption, finite
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +28,10 @@ def status(
         bool, typer.Option("--json", help="As JSON, with everything that is known (with --watch: a line each time).")
     ] = False,
     hours: Annotated[
-        float, typer.Option("--hours", min=0, max=87_600, help="How far back failed and stopped runs are shown.")
+        float,
+        typer.Option(
+            "--hours", min=0, max=87_600, callback=finite, help="How far back failed and stopped runs are shown."
+        ),
     ] = 24.0,
     home: HomeOption = None,
 ) -> None:
@@ -38,14 +42,15 @@ def status(
     from vlm_ablate.cli.home import open_home
 
     place = open_home(home)
-    if as_json:
-        _as_json(place, hours, watch)
-    elif watch:
-        _watch(place, hours)
-    else:
-        from vlm_ablate.cli.console import out
+    with suppress(KeyboardInterrupt):  # the way to end watching
+        if as_json:
+            _as_json(place, hours, watch)
+        elif watch:
+            _watch(place, hours)
+        else:
+            from vlm_ablate.cli.console import out
 
-        out().print(_shown(place, hours))
+            out().print(_shown(place, hours))
 
 
 def _as_json(home: Home, hours: float, watch: bool) -> None:
