@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +16,9 @@ if TYPE_CHECKING:
     from vlm_ablate.sweeps.results import StudyResult, TrialRecord
     from vlm_ablate.sweeps.trials import OpenTrial, StudyTrials
 
-QUIET_SECONDS = 1.0
-"""Least time between two lines where there is no terminal."""
-
 
 class SweepDisplay(RunDisplay):
-    """Bars for the runs of trials, and a line for each trial that ends; without a terminal at most one a second."""
+    """Bars for the runs of trials, and a line for each trial that ends."""
 
     def __init__(self, loaded: LoadedSweep, studies: Sequence[StudyTrials], console: Console) -> None:
         super().__init__((), console)
@@ -33,7 +28,6 @@ class SweepDisplay(RunDisplay):
         self._seeds = len(loaded.sweep.seeds)
         self._best: float | None = None
         self._ended_here = 0
-        self._last, self._left_out = -math.inf, 0
 
     def __enter__(self) -> SweepDisplay:
         super().__enter__()
@@ -60,18 +54,9 @@ class SweepDisplay(RunDisplay):
         score = "" if value is None else f"  {value:.2f}{' (best so far here)' if value == self._best else ''}"
         why = f"  {message.partition(chr(10))[0]}" if message else ""
         line = f"{outcome:<9} {trial.name}{score}  {told}{why}"
-        self._line(line, STYLE.get(outcome, ""))
+        self._line(outcome, line, STYLE.get(outcome, ""))
         if self._progress and self._total is not None:
             self._progress.update(self._total, completed=self._ended_here)
-
-    def _line(self, text: str, style: str = "") -> None:
-        now = time.monotonic()
-        if not self._live and now - self._last < QUIET_SECONDS:
-            self._left_out += 1
-            return
-        more = f"  (and {counted(self._left_out, 'line')} since the last)" if self._left_out else ""
-        self._last, self._left_out = now, 0
-        super()._line(text + more, style)
 
 
 def short_name(field: str) -> str:
