@@ -62,17 +62,22 @@ def test_plain_data_of_a_run_is_read_again(write: Write) -> None:
     assert type(config).model_validate_json(config.model_dump_json()) == config
 
 
+_CLAIM = "    - {text: depth hardly matters, better: one, worse: three, relation: similar}\n"
+NO_CLAIMS = (f"table:\n  claims:\n{_CLAIM}", "")
+"""They name arms."""
+
+
 @pytest.mark.parametrize("name", ["64", "1e-4", "true", "~", ".5"])
 def test_an_arm_whose_name_is_no_text_is_one_clear_error(write: Write, name: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        load_experiment(write(("  three: {", f"  {name}: {{"), ("worse: three", "worse: one")), scale="tiny")
+        load_experiment(write(("  three: {", f"  {name}: {{"), NO_CLAIMS), scale="tiny")
     (problem,) = caught.value.problems
     assert problem.file == "experiments/demo.yaml:21" and "put it in quotes" in problem.message
 
 
 @pytest.mark.parametrize("name", ["on", "2024-01-02", "'64'", "a, b", "two words"])
 def test_an_arm_with_any_text_for_a_name_can_be_chosen(write: Write, name: str) -> None:
-    file = write(("  three: {", f"  {name}: {{"), ("worse: three", "worse: one"))
+    file = write(("  three: {", f"  {name}: {{"), NO_CLAIMS)
     name = name.strip("'")
     loaded = load_experiment(file, scale="tiny", arms=arm_list(arms_text(["one", name])))
     assert list(loaded.arms) == ["one", name]
