@@ -44,6 +44,8 @@ class Measurement:
     sequence: int
     """Tokens in the text stream."""
     supervised: int
+    feature_bytes: int = 0
+    """Of the encoder's output for the sample's images."""
     forward: dict[str, float] = field(default_factory=dict)
     backward: dict[str, float] = field(default_factory=dict)
     saved: dict[str, int] = field(default_factory=dict)
@@ -112,6 +114,7 @@ def _pass(vlm: VLM, cost: Measurement, pixels: Tensor, *, backward: bool) -> Non
         seen = vlm.vision(pixels, None)
         meter.uncounted += len(pixels) * _untracked_flops(vlm)
     features = _seam(seen.features)
+    cost.feature_bytes = features.numel() * features.element_size()
     with _Segment(cost, "connector"):
         states = vlm.connect(features, seen.mask, seen.grid)
     visual = _seam(states)

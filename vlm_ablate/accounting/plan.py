@@ -19,6 +19,7 @@ from vlm_ablate.config.execution import Execution
 from vlm_ablate.config.run_config import RunConfig, RunStage
 from vlm_ablate.config.stages import Stage, language_in_bf16
 from vlm_ablate.models.adapters import AdapterReport, apply_training, take_out_adapters
+from vlm_ablate.models.features import refusal
 from vlm_ablate.models.released import check_parts
 from vlm_ablate.models.views import Views
 from vlm_ablate.models.vlm import VLM, build_vlm
@@ -50,6 +51,12 @@ class StagePlan:
     """Steps times batch size, times the samples of a packed row."""
     row_samples: float = 1.0
     """Samples like the plan's that a packed row holds, where images grow the mean over the steps; 1 without packing."""
+    sample_images: int = 1
+    """Images of the sample."""
+    feature_bytes: float = 0.0
+    """Of the encoder's output for the sample's images, as well a mean."""
+    features_refused: str = ""
+    """Why the encoder's output cannot be kept, whatever it costs; "" where it can."""
 
     @property
     def total_parameters(self) -> int:
@@ -223,6 +230,9 @@ class Planner:
             checkpoint_bytes=FP32 * (kept + 2 * trained),
             samples=stage.steps * stage.batch_size * together,
             row_samples=together,
+            sample_images=self.sample.images,
+            feature_bytes=cost.feature_bytes,
+            features_refused=refusal(vlm.vision, padded=Views.of([image]).padded),
         )
 
     def _row_samples(self, stage: RunStage, cost: Measurement) -> int:
@@ -331,6 +341,7 @@ def _weighed(plans: Sequence[StagePlan], shares: Sequence[float]) -> StagePlan:
         sequence=mean(p.sequence for p in plans),
         samples=round(plans[-1].samples / plans[-1].row_samples * rows),
         row_samples=rows,
+        feature_bytes=mean(p.feature_bytes for p in plans),
         memory=max((plan.memory for plan in plans), key=lambda memory: memory.peak),
     )
 

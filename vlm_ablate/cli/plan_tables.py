@@ -52,6 +52,7 @@ def tables(
     yield _flops(planned, plans)
     yield _memory(planned, plans)
     yield Text(_held(planned, plans, shown), style="dim")
+    yield Text(_features(planned, plans, shown), style="dim")
     yield Text()
     yield from _matched(planned, plans, shown)
 
@@ -191,6 +192,20 @@ def _packed(stage: RunStage, plan: StagePlan) -> str:
         return ""
     fill = min(1.0, plan.row_samples * plan.sequence / stage.data.sequence_length)
     return f" packed with {plan.row_samples:.3g} samples ({fill:.0%} full)"
+def _features(arms: Sequence[ResolvedArm], plans: Plans, shown: PlanOptions) -> str:
+    """Whether the output of frozen encoders is kept, and why, arms and stages that agree together."""
+    from vlm_ablate.accounting import CPU_FLOPS, plan_features
+
+    reached = shown.mfu * shown.gpu.flops if timed(plans) else CPU_FLOPS
+    found: dict[str, str] = {}
+    for arm in arms:
+        for name, stage in arm.config.stages.items():
+            execution, plan = arm.config.execution.of_stage(name), plans[arm.name].stages[name]
+            kept = plan_features(stage, execution, plan, flops=reached)
+            found[f"{arm.name} {name}"] = f"{'kept' if kept.on else 'not kept'} ({kept.reason})"
+    groups = group_by_value(found)
+    told = groups_text(groups) if len(groups) > 1 else next(iter(found.values()))
+    return f"Output of the encoder, for steps and evaluations that see a picture again: {told}."
 
 
 def timed(plans: Plans) -> bool:

@@ -16,6 +16,7 @@ class StageExecution(Strict, decides="execution"):
 
     micro_batch_size: int | None = Field(None, gt=0)
     gradient_checkpointing: bool | None = None
+    features: Literal["auto", "on", "off"] | None = None
 
 
 class Execution(Strict, decides="execution"):
@@ -44,6 +45,12 @@ class Execution(Strict, decides="execution"):
     """Share of unusable samples (undecodable image, nothing to learn after truncation) above which the run fails."""
     evaluation_batch_size: int = Field(32, gt=0)
     """Prompts generated together; greedy answers do not depend on it."""
+
+    features: Literal["auto", "on", "off"] = "auto"
+    """Keep the output of a frozen encoder on disk, for all arms, seeds and evaluations of this home. "auto" where it
+    pays by the plan. On a CPU the digits stay what they are without; see docs/how-to/features.md."""
+    features_gib: float = Field(16.0, gt=0)
+    """GiB that the output of all encoders may take in the home's cache; what was not used for longest goes first."""
 
     def of_stage(self, name: str) -> Execution:
         """As one stage is computed: the section with what `stages` says of it."""

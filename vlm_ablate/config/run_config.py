@@ -12,7 +12,7 @@ from vlm_ablate.config.data import DataConfig, ImageConfig, PromptFormat
 from vlm_ablate.config.evaluation import EvaluationConfig
 from vlm_ablate.config.execution import Execution
 from vlm_ablate.config.model import ModelConfig
-from vlm_ablate.config.stages import Stage
+from vlm_ablate.config.stages import Stage, Training
 
 
 class RunStage(Stage, decides="training"):
@@ -62,6 +62,11 @@ class RunConfig(Strict):
                 own = name in self.execution.stages and self.execution.stages[name].micro_batch_size
                 path = ("execution", *(("stages", name) if own else ()), "micro_batch_size")
                 raise FieldError(path, f"{micro} does not divide batch_size {stage.batch_size} of stage {name!r}")
+            if self.execution.of_stage(name).features == "on" and stage.vision is not Training.frozen:
+                own = name in self.execution.stages and self.execution.stages[name].features
+                path = ("execution", *(("stages", name) if own else ()), "features")
+                told = f"stage {name!r} trains the vision encoder ({stage.vision}), whose output then never comes again"
+                raise FieldError(path, f"{told}; write auto, or off for this stage")
         return self
 
     @property

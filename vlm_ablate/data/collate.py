@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from vlm_ablate.data.encode import EncodedSample, Layout
 from vlm_ablate.data.normalise import Normaliser
 from vlm_ablate.models.batch import IGNORE, Batch, Encoded
+from vlm_ablate.models.features import view_key
 
 
 class Collator:
@@ -21,6 +23,7 @@ class Collator:
         mean, std: pixel normalisation of the vision encoder, for pixels in [0, 1].
         side: where sequences are padded; generation needs "left".
         ragged: one row without padding, for models that read documents so (`Batch.documents`).
+        expect: told the names of a batch's views (`features.view_key`), which the batch then carries; None: neither.
     """
 
     def __init__(
@@ -31,15 +34,22 @@ class Collator:
         side: Literal["right", "left"] = "right",
         *,
         ragged: bool = False,
+        expect: Callable[[Sequence[bytes]], None] | None = None,
     ) -> None:
-        self.pad, self.side, self.ragged = pad, side, ragged
+        self.pad, self.side, self.ragged, self.expect = pad, side, ragged, expect
         self.normaliser = Normaliser(mean, std)
 
     def __call__(self, samples: Sequence[EncodedSample]) -> Batch:
         """One batch, views in reading order. Padding pixels are 0 after normalisation, as in transformers."""
-        pixels, mask = self._views([view for sample in samples for view in sample.views])
+        views = [view for sample in samples for view in sample.views]
+        pixels, mask = self._views(views)
         per_image = [sample.views_per_image for sample in samples]
-        return self._batch(samples, [sample.id for sample in samples], per_image, pixels, mask)
+        batch = self._batch(samples, [sample.id for sample in samples], per_image, pixels, mask)
+        if self.expect is None or not views:
+            return batch
+        keys = tuple(view_key(view) for view in views)
+        self.expect(keys)
+        return replace(batch, view_keys=keys)
 
     def prompts(self, prompts: Sequence[Layout], images: Sequence[Sequence[Sequence[torch.Tensor]]]) -> Batch:
         """One batch of prompts whose images were encoded earlier.

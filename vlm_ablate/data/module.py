@@ -70,6 +70,7 @@ class VLMDataModule(pl.LightningDataModule):
         start: sequences that earlier stages consumed.
         skips: counts the samples that cannot be used.
         ragged: batches are one row without padding.
+        expect: told the names of a batch's views, which batches then carry (see `Collator`).
 
     A checkpoint holds how many sequences were consumed (of a packed stage, rows, and where their window begins); the
     next one after a resume is the one that would have come, whatever the number of workers, at no cost.
@@ -88,6 +89,7 @@ class VLMDataModule(pl.LightningDataModule):
         start: int = 0,
         skips: Skips | None = None,
         ragged: bool = False,
+        expect: Callable[[Sequence[bytes]], None] | None = None,
     ) -> None:
         super().__init__()
         self.stage, self.execution, self.start = stage, execution, start
@@ -95,7 +97,8 @@ class VLMDataModule(pl.LightningDataModule):
         encoder = stage_encoder(tokenizer, stage.data, tokens_per_view, start=start, batch_size=batch_size)
         self.skips = skips or Skips()
         self.dataset = MixtureDataset(mixture, encoder, execution.max_skipped, self.skips)
-        self.batches = Batches(self.dataset, Collator(encoder.pad, mean, std, stage.data.padding, ragged=ragged))
+        collate = Collator(encoder.pad, mean, std, stage.data.padding, ragged=ragged, expect=expect)
+        self.batches = Batches(self.dataset, collate)
         self._resumed = 0
         self._rows = self._packed((0, start)) if stage.data.packing == "rows" else None
 

@@ -14,6 +14,7 @@ from vlm_ablate.config.data import ImageConfig
 from vlm_ablate.data.images import load_views
 from vlm_ablate.data.normalise import Normaliser
 from vlm_ablate.data.sample import ImageRef
+from vlm_ablate.models.features import view_key
 
 if TYPE_CHECKING:
     from vlm_ablate.models.vision.base import VisionEncoder
@@ -79,7 +80,8 @@ class VisualCache:
         tokens: dict[int, Tensor] = {}
         for chunk in chunks_of_size(views):
             pixels = _pixels([views[i] for i in chunk], self._normalise, self._vlm.device)
-            tokens |= zip(chunk, self._vlm.encode_images(pixels, None), strict=True)
+            keys = None if self._vlm.features is None else [view_key(views[i]) for i in chunk]
+            tokens |= zip(chunk, self._vlm.encode_images(pixels, None, keys), strict=True)
         self.encoded += len(refs)
         out = {key: [tokens[i] for i in span] for key, span in spans.items()}
         for key, states in out.items():

@@ -82,6 +82,9 @@ class Batch:
     """Lengths of the documents of a batch that is one row without padding; None: a row a document, padded, or rows of
     several documents."""
 
+    view_keys: tuple[bytes, ...] | None = None
+    """Names of the views' contents, in the order of `pixel_values`, by which a frozen encoder's output is looked up."""
+
     @property
     def sequences(self) -> int:
         """Documents of a batch without padding, rows of any other."""
@@ -117,6 +120,7 @@ class Batch:
             images=count if image is None else len(image[views].unique()),
             view_image=None if image is None else image[views].unique(return_inverse=True)[1],
             visual=visual if count else None,
+            view_keys=self.view_keys and tuple(k for k, own in zip(self.view_keys, views.tolist(), strict=True) if own),
         )
 
     @property

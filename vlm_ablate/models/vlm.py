@@ -19,6 +19,7 @@ from vlm_ablate.models import documents, masks, promises
 from vlm_ablate.models.architectures.base import Architecture, Reading, Visual
 from vlm_ablate.models.batch import IGNORE, Batch, Encoded
 from vlm_ablate.models.connectors.base import Connector
+from vlm_ablate.models.features import StoredFeatures
 from vlm_ablate.models.generation import greedy
 from vlm_ablate.models.language.base import LanguageModel
 from vlm_ablate.models.language.vocabulary import extend_vocabulary
@@ -82,6 +83,8 @@ class VLM(nn.Module):
         """Backbone -> the adapters in it; see `adapters.apply_training`."""
         self.touched: set[str] = set()
         """Names (as without adapters) of the parameters that any stage has trained."""
+        self.features: StoredFeatures | None = None
+        """Where the output of the encoder is kept while it is frozen; None: nowhere."""
         architecture.install(language)
 
     @property
@@ -106,11 +109,21 @@ class VLM(nn.Module):
         """`<image>` placeholders in the text of one view of that size in pixels."""
         return self.architecture.placeholders(self.visual_tokens(height, width))
 
-    def encode_images(self, pixel_values: Tensor, pixel_mask: Tensor | None) -> Tensor:
-        """(views, 3, height, width) normalised pixels -> (views, visual_tokens, width of the connector)."""
+    def encode_images(
+        self, pixel_values: Tensor, pixel_mask: Tensor | None, keys: Sequence[bytes] | None = None
+    ) -> Tensor:
+        """(views, 3, height, width) normalised pixels -> (views, visual_tokens, width of the connector).
+
+        Args:
+            keys: names of the views' contents (`features.view_key`), to look the encoder's output up by.
+        """
         trained = torch.is_grad_enabled() and any(p.requires_grad for p in self.vision.parameters())
+        pixels = pixel_values.to(_dtype(self.vision))
         with nullcontext() if trained else torch.no_grad():
-            seen = self.vision(pixel_values.to(_dtype(self.vision)), pixel_mask)
+            if self.features is None or keys is None or trained or self.vision.training:
+                seen = self.vision(pixels, pixel_mask)
+            else:
+                seen = self.features.see(self.vision, pixels, pixel_mask, keys)
         promises.check_features(self.vision, seen, pixel_values)
         return self.connect(seen.features, seen.mask, seen.grid)
 
@@ -127,11 +140,12 @@ class VLM(nn.Module):
             return None
         sizes, (height, width) = batch.view_sizes, pixels.shape[-2:]
         if {self.visual_tokens(*size) for size in set(sizes)} == {self.visual_tokens(height, width)}:
-            return Encoded(self.encode_images(pixels, batch.pixel_mask))
+            return Encoded(self.encode_images(pixels, batch.pixel_mask, batch.view_keys))
         states: list[Tensor] = [pixels] * len(sizes)
         for height, width in sorted(set(sizes)):
             chosen = [view for view, size in enumerate(sizes) if size == (height, width)]
-            found = self.encode_images(pixels[chosen, :, :height, :width], None)
+            keys = batch.view_keys and [batch.view_keys[view] for view in chosen]
+            found = self.encode_images(pixels[chosen, :, :height, :width], None, keys)
             for view, own in zip(chosen, found, strict=True):
                 states[view] = own
         return Encoded.of(states)

@@ -28,6 +28,7 @@ from vlm_ablate.models.trained_state import load_trained, save_trained
 from vlm_ablate.models.views import Views
 from vlm_ablate.models.vlm import VLM
 from vlm_ablate.runs import artifacts
+from vlm_ablate.runs.features import Decision, Features
 from vlm_ablate.runs.folder import RunFolder, StageFolder, find_stage, leased
 from vlm_ablate.runs.keys import StageKey
 from vlm_ablate.runs.log import Log
@@ -66,6 +67,7 @@ class StageRunner:
         self._scoring, self._folder = scoring, folder
         self._reporter, self._interruption, self._waiting = reporter, interruption, waiting
         self._stages = list(spec.config.stages.items())
+        self._features = Features(spec, home)
         self._vlm: VLM | None = None
         self._holds: str | None = None
         """Name of the folder whose weights the model has."""
@@ -89,7 +91,7 @@ class StageRunner:
             return done[-1]
         data = {name: stage.data for name, stage in self._stages}
         mixtures = list(build_mixtures(data, self.spec.seeds.data).values())
-        rates = self._plan()
+        rates = self._plan(mixtures)
         for source in dict.fromkeys(source for mixture in mixtures[len(done) :] for source in mixture.sources):
             source.prepare()
         self._start(found, len(done))
@@ -111,7 +113,10 @@ class StageRunner:
             check_weights(stage)
             load_trained(self._vlm, stage.weights)
             self._holds = stage.root.name
-        return self._vlm.to(training_device()).eval()
+        vlm = self._vlm.to(training_device()).eval()
+        self._features.recall(self._stages[-1][0], stage.outcome())
+        self._features.attach(vlm, self._stages[-1][0])
+        return vlm
 
     def _build(self) -> VLM:
         device = training_device()
@@ -160,6 +165,7 @@ class StageRunner:
         vlm = self.model(before) if before else self._fresh()
         prepare(vlm, stage, index, self.spec.seeds.init, self._adapted(name))
         self._attend(vlm, stage)
+        kept = self._features.attach(vlm, name)
         seen = Seen()
         if before:
             ended = before.outcome()
@@ -172,7 +178,8 @@ class StageRunner:
             "stage": name,
             "started_ms": started,
             "provenance": provenance_tags(),
-            "execution": dump(self.config.execution.of_stage(name), "execution") | {"attention": vlm.attention},
+            "execution": dump(self.config.execution.of_stage(name), "execution")
+            | {"attention": vlm.attention, "stored_features": {"on": kept.on, "why": kept.reason}},
             "sizes": rates.sizes.get(name, {}),
             "data_fingerprint": data_fingerprint(mixture),
             "datasets": {n: s.fingerprint for n, s in zip(mixture.names, mixture.sources, strict=True)},
@@ -273,6 +280,7 @@ class StageRunner:
                 start=seen.sequences,
                 skips=skips,
                 ragged=vlm.attention != "padded",
+                expect=None if vlm.features is None else vlm.features.expect,
             ),
             checkpoints=files,
             run=self.spec.id,
@@ -289,13 +297,13 @@ class StageRunner:
             measure=measure if curve else None,
         )
 
-    def _plan(self) -> _Rates:
+    def _plan(self, mixtures: Sequence[Mixture]) -> _Rates:
         """What a batch costs in each stage, and the sizes to be recorded, from the plan.
 
         Raises:
             VlmAblateError: parts that do not fit together: shown before weights are read.
         """
-        from vlm_ablate.accounting import plan_model
+        from vlm_ablate.accounting import CPU_FLOPS, GPU_FLOPS, plan_features, plan_model
 
         try:
             plan = plan_model(self.config)
@@ -307,7 +315,12 @@ class StageRunner:
         artifacts.write_plan(plan, self._folder.artifacts / schema.PLAN_FILE)
         images = plan.sample.images
         flops, sizes = {}, {}
-        for name, stage in plan.stages.items():
+        reached = GPU_FLOPS if training_device().type == "cuda" else CPU_FLOPS
+        for (name, stage), mixture in zip(plan.stages.items(), mixtures, strict=True):
+            rows = sum(len(source) for source in mixture.sources)
+            execution, own = self.config.execution.of_stage(name), self.config.stages[name]
+            kept = plan_features(own, execution, stage, flops=reached, pictures=rows * images)
+            self._features.decisions[name] = Decision(kept.on, kept.reason)
             flops[name] = flops_by_rates(
                 (stage.training_flops["vision"] + stage.training_flops["connector"]) / (images * stage.views),
                 (stage.training_flops["language"] + stage.training_flops["cross_attention"]) / stage.sequence,

@@ -42,6 +42,8 @@ class VisionEncoder(nn.Module):
     """Parameters of `backbone` that the forward pass never reads; they are never trained."""
     own_patches: int | None = None
     """How many of a view's patches, the first ones, are its own; the rest are padding that is encoded like them."""
+    sees_padding: bool = True
+    """Whether a padded view gives its patches other features than the view by itself."""
     cut_away: frozenset[str] = frozenset()
     """Parameters that a checkpoint's tower has and `backbone` was built without, as nothing would read them."""
 

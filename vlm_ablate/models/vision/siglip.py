@@ -53,6 +53,11 @@ class NativeSiglip(VisionEncoder):
         if tensors is not None:
             load_tower(self.backbone, tensors)
 
+    @property
+    def sees_padding(self) -> bool:  # type: ignore[override]  # by configuration
+        """Patches that are padded in part count with the rule "any"; with "full" a view keeps its own patches only."""
+        return self.patches == "any"
+
     def grid(self, height: int, width: int) -> tuple[int, int]:
         return height // self.patch_size, width // self.patch_size
 

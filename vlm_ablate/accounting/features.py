@@ -1,0 +1,65 @@
+"""Whether keeping the output of a frozen encoder pays: operations saved against bytes read, before anything runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vlm_ablate.accounting.gpus import GPUS
+from vlm_ablate.accounting.plan import StagePlan
+from vlm_ablate.config.execution import Execution
+from vlm_ablate.config.stages import Stage, Training
+
+WORTH = 1.15
+"""Gain from which on `auto` keeps features: below, what is written and looked up eats it."""
+READ = 1.5e9
+"""Bytes a second that one process reads: of a local disk, or of the page cache with checksums."""
+CPU_FLOPS = 30e9
+"""Operations a second of one thread in fp32, as a transformer reaches them."""
+GPU_FLOPS = 0.4 * GPUS["h100"].flops
+"""What a run on a GPU is taken to reach, where a plan names no other."""
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class FeaturePlan:
+    """What is known of a stage before it runs."""
+
+    on: bool
+    reason: str
+    """In words, with the figures."""
+    gain: float
+    """How many times faster a step is whose pictures were seen before; 1 where nothing can be kept."""
+    bytes: float
+    """Of all pictures of the stage."""
+
+
+def plan_features(
+    stage: Stage, execution: Execution, plan: StagePlan, *, flops: float, pictures: int | None = None
+) -> FeaturePlan:
+    """Decide for one stage.
+
+    The time of a step is its operations over `flops`; with features at hand those of the encoder fall away and their
+    bytes are read at 1.5 GB/s instead.
+
+    Args:
+        execution: of the stage.
+        plan: of the stage.
+        flops: operations a second that the device reaches.
+        pictures: different pictures of the stage; None: as many as its samples have.
+    """
+    count = plan.samples * plan.sample_images
+    size = min(count, pictures or count) * plan.feature_bytes / max(plan.sample_images, 1)
+    if stage.vision is not Training.frozen:
+        return FeaturePlan(False, "the encoder is trained", 1.0, 0.0)
+    if plan.features_refused:
+        return FeaturePlan(False, plan.features_refused, 1.0, 0.0)
+    without = plan.flops / flops
+    gain = without / ((plan.flops - plan.training_flops["vision"]) / flops + plan.feature_bytes / READ)
+    told = f"{gain:.1f}x a step, {size / GIB:.1f} GiB"
+    if execution.features != "auto":
+        return FeaturePlan(execution.features == "on", f"asked for; {told}", gain, size)
+    if gain < WORTH:
+        return FeaturePlan(False, f"{told}: gains too little", gain, size)
+    if size > execution.features_gib * GIB:
+        return FeaturePlan(False, f"{told}: more than features_gib {execution.features_gib:g}", gain, size)
+    return FeaturePlan(True, told, gain, size)
