@@ -12,8 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
-from vlm_ablate.models.feature_store import FeatureStore, Stored, make_room, store_size
+from vlm_ablate.cli.home import app
+from vlm_ablate.home import Home
+from vlm_ablate.models.feature_store import FeatureStore, Stored, features_folder, make_room, store_size
 
 LIMIT = 2**30
 
@@ -105,6 +108,15 @@ def test_the_limit_holds_and_what_was_not_used_for_longest_goes(tmp_path):
     assert 59 in found and 20 not in found
     assert make_room(tmp_path, 0) > 0
     assert store_size(tmp_path).bytes == 0
+
+
+def test_the_command_shows_and_clears(tmp_path):
+    home = Home(tmp_path)
+    fill(a_store(features_folder(home), pack=400), range(6))
+    shown = CliRunner().invoke(app, ["features", "--home", str(tmp_path)])
+    assert shown.exit_code == 0 and "of 1 encoder in" in shown.output
+    assert CliRunner().invoke(app, ["features", "--clear", "--home", str(tmp_path)]).exit_code == 0
+    assert store_size(features_folder(home)).bytes == 0
 
 
 def test_a_removed_pack_is_a_miss_and_its_writer_begins_another(tmp_path):

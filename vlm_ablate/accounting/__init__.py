@@ -1,6 +1,6 @@
 """What a run costs, known before any weight is read: parameters, tokens, FLOPs, memory, bytes, GPU-hours."""
 
-from vlm_ablate.accounting.features import CPU_FLOPS, GPU_FLOPS, FeaturePlan, plan_features
+from vlm_ablate.accounting.features import CPU_FLOPS, GPU_FLOPS, FeaturePlan, Lengths, plan_features
 from vlm_ablate.accounting.gpus import GPUS, Gpu
 from vlm_ablate.accounting.measure import SampleShape
 from vlm_ablate.accounting.memory import MemoryPlan, Sharding
@@ -12,6 +12,7 @@ __all__ = [
     "GPU_FLOPS",
     "FeaturePlan",
     "Gpu",
+    "Lengths",
     "MemoryPlan",
     "ModelPlan",
     "Planner",

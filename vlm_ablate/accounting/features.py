@@ -33,29 +33,56 @@ class FeaturePlan:
     """Of all pictures of the stage."""
 
 
+@dataclass(frozen=True)
+class Lengths:
+    """What samples are like: means."""
+
+    tokens: float
+    """Of the text stream."""
+    views: float
+    images: float
+
+
 def plan_features(
-    stage: Stage, execution: Execution, plan: StagePlan, *, flops: float, pictures: int | None = None
+    stage: Stage,
+    execution: Execution,
+    plan: StagePlan,
+    *,
+    flops: float,
+    pictures: int | None = None,
+    lengths: Lengths | None = None,
 ) -> FeaturePlan:
     """Decide for one stage.
 
     The time of a step is its operations over `flops`; with features at hand those of the encoder fall away and their
-    bytes are read at 1.5 GB/s instead.
+    bytes are read at 1.5 GB/s instead. What is beside the pictures takes its time with and without, so that the gain
+    hangs on the tokens of a sample: a run looks at its own samples, a plan takes its sample and says up to how many
+    tokens it pays.
 
     Args:
         execution: of the stage.
         plan: of the stage.
         flops: operations a second that the device reaches.
         pictures: different pictures of the stage; None: as many as its samples have.
+        lengths: of the samples; None: the plan's sample.
     """
-    count = plan.samples * plan.sample_images
-    size = min(count, pictures or count) * plan.feature_bytes / max(plan.sample_images, 1)
+    planned = Lengths(plan.sequence, plan.sample_images * plan.views, plan.sample_images)
+    real, per_view = lengths or planned, 1 / max(planned.views, 1e-9)
+    count = plan.samples * real.images
+    size = min(count, pictures or count) * plan.feature_bytes * per_view * real.views / max(real.images, 1e-9)
     if stage.vision is not Training.frozen:
         return FeaturePlan(False, "the encoder is trained", 1.0, 0.0)
     if plan.features_refused:
         return FeaturePlan(False, plan.features_refused, 1.0, 0.0)
-    without = plan.flops / flops
-    gain = without / ((plan.flops - plan.training_flops["vision"]) / flops + plan.feature_bytes / READ)
-    told = f"{gain:.1f}x a step, {size / GIB:.1f} GiB"
+    spent, share = plan.training_flops, real.views * per_view
+    encoder, connector = share * spent["vision"] / flops, share * spent["connector"] / flops
+    token = (plan.flops - spent["vision"] - spent["connector"]) / planned.tokens / flops
+    read = share * plan.feature_bytes / READ
+    kept = connector + real.tokens * token + read
+    gain = (encoder + connector + real.tokens * token) / kept if kept else 1.0
+    most = (encoder + connector - WORTH * (connector + read)) / (token * (WORTH - 1)) if token else 0.0
+    pays = f"pays up to {most:.0f}" if most > 0 else "never pays"
+    told = f"{gain:.2f}x a step with {real.tokens:.0f} tokens a sample, {pays}; {size / GIB:.1f} GiB"
     if execution.features != "auto":
         return FeaturePlan(execution.features == "on", f"asked for; {told}", gain, size)
     if gain < WORTH:

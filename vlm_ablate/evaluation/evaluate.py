@@ -22,6 +22,7 @@ from vlm_ablate.evaluation.features import VisualCache
 from vlm_ablate.evaluation.predictions import Prediction, PredictionFile
 from vlm_ablate.evaluation.prompts import Template, build_prompt, get_template
 from vlm_ablate.evaluation.record import ScoreRecord
+from vlm_ablate.evaluation.text_answers import TextAnswers
 from vlm_ablate.registry import benchmarks
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def evaluate(
     state: str = "",
     precision: Literal["fp32", "bf16"] = "fp32",
     benchmark: Benchmark | None = None,
+    texts: TextAnswers | None = None,
 ) -> ScoreRecord:
     """Score a model on one benchmark; the predictions stand in `out` (see `predictions.py`) as they come.
 
@@ -77,6 +79,8 @@ def evaluate(
         state: identity of the weights (e.g. hash and step); an `out` of another state is started anew.
         precision: "bf16" runs the model under autocast.
         benchmark: the entry's benchmark, if it was built already.
+        texts: gives answers to prompts without images that cannot differ from those of other arms; None: all are
+            computed.
 
     Raises:
         DataError: the benchmark cannot be scored (no items, no references, unreadable image, too few demonstrations).
@@ -111,7 +115,7 @@ def evaluate(
         if len(file.done) < len(items):
             requests = _Requests(vlm, template, demonstrator, data_cfg, blind, described, entry.split)
             with _inference(vlm, precision):
-                _answer_all(vlm, benchmark, items, requests, batch_size, file, report)
+                _answer_all(vlm, benchmark, items, requests, batch_size, file, report, texts)
         report(len(items), len(items))
         ids = [item.id for item in items]
         result = metric.corpus([file.done[i].prediction for i in ids], [file.done[i].references for i in ids])
@@ -182,6 +186,7 @@ def _answer_all(
     batch_size: int,
     file: PredictionFile,
     report: Progress,
+    texts: TextAnswers | None,
 ) -> None:
     """Answer what is not in the file yet. Batches depend on the items alone, not on what is there already."""
     cache = VisualCache(vlm, requests.prompts.encoder.image)
@@ -195,7 +200,7 @@ def _answer_all(
             batch = prompts[first : first + batch_size]
             if all(r.item.id in file.done for r in batch):
                 continue
-            answers = _answer(requests.prompts, batch, cache, benchmark)
+            answers = _answer(requests.prompts, batch, cache, benchmark, texts)
             file.add(
                 Prediction(r.item.id, r.item.question, answer.strip(), r.item.references, r.shots)
                 for r, answer in zip(batch, answers, strict=True)
@@ -203,8 +208,15 @@ def _answer_all(
             report(len(file.done), len(items))
 
 
-def _answer(prompts: Prompts, batch: Sequence[_Request], cache: VisualCache, benchmark: Benchmark) -> list[str]:
+def _answer(
+    prompts: Prompts,
+    batch: Sequence[_Request],
+    cache: VisualCache,
+    benchmark: Benchmark,
+    texts: TextAnswers | None,
+) -> list[str]:
     """Greedy answers of one batch."""
     states = cache.get(dict(chain.from_iterable(r.images for r in batch)))
     asked = prompts.encoded([r.layout for r in batch], [[states[key] for key, _ in r.images] for r in batch])
-    return prompts.vlm.generate(asked, max_new_tokens=benchmark.max_new_tokens, stop=benchmark.stop)
+    answerer = prompts.vlm if texts is None or asked.images else texts
+    return answerer.generate(asked, max_new_tokens=benchmark.max_new_tokens, stop=benchmark.stop)

@@ -26,7 +26,7 @@ import numpy as np
 
 from vlm_ablate.errors import StorageError
 from vlm_ablate.events import remark
-from vlm_ablate.home import MINIMUM_FREE
+from vlm_ablate.home import MINIMUM_FREE, Home
 from vlm_ablate.storage import locked
 
 PACK = 64 * 2**20
@@ -302,6 +302,11 @@ class StoreSize:
     def encoders(self) -> int:
         """Encoders with anything."""
         return len({pack.path.parent for pack in self.packs})
+
+
+def features_folder(home: Home) -> Path:
+    """Where a home keeps the output of all encoders."""
+    return home.cache / "features"
 
 
 def store_size(root: Path) -> StoreSize:

@@ -158,7 +158,8 @@ class _Run:
     def _work(self) -> None:
         configure_threads()
         artifacts.write_config(self.spec, self.folder.artifacts / schema.CONFIG_FILE)
-        scoring = Scoring(self.spec, self.reporter)  # a missing asset shows now, not after training
+        # A missing asset shows now, not after training.
+        scoring = Scoring(self.spec, self.reporter, self.home.cache / "answers")
         runner = StageRunner(self.spec, self.home, scoring, self.folder, self.reporter, self.interruption, self.waiting)
         last = runner.run()
         self.trained = runner.trained

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from vlm_ablate.accounting import FeaturePlan, Lengths
 from vlm_ablate.config.stages import Training
+from vlm_ablate.data.encode import Encoder, stage_encoder
+from vlm_ablate.data.mixture import Mixture
+from vlm_ablate.errors import DataError
 from vlm_ablate.home import Home
+from vlm_ablate.models.feature_store import features_folder
 from vlm_ablate.models.features import StoredFeatures, refusal
 from vlm_ablate.models.views import Views
 from vlm_ablate.models.vlm import VLM
 from vlm_ablate.runs.fingerprints import fingerprints_of
 from vlm_ablate.runs.spec import RunSpec
 
-FOLDER = "features"
-"""In the home's cache."""
+LOOKED_AT = 32
+"""Samples by which it is decided."""
 _GIB = 2**30
 
 
@@ -31,14 +37,33 @@ class Features:
     """Gives a run's model its store, or none."""
 
     def __init__(self, spec: RunSpec, home: Home) -> None:
-        self._spec, self._root = spec, home.cache / FOLDER
+        self._spec, self._root = spec, features_folder(home)
+        self.planned: dict[str, Callable[..., FeaturePlan]] = {}
+        """Stage -> `plan_features` of its plan."""
         self.decisions: dict[str, Decision] = {}
-        """Stage -> what the plan says; without one, nothing is kept unless it was asked for."""
+        """Stage -> what follows; without a plan, nothing is kept unless it was asked for."""
 
     def decision(self, name: str) -> Decision:
         """Of one stage."""
         asked = self._spec.config.execution.of_stage(name).features
         return self.decisions.get(name) or Decision(asked == "on", "asked for" if asked == "on" else "no plan")
+
+    def attach_for(self, vlm: VLM, name: str, mixture: Mixture, start: int) -> Decision:
+        """As `attach`, for a stage that is to be trained: decided by its first samples.
+
+        Args:
+            start: index of the first one.
+        """
+        stage = self._spec.config.stages[name]
+        if name in self.planned and name not in self.decisions:
+            encoder = stage_encoder(
+                vlm.tokenizer, stage.data, vlm.placeholders, start=start, batch_size=stage.batch_size
+            )
+            lengths = mean_lengths(encoder, mixture, start)
+            pictures = round(sum(len(source) for source in mixture.sources) * lengths.images)
+            plan = self.planned[name](lengths=lengths, pictures=pictures)
+            self.decisions[name] = Decision(plan.on, plan.reason)
+        return self.attach(vlm, name)
 
     def recall(self, name: str, outcome: Mapping[str, Any] | None) -> None:
         """Take the decision of a finished stage from its record, where no plan was made."""
@@ -61,3 +86,15 @@ class Features:
         limit = int(config.execution.features_gib * _GIB)
         vlm.features = StoredFeatures(vlm.vision, self._root, limit=limit, files=digest)
         return decision
+
+
+def mean_lengths(encoder: Encoder, mixture: Mixture, start: int) -> Lengths:
+    """Of the first samples from an index on; of none where none can be used."""
+    layouts = []
+    for index in range(start, start + LOOKED_AT):
+        which, row = mixture[index]
+        with suppress(DataError):
+            layouts.append(encoder.at(index).layout(mixture.sources[which][row]))
+    tokens, views = sum(len(each.input_ids) for each in layouts), sum(len(each.view_sizes) for each in layouts)
+    count = max(len(layouts), 1)
+    return Lengths(tokens / count, views / count, sum(each.images for each in layouts) / count)

@@ -6,12 +6,14 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
+from pathlib import Path
 
 from vlm_ablate.config.evaluation import BenchmarkEntry
 from vlm_ablate.evaluation.benchmarks.base import Benchmark
 from vlm_ablate.evaluation.evaluate import evaluate
 from vlm_ablate.evaluation.predictions import read_predictions
 from vlm_ablate.evaluation.record import ScoreRecord
+from vlm_ablate.evaluation.text_answers import TextAnswers
 from vlm_ablate.events import EvaluationProgress, Reporter, Throttle
 from vlm_ablate.lease import Owner
 from vlm_ablate.models.vlm import VLM
@@ -30,8 +32,12 @@ class Scoring:
         AssetMissing: on construction, when a benchmark's material is not on this machine.
     """
 
-    def __init__(self, spec: RunSpec, reporter: Reporter) -> None:
-        self._spec, self._reporter = spec, reporter
+    def __init__(self, spec: RunSpec, reporter: Reporter, answers: Path) -> None:
+        """
+        Args:
+            answers: folder of the answers that runs share.
+        """
+        self._spec, self._reporter, self._answers = spec, reporter, answers
         self._evaluation = spec.config.evaluation
         self._benchmarks: dict[str, Benchmark] = {
             column: benchmarks.build(entry.benchmark) for column, entry in self._evaluation.benchmarks.items()
@@ -51,13 +57,14 @@ class Scoring:
         Raises:
             LeaseLost: another process computes one, as this one showed no life.
         """
+        texts = TextAnswers(vlm, self._answers)
         for key, _ in self.missing(last):
             with leased(partial(last.score, key.key, key.fingerprints()), waiting) as folder:
                 if folder.outcome() is None:
-                    self._score(vlm, last, key, folder)
+                    self._score(vlm, last, key, folder, texts)
 
-    def _score(self, vlm: VLM, last: StageFolder, key: ScoreKey, folder: ScoreFolder) -> None:
-        started = time.monotonic()
+    def _score(self, vlm: VLM, last: StageFolder, key: ScoreKey, folder: ScoreFolder, texts: TextAnswers) -> None:
+        started, shared = time.monotonic(), texts.shared
         if folder.manifest() is None:
             folder.describe({"inputs": key.inputs, "fingerprints": key.fingerprints()})
         entry, mode = self._evaluation.benchmarks[key.column], key.mode
@@ -75,10 +82,12 @@ class Scoring:
             precision=self._spec.config.last_stage.precision,
             batch_size=self._spec.config.execution.evaluation_batch_size,
             benchmark=self._benchmarks[key.column],
+            texts=texts,
         )
         licences = [r.to_dict() for r in self._benchmarks[key.column].licences]
         items = [None if p.score is None else round(p.score, 6) for p in read_predictions(folder.predictions)]
         body = {**record.to_dict(), "item_scores": items, "licences": licences, "seconds": time.monotonic() - started}
+        body["shared_batches"] = texts.shared - shared
         checked = file_sha256(folder.predictions)
         folder.end({**body, "ended_ms": time.time_ns() // 1_000_000, "predictions_sha256": checked})
 

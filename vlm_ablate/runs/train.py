@@ -28,7 +28,7 @@ from vlm_ablate.models.trained_state import load_trained, save_trained
 from vlm_ablate.models.views import Views
 from vlm_ablate.models.vlm import VLM
 from vlm_ablate.runs import artifacts
-from vlm_ablate.runs.features import Decision, Features
+from vlm_ablate.runs.features import Features
 from vlm_ablate.runs.folder import RunFolder, StageFolder, find_stage, leased
 from vlm_ablate.runs.keys import StageKey
 from vlm_ablate.runs.log import Log
@@ -91,7 +91,7 @@ class StageRunner:
             return done[-1]
         data = {name: stage.data for name, stage in self._stages}
         mixtures = list(build_mixtures(data, self.spec.seeds.data).values())
-        rates = self._plan(mixtures)
+        rates = self._plan()
         for source in dict.fromkeys(source for mixture in mixtures[len(done) :] for source in mixture.sources):
             source.prepare()
         self._start(found, len(done))
@@ -165,13 +165,13 @@ class StageRunner:
         vlm = self.model(before) if before else self._fresh()
         prepare(vlm, stage, index, self.spec.seeds.init, self._adapted(name))
         self._attend(vlm, stage)
-        kept = self._features.attach(vlm, name)
         seen = Seen()
         if before:
             ended = before.outcome()
             if ended is None:
                 raise StorageError(f"{before.root} was removed while the run went on", hint="run it again")
             seen = Seen(**ended["seen"])
+        kept = self._features.attach_for(vlm, name, mixture, seen.sequences)
         skips = Skips()
         self._reporter(StageStarted(self.spec.id, name, index, len(self._stages), stage.steps))
         body: dict[str, Any] = {
@@ -297,7 +297,7 @@ class StageRunner:
             measure=measure if curve else None,
         )
 
-    def _plan(self, mixtures: Sequence[Mixture]) -> _Rates:
+    def _plan(self) -> _Rates:
         """What a batch costs in each stage, and the sizes to be recorded, from the plan.
 
         Raises:
@@ -316,11 +316,9 @@ class StageRunner:
         images = plan.sample.images
         flops, sizes = {}, {}
         reached = GPU_FLOPS if training_device().type == "cuda" else CPU_FLOPS
-        for (name, stage), mixture in zip(plan.stages.items(), mixtures, strict=True):
-            rows = sum(len(source) for source in mixture.sources)
+        for name, stage in plan.stages.items():
             execution, own = self.config.execution.of_stage(name), self.config.stages[name]
-            kept = plan_features(own, execution, stage, flops=reached, pictures=rows * images)
-            self._features.decisions[name] = Decision(kept.on, kept.reason)
+            self._features.planned[name] = partial(plan_features, own, execution, stage, flops=reached)
             flops[name] = flops_by_rates(
                 (stage.training_flops["vision"] + stage.training_flops["connector"]) / (images * stage.views),
                 (stage.training_flops["language"] + stage.training_flops["cross_attention"]) / stage.sequence,

@@ -32,6 +32,10 @@ class Autoregressive(Architecture):
     def connector_width(self, language: LanguageModel, vision_width: int) -> int:
         return language.hidden
 
+    @property
+    def text_alone(self) -> str | None:
+        return self.config.prompt if type(self) is Autoregressive else None
+
     def placeholders(self, visual_tokens: int) -> int:
         return visual_tokens
 

@@ -64,6 +64,14 @@ class Architecture(nn.Module):
         """Width of the visual tokens that this architecture wants."""
         raise NotImplementedError
 
+    @property
+    def text_alone(self) -> str | None:
+        """How prompts without images are read, where that hangs on nothing but this and the language model's weights.
+
+        None: parameters of the architecture take part, or may.
+        """
+        return None
+
     def placeholders(self, visual_tokens: int) -> int:
         """Placeholders in the text for a view of so many visual tokens."""
         raise NotImplementedError

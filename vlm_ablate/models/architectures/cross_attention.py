@@ -70,6 +70,10 @@ class CrossAttention(Architecture):
     def connector_width(self, language: LanguageModel, vision_width: int) -> int:
         return vision_width if self.config.visual_width == "vision" else language.hidden
 
+    @property
+    def text_alone(self) -> str | None:
+        return "causal" if type(self) is CrossAttention and self.config.unseeing != "mlp" else None
+
     def placeholders(self, visual_tokens: int) -> int:
         return 1
 
