@@ -102,7 +102,7 @@ def test_blind_answers_ignore_the_images(vlm: VLM, data_config: DataConfig, tmp_
 def test_each_image_is_encoded_once(vlm: VLM, data_config: DataConfig, tmp_path: Path, monkeypatch) -> None:
     views = []
     whole = vlm.encode_images
-    monkeypatch.setattr(vlm, "encode_images", lambda pixels, mask: views.append(len(pixels)) or whole(pixels, mask))
+    monkeypatch.setattr(vlm, "encode_images", lambda pixels, *more: views.append(len(pixels)) or whole(pixels, *more))
     evaluate(vlm, "s", entry(), config(shots=4), data_config, batch_size=3, blind=False, out=tmp_path / "p.jsonl")
     shown = {s for p in read_predictions(tmp_path / "p.jsonl") for s in (*p.shots, p.id)}
     assert sum(views) == len(shown) < 12 * 5
@@ -114,7 +114,7 @@ def test_pictures_without_an_identity_are_encoded_one_by_one(
 ) -> None:
     views = []
     whole = vlm.encode_images
-    monkeypatch.setattr(vlm, "encode_images", lambda pixels, mask: views.append(len(pixels)) or whole(pixels, mask))
+    monkeypatch.setattr(vlm, "encode_images", lambda pixels, *more: views.append(len(pixels)) or whole(pixels, *more))
     for split in ("train", "validation"):
         for i in range(3):
             Image.new("RGB", (16, 16), (80 * i, 10, 10 if split == "train" else 200)).save(tmp_path / f"{split}{i}.png")
