@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,10 @@ from hypothesis import strategies as st
 from vlm_ablate.config.compose import load_document, merge, nest, parse_sets
 from vlm_ablate.config.document import parse
 from vlm_ablate.config.expand import load_experiment
+from vlm_ablate.errors import ConfigError
 from vlm_ablate.runs.spec import RunSpec, seeds_from, specs_of
+
+from .conftest import SCALE
 
 Write = Callable[..., Path]
 
@@ -114,6 +118,84 @@ def test_scale_is_applied_after_the_diff_and_told(write: Write) -> None:
         "stages.pretrain.batch_size": "16 -> 4",
     }
     assert one.paper_config.model.vision.id == "google/siglip-so400m-patch14-384"
+
+
+TUNED = """
+tuned:
+  - when: {model.connector.name: perceiver, model.connector.depth: [1, 2]}
+    set: {stages.*.learning_rate: 0.5, stages.*.learning_rates.vision: 0.25}
+"""
+
+
+def test_what_is_tuned_reaches_the_arms_of_its_kind_and_makes_them_no_less_alike(write: Write) -> None:
+    loaded = load_experiment(write(scale=SCALE + TUNED), scale="tiny")
+    rates = {name: arm.config.last_stage for name, arm in loaded.arms.items()}
+    assert (rates["one"].learning_rate, rates["one"].learning_rates.vision) == (0.5, 0.25)
+    assert rates["three"] == load_experiment(write(), scale="tiny").arms["three"].config.last_stage
+    assert loaded.arms["one"].scaled["stages.pretrain.learning_rate"] == "0.0001 -> 0.5"
+    assert loaded.warnings == []
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (("stages.*.learning_rate:", "model.connector.depth:"), "how an arm is trained is tuned, not what it is"),
+        (("model.connector.name:", "modell.connector.name:"), "is not below `model` or `stages`"),
+        (("stages.*.learning_rate:", "stages.*.learning_rat:"), "learning_rate"),
+    ],
+)
+def test_what_is_tuned_wrongly_is_told(write: Write, edit: tuple[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load_experiment(write(scale=SCALE + TUNED.replace(*edit)), scale="tiny")
+
+
+def test_a_stand_in_may_be_for_a_part_with_certain_values(write: Write) -> None:
+    scale = SCALE + "sources:\n" + "".join(
+        f"  laion/laion-coco{asked}: {{use: {{name: offline, rows: {rows}}}}}\n"
+        for asked, rows in (("", 1), ("[text=TEXT]", 2), ("[text=TEXT,image=URL]", 3))
+    )
+    scale = scale.replace("  data: {mixture: {replace: true, offline: {source: offline}}}\n", "")
+    for source, rows in (("", 1), (", text: TEXT", 2), (", text: TEXT, image: URL", 3)):
+        file = write(("id: laion/laion-coco", f"id: laion/laion-coco{source}"), scale=scale)
+        (entry,) = load_experiment(file, scale="tiny").base.last_stage.data.mixture.values()
+        assert entry.source.rows == rows
+
+
+def test_an_experiment_may_say_what_it_needs_at_a_scale(write: Write) -> None:
+    own = "\nscales:\n  tiny: {values: {model.connector.latents: {64: 9}}, overrides: {stages: {'*': {steps: 5}}}}\n"
+    base = load_experiment(write(("\ntable:", own + "table:")), scale="tiny").base
+    assert (base.model.connector.latents, base.last_stage.steps, base.last_stage.batch_size) == (9, 5, 4)
+    paper = load_experiment(write(("\ntable:", own + "table:")), scale="paper").base
+    assert (paper.model.connector.latents, paper.last_stage.steps) == (64, 6000)
+
+
+def test_what_an_experiment_says_wrongly_of_a_scale_is_told_where_it_stands(write: Write) -> None:
+    own = "\nscales:\n  tiny:\n    valuess: {model.connector.latents: {64: 9}}\n"
+    with pytest.raises(ConfigError, match=r"demo\.yaml:\d+: valuess: unknown key \(did you mean 'values'"):
+        load_experiment(write(("\ntable:", own + "table:")), scale="tiny")
+
+
+TWO_STAGES = ("  pretrain: {", "  sft: {steps: 20, batch_size: 16}\n  pretrain: {")
+
+
+def test_a_stage_that_is_null_is_left_out(write: Write) -> None:
+    def stages(*edits: tuple[str, str]) -> dict[str, list[str]]:
+        arms = load_experiment(write(TWO_STAGES, *edits), scale="tiny").arms
+        return {name: list(arm.config.stages) for name, arm in arms.items()}
+
+    assert stages() == {"one": ["sft", "pretrain"], "three": ["sft", "pretrain"]}
+    assert stages(("{model.connector.depth: 1}", "{stages.sft: null}")) == {
+        "one": ["pretrain"], "three": ["sft", "pretrain"],
+    }
+    assert stages(("sft: {steps: 20, batch_size: 16}", "sft: null")) == {"one": ["pretrain"], "three": ["pretrain"]}
+
+
+def test_other_numbers_of_steps_are_a_warning_unless_stages_are_what_is_compared(write: Write) -> None:
+    without = ("{model.connector.depth: 1}", "{stages.sft: null}")
+    found = load_experiment(write(TWO_STAGES, without), scale="tiny").warnings
+    assert any("optimiser steps" in warning for warning in found)
+    meant = ("factor: [model.connector.depth]", "factor: [stages]")
+    assert load_experiment(write(TWO_STAGES, without, meant), scale="tiny").warnings == []
 
 
 def test_a_value_that_is_set_back_to_the_papers_is_not_scaled(write: Write) -> None:

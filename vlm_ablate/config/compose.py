@@ -64,7 +64,8 @@ def _added_to(below: Document, own: Mapping[str, Any], shown: str) -> dict[str, 
 def merge_documents(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """As `merge`, of whole files. What is itself a diff, to be merged later, keeps its `replace` and `*`.
 
-    Diffs are an arm's `set`, a scale's `overrides` and `values`, and a stage's `data`, which is merged over the file's.
+    Diffs are an arm's `set`, a scale's `overrides` and `values`, what an experiment says of a scale, and a stage's
+    `data`, which is merged over the file's.
     """
     return _merge(below, above, (), document=True)
 
@@ -106,7 +107,8 @@ _LATER = {"arms": ("set", "tuned"), "stages": ("data",)}
 
 
 def _is_diff(path: Path_) -> bool:
-    return path[:1] in (("overrides",), ("values",)) or (len(path) > 2 and path[2] in _LATER.get(path[0], ()))
+    later = (("overrides",), ("values",), ("scales",))
+    return path[:1] in later or (len(path) > 2 and path[2] in _LATER.get(path[0], ()))
 
 
 def _of_run(path: Path_) -> Path_:

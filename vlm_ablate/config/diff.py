@@ -65,6 +65,8 @@ def _default(config: RunConfig, path: Path_) -> Any:
 def fairness_warnings(arms: Mapping[str, RunConfig], factor: Sequence[str]) -> list[str]:
     """Where arms differ outside the declared factor, and where they do not see the same amount of data.
 
+    Whoever declares `stages` as a whole compares other numbers of stages, and so of steps, on purpose.
+
     One text for a part, whether it was exchanged or set otherwise, and one for a stage, source or column that only
     some arms have. Tokens and trainable parameters follow from the model and are compared by `plan`.
     """
@@ -80,7 +82,7 @@ def fairness_warnings(arms: Mapping[str, RunConfig], factor: Sequence[str]) -> l
         f"{'.'.join(path)} differs between arms, outside the declared factor: {groups_text(groups)}"
         for path, groups in _by_part(outside).items()
     ]
-    return warnings + _budget(arms)
+    return warnings + ([] if "stages" in factor else _budget(arms))
 
 
 def _differing(flats: Mapping[str, dict[Path_, Any]]) -> dict[Path_, Groups]:

@@ -12,7 +12,7 @@ from vlm_ablate.config.document import Document, display
 from vlm_ablate.config.experiment import Experiment, RunConfig
 from vlm_ablate.config.loading import Loading, ResolvedArm
 from vlm_ablate.config.scale import Scale
-from vlm_ablate.config.scales import load_scale
+from vlm_ablate.config.scales import load_scale, scale_of
 from vlm_ablate.errors import ConfigError, UnknownNameError
 
 
@@ -48,7 +48,8 @@ class LoadedExperiment:
             f"{', '.join(arms)}: arms of {base} beside this file's own; `replace: true` in `arms` leaves them out"
             for base, arms in brought.items()
         ]
-        return fairness_warnings(configs, self.experiment.factor) + lacking + inherited + self._tuned_elsewhere()
+        factor = [*self.experiment.factor, *self.scale.tuned_fields]
+        return fairness_warnings(configs, factor) + lacking + inherited + self._tuned_elsewhere()
 
     def _tuned_elsewhere(self) -> list[str]:
         """Arms that a sweep tuned at another scale: what it found holds there."""
@@ -90,7 +91,7 @@ def load_experiment(
     file = find_experiment(path)
     document = load_document(file)
     overrides = sets if isinstance(sets, Document) else parse_sets(sets)
-    loaded_scale = load_scale(scale, file)
+    loaded_scale = scale_of(document, load_scale(scale, file))
     work = Loading(file, document, loaded_scale, overrides, arms)
     experiment = work.experiment()
     resolved = {name: work.arm(name) for name in work.arm_names()}

@@ -139,6 +139,9 @@ class Experiment(RunConfig):
     data: dict[str, Any] = Field(default_factory=dict)
     """What every stage trains on that does not say otherwise in a `data` of its own."""
     arms: dict[str, Arm] = Field(min_length=1)
+    scales: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Name of a scale -> what this experiment needs there beside the scale's file, in that file's words: the
+    counterpart of a value that only this experiment varies, or other material."""
     table: TableConfig = TableConfig()
 
     @field_validator("name")

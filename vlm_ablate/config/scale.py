@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from vlm_ablate import registry as registries
 from vlm_ablate.config.base import Strict
@@ -28,6 +28,37 @@ class StandIn(Strict):
     """What a reader must know about the substitution."""
 
 
+class TunedKind(Strict):
+    """How the arms of one kind are trained best at this scale, found on the tune split with equal effort for each kind.
+
+    What is set here differs between arms without making them unlike: no warning is given, and a table tells it.
+    """
+
+    when: dict[str, Any] = Field(min_length=1)
+    """Dotted path of a run in the paper's words -> its value, or a list of values, e.g. {model.connector.name: linear}.
+    All must be so; a path with `*` that names several places, at every one of them."""
+    set: dict[str, Any] = Field(min_length=1)
+    """Dotted path below `stages` -> value."""
+    note: str = ""
+    """Where the trials are recorded."""
+
+    @field_validator("when")
+    @classmethod
+    def _is_of_a_run(cls, values: dict[str, Any]) -> dict[str, Any]:
+        for path in values:
+            if path.partition(".")[0] not in ("model", "stages"):
+                raise ValueError(f"{path!r} is not below `model` or `stages`")
+        return values
+
+    @field_validator("set")
+    @classmethod
+    def _is_of_training(cls, values: dict[str, Any]) -> dict[str, Any]:
+        for path in values:
+            if not path.startswith("stages."):
+                raise ValueError(f"{path!r} is not below `stages`; how an arm is trained is tuned, not what it is")
+        return values
+
+
 class Scale(Strict):
     """One scale: the same experiment with other backbones, data and budget.
 
@@ -41,7 +72,8 @@ class Scale(Strict):
     language: Annotated[dict[str, StandIn], StandsFor(registries.language_models)] = Field(default_factory=dict)
     """Paper's language model -> stand-in."""
     sources: Annotated[dict[str, StandIn], StandsFor(registries.sources)] = Field(default_factory=dict)
-    """Paper's data source -> stand-in; the mixture keeps its entries and weights."""
+    """Paper's data source -> stand-in; the mixture keeps its entries and weights. As in all of these tables, a key
+    `NAME[field=value]` means the part of that name with that value, before a key that is the name alone."""
     benchmarks: Annotated[dict[str, StandIn], StandsFor(registries.benchmarks)] = Field(default_factory=dict)
     """Paper's benchmark -> stand-in; the column keeps the paper's name."""
     values: dict[str, dict[Any, Any]] = Field(default_factory=dict)
@@ -54,8 +86,15 @@ class Scale(Strict):
     overrides: dict[str, Any] = Field(default_factory=dict)
     """Merged over the result: data (of every stage), stages, evaluation, execution. A `replace: true` key in a mapping
     replaces instead of merging; the key `*` stands for every key that is there (stages: {"*": {batch_size: 8}})."""
+    tuned: list[TunedKind] = Field(default_factory=list)
+    """Learning rates and the like by kind of arm, merged last and in this order, over `overrides`."""
     note: str = ""
     """What a reader must know about the overrides, e.g. which data stands in for the paper's."""
+
+    @property
+    def tuned_fields(self) -> list[str]:
+        """Dotted paths in which arms may differ because each was tuned."""
+        return list(dict.fromkeys(path for tuned in self.tuned for path in tuned.set))
 
     def stand_ins(self, registry: Registry[Any]) -> dict[str, StandIn]:
         """The table for the parts of a registry; empty where they are the subject of experiments and have none."""

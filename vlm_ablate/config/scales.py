@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from vlm_ablate.config.base import Strict
-from vlm_ablate.config.compose import flatten, load_document, nest
+from vlm_ablate.config.compose import flatten, load_document, merge_documents, nest
 from vlm_ablate.config.document import Document, Path_, display
 from vlm_ablate.config.places import component_places
 from vlm_ablate.config.problems import problems_of
@@ -88,21 +88,39 @@ def read_scale(file: Path) -> LoadedScale:
         ConfigError: everything that is wrong with it.
     """
     document = load_document(file)
-    shown = display(file)
-    data = {"name": file.stem, **document.data}
+    return _validated(Document({"name": file.stem, **document.data}, document.lines), display(file))
+
+
+def scale_of(experiment: Document, loaded: LoadedScale) -> LoadedScale:
+    """The scale with what an experiment's own `scales.NAME` says over it.
+
+    Raises:
+        ConfigError: everything that is wrong with the result.
+    """
+    scales = experiment.data.get("scales")
+    own = scales.get(loaded.scale.name) if isinstance(scales, dict) else None
+    if not isinstance(own, dict) or not own:
+        return loaded
+    prefix = ("scales", *loaded.scale.name.split("."))
+    lines = {path[len(prefix) :]: at for path, at in experiment.lines.items() if path[: len(prefix)] == prefix}
+    data = merge_documents(loaded.document.data or {"name": loaded.scale.name}, own)
+    return _validated(Document(data, {**loaded.document.lines, **lines}), loaded.file)
+
+
+def _validated(document: Document, shown: str) -> LoadedScale:
     try:
-        scale = Scale.model_validate(data)
+        scale = Scale.model_validate(document.data)
     except ValidationError as error:
 
         def where(path: Path_) -> tuple[str, Path_]:
             return str(document.where(_split(path)) or shown), path
 
-        raise ConfigError(problems_of(error, Scale, data, where)) from error
+        raise ConfigError(problems_of(error, Scale, document.data, where)) from error
     return LoadedScale(scale, document, shown)
 
 
 def apply_scale(config: dict[str, Any], scale: Scale) -> Scaled:
-    """`config` (a composed run in the paper's words) at `scale`: stand-ins first, then values, then overrides."""
+    """`config` (a composed run in the paper's words) at `scale`: stand-ins, values, overrides, and what is tuned."""
     result = deepcopy(config)
     stand_ins: dict[Path_, str] = {}
     missing: dict[Path_, str] = {}
@@ -110,7 +128,7 @@ def apply_scale(config: dict[str, Any], scale: Scale) -> Scaled:
         table = scale.stand_ins(registry)
         for holder, key, path in _places(result, pattern):
             part = holder[key]
-            found = next((table[n] for n in identities(part) if n in table), None)
+            found = _stand_in(part, table)
             if found:
                 holder[key] = dict(found.use)
                 stand_ins[path] = _label(part, found)
@@ -121,6 +139,9 @@ def apply_scale(config: dict[str, Any], scale: Scale) -> Scaled:
             for holder, key, _ in _places(result, place):
                 holder[key] = _counterpart(holder[key], mapping)
     result = apply_diff(result, nest(scale.overrides))
+    for tuned in scale.tuned:
+        if all(_is_so(config, tuple(path.split(".")), value) for path, value in tuned.when.items()):
+            result = apply_diff(result, nest(tuned.set))
     _climb_in_time(config, result)
     _label_replaced(config, result, scale, stand_ins)
     return Scaled(result, stand_ins, _changed(config, result, tuple(stand_ins)), missing)
@@ -163,6 +184,23 @@ def identities(part: Any) -> list[str]:
     return [part[key] for key in ("id", "path_or_id", "name") if isinstance(part.get(key), str)]
 
 
+def _stand_in(part: Any, table: dict[str, StandIn]) -> StandIn | None:
+    """What stands in for a part: of the entries under one of its names the one that asks for most of its fields.
+
+    An entry is called `NAME`, or `NAME[field=value, ...]` for a part with these values.
+    """
+    for name in identities(part):
+        fitting = {}
+        for key, stand_in in table.items():
+            base, _, fields = key.removesuffix("]").partition("[")
+            asked = [pair.partition("=") for pair in fields.split(",") if pair]
+            if base == name and all(_said(part.get(f.strip())) == value.strip() for f, _, value in asked):
+                fitting[len(asked)] = stand_in
+        if fitting:
+            return fitting[max(fitting)]
+    return None
+
+
 def _label(part: dict[str, Any], stand_in: StandIn) -> str:
     use = dict(stand_in.use)
     name = use.pop("name", "") if "id" not in use else use.pop("id")
@@ -197,6 +235,13 @@ def _places(data: dict[str, Any], pattern: Path_, path: Path_ = ()) -> Iterator[
             yield from _places(data[key], pattern[1:], (*path, str(key)))
 
 
+def _is_so(config: dict[str, Any], pattern: Path_, wanted: Any) -> bool:
+    """Whether every place that `pattern` names, and at least one, has the wanted value or one of the wanted values."""
+    values = wanted if isinstance(wanted, list) else [wanted]
+    found = [holder[key] for holder, key, _ in _places(config, pattern)]
+    return bool(found) and all(any(_said(f) == _said(v) for v in values) for f in found)
+
+
 def _counterpart(value: Any, mapping: dict[Any, Any]) -> Any:
     for paper, ours in mapping.items():
         if paper == value or str(paper) == str(value):
@@ -207,10 +252,11 @@ def _counterpart(value: Any, mapping: dict[Any, Any]) -> Any:
 def _changed(before: dict[str, Any], after: dict[str, Any], parts: tuple[Path_, ...]) -> dict[Path_, str]:
     """Path -> "old -> new" of the plain values that differ and decide a result, outside the exchanged parts."""
     old, new = _values(before), _values(after)
+    unwritten = {path: None for path in new if path[0] == "stages" and path[2:3] == ("learning_rates",)}
     return {
-        path: f"{_said(old[path])} -> {_said(new[path])}"
-        for path in old
-        if path in new and old[path] != new[path] and not any(path[: len(p)] == p for p in parts)
+        path: f"{_said(value)} -> {_said(new[path])}"
+        for path, value in (unwritten | old).items()
+        if path in new and value != new[path] and not any(path[: len(p)] == p for p in parts)
     }
 
 

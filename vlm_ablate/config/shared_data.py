@@ -21,12 +21,16 @@ SECTIONS = tuple(dict.fromkeys(["model", *RunConfig.written_beside, *RunConfig.m
 
 
 def composed(sections: Mapping[str, Any]) -> dict[str, Any]:
-    """A file's sections with its `data` merged under each stage's own. `data` stays, for stages that a diff brings."""
+    """A file's sections with its `data` merged under each stage's own, without stages that are null.
+
+    `data` stays, for stages that a diff brings.
+    """
     stages = sections.get("stages")
     if not isinstance(stages, Mapping):
         return dict(sections)
     default = sections.get("data")
-    return {**sections, "stages": {name: _with_data(stage, stage, default, name) for name, stage in stages.items()}}
+    there = {name: stage for name, stage in stages.items() if stage is not None}
+    return {**sections, "stages": {name: _with_data(stage, stage, default, name) for name, stage in there.items()}}
 
 
 def apply_diff(sections: Mapping[str, Any], diff: Mapping[str, Any]) -> dict[str, Any]:
@@ -47,8 +51,11 @@ def apply_diff(sections: Mapping[str, Any], diff: Mapping[str, Any]) -> dict[str
 
 
 def run_data(sections: Mapping[str, Any]) -> dict[str, Any]:
-    """What `RunConfig` validates: composed sections without what only a file has."""
-    return {key: value for key, value in sections.items() if key not in RunConfig.written_beside}
+    """What `RunConfig` validates: composed sections without what only a file has, and without stages that are null."""
+    data = {key: value for key, value in sections.items() if key not in RunConfig.written_beside}
+    if isinstance(stages := data.get("stages"), Mapping):
+        data["stages"] = {name: stage for name, stage in stages.items() if stage is not None}
+    return data
 
 
 def _is_new(name: str, before: Any, diff: Mapping[str, Any]) -> bool:

@@ -64,7 +64,6 @@ _VOCABULARY = ("embed_tokens", "lm_head", "wte", "word_embeddings", "embed_in", 
 """What families of language models call the embedding and the output head."""
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
-Rate = Annotated[float, Field(gt=0)]
 
 
 class LearningRates(Strict, decides="training"):
@@ -74,13 +73,13 @@ class LearningRates(Strict, decides="training"):
     `matrix_learning_rate`, too.
     """
 
-    connector: Rate | None = None
+    connector: float | None = added(None, gt=0)
     """Of new parameters: the connector, blocks of cross-attention, rows of new tokens. None: `learning_rate`."""
-    vision: Rate | None = None
+    vision: float | None = added(None, gt=0)
     """Of the vision encoder or its adapters. None: `backbone_learning_rate`."""
-    language: Rate | None = None
+    language: float | None = added(None, gt=0)
     """Of the language model or its adapters. None: `backbone_learning_rate`."""
-    gates: Rate | None = None
+    gates: float | None = added(None, gt=0)
     """Of the gates of cross-attention blocks, which start closed. None: as the connector."""
 
 
