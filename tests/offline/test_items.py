@@ -33,7 +33,10 @@ from vlm_ablate.registry import benchmarks
 pytestmark = pytest.mark.usefixtures("offline_material")
 
 
-OF_PIP = ("vqa", "knowledge", "reading", "captions", "pages")
+OF_PIP = (
+    "vqa", "knowledge", "reading", "captions", "pages", "receipts", "timetables", "cards", "lists", "numerals",
+    "wide_vqa", "wide_captions",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("task", OF_PIP)

@@ -54,6 +54,7 @@ def vision(
     language: Annotated[
         Path | None, typer.Option("--language", help="Folder of the language model to align with.")
     ] = None,
+    quality: Annotated[str, typer.Option("--quality", help="good or poor; they differ in steps only.")] = "good",
     out: OutOption = None,
     steps: StepsOption = None,
     threads: ThreadsOption = 1,
@@ -63,18 +64,21 @@ def vision(
 
     import torch
 
-    from vlm_ablate.errors import AssetMissing
+    from vlm_ablate.errors import AssetMissing, UnknownNameError
+    from vlm_ablate.offline.configs import SiglipNanoConfig
     from vlm_ablate.offline.pretrain.recipe import STANDINS
     from vlm_ablate.offline.pretrain.vision import pretrain_vision
-    from vlm_ablate.offline.pretrain.vision_recipe import VisionRecipe
+    from vlm_ablate.offline.pretrain.vision_recipe import VISION_RECIPES
 
+    if quality not in VISION_RECIPES:
+        raise UnknownNameError("quality", quality, VISION_RECIPES)
     if language is not None and not (language / "config.json").is_file():
         raise AssetMissing(f"{language} holds no language model: it has no config.json")
     torch.set_num_threads(threads)
-    recipe = VisionRecipe() if steps is None else replace(VisionRecipe(), steps=steps)
-    with _bar("siglip-nano") as advance:
+    recipe = VISION_RECIPES[quality] if steps is None else replace(VISION_RECIPES[quality], steps=steps)
+    with _bar(SiglipNanoConfig(quality=quality).folder) as advance:
         folder = pretrain_vision(
-            language or STANDINS / "llama-nano-good", out=out, recipe=recipe,
+            language or STANDINS / "llama-nano-good", quality=quality, out=out, recipe=recipe,
             on_step=lambda step, total, loss, hits: advance(step, total, f"loss {loss:.3f}, names right {hits:.0%}"),
         )
     typer.echo(f"written to {folder}")

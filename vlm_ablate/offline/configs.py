@@ -15,6 +15,8 @@ from vlm_ablate.registry import benchmarks, language_models, sources, vision_enc
 
 TaskName = Literal[
     "vqa", "knowledge", "reading", "captions", "pages",                 # of what pip packages carry
+    "receipts", "timetables", "cards", "lists", "numerals",
+    "wide_vqa", "wide_knowledge", "wide_reading", "wide_captions",
     "cutouts", "stamps", "clip_art", "maps", "capitals", "documents",   # and Debian packages: `vlm-ablate data fetch`
 ]
 
@@ -53,8 +55,10 @@ class OfflineSourceConfig(ComponentConfig):
     """Pictures with a question each in one sample, so that training looks like few-shot evaluation."""
     described: float = Field(0.0, ge=0, le=1)
     """Share of samples whose pictures are followed by all that is in them instead of a question and its answer."""
+    captions: Literal["exact", "alt_text"] = added("exact")
+    """"alt_text" is what the web writes instead: most of it says little, or nothing, or is another picture's."""
     side: int = Field(64, ge=32)
-    """Side in pixels of the composed pictures (pages: twice as tall)."""
+    """Side in pixels of the composed pictures (pages: twice as tall; wide ones: half as wide again)."""
 
     def fingerprint(self) -> str:
         """Of the material that its tasks are made of, and of what draws it."""
@@ -69,7 +73,7 @@ class OfflineBenchmarkConfig(ComponentConfig):
     items: int = Field(400, ge=1)
     """Items of each split."""
     side: int = Field(64, ge=32)
-    """Side in pixels of the composed pictures (pages: twice as tall)."""
+    """Side in pixels of the composed pictures (pages: twice as tall; wide ones: half as wide again)."""
 
     def fingerprint(self) -> str:
         """Of the material that its tasks are made of, and of what draws it."""
@@ -117,10 +121,17 @@ class SiglipNanoConfig(ComponentConfig):
     name: Literal["siglip-nano"] = "siglip-nano"
     weights: Literal["pretrained", "random"] = "pretrained"
     """"random" is the floor of an encoder ablation."""
+    quality: Literal["good", "poor"] = added("good")
+    """The two differ only in how long they were pretrained: all, or a tenth of the steps."""
 
     def fingerprint(self) -> list[Path]:
         """Of the configuration and weights."""
-        return _stand_in("siglip-nano")
+        return _stand_in(self.folder)
+
+    @property
+    def folder(self) -> str:
+        """The stand-in's name below `assets/standins`."""
+        return "siglip-nano" if self.quality == "good" else f"siglip-nano-{self.quality}"
 
 
 class EfficientNetLiteConfig(ComponentConfig):

@@ -12,6 +12,7 @@ from typing import Any
 
 from vlm_ablate.data.sample import Image, ImageRef, Sample, Text
 from vlm_ablate.data.sources.base import Source
+from vlm_ablate.offline.alt_text import alt_text
 from vlm_ablate.offline.configs import OfflineSourceConfig, TaskName
 from vlm_ablate.offline.store import ItemStore, item_store, items
 from vlm_ablate.offline.tasks import TASKS, licence_records, share_out
@@ -49,8 +50,16 @@ class Offline(Source):
         segments: list[Image | Text] = []
         described = self._described[index]
         for i in range(first, first + self.config.pictures):
-            segments += _described(store, i) if described else _shot(store, i)
+            segments += _described(store, i) if described else _shot(store, i, self._answer(store, i))
         return Sample(f"offline/{task}/{first}", tuple(segments), f"offline/{task}")
+
+    def _answer(self, store: ItemStore, i: int) -> str:
+        """What is learned: the exact answer, or for captions alt text where that is asked for."""
+        row = store.rows[i]
+        if row["question"] or self.config.captions == "exact":
+            return str(row["answer"])
+        other = store.rows[(i + 1) % len(store.rows)]
+        return alt_text(row["description"], row["answer"], other["answer"], random.Random(f"alt text/{row['id']}"))
 
     def prepare(self) -> None:
         for task, count in self._counts.items():
@@ -83,12 +92,12 @@ def _described(store: ItemStore, i: int) -> list[Image | Text]:
     return [Image(ImageRef(store.images[i], row["id"])), Text(f"{row['description']}\n\n", supervised=True)]
 
 
-def _shot(store: ItemStore, i: int) -> list[Image | Text]:
+def _shot(store: ItemStore, i: int, answer: str) -> list[Image | Text]:
     """One picture with its question and answer, or its caption, as the few-shot templates write it."""
     row = store.rows[i]
     lead = f"Question: {row['question']} Answer:" if row["question"] else "Caption:"
     return [
         Image(ImageRef(store.images[i], row["id"])),
         Text(lead),
-        Text(f" {row['answer']}\n\n", supervised=True),
+        Text(f" {answer}\n\n", supervised=True),
     ]

@@ -17,6 +17,7 @@ from vlm_ablate.offline import (
     cutouts,
     documents,
     facts,
+    forms,
     knowledge,
     map_questions,
     pages,
@@ -30,6 +31,7 @@ from vlm_ablate.offline.debian import catalogue
 from vlm_ablate.offline.debian.catalogue import Collection
 from vlm_ablate.offline.item import Item
 from vlm_ablate.offline.pictures import Split
+from vlm_ablate.offline.wide import wide
 from vlm_ablate.provenance import AssetRecord
 
 Material = Callable[[], list[AssetRecord]]
@@ -98,6 +100,16 @@ TASKS: dict[str, Task] = {
              (_DRAWINGS, _TABLES, pictures.digit_records), version=2),
         Task("captions", scenes.caption, "captions of scenes of one or two drawings", (_DRAWINGS,), version=2),
         Task("pages", pages.pages, "fact sheets of countries, twice as tall as wide", (_FACTS,), version=2),
+        Task("receipts", forms.receipts, "pages of things and their prices", (_DRAWINGS,)),
+        Task("timetables", forms.timetables, "pages of hours and what is then", (_DRAWINGS,)),
+        Task("cards", forms.cards, "pages of four fields in a frame", (_DRAWINGS,)),
+        Task("lists", forms.lists, "pages of two words one below the other", (_DRAWINGS,)),
+        Task("numerals", forms.numerals, "numbers in the digits of the Arabic script"),
+        Task("wide_vqa", wide(scenes.vqa), "as vqa, half as wide again", (_DRAWINGS,)),
+        Task("wide_knowledge", wide(knowledge.knowledge), "as knowledge, half as wide again", (_DRAWINGS, _FACTS)),
+        Task("wide_reading", wide(reading.reading), "as reading, half as wide again",
+             (_DRAWINGS, _TABLES, pictures.digit_records)),
+        Task("wide_captions", wide(scenes.caption), "as captions, half as wide again", (_DRAWINGS,)),
         Task("cutouts", cutouts.cutouts, "questions on scenes of photos, clip art and drawings", (_DRAWINGS,),
              ("stamps", "clip_art"), version=2),
         Task("stamps", stamps.stamps, "a photo or drawing and a sentence on it", collections=("stamps",)),

@@ -12,16 +12,19 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.models.idefics2.modeling_idefics2 import Idefics2VisionTransformer
 
+from vlm_ablate.offline.configs import SiglipNanoConfig
 from vlm_ablate.offline.pretrain.language import RECIPES, LanguageRecipe, pretrain_language
 from vlm_ablate.offline.pretrain.recipe import STANDINS
 from vlm_ablate.offline.pretrain.vision import encode, pretrain_vision, standardise
-from vlm_ablate.offline.pretrain.vision_recipe import VisionRecipe
+from vlm_ablate.offline.pretrain.vision_recipe import VISION_RECIPES, VisionRecipe
 
 LANGUAGE = LanguageRecipe(
     hidden=16, layers=1, heads=2, kv_heads=1, intermediate=16, vocab_size=400, tokenizer_documents=100,
     sequence_length=64, batch_size=2, steps=3, answering_steps=2, looking_steps=2,
 )
 VISION = VisionRecipe(hidden=16, layers=1, heads=2, intermediate=16, batch_size=4, steps=2, alignment_steps=3)
+
+VISION_FOLDERS = {SiglipNanoConfig(quality=quality).folder: quality for quality in VISION_RECIPES}
 
 
 @pytest.fixture(autouse=True)
@@ -102,13 +105,14 @@ def test_standardised_features_have_mean_zero_and_size_one() -> None:
     assert torch.allclose(after, centred / centred.pow(2).mean().sqrt(), atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["llama-nano-good", "llama-nano-poor", "siglip-nano"])
+@pytest.mark.parametrize("name", [*(f"llama-nano-{quality}" for quality in RECIPES), *VISION_FOLDERS])
 def test_shipped_recipes_are_those_of_the_package(name: str) -> None:
     """Weights that ship were made by the recipe in the code, and are the file that was written then."""
     from vlm_ablate.storage import file_sha256
 
     body = json.loads((STANDINS / name / "recipe.json").read_text())
-    recipe = VisionRecipe() if name == "siglip-nano" else RECIPES["good" if name.endswith("good") else "poor"]
+    quality = name.rpartition("-")[2]
+    recipe = VISION_RECIPES[VISION_FOLDERS[name]] if name in VISION_FOLDERS else RECIPES[quality]
     fields = json.loads(json.dumps(recipe.__dict__))
     assert {key: body["settings"][key] for key in fields} == fields
     assert body["weights_sha256"] == {"model.safetensors": file_sha256(STANDINS / name / "model.safetensors")}

@@ -12,8 +12,6 @@ from vlm_ablate.offline.configs import SiglipNanoConfig
 class SiglipNanoEncoder(NativeSiglip):
     """The shipped small encoder, pretrained or at random."""
 
-    FOLDER = "siglip-nano"
-
     def __init__(
         self,
         config: SiglipNanoConfig,
@@ -24,7 +22,7 @@ class SiglipNanoEncoder(NativeSiglip):
     ) -> None:
         super().__init__(config, device=device, image_size=image_size, load_weights=load_weights)
         pretrained = load_weights and config.weights == "pretrained"
-        folder = stand_in(self.FOLDER, file="model.safetensors" if pretrained else "config.json")
+        folder = stand_in(config.folder, file="model.safetensors" if pretrained else "config.json")
         vision_config = native_config(read_config(str(folder), planning=True), None)
         self.assemble(vision_config, read_tower(folder) if pretrained else None, meta=not load_weights)
         if load_weights:

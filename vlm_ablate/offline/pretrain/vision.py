@@ -28,10 +28,11 @@ from transformers.models.idefics2.configuration_idefics2 import Idefics2VisionCo
 from transformers.models.idefics2.modeling_idefics2 import Idefics2VisionTransformer
 
 from vlm_ablate.offline import facts, pictures, tables
+from vlm_ablate.offline.configs import SiglipNanoConfig
 from vlm_ablate.offline.pretrain.phases import phase
 from vlm_ablate.offline.pretrain.recipe import STANDINS, write_recipe
 from vlm_ablate.offline.pretrain.regions import IGNORE, PretrainPictures, Regions, TextBank
-from vlm_ablate.offline.pretrain.vision_recipe import VisionRecipe
+from vlm_ablate.offline.pretrain.vision_recipe import VISION_RECIPES, Quality, VisionRecipe
 from vlm_ablate.training.muon import MuonAdamW
 from vlm_ablate.training.optim import is_decayed
 
@@ -161,7 +162,7 @@ def vision_config(recipe: VisionRecipe) -> Idefics2VisionConfig:
 
 
 def pretrain_vision(
-    language: Path, *, out: Path | None = None, recipe: VisionRecipe | None = None,
+    language: Path, *, quality: Quality = "good", out: Path | None = None, recipe: VisionRecipe | None = None,
     on_step: Callable[[int, int, float, float], None] = lambda step, steps, loss, accuracy: None,
 ) -> Path:
     """Train the encoder against the embeddings of the language model in `language`; write config, weights and recipe.
@@ -171,8 +172,8 @@ def pretrain_vision(
     Raises:
         AssetMissing: a package of the `offline` extra is not installed.
     """
-    recipe = recipe or VisionRecipe()
-    out = out or STANDINS / "siglip-nano"
+    recipe = recipe or VISION_RECIPES[quality]
+    out = out or STANDINS / SiglipNanoConfig(quality=quality).folder
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
     banks = text_banks(language)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -33,3 +34,11 @@ class VisionRecipe:
     weight_decay: float = 0.05
     temperature: float = 0.07
     seed: int = 0
+
+
+Quality = Literal["good", "poor"]
+VISION_RECIPES: dict[Quality, VisionRecipe] = {
+    "good": VisionRecipe(),
+    "poor": VisionRecipe(steps=120, alignment_steps=200),
+}
+"""Encoders of one size that differ only in how long they were pretrained: all, or a tenth of the steps."""
