@@ -78,7 +78,7 @@ def _real(folder: Path, trials: int, steps: int) -> Path:
         "name": "busy",
         "experiment": {"file": str(ROOT / "experiments/idefics2/t03_architecture.yaml"), "arms": "ar_perceiver_frozen"},
         "set": {
-            "stages.*.steps": steps, "stages.*.warmup_steps": 0, "data.mixture.offline.source.rows": 8 * steps,
+            "stages.*.steps": steps, "stages.*.warmup_steps": 0, "data.mixture.*.source.rows": 8 * steps,
             "evaluation.curve": None, "evaluation.benchmarks.*.benchmark.items": 16, "evaluation.benchmarks.*.limit": 8,
         },
         "space": {"stages.pretrain.learning_rate": {"low": 3e-4, "high": 6e-3, "log": True}},

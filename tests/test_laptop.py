@@ -17,13 +17,13 @@ from vlm_ablate.tracking.read import read_records
 
 ROOT = Path(__file__).parents[1]
 NAME = "idefics2/t03_architecture"
-AR = {"ar_linear_frozen", "ar_perceiver_frozen", "ar_perceiver_lora"}
+AR = {"ar_linear_frozen", "ar_perceiver_frozen", "ar_perceiver_lora", "ar_perceiver_full"}
 ARMS = AR | {"cross_attention_frozen", "cross_attention_lora"}
 COLUMNS = ("vqav2", "okvqa", "textvqa", "coco")
 TINY = [
     "stages.*.steps=2",
     "stages.*.warmup_steps=0",
-    "data.mixture.offline.source.rows=16",
+    "data.mixture.*.source.rows=16",
     "evaluation.benchmarks.*.benchmark.items=12",
     "evaluation.benchmarks.*.limit=6",
     "evaluation.curve={points: 1, limit: 4}",
@@ -47,7 +47,7 @@ def test_from_one_yaml_file_to_the_table(home: Home, tmp_path: Path, monkeypatch
     command += [part for setting in TINY for part in ("--set", setting)]
     result = call(*command)
     assert result.exit_code == 0, result.output
-    assert "5 finished" in result.stdout
+    assert "6 finished" in result.stdout
 
     records = read_records(home.tracking_uri, NAME)
     assert {r.arm for r in records} == ARMS and {r.status for r in records} == {"finished"}
@@ -76,5 +76,5 @@ def test_from_one_yaml_file_to_the_table(home: Home, tmp_path: Path, monkeypatch
     before = state(home)
     again = call(*command)
     assert again.exit_code == 0
-    assert "(5 recorded earlier)" in again.stdout
+    assert "(6 recorded earlier)" in again.stdout
     assert state(home) == before

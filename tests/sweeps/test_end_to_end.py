@@ -21,7 +21,7 @@ ASKED = {
     "evaluation.benchmarks.*.limit": 4,
     "evaluation.curve": {"points": 2, "limit": 2},
 }
-TINY = {"stages.*.steps": 4, "stages.*.warmup_steps": 0, "data.mixture.offline.source.rows": 32, **ASKED}
+TINY = {"stages.*.steps": 4, "stages.*.warmup_steps": 0, "data.mixture.*.source.rows": 32, **ASKED}
 
 pytestmark = [
     pytest.mark.end_to_end,
