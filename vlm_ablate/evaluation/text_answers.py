@@ -148,7 +148,7 @@ def _watching(head: ExtendedHead | None) -> Iterator[dict[str, list[Tensor]]]:
         states["hidden"].append(inputs[0][:, -1].float().cpu())
         states["best"].append(known.amax(1).cpu())
 
-    hook = head.register_forward_hook(watch)  # type: ignore[arg-type]  # torch types the module as any
+    hook = head.register_forward_hook(watch)
     try:
         yield states
     finally:
