@@ -20,6 +20,7 @@ from vlm_ablate.cli import (
     parity,
     plan,
     pretrain,
+    report,
     reproduce,
     run,
     schema,
@@ -121,6 +122,7 @@ app.command("plan")(plan.plan)
 app.command("run")(run.run)
 app.command("status")(status.status)
 app.command("table")(table.table)
+app.command("report")(report.report)
 app.command("reproduce")(reproduce.reproduce)
 app.command("explain")(explain.explain)
 app.command("ui")(ui.ui)

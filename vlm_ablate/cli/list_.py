@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -122,10 +121,11 @@ def _metrics() -> Iterable[Row]:
 def _experiments() -> Iterable[Row]:
     from vlm_ablate.config.compose import load_document
     from vlm_ablate.config.expand import experiment_files
+    from vlm_ablate.config.shipped import experiment_name
     from vlm_ablate.errors import ConfigError
 
     for file in experiment_files():
-        short = str(file.relative_to("experiments").with_suffix(""))
+        short = experiment_name(file)
         try:
             data = load_document(file).data
         except ConfigError as error:
@@ -138,8 +138,9 @@ def _experiments() -> Iterable[Row]:
 
 def _scales() -> Iterable[Row]:
     from vlm_ablate.config.scales import PAPER, read_scale, scale_files
+    from vlm_ablate.config.shipped import experiments_root
 
-    for name, file in sorted(scale_files(Path("experiments")).items(), key=lambda item: (item[0] == PAPER, item[0])):
+    for name, file in sorted(scale_files(experiments_root()).items(), key=lambda item: (item[0] == PAPER, item[0])):
         scale = read_scale(file).scale
         stand_ins = [str(s.use.get("name")) for table in (scale.vision, scale.language) for s in table.values()]
         yield name, scale.summary, ", ".join(dict.fromkeys(stand_ins))

@@ -28,10 +28,11 @@ def load_set(papers: str, experiments: str | None, scale: str) -> list[LoadedExp
         VlmAblateError: nothing is left.
     """
     from vlm_ablate.config.expand import experiment_files, load_experiment
+    from vlm_ablate.config.shipped import experiment_name
     from vlm_ablate.papers import PAPERS
 
     folders, patterns = _words(papers), _words(experiments or "")
-    files = {str(file.relative_to("experiments").with_suffix("")): file for file in experiment_files()}
+    files = {experiment_name(file): file for file in experiment_files()}
     _check_known(folders if not patterns else (), {*PAPERS, *(name.split("/")[0] for name in files)}, "paper")
     _check_known(patterns, files, "experiment")
     problems: list[Problem] = []

@@ -13,6 +13,7 @@ from vlm_ablate.config.experiment import Experiment, RunConfig
 from vlm_ablate.config.loading import Loading, ResolvedArm
 from vlm_ablate.config.scale import Scale
 from vlm_ablate.config.scales import load_scale, scale_of
+from vlm_ablate.config.shipped import OWN, experiments_root, shipped_experiments
 from vlm_ablate.errors import ConfigError, UnknownNameError
 
 
@@ -130,20 +131,23 @@ def restricted(experiment: Experiment, arms: Sequence[str]) -> Experiment:
 
 
 def find_experiment(path: str | Path) -> Path:
-    """The file itself, or `experiments/PATH.yaml` in the working directory: `idefics2/t03_architecture` is enough.
+    """The file itself, or that of `experiments/` here or of the package: `idefics2/t03_architecture` is enough.
 
     Raises:
         UnknownNameError: neither exists.
     """
     given = Path(path)
-    for candidate in (given, Path("experiments") / given, Path("experiments") / f"{given}.yaml"):
+    within = given.relative_to(OWN) if given.is_relative_to(OWN) else given
+    roots = [root for root in (OWN, shipped_experiments()) if root is not None]
+    for candidate in (given, *(root / name for root in roots for name in (within, f"{within}.yaml"))):
         if candidate.is_file():
             return candidate
     raise UnknownNameError("experiment file", str(path), [display(f) for f in experiment_files()])
 
 
 def experiment_files(root: Path | None = None) -> list[Path]:
-    """Experiment files below `experiments/`; fragments (`_name.yaml`), scales and sweeps are not experiments."""
-    root = root or Path("experiments")
+    """Experiment files of `experiments/` here, else of the package; fragments (`_name.yaml`), scales and sweeps are
+    not experiments."""
+    root = root or experiments_root()
     found = [f for f in sorted(root.rglob("*.yaml")) if not f.name.startswith("_")]
     return [f for f in found if f.parent.name not in ("scales", "sweeps")]

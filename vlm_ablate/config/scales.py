@@ -19,6 +19,7 @@ from vlm_ablate.config.problems import problems_of
 from vlm_ablate.config.run_config import RunConfig
 from vlm_ablate.config.scale import Scale, StandIn
 from vlm_ablate.config.shared_data import apply_diff, collapsed, spread
+from vlm_ablate.config.shipped import shipped_experiments
 from vlm_ablate.errors import ConfigError, UnknownNameError
 
 PAPER = "paper"
@@ -50,10 +51,13 @@ class Scaled:
 
 
 def scale_folders(beside: Path) -> list[Path]:
-    """Folders that may hold scale files: `scales` and `experiments/scales` beside the file and in any folder above."""
+    """Folders that may hold scale files: `scales` and `experiments/scales` beside the file and in any folder above,
+    then the package's."""
     parents = beside.resolve().parents if beside.suffix else [beside.resolve(), *beside.resolve().parents]
     places = [*parents, Path.cwd()]
-    return list(dict.fromkeys(f for p in places for f in (p / "scales", p / "experiments" / "scales") if f.is_dir()))
+    shipped = shipped_experiments()
+    folders = [f for p in places for f in (p / "scales", p / "experiments" / "scales") if f.is_dir()]
+    return list(dict.fromkeys([*folders, *([shipped / "scales"] if shipped else [])]))
 
 
 def scale_files(beside: Path) -> dict[str, Path]:

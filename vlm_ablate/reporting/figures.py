@@ -102,27 +102,28 @@ def figure_seen(
         figure.subplots_adjust(left=0.05, right=0.83, bottom=0.14, top=0.87, wspace=0.1)
         panels = figure.subplots(1, len(PANELS), sharey=True)
         for axes, (metric, name) in zip(panels, PANELS, strict=True):
-            _panel(axes, report, found, metric)
+            panel(axes, report, found, metric)
             axes.set_xlabel(name)
         panels[0].set_ylabel(f"Mean score, tune split{', 95 % interval' if _banded(found) else ''}")
         panels[0].set_ylim(bottom=max(0.0, panels[0].get_ylim()[0]))  # wide intervals reach below what a score can be
-        _direct_labels(panels[-1], report, found)
+        direct_labels(panels[-1], report, found)
         figure.text(0.008, 0.945, _heading(report), fontsize=11.5, fontweight="bold")
         return to_bytes(figure, format)
 
 
-def _panel(axes: Axes, report: Report, found: Mapping[str, Sequence[CurvePoint]], metric: str) -> None:
+def panel(axes: Axes, report: Report, found: Mapping[str, Sequence[CurvePoint]], metric: str) -> None:
+    """Score against one of `PANELS`: a line for each arm, its band, and the blind floor."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     for i, row in enumerate(report.rows):
         points = found.get(row.arm, ())
         x, y = [p.seen[metric] for p in points], [p.score.mean for p in points]
-        colour = _colour(i)
+        shade = colour(i)
         bands = [(p.score.low, p.score.high) for p in points if p.score.low is not None and p.score.high is not None]
         if bands and len(bands) == len(points):
             low, high = zip(*bands, strict=True)
-            axes.fill_between(x, low, high, color=colour, alpha=0.13, linewidth=0)
-        axes.plot(x, y, color=colour, linewidth=1.9, marker=_marker(i), markersize=5, markeredgecolor="white",
+            axes.fill_between(x, low, high, color=shade, alpha=0.13, linewidth=0)
+        axes.plot(x, y, color=shade, linewidth=1.9, marker=_marker(i), markersize=5, markeredgecolor="white",
                   markeredgewidth=0.6)  # fmt: skip
     floor = _floor(report)
     if floor is not None:
@@ -144,7 +145,9 @@ def _banded(found: Mapping[str, Sequence[CurvePoint]]) -> bool:
     return any(p.score.half_width is not None for points in found.values() for p in points)
 
 
-def _direct_labels(axes: Axes, report: Report, found: Mapping[str, Sequence[CurvePoint]]) -> None:
+def direct_labels(
+    axes: Axes, report: Report, found: Mapping[str, Sequence[CurvePoint]], metric: str = PANELS[-1][0]
+) -> None:
     """Each arm's name at the right of the last panel, level with its last point as far as the names leave room."""
     from textwrap import wrap
 
@@ -155,17 +158,17 @@ def _direct_labels(axes: Axes, report: Report, found: Mapping[str, Sequence[Curv
         if points := found.get(row.arm):
             last = points[-1]
             ends.append((last.score.mean - low) / (high - low))
-            texts.append(("\n".join(wrap(row.label, 28)), _colour(i), last.seen[PANELS[-1][0]]))
+            texts.append(("\n".join(wrap(row.label, 28)), colour(i), last.seen[metric]))
     floor = _floor(report)
     if floor is not None and low < floor:
         ends.append((floor - low) / (high - low))
         texts.append(("blind floor\n(report split)", SOFT, None))
     heights = [0.048 * (1 + text.count("\n")) + 0.02 for text, _, _ in texts]
-    for (text, colour, x), end, y in zip(texts, ends, spread_out(ends, heights), strict=True):
+    for (text, shade, x), end, y in zip(texts, ends, spread_out(ends, heights), strict=True):
         start = axes.transAxes.inverted().transform(axes.transData.transform((x, low)))[0] if x is not None else 1.0
         line = [start + 0.012 if x is not None else 1.0, 1.015, 1.035], [end, end, y]
-        axes.plot(*line, transform=axes.transAxes, color=colour, linewidth=0.8, alpha=0.55, clip_on=False)
-        axes.text(1.045, y, text, transform=axes.transAxes, color=colour, va="center", fontsize=9, linespacing=1.1)
+        axes.plot(*line, transform=axes.transAxes, color=shade, linewidth=0.8, alpha=0.55, clip_on=False)
+        axes.text(1.045, y, text, transform=axes.transAxes, color=shade, va="center", fontsize=9, linespacing=1.1)
 
 
 def spread_out(wanted: Sequence[float], heights: Sequence[float]) -> list[float]:
@@ -238,7 +241,8 @@ def _heading(report: Report) -> str:
     return f"{report.title} · {_where(report)}"
 
 
-def _colour(i: int) -> str:
+def colour(i: int) -> str:
+    """Of the arm at this place."""
     return PALETTE[i % len(PALETTE)]
 
 

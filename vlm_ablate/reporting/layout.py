@@ -24,13 +24,14 @@ MARK = "†"
 
 @dataclass(frozen=True)
 class Cell:
-    """One formatted cell. `spread` is the half-width of an interval, `mark` a footnote mark."""
+    """One formatted cell. `spread` is the half-width of an interval, `mark` a footnote mark, `href` another page."""
 
     text: str = ""
     spread: str = ""
     bold: bool = False
     muted: bool = False
     mark: str = ""
+    href: str = ""
 
     @property
     def plain(self) -> str:

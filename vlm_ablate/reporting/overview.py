@@ -22,28 +22,34 @@ from vlm_ablate.reporting.statistics import Verdict
 VERDICTS = tuple(Verdict)
 
 
-def overview(reports: Sequence[Report], scale: str, remarks: Iterable[tuple[str, str]] = ()) -> Layout:
+def overview(
+    reports: Sequence[Report],
+    scale: str,
+    remarks: Iterable[tuple[str, str]] = (),
+    links: Mapping[str, str] | None = None,
+) -> Layout:
     """The page of these reports, all at one scale, for `renderers.markdown` and `renderers.html`.
 
     Args:
         remarks: (subject, text) notes on all of them.
+        links: experiment -> address of its page.
     """
     stand_ins = any(report.stand_ins for report in reports)
     verdicts = Counter(claim.verdict for report in reports for claim in report.claims)
     told = ", ".join(f"{verdicts[verdict]} {verdict}" for verdict in VERDICTS if verdicts[verdict])
     subtitle = f"{sum(verdicts.values())} claims: {told or 'none'}"
     return Layout(
-        title=f"{len(reports)} experiments at scale {scale}",
+        title=f"{len(reports)} experiment{'s' * (len(reports) != 1)} at scale {scale}",
         subtitle=f"{subtitle} · with stand-ins{MARK}" if stand_ins else subtitle,
         question="",
-        table=_tables(reports),
+        table=_tables(reports, links or {}),
         order=describe_agreement(agreement([report.order for report in reports if report.order])),
-        claims=_claims(reports, stand_ins),
+        claims=_claims(reports, stand_ins, links or {}),
         notes=(*_notes(reports), *remarks),
     )
 
 
-def _tables(reports: Sequence[Report]) -> Grid:
+def _tables(reports: Sequence[Report], links: Mapping[str, str]) -> Grid:
     group = "Claims"
     columns = (
         Column("table", "Table", numeric=False),
@@ -53,16 +59,16 @@ def _tables(reports: Sequence[Report]) -> Grid:
         Column("order", "Pairs in the paper's order"),
         *(Column(str(verdict), str(verdict).capitalize(), group) for verdict in VERDICTS),
     )
-    return Grid(columns, tuple(_table_row(report) for report in reports))
+    return Grid(columns, tuple(_table_row(report, links.get(report.experiment, "")) for report in reports))
 
 
-def _table_row(report: Report) -> tuple[Cell, ...]:
+def _table_row(report: Report, href: str) -> tuple[Cell, ...]:
     counts = Counter(claim.verdict for claim in report.claims)
     scored = [found.n for row in report.rows if (found := row.score())]
     seeds = DASH if not scored else str(max(scored)) if min(scored) == max(scored) else f"{min(scored)}–{max(scored)}"
     order = DASH if report.order is None else f"{report.order.concordant} of {report.order.pairs}"
     return (
-        Cell(_name(report)),
+        Cell(_name(report), href=href),
         Cell(report.title),
         Cell(f"{len(scored)} of {len(report.rows)}"),
         Cell(seeds),
@@ -77,10 +83,13 @@ def _name(report: Report) -> str:
     return f"{paper.paper.capitalize()}, {paper.number}" if paper else report.experiment
 
 
-def _claims(reports: Sequence[Report], stand_ins: bool) -> Grid | None:
+def _claims(reports: Sequence[Report], stand_ins: bool, links: Mapping[str, str]) -> Grid | None:
     columns = (Column("table", "Table", numeric=False), *claim_columns(stand_ins))
     rows = [
-        (Cell(_name(report) if i == j == 0 else "", muted=True), *row)
+        (
+            Cell(_name(report), muted=True, href=links.get(report.experiment, "")) if i == j == 0 else Cell(),
+            *row,
+        )
         for report in reports
         for i, claim in enumerate(report.claims)
         for j, row in enumerate(claim_rows(claim, report))

@@ -43,13 +43,17 @@ _SETTINGS: dict[Any, Any] = {
 
 
 @contextmanager
-def drawing() -> Iterator[None]:
-    """matplotlib with this style, whatever the user's own settings are; no display is needed."""
+def drawing(*, text: bool = False) -> Iterator[None]:
+    """matplotlib with this style, whatever the user's own settings are; no display is needed.
+
+    Args:
+        text: letters of an SVG stay letters, for a page whose reader has the fonts; otherwise they are outlines.
+    """
     import matplotlib
 
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_SETTINGS)
+        matplotlib.rcParams.update(_SETTINGS | ({"svg.fonttype": "none"} if text else {}))
         yield
 
 

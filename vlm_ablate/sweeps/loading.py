@@ -18,6 +18,7 @@ from vlm_ablate.config.expand import LoadedExperiment, find_experiment, load_exp
 from vlm_ablate.config.problems import problems_of
 from vlm_ablate.config.run_config import RunConfig
 from vlm_ablate.config.shared_data import spread
+from vlm_ablate.config.shipped import OWN, experiments_root, shipped_experiments
 from vlm_ablate.errors import ConfigError, Problem, UnknownNameError, nearest
 from vlm_ablate.runs.spec import RunSpec, spec_of
 from vlm_ablate.sweeps.config import ARM, Sweep, Value
@@ -142,16 +143,18 @@ def load_sweep(path: str | Path) -> LoadedSweep:
 
 
 def find_sweep(path: str | Path) -> Path:
-    """The file itself, or `experiments/sweeps/NAME.yaml` in the working directory.
+    """The file itself, or `sweeps/NAME.yaml` of `experiments/` here or of the package.
 
     Raises:
         UnknownNameError: neither exists.
     """
-    given, folder = Path(path), Path("experiments") / "sweeps"
-    for candidate in (given, folder / given, folder / f"{given}.yaml"):
+    given = Path(path)
+    folders = [root / "sweeps" for root in (OWN, shipped_experiments()) if root is not None]
+    for candidate in (given, *(folder / name for folder in folders for name in (given, f"{given}.yaml"))):
         if candidate.is_file():
             return candidate
-    raise UnknownNameError("sweep file", str(path), [display(f) for f in sorted(folder.glob("*.yaml"))])
+    known = [display(f) for f in sorted((experiments_root() / "sweeps").glob("*.yaml"))]
+    raise UnknownNameError("sweep file", str(path), known)
 
 
 def definition(loaded: LoadedSweep, study: StudyPlan) -> dict[str, Any]:

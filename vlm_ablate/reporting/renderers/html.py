@@ -69,24 +69,30 @@ def render(layout: Layout) -> str:
     question = f'<p class="question">{escape(layout.question)}</p>' if layout.question else ""
     order = f'<p class="order">{escape(layout.order)}</p>' if layout.order else ""
     claims = f"<h2>The paper’s claims</h2>\n{grid(layout.claims, 'claims')}" if layout.claims else ""
-    notes = folded(layout.notes)
+    head = f'<h1>{escape(layout.title)}</h1>\n<p class="source">{escape(layout.subtitle)}</p>'
+    return page(
+        layout.title, "\n".join([head, question, grid(layout.table, "scores"), order, claims, folded(layout.notes)])
+    )
+
+
+def page(title: str, body: str, style: str = "") -> str:
+    """One HTML document.
+
+    Args:
+        body: HTML of its main part.
+        style: CSS rules besides those that every page has.
+    """
     return f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(layout.title)}</title>
-<style>{_STYLE}</style>
+<title>{escape(title)}</title>
+<style>{_STYLE}{style}</style>
 </head>
 <body>
 <main>
-<h1>{escape(layout.title)}</h1>
-<p class="source">{escape(layout.subtitle)}</p>
-{question}
-{grid(layout.table, "scores")}
-{order}
-{claims}
-{notes}
+{body}
 </main>
 </body>
 </html>
@@ -100,7 +106,8 @@ def folded(notes: Iterable[tuple[str, str]]) -> str:
     rest = [note for note in told if note[0] not in SHOWN]
     parts = [f"<h2>Notes</h2>\n{_list(shown)}"] if shown else []
     if rest:
-        summary = f"{len(rest)} more notes: what stands in for what, what was scaled, protocols, data, arms"
+        many = "notes" if len(rest) > 1 else "note"
+        summary = f"{len(rest)} more {many}: what stands in for what, what was scaled, protocols, data, arms"
         parts.append(f"<details><summary>{summary}</summary>\n{_list(rest)}\n</details>")
     return "\n".join(parts)
 
@@ -148,6 +155,7 @@ def _td(cell: Cell, kind: str, name: str) -> str:
         kinds.append(cell.text.split()[0])
     text = f"<b>{escape(cell.text)}</b>" if cell.bold else escape(cell.text)
     spread = f' <span class="spread">± {cell.spread}</span>' if cell.spread else ""
+    text = f'<a href="{escape(cell.href)}">{text}</a>' if cell.href else text
     mark = f"<sup>{cell.mark}</sup>" if cell.mark else ""
     inside = f"{text}{mark}{spread}"
     named = f' data-name="{escape(name)}"' if inside else ""

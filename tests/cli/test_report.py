@@ -1,0 +1,62 @@
+"""`report`: pages from a home and from records files, and what it says where something is not there."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from tests.cli.test_reproduce import fill, folder  # noqa: F401 - the fixture
+from vlm_ablate.cli.app import app
+from vlm_ablate.home import Home
+
+
+@pytest.fixture
+def reported(folder: Path) -> Path:  # noqa: F811
+    """A folder with a home in which one table was run."""
+    fill(Home(folder / "home"), "first")
+    return folder
+
+
+def command(*words: str, code: int = 0) -> str:
+    result = CliRunner().invoke(app, ["report", "--home", "home", *words])
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def test_the_home_s_tables_have_pages_and_the_others_a_command(reported: Path) -> None:
+    command("--out", "out")
+    index = (reported / "out/index.html").read_text()
+    # The second table has the same runs, and they were asked for by the first only.
+    assert 'href="idefics2-first-tiny.html"' in index and "vlm-ablate run idefics2/second" in index
+    page = (reported / "out/idefics2-first-tiny.html").read_text()
+    assert "Three layers are better than one." in page and "<b>agrees</b>" in page
+    assert "vlm-ablate run idefics2/first --scale tiny" in page
+
+
+def test_records_files_are_read_where_the_home_has_nothing(reported: Path) -> None:
+    run = CliRunner().invoke(
+        app, ["table", "idefics2/first", "--scale", "tiny", "--home", "home", "--out", "results/x"]
+    )
+    assert run.exit_code == 0, run.output
+    shutil.rmtree(reported / "home")
+    command("--out", "out")
+    assert "<b>agrees</b>" in (reported / "out/idefics2-first-tiny.html").read_text()
+    (reported / "results/x/records.json").write_text("{")
+    assert "cannot be read as a records file" in command("--out", "out")
+    assert "Nothing is recorded here yet" in (reported / "out/index.html").read_text()
+
+
+def test_a_table_whose_file_is_gone_is_named(reported: Path) -> None:
+    (reported / "experiments/idefics2/first.yaml").rename(reported / "elsewhere.yaml")
+    command("--out", "out")
+    page = (reported / "out/idefics2-first-tiny.html").read_text()
+    assert "6 runs at scale tiny are recorded" in page and "vlm-ablate report FILE.yaml" in page
+    command("elsewhere.yaml", "--out", "out")
+    assert "<b>agrees</b>" in (reported / "out/idefics2-first-tiny.html").read_text()
+
+
+def test_another_folder_is_refused_before_anything_is_read(folder: Path) -> None:  # noqa: F811
+    assert "is not empty and holds no report" in " ".join(command("--out", str(folder), code=1).split())

@@ -1,0 +1,160 @@
+"""What `report` shows: every experiment and scale of which a home or a folder of results has records."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vlm_ablate.home import Home
+    from vlm_ablate.reporting.site import Entry
+    from vlm_ablate.runs.catalogue import Asked
+    from vlm_ablate.tracking.record_file import RecordFile
+
+Told = Callable[[str], object]
+
+
+@dataclass
+class _Found:
+    """The records files of an experiment at a scale, and how many of its runs the home has."""
+
+    files: list[RecordFile] = field(default_factory=list)
+    here: int = 0
+
+
+def gather(
+    home: Home, results: Path, files: Sequence[Path], scale: str | None, told: Told
+) -> tuple[list[Entry], list[Entry]]:
+    """(what is recorded, experiments of which nothing is).
+
+    Args:
+        results: folder with `records.json` files at any depth; it need not be there.
+        files: experiments besides those of `experiments/`.
+        scale: only this; None: all.
+    """
+    from vlm_ablate.config.shipped import experiment_name
+    from vlm_ablate.reporting.site import Entry
+    from vlm_ablate.runs.catalogue import asked_here
+
+    asked = asked_here(home)
+    known = _known(files)
+    found = {place: each for place, each in _recorded(asked, results, told).items() if scale in (None, place[1])}
+    order = {name: i for i, name in enumerate(known)}
+    entries = []
+    for (name, at), each in sorted(found.items(), key=lambda item: (order.get(item[0][0], len(order)), item[0])):
+        told(name)
+        file = known.get(name)
+        entries.append(_entry(name, at, file, each, home, asked) if file else _without_file(name, at, each))
+    missing = [
+        Entry(name, scale or "laptop", _title(file), commands=(f"vlm-ablate run {_word(experiment_name(file))}",))
+        for name, file in known.items()
+        if name not in {place[0] for place in found}
+    ]
+    return entries, missing
+
+
+def _known(files: Sequence[Path]) -> dict[str, Path]:
+    """Name -> experiment file, those given over those found."""
+    from vlm_ablate.config.compose import load_document
+    from vlm_ablate.config.expand import experiment_files, find_experiment
+    from vlm_ablate.errors import ConfigError
+
+    known: dict[str, Path] = {}
+    for file in (*experiment_files(), *map(find_experiment, files)):
+        try:
+            name = load_document(file).data.get("name")
+        except ConfigError:
+            continue
+        if isinstance(name, str):
+            known[name] = file
+    return known
+
+
+def _title(file: Path) -> str:
+    from vlm_ablate.config.compose import load_document
+
+    return str(load_document(file).data.get("title", ""))
+
+
+def _recorded(asked: Sequence[Asked], results: Path, told: Told) -> dict[tuple[str, str], _Found]:
+    """(experiment, scale) -> what there is. A records file that cannot be read is a warning."""
+    from vlm_ablate.cli.console import warn
+    from vlm_ablate.errors import TrackingError
+    from vlm_ablate.tracking.record_file import load_records
+
+    found: dict[tuple[str, str], _Found] = {}
+    for each in asked:
+        found.setdefault((each.experiment, each.scale), _Found()).here += 1
+    for file in sorted(results.rglob("records.json")) if results.is_dir() else ():
+        told(str(file))
+        try:
+            read = load_records(file)
+        except TrackingError as error:
+            warn([error.message])
+            continue
+        for place in dict.fromkeys((record.experiment, record.scale) for record in read.records):
+            found.setdefault(place, _Found()).files.append(read)
+    return found
+
+
+def _without_file(name: str, scale: str, found: _Found) -> Entry:
+    from vlm_ablate.reporting.site import Entry
+
+    count = found.here + sum(r.experiment == name and r.scale == scale for f in found.files for r in f.records)
+    return Entry(
+        name,
+        scale,
+        problem=f"{count} runs at scale {scale} are recorded, but no file below experiments/ has the name {name}, so "
+        "its table is not known. Where the file is elsewhere, name it:",
+        commands=("vlm-ablate report FILE.yaml --out FOLDER",),
+    )
+
+
+def _entry(name: str, scale: str, file: Path, found: _Found, home: Home, asked: Sequence[Asked]) -> Entry:
+    """The report, or why there is none."""
+    from vlm_ablate.cli.records import build_report, recorded
+    from vlm_ablate.config.expand import load_experiment
+    from vlm_ablate.config.shipped import experiment_name
+    from vlm_ablate.errors import VlmAblateError
+    from vlm_ablate.reporting.site import Entry
+    from vlm_ablate.tracking import schema
+    from vlm_ablate.tracking.record_file import RecordFile
+
+    word = _word(experiment_name(file))
+    at = f" --scale {_word(scale)}" if scale != "laptop" else ""
+    run, table = f"vlm-ablate run {word}{at}", f"vlm-ablate table {word}{at}"
+    try:
+        loaded = load_experiment(file, scale=scale)
+        source = recorded(loaded, home, asked=asked) if found.here else RecordFile([])
+        for read in found.files:
+            source = _joined(source, read, name, scale)
+        report = build_report(loaded, source)
+    except VlmAblateError as error:
+        hint = f" ({error.hint})" if error.hint else ""
+        return Entry(name, scale, _title(file), problem=f"{error.message}{hint}", commands=(run, table))
+    seeds = sorted({r.seed for r in source.records if r.run_id in report.run_ids})
+    if seeds and seeds != list(loaded.experiment.seeds):
+        run += f" --seeds {','.join(map(str, seeds))}"
+    panels = {r.run_id: home.runs / r.run_id / "artifacts" / schema.EXAMPLES_FILE for r in source.records}
+    examples = {run_id: path for run_id, path in panels.items() if path.is_file()}
+    return Entry(
+        name, scale, report.title, report, source.records, source.histories, source.answers, examples, (run, table)
+    )  # fmt: skip
+
+
+def _joined(source: RecordFile, read: RecordFile, name: str, scale: str) -> RecordFile:
+    """With the runs of a records file that are not there already."""
+    from dataclasses import replace
+
+    here = {record.id for record in source.records}
+    new = [r for r in read.records if (r.experiment, r.scale) == (name, scale) and r.id not in here]
+    histories = {r.run_id: h for r in new if (h := read.histories.get(r.run_id))}
+    return replace(source, records=[*source.records, *new], histories={**histories, **source.histories})
+
+
+def _word(text: str) -> str:
+    """As a shell reads it as one word."""
+    return shlex.quote(text)

@@ -1,0 +1,49 @@
+"""What a page of the report is made from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vlm_ablate.reporting.frame import Report
+from vlm_ablate.tracking.answers import Answers
+from vlm_ablate.tracking.records import History, RunRecord
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One experiment at one scale: its report with what it was computed from, or why there is none."""
+
+    experiment: str
+    scale: str
+    title: str = ""
+    report: Report | None = None
+    records: Sequence[RunRecord] = ()
+    histories: Mapping[str, History] = field(default_factory=dict)
+    answers: Mapping[str, Callable[[], Iterable[Answers]]] = field(default_factory=dict)
+    """Run id -> reads what the run answered, where it is at hand."""
+    examples: Mapping[str, Path] = field(default_factory=dict)
+    """Run id -> its panel of pictures with truth and answers, where it is at hand."""
+    commands: Sequence[str] = ()
+    """What brings all that the page shows."""
+    problem: str = ""
+    """Why there is no report."""
+
+    @property
+    def stem(self) -> str:
+        """Of the names of its files."""
+        return f"{self.experiment.replace('/', '-')}-{self.scale}"
+
+    @property
+    def shown(self) -> list[RunRecord]:
+        """The records that the report was computed from, by arm and seed."""
+        ids = self.report.run_ids if self.report else frozenset()
+        return sorted((r for r in self.records if r.run_id in ids), key=lambda r: (r.arm, r.seed))
+
+    @property
+    def sample(self) -> RunRecord | None:
+        """The run whose answers stand for all: the first seed of the best arm that has a score."""
+        means = {row.arm: found.mean for row in self.report.rows if (found := row.score())} if self.report else {}
+        runs = [r for r in self.shown if r.arm in means and r.scores]
+        return max(runs, key=lambda r: (means[r.arm], -r.seed), default=None)
