@@ -23,7 +23,7 @@ export OMP_NUM_THREADS ?= 1
 NO_INDEX := { echo "** pip could not install this. Is there a network? An index or a mirror is set by PIP_INDEX_URL or pip.conf; \
 then the same command goes on from here."; exit 1; }
 
-.PHONY: help environment assets debian reproduce reproduce-all results test lint clean
+.PHONY: docs help environment assets debian reproduce reproduce-all results test lint clean
 
 help:  ## what can be made
 	@sed -nE 's/^([a-z-]+):.*##  *(.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -46,6 +46,10 @@ reproduce-all: environment assets $(if $(filter workstation,$(SCALE)),debian)  #
 results: environment  ## write what `make reproduce` produced to results/, to be committed
 	@$(BIN)/vlm-ablate table $(EXPERIMENT) --scale $(SCALE) \
 		--out results/$(patsubst experiments/%.yaml,%,$(EXPERIMENT))/$(SCALE)
+
+docs: environment  ## the documentation, in build/docs
+	@$(BIN)/pip install -q -c constraints.txt -e '.[docs]' || $(NO_INDEX)
+	@$(BIN)/sphinx-build -W --keep-going -q -b html docs build/docs && echo "build/docs/index.html"
 
 test: environment assets lint  ## style, types and all tests; needs no network and no GPU
 	@echo "== tests"

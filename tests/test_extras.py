@@ -23,6 +23,9 @@ TOOLS = {
     "mypy": ("Makefile", "$(BIN)/mypy"),
     "pytest-xdist": ("Makefile", "pytest -n"),
     "pytest-timeout": ("pyproject.toml", "\ntimeout = "),
+    "sphinx": ("Makefile", "$(BIN)/sphinx-build"),
+    "myst-parser": ("docs/conf.py", '"myst_parser"'),
+    "furo": ("docs/conf.py", 'html_theme = "furo"'),
     "gguf": ("vlm_ablate/offline/language/smollm2.py", "gguf_file=GGUF"),  # transformers reads the file with it
 }
 """Package that nothing imports -> a file, and the words in it that use the package."""

@@ -17,6 +17,7 @@ from vlm_ablate.cli import (
     generate,
     home,
     list_,
+    new,
     parity,
     plan,
     pretrain,
@@ -117,6 +118,7 @@ def root(
 
 
 app.command("list")(list_.list_parts)
+app.command("new")(new.new)
 app.command("validate")(validate.validate)
 app.command("plan")(plan.plan)
 app.command("run")(run.run)

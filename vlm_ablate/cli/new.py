@@ -1,0 +1,40 @@
+"""`vlm-ablate new NAME --factor FIELD`: an experiment to begin with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def new(
+    name: Annotated[str, typer.Argument(help="Of the experiment, and of its file: NAME.yaml.")],
+    factor: Annotated[
+        str, typer.Option("--factor", metavar="FIELD", help="What the arms differ in, e.g. model.connector.latents.")
+    ] = "model.connector.latents",
+    values: Annotated[
+        str | None,
+        typer.Option("--values", metavar="VALUE,...", help="One arm each. Default: the base's and half of it."),
+    ] = None,
+    base: Annotated[
+        str, typer.Option("--base", help="What all the rest is taken from: a name (`list experiments`) or a file.")
+    ] = "idefics2/_lora",
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write. Default: NAME.yaml here.")] = None,
+) -> None:
+    """Write a commented experiment that validates, plans and runs at the laptop scale.
+
+    Example: vlm-ablate new my_ablation --factor model.connector.latents
+    """
+    from vlm_ablate.cli.new_experiment import draft
+    from vlm_ablate.errors import StorageError
+    from vlm_ablate.storage import write_atomically
+
+    file = out or Path(f"{name.rpartition('/')[2]}.yaml")
+    if file.exists():
+        raise StorageError(f"{file} is there already", hint="name another file with --out")
+    words = [word.strip() for word in values.split(",")] if values else None
+    write_atomically(file.absolute(), draft(name, factor, words, base, file))
+    typer.echo(f"wrote {file}", err=True)
+    for command in ("validate", "plan", "run", "table"):
+        typer.echo(f"  vlm-ablate {command} {file}", err=True)

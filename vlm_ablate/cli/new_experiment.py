@@ -1,0 +1,138 @@
+"""The text of an experiment to begin with: it is loaded before it is given, so that it is never one that fails."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vlm_ablate.config.expand import LoadedExperiment
+
+TEXT = """\
+# What one field of a model decides. Validate, plan, run, look:
+#
+#   vlm-ablate validate {file}
+#   vlm-ablate plan     {file}
+#   vlm-ablate run      {file}
+#   vlm-ablate table    {file}
+
+base: {base}    # all that is not said here
+
+name: {name}
+title: {factor}
+question: Does {factor} matter?
+
+# Arms that differ in anything else are warned about.
+factor: [{factor}]
+
+# Each seed fixes initialisation and data order for all arms, so that arms are compared seed by seed.
+seeds: [0, 1, 2]
+
+# An arm is a small diff of the base, and `{{}}` the base itself. `replace` leaves out the arms that the base has.
+arms:
+  replace: true
+{arms}
+
+# What you expect, as an order or a difference; the table gives each a verdict.
+table:
+  claims:
+    - text: {first} is better than {second}.
+      better: {first}
+      worse: {second}
+"""
+
+
+def draft(name: str, factor: str, values: Sequence[str] | None, base: str, file: Path) -> str:
+    """The file's text.
+
+    Args:
+        factor: dotted path of a field.
+        values: as written in YAML; None: the base's value, and its half or, of a choice, others.
+        base: experiment or fragment.
+        file: where the text will stand; the base is written relative to it, or whole where it is the package's.
+
+    Raises:
+        ConfigError: the text would not be valid: an unknown field, or values that do not fit.
+        UnknownNameError: no such base.
+        VlmAblateError: the field has no value from which others follow.
+    """
+    from vlm_ablate.config.shipped import OWN
+
+    source = find_base(base)
+    own = source.is_relative_to(OWN) or not source.is_absolute()
+    address = os.path.relpath(source, file.parent) if own else str(source)
+    with TemporaryDirectory() as folder:
+        place = Path(folder) / f"{file.stem}.yaml"
+        written = {"name": name, "factor": factor, "file": file}
+        if values is None:
+            probe = _text(["base"], [None], base=str(source.resolve()), **written)
+            values = _others(factor, _value(_loaded(place, probe), factor))
+        arms = [_arm(factor, value) for value in values]
+        _loaded(place, _text(arms, values, base=str(source.resolve()), **written))
+    return _text(arms, values, base=address, **written)
+
+
+def find_base(base: str) -> Path:
+    """An experiment, or a fragment (`_name.yaml`) of `experiments/`."""
+    from vlm_ablate.config.expand import find_experiment
+
+    return find_experiment(base)
+
+
+def _loaded(place: Path, text: str) -> LoadedExperiment:
+    from vlm_ablate.config.expand import load_experiment
+
+    place.write_text(text, encoding="utf-8")
+    return load_experiment(place, scale="laptop")
+
+
+def _text(arms: Sequence[str], values: Sequence[Any], *, base: str, name: str, factor: str, file: Path) -> str:
+    diffs = ["{}" if value is None else f"{{set: {{{factor}: {value}}}}}" for value in values]
+    lines = [f"  {arm}: {diff}" for arm, diff in zip(arms, diffs, strict=True)]
+    text = TEXT.format(
+        base=base, name=name, factor=factor, file=file, arms="\n".join(lines), first=arms[0], second=arms[-1]
+    )
+    return text if len(arms) > 1 else text.partition("# What you expect")[0] + "table: {claims: []}\n"
+
+
+def _value(loaded: LoadedExperiment, factor: str) -> Any:
+    """The base's value of the field at the laptop scale.
+
+    Raises:
+        UnknownNameError: no such field.
+    """
+    from vlm_ablate.errors import UnknownNameError
+
+    (arm,) = loaded.arms.values()
+    value: Any = arm.config.model_dump()
+    for word in factor.split("."):
+        if not isinstance(value, dict) or word not in value:
+            raise UnknownNameError("field", factor, list(value) if isinstance(value, dict) else [])
+        value = value[word]
+    return value
+
+
+def _others(factor: str, value: Any) -> list[str]:
+    """The value and one that differs.
+
+    Raises:
+        VlmAblateError: none follows from it.
+    """
+    from vlm_ablate.errors import VlmAblateError
+
+    if isinstance(value, bool):
+        return ["true", "false"]
+    if isinstance(value, int) and value > 1:
+        return [str(value), str(value // 2)]
+    if isinstance(value, float) and value:
+        return [f"{value:g}", f"{value / 2:g}"]
+    told = f"{factor} is {value!r} in the base, from which no other value follows"
+    raise VlmAblateError(told, hint="name them with --values")
+
+
+def _arm(factor: str, value: str) -> str:
+    return re.sub(r"[^\w]+", "_", f"{factor.rpartition('.')[2]}_{value}").strip("_")
