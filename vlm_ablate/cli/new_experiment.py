@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -67,13 +68,14 @@ def draft(name: str, factor: str, values: Sequence[str] | None, base: str, file:
     address = os.path.relpath(source, file.parent) if own else str(source)
     with TemporaryDirectory() as folder:
         place = Path(folder) / f"{file.stem}.yaml"
-        written = {"name": name, "factor": factor, "file": file}
+        write = partial(_text, name=name, factor=factor, file=file)
+        whole = str(source.resolve())
         if values is None:
-            probe = _text(["base"], [None], base=str(source.resolve()), **written)
+            probe = write(["base"], [None], base=whole)
             values = _others(factor, _value(_loaded(place, probe), factor))
         arms = [_arm(factor, value) for value in values]
-        _loaded(place, _text(arms, values, base=str(source.resolve()), **written))
-    return _text(arms, values, base=address, **written)
+        _loaded(place, write(arms, values, base=whole))
+    return write(arms, values, base=address)
 
 
 def find_base(base: str) -> Path:
