@@ -277,3 +277,14 @@ def test_what_another_run_trained_while_this_one_waited_is_taken(
     monkeypatch.setattr(train, "leased", late)
     assert run(make_spec(parts, stages=STAGES), home).trained == ()
     assert steps.count == 8
+
+
+def test_the_numerics_of_dora_are_in_the_keys_of_stages_with_dora_and_of_those_after(parts: Path) -> None:
+    def with_dora(**stages: dict[str, Any]) -> list[bool]:
+        keys = make_spec(parts, stages=stages).stage_keys
+        return ["dora_numerics" in json.dumps(key.inputs) for key in keys]
+
+    dora = STAGE | {"language": "dora"}
+    assert with_dora(align=FIRST, tune=SECOND) == [False, False]
+    assert with_dora(align=FIRST, tune=dora) == [False, True]
+    assert with_dora(align=dora, tune=SECOND) == [True, True]

@@ -18,7 +18,7 @@ from vlm_ablate.home import Home
 from vlm_ablate.runs.catalogue import asked_for
 from vlm_ablate.runs.find import find_run
 from vlm_ablate.runs.folder import folders_of_version_01
-from vlm_ablate.runs.migrate import OLD_HASH, migrate_home, old_hash, todays_spec
+from vlm_ablate.runs.migrate import OLD_HASH, OTHERWISE, migrate_home, old_hash, todays_spec
 from vlm_ablate.runs.migrate_records import import_records, migrate_records
 from vlm_ablate.runs.results import find_results
 from vlm_ablate.runs.view import record_of
@@ -91,6 +91,16 @@ def test_a_run_that_had_not_ended_is_left(home: Home) -> None:
     (done,) = migrate_home(home)
     assert (done.spec, done.told) == (None, "had not ended; it is trained again")
     assert (home.runs / HASH).is_dir()
+
+
+def test_a_run_with_dora_is_left_since_it_is_computed_otherwise_now(home: Home) -> None:
+    file = home.runs / HASH / "artifacts" / "config.yaml"
+    old = yaml.safe_load(file.read_text())
+    next(iter(old["config"]["stages"].values()))["language"] = "dora"
+    file.write_text(yaml.safe_dump(old))
+    (done,) = migrate_home(home)
+    assert (done.spec, done.told) == (None, OTHERWISE)
+    assert (home.runs / HASH).is_dir() and not list(asked_for(home))
 
 
 def test_a_folder_that_cannot_be_read_is_named_and_left(home: Home) -> None:

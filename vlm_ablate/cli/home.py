@@ -90,7 +90,7 @@ def import_(
     place = open_home(home).prepare()
     done = [each for file in records for each in import_records(file, place)]
     _tell(done)
-    out().print(f"{len(done)} runs taken over into {place.root}")
+    out().print(f"{sum(m.spec is not None for m in done)} runs taken over into {place.root}")
 
 
 @app.command()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from vlm_ablate.config.base import Decides, Strict
 from vlm_ablate.config.decides import dump
+from vlm_ablate.config.stages import Stage, Training
 from vlm_ablate.models.views import Views
 from vlm_ablate.registry import benchmarks
 from vlm_ablate.runs.fingerprints import Fingerprints, Part, fingerprints_of
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 NUMERICS = 1
 """Raised when a change of this package moves the digits that training or scoring gives."""
+DORA_NUMERICS = 2
+"""The same of stages with DoRA alone, which others' keys leave out. 2: norms in closed form; before, peft's own."""
 
 Mode = Literal["seen", "blind", "described"]
 """Images shown, withheld (the blind floor), or told in words (the ceiling)."""
@@ -69,6 +72,11 @@ def key_of(inputs: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:12]
 
 
+def has_dora(stage: Stage) -> bool:
+    """Whether a stage trains a backbone with DoRA."""
+    return Training.dora in (stage.vision, stage.language)
+
+
 def dumped(part: Strict, decides: Decides) -> dict[str, Any]:
     """`dump`, once for all seeds of an arm where many runs are read."""
     return once(("dump", id(part), decides), lambda: (part, dump(part, decides)))[1]
@@ -90,7 +98,8 @@ def stage_keys(config: RunConfig, seeds: Seeds) -> tuple[StageKey, ...]:
     stages: list[dict[str, Any]] = []
     keys = []
     for index, (name, stage) in enumerate(config.stages.items()):
-        stages.append(dumped(stage, "training"))
+        numerics = {"dora_numerics": DORA_NUMERICS} if has_dora(stage) else {}
+        stages.append(dumped(stage, "training") | numerics)
         parts = parts | {f"data {name}.{source}": entry.source for source, entry in stage.data.mixture.items()}
         inputs = {**common, "stages": list(stages)}
         keys.append(StageKey(name, index, key_of(inputs), inputs, parts))

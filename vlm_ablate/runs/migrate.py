@@ -25,7 +25,7 @@ from vlm_ablate.config.run_config import RunConfig
 from vlm_ablate.errors import TrackingError, VlmAblateError
 from vlm_ablate.home import Home
 from vlm_ablate.runs.folder import StageFolder, find_stage, folders_of_version_01, read_json
-from vlm_ablate.runs.keys import ScoreKey
+from vlm_ablate.runs.keys import ScoreKey, has_dora
 from vlm_ablate.runs.log import Log
 from vlm_ablate.runs.outcome import note_attempt
 from vlm_ablate.runs.spec import RunSpec
@@ -35,6 +35,7 @@ from vlm_ablate.tracking.records import History, RunRecord
 from vlm_ablate.tracking.sqlite_reader import SqliteReader
 
 OLD_HASH = "vlm.hash"
+OTHERWISE = "has DoRA, which is computed otherwise now; it is trained again"
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,8 @@ def _migrate_folder(root: Path, home: Home) -> Migrated:
     name = f"{spec.experiment} {spec.run_name}"
     if outcome is None or outcome.get("status") not in schema.DONE:
         return Migrated(root.name, name, None, "had not ended; it is trained again")
+    if trained_otherwise(spec):
+        return Migrated(root.name, name, None, OTHERWISE)
     record, history = _tracked(home, spec, root.name)
     take_over(spec, home, root, outcome, record, history)
     kept = home.runs / "earlier"
@@ -101,6 +104,11 @@ def _migrate_folder(root: Path, home: Home) -> Migrated:
         kept.mkdir(exist_ok=True)
         os.rename(root, kept / root.name)
     return Migrated(root.name, name, spec, f"is {spec.id} now, its weights {spec.stage_keys[-1].key}")
+
+
+def trained_otherwise(spec: RunSpec) -> bool:
+    """Whether version 0.1 computed such a run in a way that its key of today does not stand for."""
+    return any(has_dora(stage) for stage in spec.config.stages.values())
 
 
 def _tracked(home: Home, spec: RunSpec, old: str) -> tuple[RunRecord | None, History]:

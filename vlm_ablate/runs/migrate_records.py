@@ -14,7 +14,7 @@ from vlm_ablate.config.moved import recorded, upgraded
 from vlm_ablate.config.run_config import RunConfig
 from vlm_ablate.errors import StorageError, VlmAblateError
 from vlm_ablate.home import Home
-from vlm_ablate.runs.migrate import OLD_HASH, Migrated, execution_of, old_hash, take_over
+from vlm_ablate.runs.migrate import OLD_HASH, OTHERWISE, Migrated, execution_of, old_hash, take_over, trained_otherwise
 from vlm_ablate.runs.spec import RunSpec
 from vlm_ablate.runs.view import spec_params, spec_tags
 from vlm_ablate.tracking import schema
@@ -36,6 +36,10 @@ def migrate_records(path: Path) -> list[Migrated]:
             records.append(record)
             continue
         spec = spec_of_record(record)
+        if trained_otherwise(spec):
+            records.append(record)
+            done.append(Migrated(record.tags[OLD_HASH], record.name, None, OTHERWISE))
+            continue
         renamed[record.run_id] = spec.id
         records.append(_rekeyed(record, spec))
         done.append(Migrated(record.tags[OLD_HASH], record.name, spec, f"is {spec.id} now"))
@@ -57,6 +61,9 @@ def import_records(path: Path, home: Home) -> list[Migrated]:
         if record.status not in schema.DONE:
             continue
         spec = spec_of_record(record)
+        if OLD_HASH in record.tags and trained_otherwise(spec):
+            done.append(Migrated(record.tags[OLD_HASH], record.name, None, OTHERWISE))
+            continue
         history = read.histories.get(record.run_id, {})
         outcome = {"status": record.status, "message": record.message}
         take_over(spec, home, None, outcome, record, history)
