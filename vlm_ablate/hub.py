@@ -9,6 +9,8 @@ from typing import Any
 
 ALLOW_HUB = "VLM_ABLATE_ALLOW_HUB"
 """Environment variable; "1" lets models and data sets be downloaded."""
+_OFFLINE = "On"
+"""What this package writes into HF_HUB_OFFLINE: true to the libraries, and told from a user's own 1."""
 DOWNLOAD_HINT = f"write the path of a local copy as `id`, or download it: `vlm-ablate --allow-hub ...` or {ALLOW_HUB}=1"
 
 
@@ -28,7 +30,13 @@ def set_hub_access(allow: bool) -> None:
         os.environ.pop("HF_HUB_OFFLINE", None)
     elif not hub_allowed():
         # Offline, a missing id fails at once instead of after minutes of retries.
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        os.environ.setdefault("HF_HUB_OFFLINE", _OFFLINE)
+
+
+def offline_by_hand() -> bool:
+    """Whether the user asked for no network, rather than for no downloads by the way (`set_hub_access`)."""
+    said = os.environ.get("HF_HUB_OFFLINE", "")
+    return said != _OFFLINE and said.upper() in ("1", "ON", "YES", "TRUE")
 
 
 @contextmanager

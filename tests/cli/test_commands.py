@@ -93,7 +93,7 @@ def test_validate_shows_the_problems_of_all_files_on_stderr(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("before", "arguments", "after"),
     [
-        ({}, ("list", "scales"), {"HF_HUB_OFFLINE": "1"}),
+        ({}, ("list", "scales"), {"HF_HUB_OFFLINE": "On"}),
         ({}, ("--allow-hub", "list", "scales"), {ALLOW_HUB: "1"}),
         ({}, ("run", "no_such_file", "--allow-hub"), {ALLOW_HUB: "1"}),
         ({ALLOW_HUB: "1"}, ("list", "scales"), {ALLOW_HUB: "1"}),

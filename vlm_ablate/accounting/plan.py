@@ -105,6 +105,11 @@ class ModelPlan:
         return list(self.stages.values())[-1]
 
     @property
+    def trainable_parameters(self) -> int:
+        """Parameters that the last stage trains; none without a stage."""
+        return self.last.trainable_parameters if self.stages else 0
+
+    @property
     def total_parameters(self) -> int:
         """All parameters without adapters, as the papers count."""
         return sum(self.parameters.values())
@@ -152,7 +157,7 @@ class Planner:
         )
 
     def _model(self, config: RunConfig) -> tuple[dict[str, int], Measurement]:
-        image = list(config.last_stage.data.image_by_step().values())[-1]
+        image = config.shown_image
         key = f"{_named(config)} {image.model_dump_json()}"
         if key not in self._models:
             check_parts(config.model)
@@ -260,7 +265,7 @@ def plan_model(
 
 def visual_tokens_of(config: RunConfig, width: int, height: int) -> int:
     """Visual tokens of an image of that size in pixels in the last stage, all its views together."""
-    views, size = views_of(config.last_stage.data.image, width, height)
+    views, size = views_of(config.last_stage.data.image if config.stages else config.evaluation.image, width, height)
     return views * build_vlm(config.model, Views.of(config.images()), load_weights=False).visual_tokens(*size)
 
 

@@ -137,7 +137,7 @@ def load_checkpoint(folder: str | Path, *, device: torch.device | str = "cpu") -
     """
     folder = resolve(str(folder))
     description = read_description(folder)
-    vlm = build_vlm(_located(description.model, folder), Views.of([description.image]))
+    vlm = build_vlm(located(description.model, folder), Views.of([description.image]))
     tensors, metadata = _read(folder)
     restore_adapters(vlm, metadata)
     parts = (_LANGUAGE, *((_VISION,) if (folder / "vision").is_dir() else ()))
@@ -156,7 +156,7 @@ def merged_tensors(vlm: VLM) -> dict[str, Tensor]:
 def planned_tensors(folder: Path) -> dict[str, Tensor]:
     """As `merged_tensors` of the folder's model, on the meta device: nothing but configurations is read."""
     description = read_description(folder)
-    vlm = build_vlm(_located(description.model, folder), Views.of([description.image]), load_weights=False)
+    vlm = build_vlm(located(description.model, folder), Views.of([description.image]), load_weights=False)
     return plain_tensors(vlm)
 
 
@@ -165,7 +165,7 @@ def _read(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         return {name: file.get_tensor(name) for name in list(file.keys())}, file.metadata() or {}
 
 
-def _located(model: ModelConfig, folder: Path) -> ModelConfig:
+def located(model: ModelConfig, folder: Path) -> ModelConfig:
     """The assembly with the folders of its parts in full."""
     parts = {}
     for name in ("vision", "language"):

@@ -22,13 +22,18 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 
-def assembly_of(config: PretrainedConfig, folder: Path) -> tuple[ModelConfig, ImageConfig]:
+def assembly_of(
+    config: PretrainedConfig, folder: Path, *, id: str | None = None
+) -> tuple[ModelConfig, ImageConfig]:
     """Our assembly of a checkpoint folder, its weights included (`init_from`), and how its processor prepares images.
+
+    Args:
+        id: what its parts are known by, e.g. the hub id of the folder; None: the folder.
 
     Raises:
         ModelError: it is of a family, or a variant of one, that is no assembly of ours.
     """
-    return ModelConfig.model_validate(parts_of(config, str(folder))), image_config(config, folder)
+    return ModelConfig.model_validate(parts_of(config, id or str(folder))), image_config(config, folder)
 
 
 def image_config(config: PretrainedConfig, folder: Path) -> ImageConfig:

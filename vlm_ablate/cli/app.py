@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from vlm_ablate import __version__
 from vlm_ablate.cli import (
     data,
+    evaluate,
     explain,
     export,
     generate,
@@ -20,6 +21,7 @@ from vlm_ablate.cli import (
     new,
     parity,
     plan,
+    prefetch,
     pretrain,
     report,
     reproduce,
@@ -128,8 +130,10 @@ app.command("report")(report.report)
 app.command("reproduce")(reproduce.reproduce)
 app.command("explain")(explain.explain)
 app.command("ui")(ui.ui)
+app.command("prefetch")(prefetch.prefetch)
 app.command("schema")(schema.schema)
 app.command("score")(score.score)
+app.command("evaluate")(evaluate.evaluate)
 app.command("export")(export.export)
 app.command("generate")(generate.generate)
 app.command("parity")(parity.parity)

@@ -110,7 +110,7 @@ def _sizes(loaded: LoadedExperiment, arms: Sequence[ResolvedArm], plans: Plans) 
         grid.add_row(
             arm.name,
             _beside(short_count(plan.total_parameters), row.get("total_params")),
-            _beside(short_count(plan.last.trainable_parameters), row.get("trainable_params")),
+            _beside(short_count(plan.trainable_parameters), row.get("trainable_params")),
             str(plan.visual_tokens_per_image),
             str(plan.placeholders_per_image),
         )
@@ -214,7 +214,8 @@ def timed(plans: Plans) -> bool:
 
 
 def _by_part(arms: Sequence[ResolvedArm], plans: Plans) -> Table:
-    parts = [p for p in plans[arms[0].name].last.total if any(plans[a.name].last.total[p] for a in arms)]
+    totals = [plan.last.total for arm in arms if (plan := plans[arm.name]).stages]
+    parts = [p for p in (totals[0] if totals else ()) if any(total[p] for total in totals)]
     title = _titled("Parameters by part", "(* trained; in brackets how many are, where not all)")
     staged = any(len(plans[arm.name].stages) > 1 for arm in arms)
     grid = _grid(title, *(p.replace("_", "\n") for p in parts), *(("trainable",) if staged else ()))

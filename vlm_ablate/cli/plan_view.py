@@ -96,7 +96,7 @@ def notes(loaded: LoadedExperiment, arms: Sequence[ResolvedArm], plans: Plans) -
 
 def paper_differences(row: Mapping[str, Any], plan: ModelPlan) -> list[str]:
     """Our parameter counts that are not those of the paper's row, to the digits that the paper prints."""
-    ours = {"total": plan.total_parameters, "trainable": plan.last.trainable_parameters}
+    ours = {"total": plan.total_parameters, "trainable": plan.trainable_parameters}
     found: list[str] = []
     for what, count in ours.items():
         printed = row.get(f"{what}_params")
@@ -112,7 +112,7 @@ def plan_warnings(plans: Plans) -> list[str]:
     kinds = {
         "visual tokens per image": {n: str(p.visual_tokens_per_image) for n, p in plans.items()},
         "tokens per image in the text stream": {n: str(p.placeholders_per_image) for n, p in plans.items()},
-        "trainable parameters": {n: short_count(p.last.trainable_parameters) for n, p in plans.items()},
+        "trainable parameters": {n: short_count(p.trainable_parameters) for n, p in plans.items()},
     }
     groups = {what: group_by_value(values) for what, values in kinds.items()}
     return [f"the arms do not have the same {what}: {groups_text(g)}" for what, g in groups.items() if len(g) > 1]

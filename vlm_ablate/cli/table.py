@@ -10,6 +10,8 @@ import typer
 from vlm_ablate.cli.console import HomeOption, ScaleOption, SeedsOption, SetOption, TrackingOption
 
 if TYPE_CHECKING:
+    from vlm_ablate.config.expand import LoadedExperiment
+    from vlm_ablate.home import Home
     from vlm_ablate.reporting import Report
     from vlm_ablate.tracking.record_file import RecordFile
 
@@ -59,6 +61,8 @@ def table(
     else:
         place = open_home(home)
         take_over_earlier(place)
+        if arms is None:
+            loaded = _with_evaluated(loaded, place)
     with looking_once():
         if records is None:
             source = recorded(loaded, place, tracking_uri, seed_list(seeds))
@@ -68,6 +72,16 @@ def table(
     _write(report, kind, out)
     if kind is None and out is None and records is None:
         print_runs((r.arm, r.seed, r.id) for r in source.records if r.run_id in report.run_ids)
+
+
+def _with_evaluated(loaded: LoadedExperiment, home: Home) -> LoadedExperiment:
+    """The experiment with the rows that `evaluate` added; those asked in another way are told."""
+    from vlm_ablate.cli.console import warn
+    from vlm_ablate.runs.evaluated import with_evaluated
+
+    rows = with_evaluated(loaded, home)
+    warn([f"evaluated in another way than this table, and left out: {row}" for row in rows.left_out])
+    return rows.loaded
 
 
 def _format(format: str | None, out: Path | None) -> str | None:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from vlm_ablate.config.base import Strict, component
+from vlm_ablate.config.base import Strict, added, component
 from vlm_ablate.config.data import ImageConfig, Preparation, PromptFormat
 from vlm_ablate.registry import benchmarks
 
@@ -63,6 +63,8 @@ class EvaluationConfig(Strict, decides="score"):
     """Also score with the pictures told in words in place of the images; for benchmarks that know their pictures."""
     curve: Curve | None = None
     """Scores along the way; None: none."""
+    precision: Literal["fp32", "bf16"] | None = added(None)
+    """What scores are computed in; None: as the last stage trains, or fp32 where nothing is trained."""
 
     @model_validator(mode="after")
     def _curve_names_columns(self) -> EvaluationConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.resources import files
 from pathlib import Path
 
 from vlm_ablate.config.compose import flatten, load_document, parse_sets
@@ -15,6 +16,9 @@ from vlm_ablate.config.scale import Scale
 from vlm_ablate.config.scales import load_scale, scale_of
 from vlm_ablate.config.shipped import OWN, experiments_root, shipped_experiments
 from vlm_ablate.errors import ConfigError, UnknownNameError
+
+EVALUATIONS = Path(str(files("vlm_ablate") / "assets" / "evaluations"))
+"""Tables of the papers whose rows are released models: experiments without a stage, for `vlm-ablate evaluate`."""
 
 
 @dataclass(frozen=True)
@@ -133,16 +137,22 @@ def restricted(experiment: Experiment, arms: Sequence[str]) -> Experiment:
 def find_experiment(path: str | Path) -> Path:
     """The file itself, or that of `experiments/` here or of the package: `idefics2/t03_architecture` is enough.
 
+    `figure5`, `table8` and `table9` are evaluations that the package brings (`EVALUATIONS`).
+
     Raises:
         UnknownNameError: neither exists.
     """
     given = Path(path)
+    brought = EVALUATIONS / f"{given.name}.yaml"
     within = given.relative_to(OWN) if given.is_relative_to(OWN) else given
     roots = [root for root in (OWN, shipped_experiments()) if root is not None]
     for candidate in (given, *(root / name for root in roots for name in (within, f"{within}.yaml"))):
         if candidate.is_file():
             return candidate
-    raise UnknownNameError("experiment file", str(path), [display(f) for f in experiment_files()])
+    if given == Path(given.name) and brought.is_file():
+        return brought
+    known = [display(f) for f in experiment_files()] + [f.stem for f in sorted(EVALUATIONS.glob("*.yaml"))]
+    raise UnknownNameError("experiment file", str(path), known)
 
 
 def experiment_files(root: Path | None = None) -> list[Path]:

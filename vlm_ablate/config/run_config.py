@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ValidationError, model_validator
 
-from vlm_ablate.config.base import FieldError, Strict
+from vlm_ablate.config.base import FieldError, Marked, Strict
 from vlm_ablate.config.data import DataConfig, ImageConfig, PromptFormat
 from vlm_ablate.config.evaluation import EvaluationConfig
 from vlm_ablate.config.execution import Execution
@@ -29,8 +29,8 @@ class RunConfig(Strict):
     """Sections that a file may have beside these fields; composition puts them into the fields."""
 
     model: ModelConfig
-    stages: dict[str, RunStage] = Field(min_length=1)
-    """Name -> stage, trained in the order written."""
+    stages: Annotated[dict[str, RunStage], Marked("training")]
+    """Name -> stage, trained in the order written. None: the checkpoint of `model.init_from` is scored as it is."""
     evaluation: EvaluationConfig
     execution: Execution = Execution()
 
@@ -49,6 +49,16 @@ class RunConfig(Strict):
         if isinstance(entries, Mapping):
             evaluation["benchmarks"] = {name: _with_image(entry, image) for name, entry in entries.items()}
         return {**data, "evaluation": evaluation}
+
+    @model_validator(mode="after")
+    def _has_something_to_score(self) -> RunConfig:
+        if self.stages:
+            return self
+        if not self.model.init_from:
+            raise FieldError(("stages",), "no stage: write one, or score a checkpoint as it is: model.init_from")
+        if self.evaluation.curve is not None:
+            raise FieldError(("evaluation", "curve"), "nothing is trained here, so nothing is scored along the way")
+        return self
 
     @model_validator(mode="after")
     def _execution_fits(self) -> RunConfig:
@@ -73,6 +83,18 @@ class RunConfig(Strict):
     def last_stage(self) -> RunStage:
         """The stage that training ends with."""
         return list(self.stages.values())[-1]
+
+    @property
+    def scoring_precision(self) -> Literal["fp32", "bf16"]:
+        """What scores are computed in: as the evaluation says, else as in the last stage."""
+        return self.evaluation.precision or (self.last_stage.precision if self.stages else "fp32")
+
+    @property
+    def shown_image(self) -> ImageConfig:
+        """How the last stage prepares images at its end; without a stage, how the evaluation does."""
+        if not self.stages:
+            return self.evaluation.image
+        return list(self.last_stage.data.image_by_step().values())[-1]
 
     def images(self) -> list[ImageConfig]:
         """Every way in which the run prepares images, each once, those of training first."""

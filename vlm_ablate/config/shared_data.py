@@ -51,10 +51,15 @@ def apply_diff(sections: Mapping[str, Any], diff: Mapping[str, Any]) -> dict[str
 
 
 def run_data(sections: Mapping[str, Any]) -> dict[str, Any]:
-    """What `RunConfig` validates: composed sections without what only a file has, and without stages that are null."""
+    """What `RunConfig` validates: composed sections without what only a file has, stages and benchmarks that are null.
+    """
     data = {key: value for key, value in sections.items() if key not in RunConfig.written_beside}
     if isinstance(stages := data.get("stages"), Mapping):
         data["stages"] = {name: stage for name, stage in stages.items() if stage is not None}
+    evaluation = data.get("evaluation")
+    if isinstance(evaluation, Mapping) and isinstance(asked := evaluation.get("benchmarks"), Mapping):
+        kept = {name: entry for name, entry in asked.items() if entry is not None}
+        data["evaluation"] = {**evaluation, "benchmarks": kept}
     return data
 
 
@@ -136,7 +141,7 @@ def _is_told(path: Path_, flat: Mapping[Path_, Any], stages: list[str]) -> bool:
     """Whether a value of the evaluation is the one that it has from elsewhere."""
     if path[0] != "evaluation":
         return False
-    if path[1] in ("image", "prompt"):
+    if path[1] in ("image", "prompt") and stages:
         origin: Path_ = ("stages", stages[-1], "data", *path[1:])
     elif path[1] == "benchmarks" and path[3:4] == ("image",):
         origin = ("evaluation", *path[3:])

@@ -76,7 +76,7 @@ def account(results: Sequence[Results]) -> Account:
     asked = Work()
     for each in results:
         last = len(each.spec.stage_keys) - 1
-        for i, (key, stage) in enumerate(zip(each.spec.stage_keys, each.spec.config.stages.values(), strict=True)):
+        for i, (key, stage) in enumerate(zip(each.spec.stage_keys, each.spec.config.stages.values(), strict=False)):
             work = Work(runs=int(i == last), steps=stage.steps, seconds=stage.steps * rates.step)
             asked += work
             there = i < len(each.outcomes) and each.outcomes[i]["status"] in ("finished", "diverged")

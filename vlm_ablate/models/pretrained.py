@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PretrainedConfig
 
-_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py"]
+WANTED_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py"]
 """What is downloaded of a repository: not the same weights again in other formats."""
 
 
@@ -66,7 +66,8 @@ def _snapshot(id: str, revision: str | None) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(id, revision=revision, local_files_only=not hub_allowed(), allow_patterns=_FILES))
+        local = not hub_allowed()
+        return Path(snapshot_download(id, revision=revision, local_files_only=local, allow_patterns=WANTED_FILES))
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
         at = f" at revision {revision!r}" if revision else ""
         why = f" and the hub did not give it: {error}" if hub_allowed() else ""

@@ -81,7 +81,7 @@ def find_run(name: str, home: Home) -> FinishedRun:
         why = f"{status}: {message}" if message else status
         raise RunNotUsable(f"the run {spec.run_name!r} ended as {why}; it has no trained model")
     found = FinishedRun(spec, results)
-    if not found.weights.is_file():
+    if spec.config.stages and not found.weights.is_file():
         raise StorageError(
             f"the weights of {spec.run_name!r} are gone: {found.weights} does not exist",
             hint="put the file back, or train again with `vlm-ablate run FILE --rerun`",
@@ -128,7 +128,8 @@ def load_run(found: FinishedRun, *, device: torch.device | str = "cpu") -> VLM:
         _check_origin(found, config.model.init_from)
     check_weights(found.results.stages[-1])
     vlm = started_vlm(config.model, Views.of(config.images()), seed=found.spec.seeds.init)
-    load_trained(vlm, found.weights)
+    if config.stages:
+        load_trained(vlm, found.weights)
     return vlm.to(device).eval().requires_grad_(False)
 
 

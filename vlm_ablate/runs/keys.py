@@ -30,6 +30,9 @@ NUMERICS = 1
 DORA_NUMERICS = 2
 """The same of stages with DoRA alone, which others' keys leave out. 2: norms in closed form; before, peft's own."""
 
+AS_RELEASED = "released"
+"""Stands for the stage of a run that trains nothing."""
+
 Mode = Literal["seen", "blind", "described"]
 """Images shown, withheld (the blind floor), or told in words (the ceiling)."""
 
@@ -83,7 +86,10 @@ def dumped(part: Strict, decides: Decides) -> dict[str, Any]:
 
 
 def stage_keys(config: RunConfig, seeds: Seeds) -> tuple[StageKey, ...]:
-    """The keys of a run's stages, in order."""
+    """The keys of a run's stages, in order; of a run without any, the key of the checkpoint that it scores.
+
+    No seed decides the latter, since every weight comes from there.
+    """
     model = dumped(config.model, "training")
     common = {
         "numerics": NUMERICS,
@@ -95,6 +101,9 @@ def stage_keys(config: RunConfig, seeds: Seeds) -> tuple[StageKey, ...]:
     parts |= {"connector": config.model.connector, "architecture": config.model.architecture}
     if config.model.init_from:
         parts["init_from"] = _Checkpoint(config.model.init_from)
+    if not config.stages:
+        inputs = {"numerics": NUMERICS, "model": model, "views": common["views"], "stages": []}
+        return (StageKey(AS_RELEASED, 0, key_of(inputs), inputs, parts),)
     stages: list[dict[str, Any]] = []
     keys = []
     for index, (name, stage) in enumerate(config.stages.items()):
@@ -152,5 +161,6 @@ def score_key(config: RunConfig, column: str, entry: BenchmarkEntry, mode: Mode,
         "template": get_template(template).id,
         "scorer": f"{metrics[metric].name} {metrics[metric].version}",
         "mode": mode,
+        **({"precision": evaluation.precision} if evaluation.precision else {}),
     }
     return ScoreKey(column, mode, key_of(inputs), inputs, {"benchmark": entry.benchmark})

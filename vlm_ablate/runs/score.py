@@ -79,7 +79,7 @@ class Scoring:
             out=folder.predictions,
             progress=self._progress(f"{key.column} in words" if mode == "described" else key.column, mode == "blind"),
             state=last.root.name,
-            precision=self._spec.config.last_stage.precision,
+            precision=self._spec.config.scoring_precision,
             batch_size=self._spec.config.execution.evaluation_batch_size,
             benchmark=self._benchmarks[key.column],
             texts=texts,
@@ -111,7 +111,7 @@ class Scoring:
             blind=False,
             out=stage.curve / f"{column}.{step}.jsonl",
             state=f"{stage.root.name}@{step}",
-            precision=self._spec.config.last_stage.precision,
+            precision=self._spec.config.scoring_precision,
             batch_size=self._spec.config.execution.evaluation_batch_size,
             benchmark=self._benchmarks[column],
         )

@@ -49,6 +49,8 @@ class RunSpec:
     """Dotted path -> "paper's value -> value at this scale", for every other field that the scale changed."""
     trial: Trial | None = None
     """Of which sweep it is a trial."""
+    evaluated: bool = False
+    """Asked for by `vlm-ablate evaluate`: a row beside the arms that the experiment's file has."""
 
     @cached_property
     def stage_keys(self) -> tuple[StageKey, ...]:
@@ -93,6 +95,7 @@ class RunSpec:
             "stand_ins": self.stand_ins,
             "scaled": self.scaled,
             **({"trial": asdict(self.trial)} if self.trial else {}),
+            **({"evaluated": True} if self.evaluated else {}),
         }
 
     @classmethod
@@ -107,6 +110,7 @@ class RunSpec:
             "seeds": Seeds.model_validate(data["seeds"]),
             "plugins": tuple(data["plugins"]),
             "trial": Trial(**data["trial"]) if data.get("trial") else None,
+            "evaluated": data.get("evaluated") is True,
         }
         return cls(**parsed)
 

@@ -22,7 +22,7 @@ from vlm_ablate.errors import Diverged, StorageError, VlmAblateError
 from vlm_ablate.events import CurvePoint, Notice, Reporter, RunStarted, StageFinished, StageStarted
 from vlm_ablate.home import Home
 from vlm_ablate.lease import Owner
-from vlm_ablate.models.adapters import apply_training
+from vlm_ablate.models.adapters import apply_training, count_parameters
 from vlm_ablate.models.documents import choose
 from vlm_ablate.models.trained_state import load_trained, save_trained
 from vlm_ablate.models.views import Views
@@ -86,6 +86,8 @@ class StageRunner:
         """
         found = find_stages(self.spec, self.home)
         done = [stage for stage in found if is_finished(stage)]
+        if not self._stages:
+            return self._as_released(found)
         if len(done) == len(self._stages):
             self._start(found, len(done))
             return done[-1]
@@ -101,6 +103,38 @@ class StageRunner:
         assert folder is not None
         return folder
 
+    def _as_released(self, found: Sequence[StageFolder]) -> StageFolder:
+        """The folder of the checkpoint that is scored as it is: it has no weights of its own, only scores.
+
+        Raises:
+            AssetMissing: the checkpoint is not on this machine.
+            ModelError: it does not fit the assembly.
+        """
+        self._start(found, len(found))
+        (key,), id = self.spec.stage_keys, self.config.model.init_from
+        assert id is not None
+        with leased(lambda: find_stage(self.home, key.key, key.fingerprints(), None), self._waiting) as folder:
+            if folder.outcome() is None:
+                started, clock = time.time_ns() // 1_000_000, time.monotonic()
+                told = {"stage": key.name, "before": None, "inputs": key.inputs, "fingerprints": key.fingerprints()}
+                folder.describe(told)
+                self._vlm = self._build()
+                sizes = {schema.PARAMS_TOTAL: float(sum(count_parameters(self._vlm).values()))}
+                folder.end(
+                    {
+                        "stage": key.name,
+                        "status": schema.FINISHED,
+                        "init_from": started_from(id),
+                        "sizes": sizes,
+                        "provenance": provenance_tags(),
+                        "execution": dump(self.config.execution, "execution"),
+                        "started_ms": started,
+                        "ended_ms": time.time_ns() // 1_000_000,
+                        "seconds": time.monotonic() - clock,
+                    }
+                )
+        return folder
+
     def model(self, stage: StageFolder) -> VLM:
         """The model with the weights of a finished stage.
 
@@ -109,6 +143,8 @@ class StageRunner:
         """
         if self._vlm is None:
             self._vlm = self._build()
+        if not self._stages:
+            return self._vlm.eval()
         if self._holds != stage.root.name:
             check_weights(stage)
             load_trained(self._vlm, stage.weights)
@@ -120,7 +156,9 @@ class StageRunner:
 
     def _build(self) -> VLM:
         device = training_device()
-        half = device.type == "cuda" and language_in_bf16(self.config.stages.values())
+        stages = self.config.stages.values()
+        bf16 = language_in_bf16(stages) if stages else self.config.scoring_precision == "bf16"
+        half = device.type == "cuda" and bf16
         return started_vlm(
             self.config.model,
             Views.of(self.config.images()),

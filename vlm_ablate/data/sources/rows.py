@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from vlm_ablate.data.sources.configs import RecordsConfig
 from vlm_ablate.data.sources.files import files_below, local_roots, of_split, records_files
+from vlm_ablate.data.sources.kept import find_kept
 from vlm_ablate.data.sources.lines import LineRows, LineStream, Row
 from vlm_ablate.data.sources.shards import MADE_OF_SHARDS, TarRows, TarStream, unpacked
 from vlm_ablate.data.sources.streams import Stream, StreamRows, WholeStream
@@ -21,7 +22,7 @@ from vlm_ablate.errors import AssetMissing, DataError
 from vlm_ablate.hub import DOWNLOAD_HINT, hub_allowed, offline_unless_allowed
 from vlm_ablate.limits import parse_json
 
-__all__ = ["Row", "Rows", "first_reason", "found_nothing", "open_rows"]
+__all__ = ["Row", "Rows", "first_reason", "found_nothing", "load_hub", "open_rows"]
 
 
 class Rows(Protocol):
@@ -99,11 +100,30 @@ def _open_saved(config: RecordsConfig, folder: Path) -> Rows:
 
 
 def _open_hub(config: RecordsConfig) -> Rows:
+    mark = f"{config.id}@{config.revision or ''}/{config.split}"
+    kept = find_kept(config) if config.streaming else None
+    if kept is not None:
+        here = config.model_copy(update={"id": str(kept)})
+        return _open_parquet(here, [kept], mark, _local_licence(kept.parent))
+    data = load_hub(config)
+    licence = data.info.license or "unknown"
+    if config.streaming:
+        return _table_stream(data, config, mark, licence)
+    return ArrowRows(data, f"{mark}/{data._fingerprint}", licence)
+
+
+def load_hub(config: RecordsConfig) -> Any:
+    """The data set of a hub id, as `datasets` gives it: streaming or not.
+
+    Raises:
+        AssetMissing: it is not on this machine, and downloads are not allowed or fail.
+        DataError: it cannot be read.
+    """
     import datasets
 
     try:
         with _quiet(), offline_unless_allowed():
-            data = datasets.load_dataset(
+            return datasets.load_dataset(
                 config.id,
                 config.subset or config.hub_subset,
                 split=config.split,
@@ -117,11 +137,6 @@ def _open_hub(config: RecordsConfig) -> Rows:
         ) from error
     except Exception as error:
         raise DataError(f"data set {config.id!r} cannot be read: {first_reason(error)}") from error
-    mark = f"{config.id}@{config.revision or ''}/{config.split}"
-    licence = data.info.license or "unknown"
-    if config.streaming:
-        return _table_stream(data, config, mark, licence)
-    return ArrowRows(data, f"{mark}/{data._fingerprint}", licence)
 
 
 @contextmanager

@@ -1,0 +1,168 @@
+"""`evaluate`: a checkpoint is scored as a run is, once, and becomes a row of a table beside the paper's own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+import yaml
+from PIL import Image
+from training.squares import STAGE, make_spec, save_parts
+from typer.testing import CliRunner, Result
+
+from tests.checkpoints.test_parity import CASES, save_reference
+from vlm_ablate.cli.app import app
+from vlm_ablate.cli.evaluate import asked, fields, table_settings
+from vlm_ablate.cli.records import build_report, recorded
+from vlm_ablate.config.expand import EVALUATIONS, load_experiment
+from vlm_ablate.errors import ConfigError, ModelError, UnknownNameError
+from vlm_ablate.home import Home
+from vlm_ablate.runs.evaluated import with_evaluated
+from vlm_ablate.runs.execute import execute
+from vlm_ablate.runs.export import export_run
+from vlm_ablate.runs.find import find_run
+from vlm_ablate.runs.results import find_results
+from vlm_ablate.runs.spec import RunSpec
+from vlm_ablate.tracking.read import read_records
+
+PERCEIVER = dict(name="perceiver", latents=3, depth=1, heads=2, head_dim=8, kv_heads=1)
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("parts")
+    save_parts(folder)
+    return folder
+
+
+@pytest.fixture
+def squares(parts: Path, tmp_path: Path) -> Path:
+    """A table of one trained arm, asked about squares."""
+    spec = make_spec(parts, connector=PERCEIVER, stages={"train": STAGE | {"steps": 2}}, blind=False)
+    body = spec.config.model_dump(mode="json", exclude={"execution"})
+    file = tmp_path / "squares.yaml"
+    told = {"name": spec.experiment, "title": "Squares", "plugins": ["training.squares"], "seeds": [0], **body}
+    file.write_text(yaml.safe_dump(told | {"arms": {"mlp": {"label": "trained"}}}, sort_keys=False))
+    return file
+
+
+def ask(checkpoint: str | Path, table: Path, home: Home, sets: tuple[str, ...] = (), **options: Any) -> RunSpec:
+    told = dict(image={}, precision="fp32", batch_size=None, name=None, label=None, row={}) | options
+    return asked(str(checkpoint), home, table, "paper", sets, **told)[1]
+
+
+def test_a_run_and_its_export_get_the_runs_own_score_and_stand_beside_it(
+    squares: Path, tmp_path: Path, home: Home
+) -> None:
+    from vlm_ablate.runs.spec import specs_of
+
+    (trained,) = specs_of(load_experiment(squares, scale="paper"))
+    own = execute(trained, home=home)
+    assert own.status == "finished", own.message
+    export_run(find_run(trained.id, home), tmp_path / "exported")
+    specs = [ask(tmp_path / "exported", squares, home, image={"size": 16}), ask("mlp seed 0", squares, home)]
+    outcomes = [execute(spec, home=home) for spec in specs]
+    assert [outcome.status for outcome in outcomes] == ["finished", "finished"], outcomes
+    assert [dict(outcome.scores) for outcome in outcomes] == [dict(own.scores)] * 2
+    assert [outcome.trained for outcome in outcomes] == [(), ()], "nothing is trained"
+    assert execute(specs[0], home=home).reused
+    rows = with_evaluated(load_experiment(squares, scale="paper"), home)
+    report = build_report(rows.loaded, recorded(rows.loaded, home))
+    assert {row.arm for row in report.rows} == {"mlp", "exported", "mlp (evaluated)"} and not rows.left_out
+    records = {record.arm: record for record in read_records(home.tracking_uri, trained.experiment)}
+    assert json.loads(records["exported"].tags["vlm.init_from"])["type"] == "idefics2"
+    assert find_results(specs[0], home).stages[0].root.parent == home.stages
+    assert find_run("exported", home).spec == specs[0], "`generate` and `export` find it too"
+
+
+def test_another_checkpoint_in_the_same_folder_is_scored_anew(squares: Path, tmp_path: Path, home: Home) -> None:
+    folder = tmp_path / "model"
+    save_reference(CASES["idefics2"], folder)
+    spec = ask(folder, squares, home)
+    assert execute(spec, home=home).status == "finished"
+    save_reference(CASES["idefics2-tied"], folder)
+    assert not find_results(ask(folder, squares, home), home).stages
+
+
+def copies(folder: Path) -> tuple[str, ...]:
+    """Two benchmarks in their official schemas, and where they are as settings."""
+    picture = Image.new("RGB", (60, 40), (200, 30, 30))
+    text = [
+        {"question_id": i, "image_id": i, "question": "What?", "answers": ["red"] * 10, "image": picture}
+        for i in (1, 2)
+    ]
+    page = [
+        {"questionId": str(i), "question": "Who?", "answers": ["A"], "ucsf_document_id": f"d{i}",
+         "ucsf_document_page_no": "1", "image": picture} for i in (1, 2)
+    ]  # fmt: skip
+    for name, rows in (("textvqa", text), ("docvqa", page)):
+        (folder / name).mkdir(parents=True)
+        datasets.Dataset.from_list(rows).cast_column("image", datasets.Image()).to_parquet(
+            folder / name / "validation.parquet"
+        )
+    return tuple(f"evaluation.benchmarks.{name}.benchmark.id={folder / name}" for name in ("textvqa", "docvqa"))
+
+
+def call(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, list(map(str, arguments)))
+
+
+def test_a_checkpoint_becomes_a_row_of_the_papers_figure(
+    tmp_path: Path, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / "mine"
+    save_reference(CASES["idefics3"], folder)
+    sets = [part for text in copies(tmp_path / "data") for part in ("--set", text)]
+    result = call(
+        "evaluate", folder, "--benchmarks", "textvqa,docvqa", "--limit", "2", "--image", "size=32", *sets,
+        "--jobs", "1", "--home", home.root,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    told = result.stdout.splitlines()
+    assert any(line.split()[:3] == ["docvqa", "report", "2"] for line in told), result.output
+    (command,) = [line for line in told if line.startswith("the table: vlm-ablate ")]
+    import shlex
+
+    shown = call(*shlex.split(command)[3:])
+    assert shown.exit_code == 0, shown.output
+    assert "mine" in shown.stdout and "Idefics2-70B" in shown.stdout
+    other = call("table", "figure5", "--scale", "paper", "--home", home.root)
+    assert "asked" not in other.stdout and "left out: mine" in " ".join(other.output.split())
+
+
+def test_packaged_tables_are_valid_and_ask_as_the_papers_do() -> None:
+    files = sorted(EVALUATIONS.glob("*.yaml"))
+    assert {file.stem for file in files} == {"figure5", "table8", "table9"}
+    for file in files:
+        loaded = load_experiment(file.stem, scale="paper")
+        assert loaded.warnings == [] and loaded.experiment.name == f"evaluate/{file.stem}"
+    figure = load_experiment("figure5", scale="paper").arms["idefics3_8b"].config.evaluation
+    sizes = {name: figure.preparation(name).image.size for name in figure.benchmarks}
+    assert sizes == {"mmmu": 1456, "mathvista": 1456, "mmstar": 1456, "docvqa": 1820, "textvqa": 1456}
+    assert figure.shots == 0
+
+
+def test_benchmarks_that_the_table_lacks_are_added_and_the_others_left_out() -> None:
+    sets = table_settings(Path("figure5"), "paper", [], "textvqa,chartqa", 5, None, "tune", None)
+    evaluation = load_experiment("figure5", scale="paper", sets=sets).base.evaluation
+    assert set(evaluation.benchmarks) == {"textvqa", "chartqa"}
+    assert {(entry.limit, entry.split) for entry in evaluation.benchmarks.values()} == {(5, "tune")}
+
+
+def test_what_cannot_be_evaluated_is_told(squares: Path, parts: Path, home: Home) -> None:
+    with pytest.raises(ModelError, match="is a 'llama' checkpoint; known"):
+        ask(parts / "lm", squares, home)
+    with pytest.raises(UnknownNameError, match="figur5"):
+        load_experiment("figur5", scale="paper")
+    with pytest.raises(UnknownNameError, match="textvq'"):
+        table_settings(Path("figure5"), "paper", [], "textvq", None, None, None, None)
+    with pytest.raises(ConfigError, match="--image"):
+        fields(["size"], "--image")
+    without = yaml.safe_load(squares.read_text())
+    squares.write_text(yaml.safe_dump({**without, "stages": {}}))
+    with pytest.raises(ConfigError, match="no stage: write one, or score a checkpoint as it is"):
+        load_experiment(squares, scale="paper")
