@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -71,17 +71,17 @@ def _offline(action: object, need: Need) -> Need:
 
     from vlm_ablate.hub import ALLOW_HUB
 
-    places = (datasets.config, huggingface_hub.constants)
+    places: tuple[Any, ...] = (datasets.config, huggingface_hub.constants)  # both are read when they are called
     before, allowed = [place.HF_HUB_OFFLINE for place in places], os.environ.pop(ALLOW_HUB, None)
     try:
         for place in places:
-            place.HF_HUB_OFFLINE = True  # type: ignore[attr-defined]  # both read it when they are called
+            place.HF_HUB_OFFLINE = True
         assert callable(action)
         looked: Need = action(need)
         return looked
     finally:
         for place, value in zip(places, before, strict=True):
-            place.HF_HUB_OFFLINE = value  # type: ignore[attr-defined]
+            place.HF_HUB_OFFLINE = value
         if allowed is not None:
             os.environ[ALLOW_HUB] = allowed
 

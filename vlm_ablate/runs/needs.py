@@ -12,6 +12,7 @@ from vlm_ablate.data.sources.configs import RecordsConfig
 from vlm_ablate.data.sources.kept import find_kept, keep
 from vlm_ablate.data.sources.rows import load_hub
 from vlm_ablate.errors import AssetMissing, VlmAblateError
+from vlm_ablate.evaluation.benchmarks.base import Split
 from vlm_ablate.evaluation.benchmarks.configs import HubBenchmarkConfig
 from vlm_ablate.models.pretrained import WANTED_FILES, resolve, tensor_names
 from vlm_ablate.registry import benchmarks, sources
@@ -93,13 +94,16 @@ def _rows(source: RecordsConfig) -> str:
     return f"{amount}{part}{_at(source.revision)}"
 
 
-def _asked(config: RunConfig) -> Iterable[tuple[Any, list[str]]]:
+def _asked(config: RunConfig) -> Iterable[tuple[Any, list[Split]]]:
     evaluation = config.evaluation
     for column, entry in evaluation.benchmarks.items():
         shots = evaluation.shots if entry.shots is None else entry.shots
         curve = evaluation.curve
         along = curve is not None and column in (curve.benchmarks or evaluation.benchmarks)
-        yield entry, list(dict.fromkeys([entry.split, *(["train"] if shots else []), *(["tune"] if along else [])]))
+        asked: list[Split] = [entry.split]
+        asked += ["train"] if shots else []
+        asked += ["tune"] if along else []
+        yield entry, list(dict.fromkeys(asked))
 
 
 def looked_at(need: Need) -> Need:

@@ -77,8 +77,7 @@ class Subject:
 
     def arm(self, config: RunConfig, *, name: str, label: str, cell: dict[str, Any] | None) -> ResolvedArm:
         """The table's row that it becomes."""
-        told = {"stand_ins": dict(self.stand_ins), "scaled": dict(self.scaled)}
-        return ResolvedArm(name, label, cell, None, config, config, **told)
+        return ResolvedArm(name, label, cell, None, config, config, dict(self.stand_ins), dict(self.scaled))
 
 
 def subject_of(name: str, home: Home) -> Subject:
