@@ -4,7 +4,15 @@ from vlm_ablate.accounting.features import CPU_FLOPS, GPU_FLOPS, FeaturePlan, Le
 from vlm_ablate.accounting.gpus import GPUS, Gpu
 from vlm_ablate.accounting.measure import SampleShape
 from vlm_ablate.accounting.memory import MemoryPlan, Sharding
-from vlm_ablate.accounting.plan import ModelPlan, Planner, StagePlan, plan_model, short_count, visual_tokens_of
+from vlm_ablate.accounting.plan import (
+    ModelPlan,
+    Planner,
+    StagePlan,
+    check_lengths,
+    plan_model,
+    short_count,
+    visual_tokens_of,
+)
 
 __all__ = [
     "CPU_FLOPS",
@@ -19,6 +27,7 @@ __all__ = [
     "SampleShape",
     "Sharding",
     "StagePlan",
+    "check_lengths",
     "plan_features",
     "plan_model",
     "short_count",

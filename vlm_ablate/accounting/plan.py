@@ -14,10 +14,11 @@ from vlm_ablate.accounting.measure import Measurement, SampleShape, layers_of, m
 from vlm_ablate.accounting.memory import BF16, FP32, MemoryPlan, Sharding, Units, plan_memory
 from vlm_ablate.accounting.parameters import parameters_by_part
 from vlm_ablate.accounting.unfilled import Unfilled
-from vlm_ablate.config.data import ImageConfig
+from vlm_ablate.config.data import MAX_TILES, ImageConfig
 from vlm_ablate.config.execution import Execution
 from vlm_ablate.config.run_config import RunConfig, RunStage
 from vlm_ablate.config.stages import Stage, language_in_bf16
+from vlm_ablate.errors import ModelError
 from vlm_ablate.models.adapters import AdapterReport, apply_training, take_out_adapters
 from vlm_ablate.models.features import refusal
 from vlm_ablate.models.released import check_parts
@@ -57,6 +58,8 @@ class StagePlan:
     """Of the encoder's output for the sample's images, as well a mean."""
     features_refused: str = ""
     """Why the encoder's output cannot be kept, whatever it costs; "" where it can."""
+    least_image_tokens: int = 0
+    """Placeholders of an image that takes the fewest, at the steps that need most."""
 
     @property
     def total_parameters(self) -> int:
@@ -238,6 +241,7 @@ class Planner:
             sample_images=self.sample.images,
             feature_bytes=cost.feature_bytes,
             features_refused=refusal(vlm.vision, padded=Views.of([image]).padded),
+            least_image_tokens=_least_tokens(vlm, image),
         )
 
     def _row_samples(self, stage: RunStage, cost: Measurement) -> int:
@@ -277,6 +281,28 @@ def short_count(number: float) -> str:
             digits = 2 if value < 9.995 else 1 if value < 99.95 else 0
             return f"{value:.{digits}f}{unit}"
     return f"{number:.0f}"
+
+
+def check_lengths(plan: ModelPlan, config: RunConfig) -> None:
+    """Whether the sequences of every stage hold one image at all, were it as thin as can be.
+
+    Raises:
+        ModelError: one does not; training would leave out every sample that has one.
+    """
+    for name, stage in plan.stages.items():
+        data, tokens = config.stages[name].data, stage.least_image_tokens
+        if tokens >= data.sequence_length:
+            raise ModelError(
+                f"stage {name!r}: one image takes {tokens:,} tokens or more, and data.sequence_length is"
+                f" {data.sequence_length:,}",
+                hint=f"raise data.sequence_length above {tokens:,}, or lower data.image.size or the connector's tokens",
+            )
+
+
+def _least_tokens(vlm: VLM, image: ImageConfig) -> int:
+    """Of a picture as wide as can be and next to nothing high, which is cut into the fewest tiles."""
+    views, size = views_of(image, image.size, max(1, image.size // MAX_TILES))
+    return views * vlm.architecture.placeholders(vlm.visual_tokens(*size))
 
 
 def _named(config: RunConfig) -> str:
@@ -348,6 +374,7 @@ def _weighed(plans: Sequence[StagePlan], shares: Sequence[float]) -> StagePlan:
         row_samples=rows,
         feature_bytes=mean(p.feature_bytes for p in plans),
         memory=max((plan.memory for plan in plans), key=lambda memory: memory.peak),
+        least_image_tokens=max(plan.least_image_tokens for plan in plans),
     )
 
 

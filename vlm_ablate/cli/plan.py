@@ -120,14 +120,16 @@ def plan_arms(
 ) -> tuple[dict[str, ModelPlan], dict[str, VlmAblateError]]:
     """Plans by arm, and what is wrong with the arms that cannot be planned; `options` are the planner's."""
     _quiet()
-    from vlm_ablate.accounting import Planner
+    from vlm_ablate.accounting import Planner, check_lengths
 
     planner = Planner(**options)
     plans: dict[str, ModelPlan] = {}
     errors: dict[str, VlmAblateError] = {}
     for arm in arms:
         try:
-            plans[arm.name] = planner.plan(arm.config)
+            found = planner.plan(arm.config)
+            check_lengths(found, arm.config)
+            plans[arm.name] = found
         except VlmAblateError as error:
             errors[arm.name] = error
     return plans, errors

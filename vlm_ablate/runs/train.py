@@ -341,10 +341,11 @@ class StageRunner:
         Raises:
             VlmAblateError: parts that do not fit together: shown before weights are read.
         """
-        from vlm_ablate.accounting import CPU_FLOPS, GPU_FLOPS, plan_features, plan_model
+        from vlm_ablate.accounting import CPU_FLOPS, GPU_FLOPS, check_lengths, plan_features, plan_model
 
         try:
             plan = plan_model(self.config)
+            check_lengths(plan, self.config)
         except VlmAblateError:
             raise
         except Exception as error:  # parts that cannot be built on the meta device may still train
