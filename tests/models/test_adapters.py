@@ -70,6 +70,24 @@ def test_frozen_connector(vlm: VLM) -> None:
     assert report.trainable["language"] > 0
 
 
+@pytest.mark.parametrize("layers", [2, r"model\.layers\.[23]\..*"])
+def test_a_part_of_a_backbone_is_trained(vlm: VLM, layers: int | str) -> None:
+    apply_training(vlm, stage(language="full", trained_layers={"language": layers}))
+    trained = {n for n, p in vlm.language.model.named_parameters() if p.requires_grad and "trainable_tokens" not in n}
+    last = ("model.layers.2.", "model.layers.3.")
+    assert trained == {n for n, _ in vlm.language.model.named_parameters() if n.startswith(last)}
+    apply_training(vlm, stage(language="full"))
+    assert all(p.requires_grad for p in vlm.language.model.parameters()), "the next stage trains all of it"
+
+
+@pytest.mark.parametrize(("layers", "told"), [(9, "has 4 layers, not 9"), ("layers", "matches no parameter")])
+def test_a_part_that_is_not_there(vlm: VLM, layers: int | str, told: str) -> None:
+    with pytest.raises(ModelError, match=told):
+        apply_training(vlm, stage(language="full", trained_layers={"language": layers}))
+    with pytest.raises(ValueError, match="only of a backbone trained in full"):
+        stage(language="lora", trained_layers={"language": 1})
+
+
 def test_all_linear_leaves_the_output_head_out(vlm: VLM) -> None:
     matched = apply_training(vlm, stage(language="lora")).matched["language"]
     assert len(matched) == 7 * 4

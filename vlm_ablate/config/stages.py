@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from vlm_ablate.config.base import Strict, added
+from vlm_ablate.config.base import FieldError, Strict, added
 
 
 class Training(StrEnum):
@@ -83,6 +83,27 @@ class LearningRates(Strict, decides="training"):
     """Of the gates of cross-attention blocks, which start closed. None: as the connector."""
 
 
+Layers = Annotated[int, Field(gt=0)] | str
+"""The last so many layers, or a regular expression over whole parameter paths inside the backbone."""
+
+
+class TrainedLayers(Strict, decides="training"):
+    """The part of a backbone that is trained in full, where not all of it is."""
+
+    vision: Layers | None = added(None)
+    language: Layers | None = added(None)
+
+    @field_validator("vision", "language")
+    @classmethod
+    def _is_expression(cls, layers: int | str | None) -> int | str | None:
+        if isinstance(layers, str):
+            try:
+                re.compile(layers)
+            except re.error as error:
+                raise ValueError(f"no regular expression: {error}") from error
+        return layers
+
+
 class Stage(Strict, decides="training"):
     """How one stage trains; on what, a run's stage says (`experiment.RunStage`)."""
 
@@ -107,6 +128,9 @@ class Stage(Strict, decides="training"):
     gradient_clip: float | None = Field(1.0, gt=0)
     vision: Training = Training.frozen
     language: Training = Training.frozen
+    trained_layers: TrainedLayers = added(TrainedLayers())
+    """Of a backbone that is trained in full, only the last so many layers (`language: 4`), or the parameters whose
+    whole path an expression matches; the rest stays frozen."""
     connector: Literal["full", "frozen"] = "full"
     """The new parameters: connector and, for cross-attention, the gated blocks."""
     lora: LoraConfig = LoraConfig()
@@ -116,6 +140,15 @@ class Stage(Strict, decides="training"):
     """"bf16" computes in bf16 (autocast); what is trained is kept in fp32, and so is everything on a CPU."""
     divergence_loss_ratio: float = Field(3.0, gt=1)
     """A run has diverged when the smoothed loss exceeds this multiple of its first value, or is not finite."""
+
+    @model_validator(mode="after")
+    def _layers_of_what_is_trained(self) -> Stage:
+        for part in ("vision", "language"):
+            if getattr(self.trained_layers, part) is not None and getattr(self, part) is not Training.full:
+                raise FieldError(
+                    ("trained_layers", part), f"only of a backbone trained in full; {part} is {getattr(self, part)}"
+                )
+        return self
 
     @model_validator(mode="after")
     def _warmup_ends(self) -> Stage:

@@ -55,6 +55,7 @@ def apply_training(vlm: VLM, stage: Stage, *, gradient_checkpointing: bool = Fal
         modules = _train_backbone(vlm, name, training, stage.lora, targets)
         if modules:
             matched[name] = modules
+        _freeze_rest(vlm, name, getattr(stage.trained_layers, name))
     for part in (vlm.connector, vlm.architecture):
         part.requires_grad_(stage.connector == "full")
     vlm.neftune_alpha = stage.neftune_alpha
@@ -101,6 +102,33 @@ def _train_backbone(
             parameter.requires_grad_(False)
     _set_dropout(backbone, lora.dropout if wanted else 0.0)
     return wanted.modules if wanted else ()
+
+
+def _freeze_rest(vlm: VLM, name: str, layers: int | str | None) -> None:
+    """Of a backbone that is trained in full, freeze all but the last so many layers, or what an expression matches.
+
+    Raises:
+        ModelError: it has fewer layers, or the expression matches no parameter.
+    """
+    if layers is None:
+        return
+    backbone = backbone_of(vlm, name)
+    own = [path for path, p in backbone.named_parameters() if p.requires_grad and _NEW_ROWS not in path]
+    if isinstance(layers, int):
+        stacks = [(path, len(m)) for path, m in backbone.named_modules() if isinstance(m, nn.ModuleList)]
+        stack, count = max(stacks, key=lambda found: found[1], default=("", 0))
+        if layers > count:
+            raise ModelError(f"trained_layers.{name}: the model has {count} layers, not {layers}")
+        last = tuple(f"{stack}.{index}." for index in range(count - layers, count))
+        kept = {path for path in own if path.startswith(last)}
+    else:
+        kept = {path for path in own if re.fullmatch(layers, path)}
+    if not kept:
+        told = ", ".join([*own[:2], *own[-1:]])
+        raise ModelError(f"trained_layers.{name}: {layers!r} matches no parameter", hint=f"paths are like {told}")
+    parameters = dict(backbone.named_parameters())
+    for path in set(own) - kept:
+        parameters[path].requires_grad_(False)
 
 
 def match_modules(backbone: nn.Module, targets: str | list[str], *, what: str) -> tuple[str, ...]:
