@@ -139,3 +139,19 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
 
 def test_the_readme_fits_one_screen() -> None:
     assert len(README.splitlines()) <= 55 and README.count("![") == 1
+
+
+def _leaves(name: str, command: typer.core.TyperCommand) -> Iterator[tuple[str, str]]:
+    """(words, help) of every command that does something."""
+    below = getattr(command, "commands", None)
+    if below is None:
+        yield name, command.help or ""
+    for word, each in (below or {}).items():
+        yield from _leaves(f"{name} {word}", each)
+
+
+@pytest.mark.parametrize(("name", "told"), list(_leaves("vlm-ablate", typer.main.get_command(app))))
+def test_every_help_text_has_an_example_that_parses(name: str, told: str) -> None:
+    (example,) = re.findall(r"Example:\s+(vlm-ablate .*)", told)
+    assert example.startswith(name.removesuffix(" run")), example
+    test_a_printed_command_has_the_arguments_and_options_it_is_given(example.partition(" > ")[0].strip())

@@ -34,13 +34,15 @@ FLOORS = [
     ["reporting"],
     ["sweeps"],
     ["cli"],
+    ["api"],
     ["__main__"],
 ]
 FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor}
 FILES = sorted(ROOT.rglob("*.py"))
 HEAVY = {"torch", "transformers", "peft", "lightning", "mlflow", "datasets", "accelerate", "optuna"}
 LIGHT = ["errors", "registry", "events", "storage", "lease", "sealed", "limits", "masking", "csv_text", "trust", "home",
-         "hub", "provenance", "papers", "config", "tracking", "launch", "reporting", "sweeps", "cli"]  # fmt: skip
+         "hub", "provenance", "papers", "config", "tracking", "launch", "reporting", "sweeps", "cli",
+         "api"]  # fmt: skip
 
 
 def room_of(module: str) -> str:

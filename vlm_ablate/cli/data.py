@@ -59,7 +59,10 @@ def show(
     sets: SetOption = None,
     allow_hub: HubOption = False,
 ) -> None:
-    """Print and draw the first samples of a stage: colours for text, image and supervised tokens."""
+    """Print and draw the first samples of a stage: colours for text, image and supervised tokens.
+
+    Example: vlm-ablate data show idefics2/t03_architecture
+    """
     from vlm_ablate.cli.console import out
     from vlm_ablate.hub import set_hub_access
 
@@ -87,7 +90,10 @@ def stats(
     sets: SetOption = None,
     allow_hub: HubOption = False,
 ) -> None:
-    """Images, tokens, supervised tokens and shares by source; truncated and dropped samples, and why."""
+    """Images, tokens, supervised tokens and shares by source; truncated and dropped samples, and why.
+
+    Example: vlm-ablate data stats idefics2/t03_architecture
+    """
     from vlm_ablate.cli.console import err, out
     from vlm_ablate.hub import set_hub_access
 

@@ -48,7 +48,10 @@ def build_docmatix(
     rows_per_shard: Annotated[int, typer.Option("--rows-per-shard", help="Rows in a Parquet file.")] = 500,
     licence: Annotated[str, typer.Option("--licence", help="Licence of the documents, for the data card.")] = "other",
 ) -> None:
-    """Questions and answers on the pages of PDFs, as Parquet in Docmatix's schema. Stopped, it continues."""
+    """Questions and answers on the pages of PDFs, as Parquet in Docmatix's schema. Stopped, it continues.
+
+    Example: vlm-ablate data build-docmatix ~/papers --out data/papers
+    """
     import time
 
     from vlm_ablate.docmatix.build import build

@@ -37,6 +37,8 @@ def export(
     """Write weights, configuration, tokeniser, processor and a model card that AutoModelForImageTextToText loads.
 
     An assembly that transformers has no class for becomes a folder that vlm_ablate's load_checkpoint reads.
+
+    Example: vlm-ablate export "ar_perceiver_lora seed 0" my_model
     """
     from rich.text import Text
 

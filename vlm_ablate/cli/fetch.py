@@ -37,7 +37,10 @@ def fetch(
     show: Annotated[bool, typer.Option("--list", help="Show what there is and what is here; fetch nothing.")] = False,
     home: HomeOption = None,
 ) -> None:
-    """Fetch packages of Debian as data: photos with sentences, clip art, maps, real pages. Nothing is installed."""
+    """Fetch packages of Debian as data: photos with sentences, clip art, maps, real pages. Nothing is installed.
+
+    Example: vlm-ablate data fetch --list
+    """
     from vlm_ablate.errors import UnknownNameError
     from vlm_ablate.home import Home
     from vlm_ablate.offline.debian.catalogue import COLLECTIONS, packages

@@ -29,7 +29,10 @@ def generate(
     allow_hub: HubOption = False,
     plugins: PluginsOption = False,
 ) -> None:
-    """Print the greedy answer to a question about pictures."""
+    """Print the greedy answer to a question about pictures.
+
+    Example: vlm-ablate generate my_model --image photo.png "What is this?"
+    """
     from vlm_ablate.cli.console import err
     from vlm_ablate.hub import set_hub_access
     from vlm_ablate.trust import allow_plugins

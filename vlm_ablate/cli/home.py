@@ -83,6 +83,8 @@ def import_(
     """Take the runs of records files over into this home: scores and curves, so that `run` and `table` know them.
 
     There are no weights in a records file: what needs them (`export`, `generate`, a further benchmark) trains again.
+
+    Example: vlm-ablate home import records.json --home shown
     """
     from vlm_ablate.cli.console import out
     from vlm_ablate.runs.migrate_records import import_records

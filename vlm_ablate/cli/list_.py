@@ -29,7 +29,10 @@ def list_parts(
     ] = None,
     plugin: Annotated[list[str] | None, typer.Option("--plugin", help="Module whose parts to include.")] = None,
 ) -> None:
-    """What exists, one line each, with its parameters."""
+    """What exists, one line each, with its parameters.
+
+    Example: vlm-ablate list connectors
+    """
     from vlm_ablate.cli.console import out
     from vlm_ablate.registry import load_plugins
 

@@ -27,7 +27,10 @@ def parity(
     allow_hub: HubOption = False,
     plugins: PluginsOption = False,
 ) -> None:
-    """Print the largest difference of logits for several batches; exit 1 when one is above the tolerance."""
+    """Print the largest difference of logits for several batches; exit 1 when one is above the tolerance.
+
+    Example: vlm-ablate parity my_model
+    """
     from vlm_ablate.cli.console import err, out
     from vlm_ablate.cli.export import quiet
     from vlm_ablate.errors import UnknownNameError

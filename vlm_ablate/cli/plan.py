@@ -56,7 +56,10 @@ def plan(
     modules: Annotated[bool, typer.Option("--modules", help="List the modules that carry adapters.")] = False,
     allow_hub: HubOption = False,
 ) -> None:
-    """Arms as a diff of the base, warnings, and each arm's parameters, tokens, FLOPs, memory and bytes. No weights."""
+    """Arms as a diff of the base, warnings, and each arm's parameters, tokens, FLOPs, memory and bytes. No weights.
+
+    Example: vlm-ablate plan idefics2/t03_architecture --scale paper --gpu h100
+    """
     from vlm_ablate.cli.console import arm_list, err, out, seed_list, warn
     from vlm_ablate.config.expand import load_experiment
     from vlm_ablate.hub import set_hub_access

@@ -28,7 +28,10 @@ def language(
     steps: StepsOption = None,
     threads: ThreadsOption = 1,
 ) -> None:
-    """Pretrain the small Llama on dictionary glosses, country facts and described pictures (about 50 minutes)."""
+    """Pretrain the small Llama on dictionary glosses, country facts and described pictures (about 50 minutes).
+
+    Example: vlm-ablate pretrain language
+    """
     from dataclasses import replace
 
     import torch
@@ -59,7 +62,10 @@ def vision(
     steps: StepsOption = None,
     threads: ThreadsOption = 1,
 ) -> None:
-    """Pretrain the small SigLIP-type ViT on composed pictures and the names of what is in them (about 40 minutes)."""
+    """Pretrain the small SigLIP-type ViT on composed pictures and the names of what is in them (about 40 minutes).
+
+    Example: vlm-ablate pretrain vision
+    """
     from dataclasses import replace
 
     import torch

@@ -66,6 +66,8 @@ def reproduce(
 
     Finished runs are not repeated and interrupted ones continue, so the same command goes on from where it was. It ends
     with every table, and one page with the claims of all.
+
+    Example: vlm-ablate reproduce --papers idefics2 --seeds 0,1,2
     """
     from vlm_ablate.cli.console import out as stdout
     from vlm_ablate.cli.console import seed_list, warn

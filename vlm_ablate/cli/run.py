@@ -58,7 +58,10 @@ def run(
     tracking_uri: TrackingOption = None,
     allow_hub: HubOption = False,
 ) -> None:
-    """Run every arm with every seed. Finished runs are not repeated; an interrupted one continues."""
+    """Run every arm with every seed. Finished runs are not repeated; an interrupted one continues.
+
+    Example: vlm-ablate run idefics2/t03_architecture --seeds 0,1,2 --jobs 2
+    """
     from rich.text import Text
 
     from vlm_ablate.cli.console import arm_list, counted, out, print_runs, seed_list, warn

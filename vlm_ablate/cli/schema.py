@@ -11,7 +11,10 @@ def schema(
     kind: Annotated[str, typer.Argument(help="experiment or scale")] = "experiment",
     plugin: Annotated[list[str] | None, typer.Option("--plugin", help="Module whose parts to include.")] = None,
 ) -> None:
-    """Print the JSON Schema of experiment (or scale) files, with every registered part."""
+    """Print the JSON Schema of experiment (or scale) files, with every registered part.
+
+    Example: vlm-ablate schema > experiment.schema.json
+    """
     import json
 
     from vlm_ablate.config.json_schema import FileKind, file_schema

@@ -14,7 +14,10 @@ def score(
         Path, typer.Argument(help='One answer a line: {"prediction": "42", "references": ["42", "forty-two"]}.')
     ],
 ) -> None:
-    """Score the answers in a JSONL file of `prediction` and `references`; prints mean, count and unparsed."""
+    """Score the answers in a JSONL file of `prediction` and `references`; prints mean, count and unparsed.
+
+    Example: vlm-ablate score anls answers.jsonl
+    """
     from vlm_ablate.cli.console import out
     from vlm_ablate.evaluation.metrics import metrics
     from vlm_ablate.evaluation.score_file import score_file

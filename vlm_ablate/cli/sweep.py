@@ -79,6 +79,8 @@ def run(
     """Run trials until the budget is spent. The same command in other terminals and machines works on the same study.
 
     What was interrupted goes on with the same command; finished trials are not repeated.
+
+    Example: vlm-ablate sweep t03_learning_rate
     """
     from vlm_ablate.cli.console import out, warn
     from vlm_ablate.cli.home import open_home
@@ -263,7 +265,10 @@ def show(
     storage: StorageOption = None,
     home: HomeOption = None,
 ) -> None:
-    """The best trials with intervals over seeds, what was pruned, which fields mattered, and what it cost."""
+    """The best trials with intervals over seeds, what was pruned, which fields mattered, and what it cost.
+
+    Example: vlm-ablate sweep show t03_learning_rate
+    """
     loaded, results = _known(file, storage, home)
     _show(loaded, results, top)
 
@@ -286,7 +291,10 @@ def plots_(
     storage: StorageOption = None,
     home: HomeOption = None,
 ) -> None:
-    """Draw the history, the score over each field, what mattered, and score against cost, as PNG."""
+    """Draw the history, the score over each field, what mattered, and score against cost, as PNG.
+
+    Example: vlm-ablate sweep plots t03_learning_rate -o plots
+    """
     from vlm_ablate.errors import VlmAblateError
 
     loaded, results = _known(file, storage, home)
@@ -310,6 +318,8 @@ def apply(
     """Write the winner as an experiment file. Scoring it on the report split trains nothing again.
 
     The file names sweep, trial and revision; its values hold at the scale of the sweep, and `table` marks the arm.
+
+    Example: vlm-ablate sweep apply t03_learning_rate tuned.yaml
     """
     from vlm_ablate.config.expand import load_experiment
     from vlm_ablate.errors import VlmAblateError
@@ -331,7 +341,10 @@ def apply(
 
 @app.command()
 def plan(file: SweepFile, home: HomeOption = None, allow_hub: HubOption = False) -> None:
-    """What the sweep costs, before it runs: trials, operations, parameters and memory over the ends of its space."""
+    """What the sweep costs, before it runs: trials, operations, parameters and memory over the ends of its space.
+
+    Example: vlm-ablate sweep plan t03_learning_rate
+    """
     from vlm_ablate.cli.console import err, out, warn
     from vlm_ablate.cli.sweep_view import plan_view
     from vlm_ablate.hub import set_hub_access

@@ -44,6 +44,8 @@ def table(
     """Print the table of an experiment, the paper's numbers beside ours, from tracked records only.
 
     The words of a `run` (--scale, --arms, --seeds, --set) give the table of what it ran.
+
+    Example: vlm-ablate table idefics2/t03_architecture --format latex --out table.tex
     """
     from vlm_ablate.cli.console import arm_list, print_runs, seed_list
     from vlm_ablate.cli.home import open_home, take_over_earlier

@@ -27,7 +27,10 @@ def ui(
     ] = 5000,
     home: HomeOption = None,
 ) -> None:
-    """Open the records in the MLflow UI on 127.0.0.1 and print the address; Ctrl-C stops it."""
+    """Open the records in the MLflow UI on 127.0.0.1 and print the address; Ctrl-C stops it.
+
+    Example: vlm-ablate ui
+    """
     import subprocess
 
     from vlm_ablate.cli.console import err

@@ -20,7 +20,10 @@ def validate(
     arms: ArmsOption = None,
     sets: SetOption = None,
 ) -> None:
-    """Check files without running anything: every error with file, path, what is wrong and the nearest valid value."""
+    """Check files without running anything: every error with file, path, what is wrong and the nearest valid value.
+
+    Example: vlm-ablate validate experiments/*/*.yaml
+    """
     from rich.text import Text
 
     from vlm_ablate.cli.console import arm_list, out, warn

@@ -1,0 +1,46 @@
+"""`import vlm_ablate as va`: load, plan, run and table in a few lines, and an import that costs nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import vlm_ablate as va
+from tests.cli.test_reproduce import fill, folder  # noqa: F401 - the fixture
+from vlm_ablate.errors import ConfigError, TrackingError, UnknownNameError
+from vlm_ablate.home import Home
+
+
+def test_the_import_alone_imports_nothing_else() -> None:
+    code = "import sys, vlm_ablate; print(*(m for m in sys.modules if m.startswith(('vlm_ablate', 'pydantic'))))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["vlm_ablate"]
+
+
+def test_plan_has_a_row_for_each_arm_and_reads_no_weights(folder: Path) -> None:  # noqa: F811
+    plan = va.load("idefics2/second", scale="tiny").plan()
+    assert list(plan.index) == ["one", "three"] and (plan.visual_tokens_per_image == 8).all()
+    assert plan.total_parameters["one"] < plan.total_parameters["three"]
+
+
+def test_run_does_nothing_twice_and_the_table_has_both_numbers(folder: Path) -> None:  # noqa: F811
+    fill(Home(folder / "home").prepare(minimum_free=0), "second")
+    study = va.load("idefics2/second", scale="tiny", home=folder / "home")
+    assert all(outcome.reused for outcome in study.run())
+    table, claims = study.table(), study.claims()
+    assert list(table.index) == ["one", "three"] and (table.seeds == 2).all() and (table.status == "finished").all()
+    assert table.score["three"] - table.score["one"] == pytest.approx(claims.ours[0])
+    assert table.paper.notna().all() and list(claims.verdict) == ["agrees"]
+    assert (study.table(seeds=[1]).seeds == 1).all()
+
+
+def test_what_is_wrong_is_told_as_the_command_line_tells_it(folder: Path) -> None:  # noqa: F811
+    with pytest.raises(UnknownNameError, match="experiment file"):
+        va.load("idefics2/none")
+    with pytest.raises(ConfigError, match="latent"):
+        va.load("idefics2/first", scale="tiny", sets=["model.connector.latent=3"])
+    with pytest.raises(TrackingError, match="nothing was run"):
+        va.load("idefics2/first", scale="tiny", home=folder / "empty").table()
