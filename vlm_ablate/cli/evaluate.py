@@ -77,7 +77,10 @@ def evaluate(
     allow_hub: HubOption = False,
     plugins: PluginsOption = False,
 ) -> None:
-    """Score a model that is there already. The record becomes a row of a table, beside the paper's own."""
+    """Score a model that is there already. The record becomes a row of a table, beside the paper's own.
+
+    Example: vlm-ablate evaluate exported/my_run --benchmarks docvqa,textvqa --limit 500
+    """
     from vlm_ablate.cli.console import err, out, warn
     from vlm_ablate.cli.home import open_home
     from vlm_ablate.cli.run import look_over_material, report_failures

@@ -30,6 +30,8 @@ def prefetch(
 
     Workers then need no network. Offline (HF_HUB_OFFLINE=1, or --check) it says what is here and what is missing.
     Exit code 1: something is missing.
+
+    Example: vlm-ablate prefetch idefics2/t04_visual_tokens --scale gpu
     """
     from vlm_ablate.cli.console import arm_list, err, out, warn
     from vlm_ablate.hub import hub_allowed, offline_by_hand, set_hub_access
