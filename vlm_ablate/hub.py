@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 ALLOW_HUB = "VLM_ABLATE_ALLOW_HUB"
@@ -37,6 +40,30 @@ def offline_by_hand() -> bool:
     """Whether the user asked for no network, rather than for no downloads by the way (`set_hub_access`)."""
     said = os.environ.get("HF_HUB_OFFLINE", "")
     return said != _OFFLINE and said.upper() in ("1", "ON", "YES", "TRUE")
+
+
+def surely_absent(id: str) -> bool:
+    """Whether a data set of the hub is neither here nor to be fetched, told by the names of folders without `datasets`.
+
+    In doubt, and once `datasets` is imported, it is not sure.
+    """
+    if hub_allowed() or "datasets" in sys.modules or id.count("/") != 1:
+        return False
+    from huggingface_hub import constants
+
+    prepared = Path(os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME) / "datasets").expanduser()
+    places = (Path(constants.HF_HUB_CACHE) / f"datasets--{id.replace('/', '--')}", Path(id).expanduser())
+    try:
+        names = os.listdir(prepared) if prepared.is_dir() else []
+        there = any(place.exists() for place in places)
+    except OSError:
+        return False
+    return not there and not any(_letters(id) in _letters(name) for name in names)
+
+
+def _letters(name: str) -> str:
+    """`datasets` names folders `owner___the_name`, in its own spelling."""
+    return re.sub("[^a-z0-9]", "", name.lower())
 
 
 @contextmanager

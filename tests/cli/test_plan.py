@@ -17,6 +17,14 @@ from vlm_ablate.config.scales import scale_files
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Plans are kept in a home of these tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLM_ABLATE_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
 def plan(*arguments: str) -> tuple[int, str, str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)

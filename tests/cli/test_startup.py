@@ -34,6 +34,13 @@ def test_nothing_heavy_is_imported(arguments: tuple[str, ...]) -> None:
     assert not modules & set(HEAVY)
 
 
+def test_a_plan_that_was_made_before_needs_nothing_heavy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLM_ABLATE_HOME", str(tmp_path))
+    arguments = ("plan", T03, "--scale", "paper", "--arms", "ar_linear_frozen")
+    assert "torch" in imported(*arguments)
+    assert not imported(*arguments) & set(HEAVY)
+
+
 def test_help_does_not_even_import_pydantic() -> None:
     assert not imported("--help") & {"pydantic", "yaml", "numpy"}
 

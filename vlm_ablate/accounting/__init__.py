@@ -1,18 +1,23 @@
 """What a run costs, known before any weight is read: parameters, tokens, FLOPs, memory, bytes, GPU-hours."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from vlm_ablate.accounting.features import CPU_FLOPS, GPU_FLOPS, FeaturePlan, Lengths, plan_features
 from vlm_ablate.accounting.gpus import GPUS, Gpu
-from vlm_ablate.accounting.measure import SampleShape
-from vlm_ablate.accounting.memory import MemoryPlan, Sharding
-from vlm_ablate.accounting.plan import (
+from vlm_ablate.accounting.plans import (
+    MemoryPlan,
     ModelPlan,
-    Planner,
+    SampleShape,
+    Sharding,
     StagePlan,
     check_lengths,
-    plan_model,
     short_count,
-    visual_tokens_of,
 )
+
+if TYPE_CHECKING:
+    from vlm_ablate.accounting.plan import Planner, plan_model, visual_tokens_of
 
 __all__ = [
     "CPU_FLOPS",
@@ -33,3 +38,12 @@ __all__ = [
     "short_count",
     "visual_tokens_of",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """What plans anew, imported when it is asked for: it needs torch, which reading a plan does not."""
+    if name not in ("Planner", "plan_model", "visual_tokens_of"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from vlm_ablate.accounting import plan
+
+    return getattr(plan, name)

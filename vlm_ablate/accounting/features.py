@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vlm_ablate.accounting.gpus import GPUS
-from vlm_ablate.accounting.plan import StagePlan
+from vlm_ablate.accounting.plans import StagePlan
 from vlm_ablate.config.execution import Execution
 from vlm_ablate.config.stages import Stage, Training
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from vlm_ablate.accounting.meter import Meter
+from vlm_ablate.accounting.plans import SampleShape, sides
 from vlm_ablate.config.data import ImageConfig
 from vlm_ablate.models.architectures.base import Reading
 from vlm_ablate.models.architectures.cross_attention import CrossAttention, Sight
@@ -17,18 +18,6 @@ from vlm_ablate.models.vlm import VLM
 
 IN_LANGUAGE = ("language", "cross_attention")
 """Parts that run in the language model's stretch of a pass."""
-
-
-@dataclass(frozen=True)
-class SampleShape:
-    """The sample that operations are counted for: its images stand first, every text token is supervised."""
-
-    images: int = 1
-    text_tokens: int = 128
-    """Tokens beside the image placeholders."""
-    width: int | None = None
-    """Pixels of an image; None: the side that the data section asks for."""
-    height: int | None = None
 
 
 @dataclass
@@ -92,11 +81,6 @@ def measure(
     for parameter in vlm.parameters():
         parameter.grad = None
     return cost
-
-
-def sides(image: ImageConfig, sample: SampleShape) -> tuple[int, int]:
-    """(width, height) in pixels of the sample's images."""
-    return sample.width or image.size, sample.height or image.size
 
 
 def views_of(image: ImageConfig, width: int, height: int) -> tuple[int, tuple[int, int]]:

@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 from math import ceil
 
 from vlm_ablate.accounting.measure import IN_LANGUAGE, Measurement
+from vlm_ablate.accounting.plans import MemoryPlan, Sharding
 from vlm_ablate.config.execution import Execution
 from vlm_ablate.config.stages import Stage
 
 FP32, BF16 = 4, 2
-
-
-class Sharding(StrEnum):
-    """What the devices of a group hold a share of instead of the whole (ZeRO, arXiv:1910.02054)."""
-
-    zero1 = "zero1"
-    """The optimiser's moments."""
-    zero2 = "zero2"
-    """Moments and gradients."""
-    zero3 = "zero3"
-    """Moments, gradients and weights: FSDP."""
 
 
 @dataclass(frozen=True)
@@ -33,46 +22,6 @@ class Units:
     """Of one layer."""
     trained: int
     """Largest number that require gradients in one layer."""
-
-
-
-@dataclass(frozen=True)
-class MemoryPlan:
-    """Bytes on one device at the peak of a training step.
-
-    step = activations + transient + copies + gathered; peak = weights + moments + max(gradients, step), or, when a
-    step of the optimiser has several micro-batches, weights + moments + gradients + step.
-
-    The backward pass starts with everything kept and no gradient yet, and ends with all gradients and nothing kept;
-    but the gradients of a first micro-batch are there all the time.
-    """
-
-    weights: int
-    """Parameters and buffers, in fp32 or (a language model that no stage trains in full) in bf16; a share of them."""
-    moments: int
-    """Two fp32 moments of every trained parameter, as AdamW keeps (Muon keeps one of a matrix); a share of them."""
-    gradients: int
-    """fp32 gradients of every trained parameter; a share of them."""
-    activations: int
-    """Tensors that autograd keeps for one micro-batch; of checkpointed layers their inputs."""
-    transient: int
-    """The larger of two: logits, their logarithm and its gradient at supervised positions; or the gradients inside the
-    widest layer (half of what it keeps), if checkpointed its recomputed tensors and a quarter as much. Both shares
-    were fitted to measured steps of tiny models, where plans are 13 % low to 13 % high."""
-    copies: int
-    """Copies of weights that autograd keeps: autocast's in bf16 (not under FSDP, which gathers in bf16), DoRA's."""
-    gathered: int
-    """Whole weights under FSDP, in what is computed in: all outside the layers, the running and the next layer, and the
-    gradients of a layer."""
-    accumulates: bool
-    """Whether a step has several micro-batches on a device."""
-
-    @property
-    def peak(self) -> int:
-        """Bytes at the peak."""
-        step = self.activations + self.transient + self.copies + self.gathered
-        moving = step + self.gradients if self.accumulates else max(step, self.gradients)
-        return self.weights + self.moments + moving
 
 
 def plan_memory(

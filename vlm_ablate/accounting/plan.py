@@ -4,123 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import torch
 from torch import nn
 
-from vlm_ablate.accounting.gpus import GPUS
-from vlm_ablate.accounting.measure import Measurement, SampleShape, layers_of, measure, views_of
-from vlm_ablate.accounting.memory import BF16, FP32, MemoryPlan, Sharding, Units, plan_memory
+from vlm_ablate.accounting.measure import Measurement, layers_of, measure, views_of
+from vlm_ablate.accounting.memory import BF16, FP32, Units, plan_memory
 from vlm_ablate.accounting.parameters import parameters_by_part
+from vlm_ablate.accounting.plans import ModelPlan, SampleShape, Sharding, StagePlan
 from vlm_ablate.accounting.unfilled import Unfilled
 from vlm_ablate.config.data import MAX_TILES, ImageConfig
 from vlm_ablate.config.execution import Execution
 from vlm_ablate.config.run_config import RunConfig, RunStage
 from vlm_ablate.config.stages import Stage, language_in_bf16
-from vlm_ablate.errors import ModelError
 from vlm_ablate.models.adapters import AdapterReport, apply_training, take_out_adapters
 from vlm_ablate.models.features import refusal
 from vlm_ablate.models.released import check_parts
 from vlm_ablate.models.views import Views
 from vlm_ablate.models.vlm import VLM, build_vlm
-
-
-@dataclass(frozen=True)
-class StagePlan:
-    """What one stage trains and costs."""
-
-    name: str
-    total: dict[str, int]
-    """Part -> parameters, adapters of this stage included."""
-    trainable: dict[str, int]
-    """Part -> parameters that require gradients."""
-    matched: dict[str, tuple[str, ...]]
-    """Backbone -> modules that carry adapters."""
-    training_flops: dict[str, float]
-    """Part -> operations per sample, forward and backward, recomputation under checkpointing included; where images
-    grow within the stage, the mean over its steps."""
-    views: float
-    """Views of one image, as well a mean."""
-    sequence: float
-    """Tokens of the sample in the text stream, as well a mean."""
-    memory: MemoryPlan
-    """At the steps that need most."""
-    checkpoint_bytes: int
-    """A resumable checkpoint: new and trained parameters in fp32 and two moments (Muon keeps one of a matrix)."""
-    samples: int
-    """Steps times batch size, times the samples of a packed row."""
-    row_samples: float = 1.0
-    """Samples like the plan's that a packed row holds, where images grow the mean over the steps; 1 without packing."""
-    sample_images: int = 1
-    """Images of the sample."""
-    feature_bytes: float = 0.0
-    """Of the encoder's output for the sample's images, as well a mean."""
-    features_refused: str = ""
-    """Why the encoder's output cannot be kept, whatever it costs; "" where it can."""
-    least_image_tokens: int = 0
-    """Placeholders of an image that takes the fewest, at the steps that need most."""
-
-    @property
-    def total_parameters(self) -> int:
-        """All parameters, adapters included."""
-        return sum(self.total.values())
-
-    @property
-    def trainable_parameters(self) -> int:
-        """All parameters that require gradients."""
-        return sum(self.trainable.values())
-
-    @property
-    def flops(self) -> float:
-        """Operations per sample in training."""
-        return sum(self.training_flops.values())
-
-    def gpu_hours(self, *, mfu: float = 0.4, peak: float = GPUS["h100"].flops) -> float:
-        """Device-hours of the stage when `mfu` of a device's `peak` operations a second are useful ones.
-
-        All samples are taken to be as long as the plan's sample. Recomputation counts as work.
-        """
-        return self.flops * self.samples / (mfu * peak) / 3600
-
-
-@dataclass(frozen=True)
-class ModelPlan:
-    """What an arm builds and costs. `stages` stand in the order in which they are trained."""
-
-    parameters: dict[str, int]
-    """Part -> parameters without adapters."""
-    views_per_image: int
-    visual_tokens_per_image: int
-    """Tokens out of the connector."""
-    placeholders_per_image: int
-    """Placeholders that an image takes in the text stream (position tokens and the like not counted)."""
-    sample: SampleShape
-    sequence: int
-    """Tokens of the sample in the text stream."""
-    forward_flops: dict[str, float]
-    """Part (vision, connector, cross_attention, language) -> operations per sample without adapters."""
-    stages: dict[str, StagePlan] = field(default_factory=dict)
-
-    @property
-    def last(self) -> StagePlan:
-        """The last stage: what a one-stage experiment's table shows."""
-        return list(self.stages.values())[-1]
-
-    @property
-    def trainable_parameters(self) -> int:
-        """Parameters that the last stage trains; none without a stage."""
-        return self.last.trainable_parameters if self.stages else 0
-
-    @property
-    def total_parameters(self) -> int:
-        """All parameters without adapters, as the papers count."""
-        return sum(self.parameters.values())
-
-    @property
-    def flops(self) -> float:
-        """Operations per sample of a forward pass."""
-        return sum(self.forward_flops.values())
 
 
 class Planner:
@@ -271,32 +173,6 @@ def visual_tokens_of(config: RunConfig, width: int, height: int) -> int:
     """Visual tokens of an image of that size in pixels in the last stage, all its views together."""
     views, size = views_of(config.last_stage.data.image if config.stages else config.evaluation.image, width, height)
     return views * build_vlm(config.model, Views.of(config.images()), load_weights=False).visual_tokens(*size)
-
-
-def short_count(number: float) -> str:
-    """A count as papers print it, with three significant digits: 7.66B, 743M, 4.74M."""
-    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= 0.9995 * size:
-            value = number / size
-            digits = 2 if value < 9.995 else 1 if value < 99.95 else 0
-            return f"{value:.{digits}f}{unit}"
-    return f"{number:.0f}"
-
-
-def check_lengths(plan: ModelPlan, config: RunConfig) -> None:
-    """Whether the sequences of every stage hold one image at all, were it as thin as can be.
-
-    Raises:
-        ModelError: one does not; training would leave out every sample that has one.
-    """
-    for name, stage in plan.stages.items():
-        data, tokens = config.stages[name].data, stage.least_image_tokens
-        if tokens >= data.sequence_length:
-            raise ModelError(
-                f"stage {name!r}: one image takes {tokens:,} tokens or more, and data.sequence_length is"
-                f" {data.sequence_length:,}",
-                hint=f"raise data.sequence_length above {tokens:,}, or lower data.image.size or the connector's tokens",
-            )
 
 
 def _least_tokens(vlm: VLM, image: ImageConfig) -> int:

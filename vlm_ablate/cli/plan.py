@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -14,7 +15,7 @@ from vlm_ablate.errors import VlmAblateError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vlm_ablate.accounting import ModelPlan
+    from vlm_ablate.accounting import ModelPlan, Planner, SampleShape, Sharding
     from vlm_ablate.config.loading import ResolvedArm
 
 
@@ -94,8 +95,7 @@ def plan(
         shown = plan_tables.PlanOptions(device, mfu, shards, sharding, modules)
         console.print(*plan_tables.tables(loaded, chosen, plans, shown), sep="\n")
     console.print(*view.notes(loaded, chosen, plans), sep="\n")
-    warn([*loaded.warnings, *view.plan_warnings(plans), *view.memory_warnings(plans, device),
-          *material.warnings()])
+    warn([*loaded.warnings, *view.plan_warnings(plans), *view.memory_warnings(plans, device), *material.warnings()])
     wrong = [VlmAblateError(f"{arm}: {error.message}", hint=error.hint) for arm, error in errors.items()]
     if found := material.error():
         wrong.append(found)
@@ -111,26 +111,35 @@ def _sides(text: str | None) -> tuple[int | None, int | None]:
     width, _, height = text.lower().partition("x")
     sides = [int(side) if re.fullmatch("[0-9]{1,6}", side) else 0 for side in (width, height)]
     if not all(0 < side <= LONGEST_SIDE for side in sides):
-        error = VlmAblateError(f"--image {text[:60]}: not a size in pixels, of at most {LONGEST_SIDE:,} a side",
-                               hint="write WIDTHxHEIGHT, e.g. 1456x1092")
+        error = VlmAblateError(
+            f"--image {text[:60]}: not a size in pixels, of at most {LONGEST_SIDE:,} a side",
+            hint="write WIDTHxHEIGHT, e.g. 1456x1092",
+        )
         error.exit_code = 2
         raise error
     return sides[0], sides[1]
 
 
 def plan_arms(
-    arms: Sequence[ResolvedArm], **options: Any
+    arms: Sequence[ResolvedArm], *, sample: SampleShape, shards: int = 1, sharding: Sharding
 ) -> tuple[dict[str, ModelPlan], dict[str, VlmAblateError]]:
-    """Plans by arm, and what is wrong with the arms that cannot be planned; `options` are the planner's."""
-    _quiet()
-    from vlm_ablate.accounting import Planner, check_lengths
+    """Plans by arm, and what is wrong with the arms that cannot be planned. What was planned before is not again."""
+    from vlm_ablate.accounting import check_lengths
+    from vlm_ablate.runs.plans import KeptPlans
 
-    planner = Planner(**options)
+    @cache
+    def planner() -> Planner:
+        _quiet()
+        from vlm_ablate.accounting import Planner
+
+        return Planner(sample=sample, shards=shards, sharding=sharding)
+
+    kept = KeptPlans(sample, shards, sharding)
     plans: dict[str, ModelPlan] = {}
     errors: dict[str, VlmAblateError] = {}
     for arm in arms:
         try:
-            found = planner.plan(arm.config)
+            found = kept.plan(arm.config, lambda config: planner().plan(config))
             check_lengths(found, arm.config)
             plans[arm.name] = found
         except VlmAblateError as error:

@@ -37,9 +37,7 @@ class PlanOptions:
     """Whether to list the modules that carry adapters."""
 
 
-def tables(
-    loaded: LoadedExperiment, arms: Sequence[ResolvedArm], plans: Plans, shown: PlanOptions
-) -> Iterable[Any]:
+def tables(loaded: LoadedExperiment, arms: Sequence[ResolvedArm], plans: Plans, shown: PlanOptions) -> Iterable[Any]:
     """Size and costs of each arm, all by part, and the modules that carry adapters."""
     planned = [arm for arm in arms if arm.name in plans]
     yield _sizes(loaded, planned, plans)
@@ -59,7 +57,7 @@ def tables(
 
 def _views(arms: Sequence[ResolvedArm], plans: Plans) -> str:
     """What an image becomes, arms that agree together."""
-    from vlm_ablate.accounting.measure import sides
+    from vlm_ablate.accounting.plans import sides
     from vlm_ablate.data.images import tile_grid, views_of_size
 
     found: dict[str, str] = {}
@@ -192,6 +190,8 @@ def _packed(stage: RunStage, plan: StagePlan) -> str:
         return ""
     fill = min(1.0, plan.row_samples * plan.sequence / stage.data.sequence_length)
     return f" packed with {plan.row_samples:.3g} samples ({fill:.0%} full)"
+
+
 def _features(arms: Sequence[ResolvedArm], plans: Plans, shown: PlanOptions) -> str:
     """Whether the output of frozen encoders is kept, and why, arms and stages that agree together."""
     from vlm_ablate.accounting import CPU_FLOPS, plan_features

@@ -76,10 +76,20 @@ def id_fingerprint(id: str | None, revision: str | None = None) -> str:
     """
     if not id:
         return "none"
-    local = Path(id).expanduser()
-    if local.exists() or any(c in id for c in "*?["):
+    if local := _local(id):
         return _recent(local)
     return f"commit {_cached_commit(id, revision)}"
+
+
+def part_files(id: str | None) -> list[Path] | None:
+    """The files of a local `id`; None where it names nothing on this machine but perhaps a repository of the hub."""
+    local = _local(id) if id else None
+    return _files(local) if local else None
+
+
+def _local(id: str) -> Path | None:
+    path = Path(id).expanduser()
+    return path if path.exists() or any(c in id for c in "*?[") else None
 
 
 _looked_at: dict[Path, tuple[float, str]] = {}

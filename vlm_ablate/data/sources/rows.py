@@ -19,7 +19,7 @@ from vlm_ablate.data.sources.lines import LineRows, LineStream, Row
 from vlm_ablate.data.sources.shards import MADE_OF_SHARDS, TarRows, TarStream, unpacked
 from vlm_ablate.data.sources.streams import Stream, StreamRows, WholeStream
 from vlm_ablate.errors import AssetMissing, DataError
-from vlm_ablate.hub import DOWNLOAD_HINT, hub_allowed, offline_unless_allowed
+from vlm_ablate.hub import DOWNLOAD_HINT, hub_allowed, offline_unless_allowed, surely_absent
 from vlm_ablate.limits import parse_json
 
 __all__ = ["Row", "Rows", "first_reason", "found_nothing", "load_hub", "open_rows"]
@@ -105,6 +105,8 @@ def _open_hub(config: RecordsConfig) -> Rows:
     if kept is not None:
         here = config.model_copy(update={"id": str(kept)})
         return _open_parquet(here, [kept], mark, _local_licence(kept.parent))
+    if surely_absent(config.id):
+        raise AssetMissing(f"data set {config.id!r} is not on this machine", hint=DOWNLOAD_HINT)
     data = load_hub(config)
     licence = data.info.license or "unknown"
     if config.streaming:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-
-from datasets import Dataset
+from typing import TYPE_CHECKING
 
 from vlm_ablate.data.values import answers_of
 from vlm_ablate.evaluation.benchmarks.base import BenchmarkItem, Split
 from vlm_ablate.evaluation.benchmarks.tabular import HubBenchmark, Row, required
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 class ChartQa(HubBenchmark):

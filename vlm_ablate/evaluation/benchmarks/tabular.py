@@ -25,7 +25,7 @@ from vlm_ablate.evaluation.benchmarks.base import Benchmark, BenchmarkItem, Spli
 from vlm_ablate.evaluation.benchmarks.configs import HubBenchmarkConfig
 from vlm_ablate.evaluation.benchmarks.local_files import json_table, split_files
 from vlm_ablate.evaluation.prompts import get_template
-from vlm_ablate.hub import DOWNLOAD_HINT, offline_unless_allowed
+from vlm_ablate.hub import DOWNLOAD_HINT, offline_unless_allowed, surely_absent
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -127,9 +127,11 @@ class HubBenchmark(Benchmark):
         return table.select([i for i, key in enumerate(keys) if _percentile(key) in span])
 
     def _load(self, name: str, id: str) -> Dataset:
+        where = f"benchmark {self.config.name!r}: split {name!r} of {id!r}"
+        if not self._local and surely_absent(id):
+            raise AssetMissing(f"{where} is not on this machine", hint=DOWNLOAD_HINT)
         import datasets
 
-        where = f"benchmark {self.config.name!r}: split {name!r} of {id!r}"
         try:
             with offline_unless_allowed():
                 if self._local:

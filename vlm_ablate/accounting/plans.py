@@ -1,0 +1,201 @@
+"""What a plan says of a run, and how its figures are written. No torch here: plans are kept, and read without it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from vlm_ablate.accounting.gpus import GPUS
+from vlm_ablate.config.data import ImageConfig
+from vlm_ablate.config.run_config import RunConfig
+from vlm_ablate.errors import ModelError
+
+
+@dataclass(frozen=True)
+class SampleShape:
+    """The sample that operations are counted for: its images stand first, every text token is supervised."""
+
+    images: int = 1
+    text_tokens: int = 128
+    """Tokens beside the image placeholders."""
+    width: int | None = None
+    """Pixels of an image; None: the side that the data section asks for."""
+    height: int | None = None
+
+
+class Sharding(StrEnum):
+    """What the devices of a group hold a share of instead of the whole (ZeRO, arXiv:1910.02054)."""
+
+    zero1 = "zero1"
+    """The optimiser's moments."""
+    zero2 = "zero2"
+    """Moments and gradients."""
+    zero3 = "zero3"
+    """Moments, gradients and weights: FSDP."""
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes on one device at the peak of a training step.
+
+    step = activations + transient + copies + gathered; peak = weights + moments + max(gradients, step), or, when a
+    step of the optimiser has several micro-batches, weights + moments + gradients + step.
+
+    The backward pass starts with everything kept and no gradient yet, and ends with all gradients and nothing kept;
+    but the gradients of a first micro-batch are there all the time.
+    """
+
+    weights: int
+    """Parameters and buffers, in fp32 or (a language model that no stage trains in full) in bf16; a share of them."""
+    moments: int
+    """Two fp32 moments of every trained parameter, as AdamW keeps (Muon keeps one of a matrix); a share of them."""
+    gradients: int
+    """fp32 gradients of every trained parameter; a share of them."""
+    activations: int
+    """Tensors that autograd keeps for one micro-batch; of checkpointed layers their inputs."""
+    transient: int
+    """The larger of two: logits, their logarithm and its gradient at supervised positions; or the gradients inside the
+    widest layer (half of what it keeps), if checkpointed its recomputed tensors and a quarter as much. Both shares
+    were fitted to measured steps of tiny models, where plans are 13 % low to 13 % high."""
+    copies: int
+    """Copies of weights that autograd keeps: autocast's in bf16 (not under FSDP, which gathers in bf16), DoRA's."""
+    gathered: int
+    """Whole weights under FSDP, in what is computed in: all outside the layers, the running and the next layer, and the
+    gradients of a layer."""
+    accumulates: bool
+    """Whether a step has several micro-batches on a device."""
+
+    @property
+    def peak(self) -> int:
+        """Bytes at the peak."""
+        step = self.activations + self.transient + self.copies + self.gathered
+        moving = step + self.gradients if self.accumulates else max(step, self.gradients)
+        return self.weights + self.moments + moving
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What one stage trains and costs."""
+
+    name: str
+    total: dict[str, int]
+    """Part -> parameters, adapters of this stage included."""
+    trainable: dict[str, int]
+    """Part -> parameters that require gradients."""
+    matched: dict[str, tuple[str, ...]]
+    """Backbone -> modules that carry adapters."""
+    training_flops: dict[str, float]
+    """Part -> operations per sample, forward and backward, recomputation under checkpointing included; where images
+    grow within the stage, the mean over its steps."""
+    views: float
+    """Views of one image, as well a mean."""
+    sequence: float
+    """Tokens of the sample in the text stream, as well a mean."""
+    memory: MemoryPlan
+    """At the steps that need most."""
+    checkpoint_bytes: int
+    """A resumable checkpoint: new and trained parameters in fp32 and two moments (Muon keeps one of a matrix)."""
+    samples: int
+    """Steps times batch size, times the samples of a packed row."""
+    row_samples: float = 1.0
+    """Samples like the plan's that a packed row holds, where images grow the mean over the steps; 1 without packing."""
+    sample_images: int = 1
+    """Images of the sample."""
+    feature_bytes: float = 0.0
+    """Of the encoder's output for the sample's images, as well a mean."""
+    features_refused: str = ""
+    """Why the encoder's output cannot be kept, whatever it costs; "" where it can."""
+    least_image_tokens: int = 0
+    """Placeholders of an image that takes the fewest, at the steps that need most."""
+
+    @property
+    def total_parameters(self) -> int:
+        """All parameters, adapters included."""
+        return sum(self.total.values())
+
+    @property
+    def trainable_parameters(self) -> int:
+        """All parameters that require gradients."""
+        return sum(self.trainable.values())
+
+    @property
+    def flops(self) -> float:
+        """Operations per sample in training."""
+        return sum(self.training_flops.values())
+
+    def gpu_hours(self, *, mfu: float = 0.4, peak: float = GPUS["h100"].flops) -> float:
+        """Device-hours of the stage when `mfu` of a device's `peak` operations a second are useful ones.
+
+        All samples are taken to be as long as the plan's sample. Recomputation counts as work.
+        """
+        return self.flops * self.samples / (mfu * peak) / 3600
+
+
+@dataclass(frozen=True)
+class ModelPlan:
+    """What an arm builds and costs. `stages` stand in the order in which they are trained."""
+
+    parameters: dict[str, int]
+    """Part -> parameters without adapters."""
+    views_per_image: int
+    visual_tokens_per_image: int
+    """Tokens out of the connector."""
+    placeholders_per_image: int
+    """Placeholders that an image takes in the text stream (position tokens and the like not counted)."""
+    sample: SampleShape
+    sequence: int
+    """Tokens of the sample in the text stream."""
+    forward_flops: dict[str, float]
+    """Part (vision, connector, cross_attention, language) -> operations per sample without adapters."""
+    stages: dict[str, StagePlan] = field(default_factory=dict)
+
+    @property
+    def last(self) -> StagePlan:
+        """The last stage: what a one-stage experiment's table shows."""
+        return list(self.stages.values())[-1]
+
+    @property
+    def trainable_parameters(self) -> int:
+        """Parameters that the last stage trains; none without a stage."""
+        return self.last.trainable_parameters if self.stages else 0
+
+    @property
+    def total_parameters(self) -> int:
+        """All parameters without adapters, as the papers count."""
+        return sum(self.parameters.values())
+
+    @property
+    def flops(self) -> float:
+        """Operations per sample of a forward pass."""
+        return sum(self.forward_flops.values())
+
+
+def sides(image: ImageConfig, sample: SampleShape) -> tuple[int, int]:
+    """(width, height) in pixels of the sample's images."""
+    return sample.width or image.size, sample.height or image.size
+
+
+def short_count(number: float) -> str:
+    """A count as papers print it, with three significant digits: 7.66B, 743M, 4.74M."""
+    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= 0.9995 * size:
+            value = number / size
+            digits = 2 if value < 9.995 else 1 if value < 99.95 else 0
+            return f"{value:.{digits}f}{unit}"
+    return f"{number:.0f}"
+
+
+def check_lengths(plan: ModelPlan, config: RunConfig) -> None:
+    """Whether the sequences of every stage hold one image at all, were it as thin as can be.
+
+    Raises:
+        ModelError: one does not; training would leave out every sample that has one.
+    """
+    for name, stage in plan.stages.items():
+        data, tokens = config.stages[name].data, stage.least_image_tokens
+        if tokens >= data.sequence_length:
+            raise ModelError(
+                f"stage {name!r}: one image takes {tokens:,} tokens or more, and data.sequence_length is"
+                f" {data.sequence_length:,}",
+                hint=f"raise data.sequence_length above {tokens:,}, or lower data.image.size or the connector's tokens",
+            )
