@@ -75,7 +75,8 @@ class KeptPlans:
     def _read(self, key: str) -> ModelPlan | None:
         try:
             body = unsealed(json.loads((self._folder / f"{key}.json").read_text(encoding="utf-8")))
-            return _adapter().validate_python(body["plan"])
+            plan: ModelPlan = _adapter().validate_python(body["plan"])
+            return plan
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None  # not there, or damaged: made anew
 
