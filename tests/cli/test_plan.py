@@ -184,4 +184,4 @@ def test_material_that_runs_would_miss_is_named(monkeypatch: pytest.MonkeyPatch,
     code, _, err = plan("--scale", "workstation", "--arms", "ar_perceiver_frozen")
     said = " ".join(err.split())
     assert code == 0 and "not fetched" in said and said.count("; the arms that need it are skipped (") == 1
-    assert "run `vlm-ablate data fetch" in said and all(c in said for c in ("stamps", "clip_art", "maps", "documents"))
+    assert "run `vlm-ablate data fetch" in said and all(c in said for c in ("stamps", "clip_art", "maps"))
