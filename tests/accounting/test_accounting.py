@@ -12,7 +12,7 @@ from transformers import (
 )
 
 from tests.accounting.planned import ASSEMBLIES, STAGES, TEXT, batch_of, planned_and_real, run_config
-from vlm_ablate.accounting import SampleShape, plan_model, short_count, visual_tokens_of
+from vlm_ablate.accounting import GPUS, SampleShape, plan_model, short_count, visual_tokens_of
 from vlm_ablate.errors import ModelError
 from vlm_ablate.models.pretrained import bundled_config
 
@@ -161,9 +161,20 @@ def test_checkpoint_holds_trained_parameters_and_moments(tiny):
     assert plan.last.checkpoint_bytes == 12 * trained
 
 
-def test_gpu_hours_follow_from_operations(tiny):
-    plan, _ = planned_and_real(tiny, "linear", steps=1000, batch_size=10)
-    assert plan.last.gpu_hours(mfu=0.5, peak=1e12) == pytest.approx(plan.last.flops * 10_000 / 5e11 / 3600)
+def test_gpu_hours_follow_from_operations_of_full_rows(tiny):
+    def last(**stage):
+        config = {**tiny, **dict(zip(("connector", "architecture"), ASSEMBLIES["linear"], strict=True))}
+        fields = {"steps": 1000, "batch_size": 10, "language": "full", "vision": "full", **stage}
+        return plan_model(run_config(config, {"size": 64}, **fields), sample=SampleShape(text_tokens=TEXT)).last
+
+    short, full = last(sequence_length=1), last(sequence_length=400)
+    assert short.gpu_hours(mfu=0.5, peak=1e12) == pytest.approx(short.flops * 10_000 / 5e11 / 3600)
+    spent = full.training_flops
+    row = spent["vision"] + spent["connector"] + spent["language"] * 400 / full.sequence
+    assert full.gpu_hours(mfu=0.5, peak=1e12) == pytest.approx(row * 10_000 / 5e11 / 3600)
+    again = last(sequence_length=400, gradient_checkpointing=True)
+    assert again.flops > full.flops and again.gpu_hours() == pytest.approx(full.gpu_hours())
+    assert full.hardware_share == 1 < again.hardware_share < 4 / 3
 
 
 def test_a_packed_row_costs_as_many_samples_as_it_holds(tiny):
@@ -176,7 +187,9 @@ def test_a_packed_row_costs_as_many_samples_as_it_holds(tiny):
     assert loose.row_samples == 1 and packed.row_samples == 400 // int(packed.sequence) > 2
     assert limited.row_samples == 2
     assert packed.samples == loose.samples * packed.row_samples and packed.flops == loose.flops
-    assert packed.gpu_hours() == pytest.approx(loose.gpu_hours() * packed.row_samples)
+    images = packed.training_flops["vision"] + packed.training_flops["connector"]
+    more = images * (packed.row_samples - 1) * loose.samples / (0.4 * GPUS["h100"].flops) / 3600
+    assert packed.gpu_hours() == pytest.approx(loose.gpu_hours() + more), "both rows are full, one of more images"
     assert packed.memory.activations > loose.memory.activations
 
 

@@ -10,14 +10,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from vlm_ablate.accounting.meter import Meter
-from vlm_ablate.accounting.plans import SampleShape, sides
+from vlm_ablate.accounting.plans import IN_LANGUAGE, SampleShape, sides
 from vlm_ablate.config.data import ImageConfig
 from vlm_ablate.models.architectures.base import Reading
 from vlm_ablate.models.architectures.cross_attention import CrossAttention, Sight
 from vlm_ablate.models.vlm import VLM
-
-IN_LANGUAGE = ("language", "cross_attention")
-"""Parts that run in the language model's stretch of a pass."""
 
 
 @dataclass

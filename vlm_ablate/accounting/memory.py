@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil
 
-from vlm_ablate.accounting.measure import IN_LANGUAGE, Measurement
-from vlm_ablate.accounting.plans import MemoryPlan, Sharding
+from vlm_ablate.accounting.measure import Measurement
+from vlm_ablate.accounting.plans import IN_LANGUAGE, MemoryPlan, Sharding
 from vlm_ablate.config.execution import Execution
 from vlm_ablate.config.stages import Stage
 

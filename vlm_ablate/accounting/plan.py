@@ -115,13 +115,15 @@ class Planner:
         new = ("connector.", "architecture.")
         kept = sum(p.numel() for n, p in vlm.named_parameters() if p.requires_grad or n.startswith(new))
         cost = measure(vlm.train(), image, self.sample, autocast=stage.precision == "bf16", half=frozenset(half))
+        again = _recomputed(execution, cost)
         trained, together = sum(trainable.values()), self._row_samples(stage, cost)
         return StagePlan(
             name=name,
             total=total,
             trainable=trainable,
             matched=report.matched,
-            training_flops=_training_flops(execution, cost),
+            training_flops={part: cost.forward[part] + cost.backward[part] + n for part, n in again.items()},
+            recomputed=again,
             views=cost.views,
             sequence=cost.sequence,
             memory=plan_memory(
@@ -140,6 +142,7 @@ class Planner:
             checkpoint_bytes=FP32 * (kept + 2 * trained),
             samples=stage.steps * stage.batch_size * together,
             row_samples=together,
+            row_tokens=stage.data.sequence_length,
             sample_images=self.sample.images,
             feature_bytes=cost.feature_bytes,
             features_refused=refusal(vlm.vision, padded=Views.of([image]).padded),
@@ -244,6 +247,7 @@ def _weighed(plans: Sequence[StagePlan], shares: Sequence[float]) -> StagePlan:
     return replace(
         plans[-1],
         training_flops={part: mean(p.training_flops[part] for p in plans) for part in plans[-1].training_flops},
+        recomputed={part: mean(p.recomputed[part] for p in plans) for part in plans[-1].recomputed},
         views=mean(p.views for p in plans),
         sequence=mean(p.sequence for p in plans),
         samples=round(plans[-1].samples / plans[-1].row_samples * rows),
@@ -254,10 +258,10 @@ def _weighed(plans: Sequence[StagePlan], shares: Sequence[float]) -> StagePlan:
     )
 
 
-def _training_flops(execution: Execution, cost: Measurement) -> dict[str, float]:
-    """Checkpointing is counted from the cost of the layers, which are measured without it."""
+def _recomputed(execution: Execution, cost: Measurement) -> dict[str, float]:
+    """What checkpointing does again, from the cost of the layers, which are measured without it."""
     again = dict.fromkeys(cost.forward, 0.0)
     if execution.gradient_checkpointing:
         for part, layers in cost.meter.layers.items():
             again[part] = sum(layer.again for layer in layers) if cost.graded[part] else 0.0
-    return {part: cost.forward[part] + cost.backward[part] + again[part] for part in cost.forward}
+    return again

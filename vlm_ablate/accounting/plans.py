@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -9,6 +10,9 @@ from vlm_ablate.accounting.gpus import GPUS
 from vlm_ablate.config.data import ImageConfig
 from vlm_ablate.config.run_config import RunConfig
 from vlm_ablate.errors import ModelError
+
+IN_LANGUAGE = ("language", "cross_attention")
+"""Parts that run in the language model's stretch of a pass."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,10 @@ class StagePlan:
     """Steps times batch size, times the samples of a packed row."""
     row_samples: float = 1.0
     """Samples like the plan's that a packed row holds, where images grow the mean over the steps; 1 without packing."""
+    row_tokens: int = 0
+    """Tokens that a row may have: the stage's sequence length."""
+    recomputed: dict[str, float] = field(default_factory=dict)
+    """Part -> the operations of `training_flops` that checkpointing does a second time."""
     sample_images: int = 1
     """Images of the sample."""
     feature_bytes: float = 0.0
@@ -123,12 +131,26 @@ class StagePlan:
         """Operations per sample in training."""
         return sum(self.training_flops.values())
 
-    def gpu_hours(self, *, mfu: float = 0.4, peak: float = GPUS["h100"].flops) -> float:
-        """Device-hours of the stage when `mfu` of a device's `peak` operations a second are useful ones.
+    @property
+    def hardware_share(self) -> float:
+        """Operations that are done, over the model's own: above 1 where checkpointing does some twice (HFU / MFU)."""
+        done = self._of_row(self.training_flops)
+        return done / (done - self._of_row(self.recomputed)) if done else 1.0
 
-        All samples are taken to be as long as the plan's sample. Recomputation counts as work.
+    def gpu_hours(self, *, mfu: float = 0.4, peak: float = GPUS["h100"].flops) -> float:
+        """Device-hours of the stage when `mfu` of a device's `peak` operations a second are the model's own.
+
+        Every row is taken to be as long as the stage lets it be (`row_tokens`), with the images of the plan's sample,
+        or of as many as are packed into it. What is computed twice under checkpointing is no work of the model's.
         """
-        return self.flops * self.samples / (mfu * peak) / 3600
+        row = self._of_row(self.training_flops) - self._of_row(self.recomputed)
+        return row * self.samples / self.row_samples / (mfu * peak) / 3600
+
+    def _of_row(self, spent: Mapping[str, float]) -> float:
+        """Operations of a full row; those of the text stream grow with its tokens, which leaves out that attention
+        grows faster."""
+        longer = max(self.row_tokens / self.sequence, self.row_samples)
+        return sum(n * (longer if part in IN_LANGUAGE else self.row_samples) for part, n in spent.items())
 
 
 @dataclass(frozen=True)

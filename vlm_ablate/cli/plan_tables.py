@@ -85,7 +85,12 @@ def _sample(plans: Plans, shown: PlanOptions) -> str:
     if not timed(plans):
         return text + "."
     peak = f"{shown.gpu.flops / 1e12:.0f} T bf16 FLOPs/s"
-    return f"{text}; GPU-hours on {shown.gpu.title} at {shown.mfu:.0%} of {peak}."
+    stages = [stage for plan in plans.values() for stage in plan.stages.values()]
+    rows = " or ".join(map(str, sorted({max(stage.row_tokens, round(stage.sequence)) for stage in stages})))
+    hours = f"GPU-hours on {shown.gpu.title} at {shown.mfu:.0%} of {peak} (MFU: what checkpointing computes again is no"
+    hfu = shown.mfu * max(stage.hardware_share for stage in stages)
+    hours += f" work of the model's; HFU up to {hfu:.0%}), for rows that are full: {rows} tokens"
+    return f"{text}; {hours}."
 
 
 def _titled(title: str, note: str) -> Text:
