@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import subprocess
@@ -26,6 +27,16 @@ def git_revision() -> str:
         except (OSError, subprocess.SubprocessError):
             pass
     return f"release {_version('vlm-ablate')}"
+
+
+@cache
+def code_digest() -> str:
+    """16 hex digits over this package's code as it lies here, changed or not."""
+    package = Path(__file__).resolve().parent
+    digest = hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        digest.update(f"{file.relative_to(package).as_posix()}\0".encode() + file.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def library_versions() -> dict[str, str]:

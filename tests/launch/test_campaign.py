@@ -34,7 +34,7 @@ class FakeLauncher:
         self.context = context
 
     def submit(self, spec: RunSpec, placement: Placement) -> RunFuture:
-        if placement.nodes > 1:
+        if (placement.nodes or 1) > 1:
             raise VlmAblateError("no such node")
         future = RunFuture(spec, lambda future: self.stopped.append(future.spec.arm))
         future.set_running_or_notify_cancel()
@@ -79,8 +79,8 @@ def test_more_runs_may_be_asked_for_while_others_go_on(home: Home, launcher: Fak
         first = asked.submit(make_spec("a"))
         launcher.finish(0)
         assert first.result(5).status == "finished"
-        second = asked.submit(make_spec("b"), Placement(gpus=1))
-        assert launcher.arms == ["a", "b"] and launcher.placements[1] == Placement(gpus=1)
+        second = asked.submit(make_spec("b"), Placement(devices=1))
+        assert launcher.arms == ["a", "b"] and launcher.placements[1] == Placement(1, 1)
         launcher.finish(1)
         assert second.result(5).name == make_spec("b").run_name
     assert launcher.closed

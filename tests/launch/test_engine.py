@@ -195,8 +195,8 @@ def test_every_event_survives_the_way_through_a_file() -> None:
 
 
 def test_what_no_machine_has_is_an_error_at_once(home: Home) -> None:
-    with opened(home, print) as campaign, pytest.raises(VlmAblateError, match="64 GPUs a run: this machine"):
-        campaign.submit(make_spec("mlp", 1), Placement(gpus=64))
+    with opened(home, print) as campaign, pytest.raises(VlmAblateError, match="4 GPUs a run: this machine"):
+        campaign.submit(make_spec("mlp", 1), Placement(devices=4))
 
 
 def _handover(home: Home) -> Handover:

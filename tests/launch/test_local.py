@@ -201,7 +201,7 @@ def test_a_run_that_has_not_begun_is_cancelled_when_it_is_stopped(home: Home) ->
 
 def test_more_than_this_machine_has_is_an_error_at_once(home: Home) -> None:
     launcher = LocalLauncher(LocalConfig())
-    for placement in (Placement(nodes=2), Placement(gpus=64)):
+    for placement in (Placement(nodes=2), Placement(devices=64)):
         with pytest.raises(VlmAblateError, match="this machine"):
             launcher.submit(make_spec(), placement)
 

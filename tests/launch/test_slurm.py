@@ -98,7 +98,7 @@ def test_what_slurm_cannot_give_is_an_error_before_any_run(home: Home, tmp_path:
         ({"account": "nobody", "constraint": "a100"}, Placement(), "Slurm refuses: .*feature"),
         ({"mem": "50G"}, Placement(), "Slurm refuses: .*not available"),
         ({"time": 90}, Placement(), "a job of 90 min: the partition allows 60 min"),
-        ({}, Placement(gpus=2), "asks for 2 GPUs, and the most that a Slurm node has is 0"),
+        ({}, Placement(devices=2), "asks for 2 GPUs, and the most that a Slurm node has is 0"),
         ({}, Placement(nodes=2), "Slurm refuses: .*"),
     ):
         with pytest.raises(VlmAblateError) as caught, opened(home, **settings) as campaign:  # type: ignore[arg-type]

@@ -37,11 +37,17 @@ ThreadsOption = Annotated[
 GpusOption = Annotated[
     int | None,
     typer.Option(
-        "--gpus-per-run", metavar="N", min=0, max=4_096, help="GPUs of each run. Default: one where there are any."
+        "--devices",
+        "--gpus-per-run",
+        metavar="N",
+        min=0,
+        max=4_096,
+        help="Ranks of each run that share its batches, a GPU each; on a machine without GPUs, a process each. "
+        "Default: execution.devices, else one. 0: one, without a GPU.",
     ),
 ]
 NodesOption = Annotated[
-    int, typer.Option("--nodes-per-run", metavar="N", min=1, max=4_096, help="Machines of each run.")
+    int | None, typer.Option("--nodes", "--nodes-per-run", metavar="N", min=1, max=4_096, help="Machines of each run.")
 ]
 AddressOption = Annotated[
     str | None,
@@ -76,7 +82,7 @@ def where_to(
     jobs: int | None = None,
     threads: int = 1,
     gpus: int | None = None,
-    nodes: int = 1,
+    nodes: int | None = None,
     ray_address: str | None = None,
     sets: Sequence[str] = (),
 ) -> Where:
@@ -86,7 +92,7 @@ def where_to(
         launcher: registered name.
         jobs: runs at a time; None: as many as the launcher takes.
         threads: of each run. The last digits of a result depend on it.
-        gpus: of each run; None: one where there are any.
+        gpus: ranks of each run on a machine, with a GPU each; None: as its execution section says.
         nodes: of each run.
         ray_address: of a cluster.
         sets: `FIELD=VALUE` of the launcher's configuration.

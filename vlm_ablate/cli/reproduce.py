@@ -50,7 +50,7 @@ def reproduce(
     threads: ThreadsOption = 1,
     launcher: LauncherOption = "local",
     gpus_per_run: GpusOption = None,
-    nodes_per_run: NodesOption = 1,
+    nodes_per_run: NodesOption = None,
     ray_address: AddressOption = None,
     launcher_sets: LauncherSetOption = None,
     plan: Annotated[bool, typer.Option("--plan", help="Say what it takes, and begin nothing.")] = False,

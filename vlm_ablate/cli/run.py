@@ -48,7 +48,7 @@ def run(
     threads: ThreadsOption = 1,
     launcher: LauncherOption = "local",
     gpus_per_run: GpusOption = None,
-    nodes_per_run: NodesOption = 1,
+    nodes_per_run: NodesOption = None,
     ray_address: AddressOption = None,
     launcher_sets: LauncherSetOption = None,
     rerun: Annotated[

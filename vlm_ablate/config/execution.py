@@ -8,6 +8,7 @@ from pydantic import Field
 
 from vlm_ablate.config.base import Strict, added
 
+Strategy = Literal["auto", "ddp", "fsdp2"]
 Attention = Literal["auto", "padded", "documents", "varlen", "flash_attn"]
 
 
@@ -33,6 +34,15 @@ class Execution(Strict, decides="execution"):
     `gpu`), both on a GPU in bf16. "auto": the best there is on a GPU, and "padded" on a CPU, so that recorded results
     there repeat to the last digit. Loss and gradients are equal in exact arithmetic; noise and dropout are drawn
     anew."""
+    devices: int | None = added(None, gt=0)
+    """Ranks of a run on each node, which share every batch: each has a GPU, or where there are none a process. None:
+    one. `--devices` goes before it. Loss and gradients are equal in exact arithmetic; noise and dropout are drawn
+    anew."""
+    nodes: int | None = added(None, gt=0)
+    """Machines of a run. None: one. `--nodes` goes before it."""
+    strategy: Strategy = added("auto")
+    """What ranks share. "ddp": each has the whole model. "fsdp2": each holds a share of the weights, gradients and
+    moments. "auto": ddp."""
     stages: dict[str, StageExecution] = Field(default_factory=dict)
     """Name of a stage -> what it does otherwise."""
     checkpoint_every: int = Field(100, gt=0)
@@ -51,6 +61,11 @@ class Execution(Strict, decides="execution"):
     pays by the plan. On a CPU the digits stay what they are without; see docs/how-to/features.md."""
     features_gib: float = Field(16.0, gt=0)
     """GiB that the output of all encoders may take in the home's cache; what was not used for longest goes first."""
+
+    @property
+    def ranks(self) -> int:
+        """Processes that share a batch."""
+        return (self.devices or 1) * (self.nodes or 1)
 
     def of_stage(self, name: str) -> Execution:
         """As one stage is computed: the section with what `stages` says of it."""

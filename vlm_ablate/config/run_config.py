@@ -93,12 +93,38 @@ class RunConfig(Strict):
                 own = name in self.execution.stages and self.execution.stages[name].micro_batch_size
                 path = ("execution", *(("stages", name) if own else ()), "micro_batch_size")
                 raise FieldError(path, f"{micro} does not divide batch_size {stage.batch_size} of stage {name!r}")
+        if problem := self.unfit_for_ranks(self.execution):
+            raise FieldError(("execution", problem[0]), problem[1])
             if self.execution.of_stage(name).features == "on" and stage.vision is not Training.frozen:
                 own = name in self.execution.stages and self.execution.stages[name].features
                 path = ("execution", *(("stages", name) if own else ()), "features")
                 told = f"stage {name!r} trains the vision encoder ({stage.vision}), whose output then never comes again"
                 raise FieldError(path, f"{told}; write auto, or off for this stage")
         return self
+
+    def unfit_for_ranks(self, execution: Execution) -> tuple[str, str] | None:
+        """(field, why): what cannot be computed by the ranks of an execution section; None: everything can."""
+        ranks = execution.ranks
+        if ranks > 1 and execution.strategy == "fsdp2":
+            if self.evaluation.curve:
+                return "strategy", (
+                    "a model that fsdp2 shares out answers nothing while it trains, and evaluation.curve asks; "
+                    "write ddp, or curve: null"
+                )
+            muon = [name for name, stage in self.stages.items() if stage.optimizer == "muon"]
+            if muon:
+                return "strategy", (
+                    f"fsdp2 holds shares of matrices, and muon in stage {muon[0]!r} needs whole ones; write ddp"
+                )
+        for name, stage in self.stages.items():
+            micro = self.execution.of_stage(name).micro_batch_size
+            if stage.batch_size % ((micro or 1) * ranks):
+                each = f" in micro-batches of {micro}" if micro else ""
+                fitting = [n for n in range(1, ranks) if stage.batch_size % ((micro or 1) * n) == 0]
+                nearest = f"; {fitting[-1]} would do" if fitting else ""
+                why = f"batch_size {stage.batch_size} of stage {name!r} cannot be dealt to {ranks} ranks{each}{nearest}"
+                return "devices", why
+        return None
 
     @property
     def last_stage(self) -> RunStage:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from vlm_ablate.errors import VlmAblateError
@@ -24,22 +24,40 @@ GRACE_SECONDS = 60.0
 class Placement:
     """What one run takes. A group of several ranks has one that locks, records and reports: rank 0."""
 
-    gpus: int | None = None
-    """GPUs of a node; None: one where there are any."""
-    nodes: int = 1
+    devices: int | None = None
+    """Ranks of a node, each with a GPU; on this machine, where it has none, each a process. None: as the run's
+    execution section says, else one, with a GPU where there are any. 0: one, without."""
+    nodes: int | None = None
+    """None: as the run's execution section says, else one."""
 
-    def check_one_process(self) -> None:
-        """For launchers whose runs are one process each.
-
-        Raises:
-            VlmAblateError: a run is to have several GPUs or machines, which would need a process for each.
+    def check_one_machine(self) -> None:
         """
-        if self.nodes > 1 or (self.gpus or 0) > 1:
-            what = f"{self.nodes} nodes" if self.nodes > 1 else f"{self.gpus} GPUs"
+        Raises:
+            VlmAblateError: a run is to have several machines, whose ranks cannot be brought together.
+        """
+        if (self.nodes or 1) > 1:
             raise VlmAblateError(
-                f"{what} a run: a run is one process with at most one GPU",
-                hint="leave --gpus-per-run and --nodes-per-run out; several runs go at a time, one a GPU",
+                f"{self.nodes} nodes a run: the ranks of a run are on one machine",
+                hint="leave --nodes out; --devices takes all GPUs of a machine",
             )
+
+
+def placed(spec: RunSpec, placement: Placement) -> tuple[RunSpec, Placement]:
+    """A run with its placement in its execution section, which decides no result, and the placement with what it left
+    open filled in from there.
+
+    Raises:
+        VlmAblateError: so many ranks cannot compute the run.
+    """
+    before = spec.config.execution
+    devices = before.devices if placement.devices is None else placement.devices
+    nodes = placement.nodes or before.nodes or 1
+    execution = before.model_copy(update={"devices": devices or None, "nodes": nodes if nodes > 1 else None})
+    if problem := spec.config.unfit_for_ranks(execution):
+        raise VlmAblateError(f"{spec.run_name}: {problem[1]} (execution.{problem[0]})")
+    if execution != before:
+        spec = replace(spec, config=spec.config.model_copy(update={"execution": execution}))
+    return spec, Placement(devices, nodes)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from vlm_ablate.launch.base import (
     OnEvent,
     Placement,
     RunFuture,
+    placed,
 )
 from vlm_ablate.runs.outcome import RunOutcome, note_from_outside, outcome_of
 from vlm_ablate.runs.publishing import publish_missing
@@ -145,7 +146,7 @@ class Campaign:
             return
         self._training |= dict.fromkeys(missing, spec.id)
         try:
-            inner = self._launcher.submit(spec, placement)
+            inner = self._launcher.submit(*placed(spec, placement))
         except BaseException:  # nobody computes it: what waits for it must not
             self._futures.pop(spec.id, None)
             self._training = {key: run for key, run in self._training.items() if run != spec.id}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -34,14 +35,14 @@ def cores() -> int:
     return count
 
 
-def worker_environment(index: int, devices: list[str], threads: int) -> dict[str, str]:
-    """Environment of worker number `index`: its threads and its one GPU, to be set before torch is imported."""
+def worker_environment(places: Sequence[int], devices: list[str], threads: int) -> dict[str, str]:
+    """Environment of a worker: its threads and the GPUs of its places, to be set before torch is imported."""
     # The worker module must be found wherever this package is imported from.
     package_root = str(Path(__file__).resolve().parents[2])
     environment = os.environ | thread_variables(threads)
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH")]))
     if devices:
-        environment["CUDA_VISIBLE_DEVICES"] = devices[index % len(devices)]
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(devices[place % len(devices)] for place in places)
     return environment
 
 

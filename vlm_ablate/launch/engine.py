@@ -149,7 +149,7 @@ class EngineLauncher:
         """See `Launcher.submit`."""
         with self._lock:
             self._engine.check(placement)
-            placement.check_one_process()
+            placement.check_one_machine()
             future = RunFuture(spec, self._stop)
             self._asked.append(_Asked(future, placement))
         return future

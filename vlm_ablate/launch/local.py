@@ -1,4 +1,7 @@
-"""Runs specs in worker processes of this machine: one a GPU, or one a core, each serving many runs."""
+"""Runs specs in worker processes of this machine: one a GPU, or one a core, each serving many runs.
+
+A run of several ranks has a worker that holds as many GPUs or cores: it is the first rank and starts the others.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,10 @@ class LocalLauncher:
     def __init__(self, config: LocalConfig) -> None:
         self.jobs, self.threads = config.jobs, config.threads
         self._devices: list[str] = []
-        self._queue: deque[RunFuture] = deque()
+        self._have = 0
+        """GPUs, or without any, cores."""
+        self._queue: deque[tuple[RunFuture, int]] = deque()
+        """With the number of devices that each takes."""
         self._workers: list[_Worker] = []
         self._lock = threading.Lock()
         self._closing = False
@@ -45,20 +51,26 @@ class LocalLauncher:
         """See `Launcher.open`."""
         self._context = context
         self._devices = gpus()
-        self._size = self.jobs or len(self._devices) or cores()
+        self._have = len(self._devices) or cores()
+        self._size = self.jobs or self._have
+        self._places = max(self._size, self._have)
+        """Each a GPU or a core, some of them twice where more runs are asked for than there are."""
         self._thread.start()
 
     def submit(self, spec: RunSpec, placement: Placement) -> RunFuture:
         """See `Launcher.submit`."""
-        if placement.nodes > 1:
+        if (placement.nodes or 1) > 1:
             raise VlmAblateError(f"{placement.nodes} nodes a run: this launcher has this machine only")
-        if (placement.gpus or 0) > min(1, len(self._devices)):
+        wanted = placement.devices or 1
+        if wanted > 1 and wanted > self._have:
+            kind = "GPUs" if self._devices else "cores and no GPU"
             raise VlmAblateError(
-                f"{placement.gpus} GPUs a run: a run here takes one, and this machine has {len(self._devices)}"
+                f"{wanted} devices a run: this machine has {self._have} {kind}",
+                hint=f"--devices {self._have} is the most; a micro-batch that is smaller needs less memory",
             )
         future = RunFuture(spec, self._stop)
         with self._lock:
-            self._queue.append(future)
+            self._queue.append((future, wanted))
         self._poke()
         return future
 
@@ -67,7 +79,7 @@ class LocalLauncher:
         give_up = time.monotonic() + grace_seconds
         with self._lock:
             self._closing = True
-            queued, self._queue = list(self._queue), deque()
+            queued, self._queue = [future for future, _ in self._queue], deque()
             busy = [worker for worker in self._workers if worker.future is not None]
         for future in queued:
             future.cancel()
@@ -108,7 +120,8 @@ class LocalLauncher:
             self._loop()
         except Exception as error:
             with self._lock:
-                futures = [*self._queue, *(worker.future for worker in self._workers if worker.future is not None)]
+                waiting = [future for future, _ in self._queue]
+                futures = [*waiting, *(worker.future for worker in self._workers if worker.future is not None)]
                 self._queue.clear()
             for future in futures:
                 if not future.done():
@@ -133,20 +146,31 @@ class LocalLauncher:
     def _assign(self) -> None:
         """Give queued runs to idle workers, and start workers while there is work for them."""
         while self._queue:
-            idle = next((worker for worker in self._workers if worker.future is None), None)
-            if idle is None:
-                if len(self._workers) >= self._size:
+            wanted = self._queue[0][1]
+            idle = [worker for worker in self._workers if worker.future is None]
+            worker = next((worker for worker in idle if len(worker.places) == wanted), None)
+            if worker is None:
+                if len(self._workers) - len(idle) >= self._size:
                     return
-                idle = self._start_worker()
-            future = self._queue.popleft()
+                places = self._free(wanted)
+                if places is None or len(self._workers) >= self._size:
+                    for other in idle:  # their places are wanted; they leave, and this is tried again
+                        other.dismiss()
+                    return
+                worker = self._start_worker(places)
+            future, _ = self._queue.popleft()
             if future.set_running_or_notify_cancel():
-                idle.give(future)
+                worker.give(future)
 
-    def _start_worker(self) -> _Worker:
-        taken = {worker.index for worker in self._workers}
-        index = next(i for i in range(self._size) if i not in taken)
+    def _free(self, wanted: int) -> tuple[int, ...] | None:
+        """Places that no worker has; for several ranks each another GPU or core. None: not so many."""
+        taken = {place for worker in self._workers for place in worker.places}
+        free = [place for place in range(self._places if wanted == 1 else self._have) if place not in taken]
+        return tuple(free[:wanted]) if len(free) >= wanted else None
+
+    def _start_worker(self, places: tuple[int, ...]) -> _Worker:
         home = str(self._context.home.root.absolute())
-        environment = worker_environment(index, self._devices, self.threads)
+        environment = worker_environment(places, self._devices, self.threads)
         environment |= {HOME_VARIABLE: home, LAUNCHER_VARIABLE: "local"}  # caches belong there, too
         setup = {
             "path": sys.path,
@@ -154,7 +178,7 @@ class LocalLauncher:
             "target": self._context.target,
             "tracking_uri": self._context.tracking_uri,
         }
-        worker = _Worker(index, environment, setup)
+        worker = _Worker(places, environment, setup)
         self._workers.append(worker)
         return worker
 
@@ -207,8 +231,8 @@ class LocalLauncher:
 class _Worker:
     """The parent's side of one worker process."""
 
-    def __init__(self, index: int, environment: dict[str, str], setup: dict[str, Any]) -> None:
-        self.index = index
+    def __init__(self, places: tuple[int, ...], environment: dict[str, str], setup: dict[str, Any]) -> None:
+        self.places = places
         self.future: RunFuture | None = None
         ours, theirs = socket.socketpair()
         command = [sys.executable, "-m", "vlm_ablate.launch.worker", str(theirs.fileno())]

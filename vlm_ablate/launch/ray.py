@@ -117,14 +117,14 @@ class RayEngine:
             has = ", ".join(f"{value:g} {kind}" for kind, value in most.items())
             raise VlmAblateError(
                 f"a run asks for {asked}, and no Ray node has that: the most that any has is {has}",
-                hint="ask for less a run: --gpus-per-run, --launcher-set cpus=N; autoscaling=true waits for more nodes",
+                hint="ask for less a run: --devices, --launcher-set cpus=N; autoscaling=true waits for more nodes",
             )
-        if placement.nodes > len(nodes):
+        if (placement.nodes or 1) > len(nodes):
             raise VlmAblateError(f"a run asks for {placement.nodes} nodes, and the Ray cluster has {len(nodes)}")
 
     def _wanted(self, placement: Placement) -> dict[str, float]:
         found = any(node["Resources"].get("GPU") for node in self._nodes())
-        count = placement.gpus if placement.gpus is not None else int(found)
+        count = placement.devices if placement.devices is not None else int(found)
         wanted = {"CPU": self.config.cpus, "GPU": float(count), **self.config.resources}
         return {kind: value for kind, value in wanted.items() if value}
 

@@ -86,7 +86,7 @@ class SlurmEngine(_Submitted):
         """See `Engine.open`."""
         super().open(handover)
         self._slurm = Slurm(self.config)
-        self._slurm.check_options(Placement(gpus=0))
+        self._slurm.check_options(Placement(devices=0))
         self._slurm.check_home(handover)
 
     def check(self, placement: Placement) -> None:
@@ -98,7 +98,7 @@ class SlurmEngine(_Submitted):
         config, number = self.config, self._slurm.gpus(placement)
         options: dict[str, Any] = {
             "name": "vlm-ablate", "timeout_min": self._slurm.minutes, "cpus_per_task": config.cpus, "tasks_per_node": 1,
-            "nodes": placement.nodes, "stderr_to_stdout": True, "slurm_signal_delay_s": config.signal_seconds,
+            "nodes": placement.nodes or 1, "stderr_to_stdout": True, "slurm_signal_delay_s": config.signal_seconds,
             "slurm_setup": config.setup or None, "slurm_array_parallelism": config.jobs or 256,
             "slurm_additional_parameters": submit_options(config) | {"requeue": True},
         }  # fmt: skip
@@ -131,14 +131,14 @@ class ProcessEngine(_Submitted):
     def check(self, placement: Placement) -> None:
         """See `Engine.check`."""
         have = len(gpus())
-        if (placement.gpus or 0) > have or placement.nodes > 1:
+        if (placement.devices or 0) > have or (placement.nodes or 1) > 1:
             raise VlmAblateError(
-                f"{placement.nodes} nodes with {placement.gpus or 0} GPUs a run: this machine is one with {have}"
+                f"{placement.nodes or 1} nodes with {placement.devices or 0} GPUs a run: this is one, with {have}"
             )
 
     def parameters(self, placement: Placement) -> dict[str, Any]:
         """See `_Submitted.parameters`."""
-        number = placement.gpus if placement.gpus is not None else min(1, len(gpus()))
+        number = placement.devices if placement.devices is not None else min(1, len(gpus()))
         return {"timeout_min": self.config.time or USUAL_MINUTES, "gpus_per_node": number, "stderr_to_stdout": True}
 
     def ended(self, jobs: Iterable[Hashable]) -> Mapping[Hashable, str]:

@@ -71,7 +71,7 @@ class Slurm:
 
     def gpus(self, placement: Placement) -> int:
         """GPUs that a job asks for."""
-        return placement.gpus if placement.gpus is not None else min(1, self._most_gpus)
+        return placement.devices if placement.devices is not None else min(1, self._most_gpus)
 
     def check_options(self, placement: Placement) -> None:
         """
@@ -85,9 +85,9 @@ class Slurm:
             raise VlmAblateError(
                 f"a run asks for {number} GPU{'s' * (number > 1)}, and the most that a Slurm node has is"
                 f" {self._most_gpus}",
-                hint="ask for less a run: --gpus-per-run; or for another partition: --launcher-set partition=NAME",
+                hint="ask for less a run: --devices; or for another partition: --launcher-set partition=NAME",
             )
-        options = submit_options(self.config) | {"nodes": placement.nodes, "time": self.minutes}
+        options = submit_options(self.config) | {"nodes": placement.nodes or 1, "time": self.minutes}
         options |= {"cpus-per-task": self.config.cpus} | ({"gpus-per-node": number} if number else {})
         _answer(["sbatch", "--test-only", *_flags(options), "--wrap", "true"])
         self._checked.add(placement)

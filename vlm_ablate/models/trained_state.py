@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from vlm_ablate.config.stages import Training
 from vlm_ablate.errors import ModelError
@@ -26,14 +27,18 @@ _NEW_PARTS = ("connector.", "architecture.")
 def trainable_state_dict(vlm: VLM) -> dict[str, Tensor]:
     """Everything that differs from the base: new parts, new vocabulary rows, adapters, and weights trained so far.
 
-    Contiguous tensors on the CPU, ready for safetensors.
+    Contiguous tensors on the CPU, ready for safetensors. Of a model whose ranks hold a share each, all must ask.
     """
     names = {_through_adapters(vlm, name) for name in vlm.touched}
     return {
-        name: parameter.detach().cpu().contiguous().clone()
+        name: _whole(parameter.detach()).cpu().contiguous().clone()
         for name, parameter in vlm.named_parameters()
         if name in names or name.startswith(_NEW_PARTS) or "trainable_tokens" in name or "lora_" in name
     } | {name: b.detach().cpu().clone() for name, b in _new_buffers(vlm)}
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def _new_buffers(vlm: VLM) -> list[tuple[str, Tensor]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -79,6 +79,10 @@ class VLM(nn.Module):
         self.attention: documents.Kernel = "padded"
         """What computes attention among the documents of a batch without padding (`Batch.documents`); "padded": they
         are masked from each other as documents of a padded row are."""
+        self.passes: Callable[[int], int] | None = None
+        """Of a model whose ranks hold a share each: runs of the encoder in a training step of this rank -> the most of
+        any rank. All must run it equally often, as each run gathers its layers from all; None: there is one rank, or
+        each has the whole model."""
         self.adapters: dict[str, Adapter] = {}
         """Backbone -> the adapters in it; see `adapters.apply_training`."""
         self.touched: set[str] = set()
@@ -120,7 +124,7 @@ class VLM(nn.Module):
         trained = torch.is_grad_enabled() and any(p.requires_grad for p in self.vision.parameters())
         pixels = pixel_values.to(_dtype(self.vision))
         with nullcontext() if trained else torch.no_grad():
-            if self.features is None or keys is None or trained or self.vision.training:
+            if self.features is None or keys is None or trained or self.vision.training or self.passes is not None:
                 seen = self.vision(pixels, pixel_mask)
             else:
                 seen = self.features.see(self.vision, pixels, pixel_mask, keys)
@@ -138,17 +142,25 @@ class VLM(nn.Module):
         pixels = batch.pixel_values
         if pixels is None or not len(pixels):
             return None
-        sizes, (height, width) = batch.view_sizes, pixels.shape[-2:]
-        if {self.visual_tokens(*size) for size in set(sizes)} == {self.visual_tokens(height, width)}:
+        by_size = self._by_size(batch)
+        if by_size is None:
             return Encoded(self.encode_images(pixels, batch.pixel_mask, batch.view_keys))
+        sizes = batch.view_sizes
         states: list[Tensor] = [pixels] * len(sizes)
-        for height, width in sorted(set(sizes)):
+        for height, width in by_size:
             chosen = [view for view, size in enumerate(sizes) if size == (height, width)]
             keys = batch.view_keys and [batch.view_keys[view] for view in chosen]
             found = self.encode_images(pixels[chosen, :, :height, :width], None, keys)
             for view, own in zip(chosen, found, strict=True):
                 states[view] = own
         return Encoded.of(states)
+
+    def _by_size(self, batch: Batch) -> list[tuple[int, int]] | None:
+        """Sizes of the views that are encoded one after another; None: all views together."""
+        assert batch.pixel_values is not None
+        sizes, (height, width) = set(batch.view_sizes), batch.pixel_values.shape[-2:]
+        together = {self.visual_tokens(*size) for size in sizes} == {self.visual_tokens(height, width)}
+        return None if together else sorted(sizes)
 
     def connect(self, features: Tensor, mask: Tensor | None, grid: tuple[int, int]) -> Tensor:
         """(views, patches, width of the encoder) -> (views, visual_tokens, width that the architecture asks for).
@@ -174,7 +186,9 @@ class VLM(nn.Module):
 
         The first position of a document is predicted by nothing.
         """
+        missing = self._missing(batch)  # before any run of the encoder: it waits for the other ranks
         visual = self.encode(batch)
+        even = self._zero_of_runs(missing, batch.input_ids.device) if missing else None
         targets = batch.targets
         scored = nn.functional.pad(targets != IGNORE, (0, 1))
         targets = targets[targets != IGNORE]
@@ -183,6 +197,7 @@ class VLM(nn.Module):
         loss = cross_entropy(logits.float() if logits.dtype != torch.float64 else logits, targets, reduction="sum")
         if torch.is_grad_enabled() and (visual is None or not len(targets)):
             loss = loss + self._zero()
+        loss = loss if even is None else loss + even
         return Output(loss, len(targets), logits)
 
     def logits(self, batch: Batch) -> Tensor:
@@ -295,9 +310,27 @@ class VLM(nn.Module):
         return embeds + (torch.rand_like(embeds) * 2 - 1) * bound * batch.attention_mask[..., None]
 
     def _zero(self) -> Tensor:
-        """0 by way of every trained parameter that a batch without images leaves out: all ranks get gradients."""
-        parts = (self.vision, self.connector, self.architecture)
+        """0 by way of every trained parameter that a batch without images leaves out: all ranks get gradients.
+
+        Of an encoder whose layers are shared out, `_zero_of_runs` does so.
+        """
+        parts = (self.connector, self.architecture, *((self.vision,) if self.passes is None else ()))
         return sum((p.sum() * 0.0 for part in parts for p in part.parameters() if p.requires_grad), torch.tensor(0.0))
+
+
+    def _missing(self, batch: Batch) -> int:
+        """How much oftener another rank runs encoder and connector for its batch; 0 where nothing is shared out."""
+        if self.passes is None or not torch.is_grad_enabled():
+            return 0
+        pixels = batch.pixel_values
+        own = 0 if pixels is None or not len(pixels) else len(self._by_size(batch) or [()])
+        return self.passes(own) - own
+
+    def _zero_of_runs(self, count: int, device: torch.device) -> Tensor:
+        """0 by way of so many runs of encoder and connector over an empty view."""
+        side = self.views.side
+        empty = torch.zeros(1, 3, side, side, device=device)
+        return torch.stack([self.encode_images(empty, None).sum() for _ in range(count)]).sum() * 0.0
 
 
 def _switch(model: nn.Module, state: str, *args: object) -> None:

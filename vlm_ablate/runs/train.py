@@ -8,42 +8,38 @@ from contextlib import closing
 from functools import partial
 from typing import Any
 
-import torch
-
 from vlm_ablate.checkpoints.released import started_from
-from vlm_ablate.checkpoints.start_from import started_vlm
 from vlm_ablate.config.decides import dump
-from vlm_ablate.config.run_config import RunStage
-from vlm_ablate.config.stages import language_in_bf16
 from vlm_ablate.data.dataset import Skips, build_mixtures
 from vlm_ablate.data.mixture import Mixture
-from vlm_ablate.data.module import VLMDataModule, data_fingerprint
-from vlm_ablate.errors import Diverged, StorageError, VlmAblateError
+from vlm_ablate.data.module import data_fingerprint
+from vlm_ablate.errors import Diverged, VlmAblateError
 from vlm_ablate.events import CurvePoint, Notice, Reporter, RunStarted, StageFinished, StageStarted
 from vlm_ablate.home import Home
 from vlm_ablate.lease import Owner
-from vlm_ablate.models.adapters import apply_training, count_parameters
-from vlm_ablate.models.documents import choose
-from vlm_ablate.models.trained_state import load_trained, save_trained
-from vlm_ablate.models.views import Views
+from vlm_ablate.models.adapters import count_parameters
+from vlm_ablate.models.trained_state import save_trained
 from vlm_ablate.models.vlm import VLM
 from vlm_ablate.runs import artifacts
-from vlm_ablate.runs.features import Features
+from vlm_ablate.runs.features import Decision, Features
 from vlm_ablate.runs.folder import RunFolder, StageFolder, find_stage, leased
+from vlm_ablate.runs.group import Group
 from vlm_ablate.runs.keys import StageKey
 from vlm_ablate.runs.log import Log
-from vlm_ablate.runs.results import check_weights, find_stages, is_finished
+from vlm_ablate.runs.results import find_stages, is_finished
 from vlm_ablate.runs.score import Scoring
 from vlm_ablate.runs.spec import RunSpec
+from vlm_ablate.runs.stage_model import StageModel, seen_before
 from vlm_ablate.storage import file_sha256
 from vlm_ablate.tracking import schema
 from vlm_ablate.tracking.origin import provenance_tags
 from vlm_ablate.training.callbacks import StepMetrics
 from vlm_ablate.training.checkpoint import CheckpointFiles
-from vlm_ablate.training.counters import BatchFlops, Seen, flops_by_rates
+from vlm_ablate.training.counters import Seen, flops_by_rates
 from vlm_ablate.training.fit import training_device
-from vlm_ablate.training.interruption import Interruption
-from vlm_ablate.training.stages import StageJob, curve_steps, prepare, train_stage
+from vlm_ablate.training.interruption import Interruption, StopRequested
+from vlm_ablate.training.parallel import Ranks
+from vlm_ablate.training.stages import StageJob, curve_steps, train_stage
 
 
 class StageRunner:
@@ -68,10 +64,9 @@ class StageRunner:
         self._reporter, self._interruption, self._waiting = reporter, interruption, waiting
         self._stages = list(spec.config.stages.items())
         self._features = Features(spec, home)
-        self._vlm: VLM | None = None
-        self._holds: str | None = None
-        """Name of the folder whose weights the model has."""
-        self._told_of_padding = False
+        self._model = StageModel(spec, self._notice)
+        self._group: Group | None = None
+        """Of the ranks, once there is something to train."""
         self.trained: tuple[str, ...] = ()
         """Names of the stages that were trained here."""
 
@@ -98,8 +93,19 @@ class StageRunner:
             source.prepare()
         self._start(found, len(done))
         folder = done[-1] if done else None
-        for index in range(len(done), len(self._stages)):
-            folder = self._stage(index, folder, mixtures[index], rates)
+        try:
+            for index in range(len(done), len(self._stages)):
+                folder = self._stage(index, folder, mixtures[index], rates)
+        except (Diverged, StopRequested):
+            raise  # on all ranks
+        except BaseException:
+            if self._group is not None:
+                self._group.abandon()
+            raise
+        finally:
+            if self._group is not None:
+                self._group.close()
+                self._group = None
         assert folder is not None
         return folder
 
@@ -118,8 +124,7 @@ class StageRunner:
                 started, clock = time.time_ns() // 1_000_000, time.monotonic()
                 told = {"stage": key.name, "before": None, "inputs": key.inputs, "fingerprints": key.fingerprints()}
                 folder.describe(told)
-                self._vlm = self._build()
-                sizes = {schema.PARAMS_TOTAL: float(sum(count_parameters(self._vlm).values()))}
+                sizes = {schema.PARAMS_TOTAL: float(sum(count_parameters(self._model.released()).values()))}
                 folder.end(
                     {
                         "stage": key.name,
@@ -141,30 +146,12 @@ class StageRunner:
         Raises:
             ModelError: they are damaged.
         """
-        if self._vlm is None:
-            self._vlm = self._build()
         if not self._stages:
-            return self._vlm.eval()
-        if self._holds != stage.root.name:
-            check_weights(stage)
-            load_trained(self._vlm, stage.weights)
-            self._holds = stage.root.name
-        vlm = self._vlm.to(training_device()).eval()
+            return self._model.released().eval()
+        vlm = self._model.of(stage).eval()
         self._features.recall(self._stages[-1][0], stage.outcome())
         self._features.attach(vlm, self._stages[-1][0])
         return vlm
-
-    def _build(self) -> VLM:
-        device = training_device()
-        stages = self.config.stages.values()
-        bf16 = language_in_bf16(stages) if stages else self.config.scoring_precision == "bf16"
-        half = device.type == "cuda" and bf16
-        return started_vlm(
-            self.config.model,
-            Views.of(self.config.images()),
-            seed=self.spec.seeds.init,
-            language_dtype=torch.bfloat16 if half else torch.float32,
-        ).to(device)
 
     def _start(self, found: Sequence[StageFolder], done: int) -> None:
         steps = [stage.steps for _, stage in self._stages]
@@ -200,24 +187,23 @@ class StageRunner:
             parent = before.root.name if before else None
             prints = key.fingerprints()
             folder.describe({"stage": name, "before": parent, "inputs": key.inputs, "fingerprints": prints})
-        vlm = self.model(before) if before else self._fresh()
-        prepare(vlm, stage, index, self.spec.seeds.init, self._adapted(name))
-        self._attend(vlm, stage)
-        seen = Seen()
-        if before:
-            ended = before.outcome()
-            if ended is None:
-                raise StorageError(f"{before.root} was removed while the run went on", hint="run it again")
-            seen = Seen(**ended["seen"])
+        if self._group is None:
+            self._group = Group(self.spec, self.home)
+        group = self._group
+        group.train(index, before, rates.flops.get(name))
+        vlm = self._model.ready(index, before)
+        seen, skips = seen_before(before), Skips()
         kept = self._features.attach_for(vlm, name, mixture, seen.sequences)
-        skips = Skips()
+        if group.several:  # the others would wait for a rank that has to encode
+            vlm.features, kept = None, Decision(False, "several ranks")
         self._reporter(StageStarted(self.spec.id, name, index, len(self._stages), stage.steps))
         body: dict[str, Any] = {
             "stage": name,
             "started_ms": started,
             "provenance": provenance_tags(),
             "execution": dump(self.config.execution.of_stage(name), "execution")
-            | {"attention": vlm.attention, "stored_features": {"on": kept.on, "why": kept.reason}},
+            | {"attention": vlm.attention, "stored_features": {"on": kept.on, "why": kept.reason}}
+            | ({"strategy": group.ranks.place.strategy} if group.several else {}),
             "sizes": rates.sizes.get(name, {}),
             "data_fingerprint": data_fingerprint(mixture),
             "datasets": {n: s.fingerprint for n, s in zip(mixture.names, mixture.sources, strict=True)},
@@ -229,21 +215,22 @@ class StageRunner:
         try:
             with closing(Log(folder.log)) as log:
                 job = self._job(vlm, index, folder, files, log, mixture, seen, skips, rates.flops.get(name))
-                seen = train_stage(job)
+                seen = self._in_step(job, group)
         except Diverged as error:
             end = {"status": schema.DIVERGED, "message": error.message, "seen": seen.to_dict()}
             folder.end(body | end | {"seconds": time.monotonic() - clock, "ended_ms": time.time_ns() // 1_000_000})
             raise
+        read, skipped = (int(number) for number in group.ranks.total([skips.read, skips.skipped]))
         save_trained(vlm, folder.weights)
-        self._holds = folder.root.name
+        self._model.trained(None if group.ranks.sharded else folder)
         self.trained += (name,)
-        self._told(skips)
+        self._told(read, skipped)
         folder.end(
             body
             | {
                 "status": schema.FINISHED,
                 "seen": seen.to_dict(),
-                "skipped": skips.skipped,
+                "skipped": skipped,
                 "weights_sha256": file_sha256(folder.weights),
                 "seconds": time.monotonic() - clock,
                 "ended_ms": time.time_ns() // 1_000_000,
@@ -252,24 +239,14 @@ class StageRunner:
         files.clear()
         self._reporter(StageFinished(self.spec.id, name, key.key))
 
-    def _adapted(self, name: str) -> Callable[[Any, Any], Any]:
-        checkpointing = self.config.execution.of_stage(name).gradient_checkpointing
-        return partial(apply_training, gradient_checkpointing=checkpointing)
-
-    def _attend(self, vlm: VLM, stage: RunStage) -> None:
-        """Choose what computes attention, and say if it cannot be what was asked for."""
-        wanted = self.config.execution.attention
-        kernel = choose(wanted, training_device(), half=stage.precision == "bf16")
-        if not vlm.attend_by(kernel) and kernel != "padded" and not self._told_of_padding:
-            self._told_of_padding = True
-            name = self.config.model.language.name
-            self._notice(f"the language model {name!r} cannot read documents without padding: batches are padded")
-
-    def _fresh(self) -> VLM:
-        """The model as it was built. A first stage finds none that another stage has changed."""
-        if self._vlm is None or self._holds is not None:
-            self._vlm, self._holds = self._build(), None
-        return self._vlm
+    def _in_step(self, job: StageJob, group: Group) -> Seen:
+        """Train with all ranks. One that fails is the reason of what fails here then."""
+        try:
+            return train_stage(job)
+        except (Diverged, StopRequested):
+            raise
+        except Exception as error:
+            raise group.blame(error) from error
 
     def _job(
         self,
@@ -281,7 +258,7 @@ class StageRunner:
         mixture: Mixture,
         seen: Seen,
         skips: Skips,
-        flops: BatchFlops | None,
+        flops: tuple[float, float] | None,
     ) -> StageJob:
         name, stage = self._stages[index]
         execution, curve = self.config.execution.of_stage(name), self.config.evaluation.curve
@@ -307,19 +284,7 @@ class StageRunner:
             stage=stage,
             execution=execution,
             index=index,
-            data=VLMDataModule(
-                stage,
-                execution=execution,
-                mixture=mixture,
-                tokenizer=vlm.tokenizer,
-                tokens_per_view=vlm.placeholders,
-                mean=vlm.vision.mean,
-                std=vlm.vision.std,
-                start=seen.sequences,
-                skips=skips,
-                ragged=vlm.attention != "padded",
-                expect=None if vlm.features is None else vlm.features.expect,
-            ),
+            data=self._model.data(index, vlm, mixture, seen.sequences, skips),
             checkpoints=files,
             run=self.spec.id,
             dropout_seed=self.spec.seeds.dropout,
@@ -330,9 +295,10 @@ class StageRunner:
             track=track,
             saving=log.sync,
             interruption=self._interruption,
-            flops=flops,
+            flops=flops_by_rates(*flops) if flops else None,
             curve_steps=curve_steps(stage.steps, curve.points) if curve else (),
             measure=measure if curve else None,
+            ranks=self._group.ranks if self._group else Ranks(),
         )
 
     def _plan(self) -> _Rates:
@@ -358,7 +324,7 @@ class StageRunner:
         for name, stage in plan.stages.items():
             execution, own = self.config.execution.of_stage(name), self.config.stages[name]
             self._features.planned[name] = partial(plan_features, own, execution, stage, flops=reached)
-            flops[name] = flops_by_rates(
+            flops[name] = (
                 (stage.training_flops["vision"] + stage.training_flops["connector"]) / (images * stage.views),
                 (stage.training_flops["language"] + stage.training_flops["cross_attention"]) / stage.sequence,
             )
@@ -370,10 +336,10 @@ class StageRunner:
             }
         return _Rates(flops, sizes)
 
-    def _told(self, skips: Skips) -> None:
-        if skips.skipped:
+    def _told(self, read: int, skipped: int) -> None:
+        if skipped:
             self._notice(
-                f"{self.spec.run_name}: {skips.skipped} of {skips.read} samples cannot be used; others took their place"
+                f"{self.spec.run_name}: {skipped} of {read} samples cannot be used; others took their place"
             )
 
     def _notice(self, message: str) -> None:
@@ -381,9 +347,9 @@ class StageRunner:
 
 
 class _Rates:
-    """What the plan says of each stage."""
+    """What the plan says of each stage; of FLOPs, those of a view and of a token (`flops_by_rates`)."""
 
-    def __init__(self, flops: dict[str, BatchFlops], sizes: dict[str, dict[str, float]]) -> None:
+    def __init__(self, flops: dict[str, tuple[float, float]], sizes: dict[str, dict[str, float]]) -> None:
         self.flops, self.sizes = flops, sizes
 
 

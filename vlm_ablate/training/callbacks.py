@@ -19,6 +19,7 @@ from vlm_ablate.training.checkpoint import CheckpointFiles
 from vlm_ablate.training.counters import Counter, Seen
 from vlm_ablate.training.interruption import Interruption, StopRequested
 from vlm_ablate.training.module import TrainingModule
+from vlm_ablate.training.parallel import Ranks
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,9 @@ class Monitor(StepEnd):
         first_step: int,
         total_steps: int,
         divergence_ratio: float,
+        ranks: Ranks = Ranks(),
     ) -> None:
+        self._ranks = ranks
         self.counter, self._track_metrics, self._reporter = counter, track, reporter
         self._run, self._first_step, self._total = run, first_step, total_steps
         self._pending: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -147,6 +150,7 @@ class Monitor(StepEnd):
 
     def on_step_end(self, trainer: pl.Trainer, module: TrainingModule, step: int) -> None:
         assert module.step_loss is not None and module.step_norm is not None  # a step is done
+        self.counter.settle(self._ranks.total)
         self._pending.append((module.step_loss, module.step_norm))
         tracked = step % module.execution.log_every == 0 or step == module.stage.steps
         saved = step % module.execution.checkpoint_every == 0
@@ -241,7 +245,9 @@ class Checkpoints(StepEnd):
         run: str,
         first_step: int,
         saving: Callable[[], None],
+        ranks: Ranks = Ranks(),
     ) -> None:
+        self._ranks = ranks
         self._files, self._interruption, self._reporter = files, interruption, reporter
         self._run, self._first_step, self._saving = run, first_step, saving
 
@@ -252,11 +258,12 @@ class Checkpoints(StepEnd):
     def on_step_end(self, trainer: pl.Trainer, module: TrainingModule, step: int) -> None:
         if step >= module.stage.steps:
             return  # the end of a stage is recorded by its final state
-        stop = self._interruption.requested
+        stop = self._ranks.any(self._interruption.requested)
         if stop or step % module.execution.checkpoint_every == 0:
             self._saving()
-            trainer.save_checkpoint(self._files.writing)
-            self._files.keep(step)
+            trainer.save_checkpoint(self._files.writing)  # by all ranks: each may hold a share
+            if self._ranks.first:
+                self._files.keep(step)
             self._reporter(Checkpointed(run=self._run, step=self._first_step + step))
         if stop:
             raise StopRequested(f"stopped after step {self._first_step + step}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from vlm_ablate.models.batch import Batch
@@ -13,7 +13,7 @@ BatchFlops = Callable[[Batch], float]
 
 @dataclass(frozen=True)
 class Seen:
-    """Totals over all stages and ranks' share of this process."""
+    """Totals over all stages and ranks."""
 
     sequences: int = 0
     images: int = 0
@@ -46,6 +46,8 @@ def flops_by_rates(per_view: float, per_token: float) -> BatchFlops:
 class Counter:
     """Adds up batches. Reads the batch before it goes to a device, so that nothing waits for a GPU.
 
+    `seen` holds the batches of steps that are done: those of all ranks, once they have been added up (`settle`).
+
     Args:
         visual_tokens: (height, width) of a view in pixels -> visual tokens of that view.
         image_token_id: id of the placeholders that stand for views in the text stream.
@@ -61,11 +63,23 @@ class Counter:
     ) -> None:
         self._visual_tokens, self._image_token_id, self._flops = visual_tokens, image_token_id, flops
         self.seen = seen or Seen()
+        self._new = Seen()
+
+    def settle(self, total: Callable[[Sequence[float]], list[float]]) -> None:
+        """Take into `seen` what was counted since the last time.
+
+        Args:
+            total: numbers of this rank -> their sums over all ranks.
+        """
+        new = total([float(value) for value in self._new.to_dict().values()])
+        before = self.seen.to_dict()
+        added = {name: type(value)(value + more) for (name, value), more in zip(before.items(), new, strict=True)}
+        self.seen, self._new = Seen(**added), Seen()  # type: ignore[arg-type]  # whole numbers stay whole
 
     def add(self, batch: Batch) -> None:
-        """Count one batch."""
-        seen = self.seen
-        self.seen = replace(
+        """Count one batch of this rank."""
+        seen = self._new
+        self._new = replace(
             seen,
             sequences=seen.sequences + batch.sequences,
             images=seen.images + batch.images,

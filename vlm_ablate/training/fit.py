@@ -45,13 +45,14 @@ def build_trainer(stage: Stage, callbacks: Sequence[Callback], folder: Path, **o
         stage: steps and precision ("bf16" is autocast over fp32 parameters).
         callbacks: ours, called in this order.
         folder: Lightning's default folder; nothing is written there by itself.
-        options: further Trainer arguments, e.g. `devices` and `strategy`.
+        options: further Trainer arguments, e.g. `devices` and `strategy`; `environment`, where ranks meet.
     """
+    environment = options.pop("environment", None) or LightningEnvironment()
     settings: dict[str, Any] = {
         "accelerator": "gpu" if torch.cuda.is_available() else "cpu",
         "devices": 1,
         # Without this Lightning detects a Slurm job and asks for its idea of one; runs are placed by the launcher.
-        "plugins": [LightningEnvironment(), AtomicCheckpoints()],
+        "plugins": [environment, AtomicCheckpoints()],
     } | options
     return pl.Trainer(
         max_steps=stage.steps,

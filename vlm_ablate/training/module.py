@@ -12,6 +12,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.loops.utilities import _block_parallel_sync_behavior
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.optim.lr_scheduler import LRScheduler
 
 from vlm_ablate.config.execution import Execution
@@ -39,6 +40,7 @@ class TrainingModule(pl.LightningModule):
         *,
         world_size: int = 1,
         observe: Callable[[Batch], None] | None = None,
+        shard: Callable[[DeviceMesh], None] | None = None,
     ) -> None:
         """
         Args:
@@ -47,11 +49,12 @@ class TrainingModule(pl.LightningModule):
             execution: of the stage: micro-batch, how often to log and to save.
             world_size: ranks that share a batch.
             observe: called with every micro-batch while it is still on the host.
+            shard: gives each rank of the mesh its share of the model; None: each has all of it.
         """
         super().__init__()
         self.vlm = vlm
         self.stage, self.execution = stage, execution
-        self._observe = observe
+        self._observe, self._shard = observe, shard
         # Lightning must not miss the frozen weights that `state_dict` leaves out; `load_state_dict` checks the others.
         self.strict_loading = False
         self.automatic_optimization = False
@@ -66,6 +69,13 @@ class TrainingModule(pl.LightningModule):
         self._loss_sum: Tensor | float = 0.0
         self._supervised: Tensor | int = 0
         self._trainable: list[nn.Parameter] = []
+
+    def configure_model(self) -> None:
+        """Share the model out over the ranks, once they have met. Called again by Lightning, does nothing."""
+        if self._shard is not None:
+            shard, self._shard = self._shard, None
+            assert self.device_mesh is not None  # the strategy has made one
+            shard(self.device_mesh["data_parallel"])
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW and the schedule of the stage; the schedule is stepped here, once an optimiser step."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -145,7 +146,11 @@ def scale_and_clip(
         The norm after scaling and before clipping, a scalar tensor.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients) * scale
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if isinstance(norm, DTensor):  # over the shares of all ranks, each of which scales its own
+        norm = norm.full_tensor()
+        gradients = [g.to_local() if isinstance(g, DTensor) else g for g in gradients]
+    norm = norm * scale
     factor = torch.as_tensor(scale, dtype=norm.dtype, device=norm.device)
     if limit is not None:
         factor = factor * torch.clamp(limit / (norm + 1e-6), max=1.0)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
@@ -18,6 +20,7 @@ from vlm_ablate.training.counters import BatchFlops, Counter, Seen
 from vlm_ablate.training.fit import build_trainer, fit, quiet_lightning
 from vlm_ablate.training.interruption import Interruption
 from vlm_ablate.training.module import TrainingModule
+from vlm_ablate.training.parallel import Ranks, shard
 
 if TYPE_CHECKING:
     from vlm_ablate.models.vlm import VLM
@@ -57,6 +60,8 @@ class StageJob:
     """Optimiser steps of this stage after which `measure` is called."""
     measure: Callable[[int, Seen], None] | None = None
     """(step over all stages, what was seen): one point of the curve."""
+    ranks: Ranks = field(default_factory=Ranks)
+    """Those that train it together. All but the first have a reporter and a tracker that hear nothing."""
 
 
 def prepare(vlm: VLM, stage: Stage, index: int, init_seed: int, adapt: Callable[[VLM, Stage], Any]) -> None:
@@ -75,7 +80,7 @@ def prepare(vlm: VLM, stage: Stage, index: int, init_seed: int, adapt: Callable[
 
 
 def train_stage(job: StageJob) -> Seen:
-    """Train a stage to its end; afterwards the model is in evaluation mode.
+    """Train a stage to its end; afterwards the model is in evaluation mode, and of ranks that shard, a share of it.
 
     Raises:
         Diverged: the loss is not finite or exploded.
@@ -83,11 +88,21 @@ def train_stage(job: StageJob) -> Seen:
         StorageError: a checkpoint cannot be written.
     """
     counter = Counter(job.vlm.visual_tokens, job.vlm.image_token_id, job.flops, job.seen)
-    module = TrainingModule(job.vlm, job.stage, job.execution, observe=counter.add)
-    resume = job.checkpoints.latest()
+    ranks = job.ranks
+    module = TrainingModule(
+        job.vlm,
+        job.stage,
+        job.execution,
+        world_size=ranks.place.world,
+        observe=counter.add,
+        shard=partial(shard, job.vlm, ranks=ranks) if ranks.sharded else None,
+    )
+    latest = job.checkpoints.latest() if ranks.first else None
+    resume = ranks.said_by_first(str(latest) if latest else None)
     with quiet_lightning(), job.interruption.deferred():
-        trainer = build_trainer(job.stage, _callbacks(job, counter), job.checkpoints.folder)
-        fit(trainer, module, job.data, resume)
+        options = ranks.trainer_options()
+        trainer = build_trainer(job.stage, _callbacks(job, counter), job.checkpoints.folder, **options)
+        fit(trainer, module, job.data, Path(resume) if resume else None)
     job.vlm.eval()
     return counter.seen
 
@@ -102,6 +117,7 @@ def _callbacks(job: StageJob, counter: Counter) -> list[pl.Callback]:
         first_step=job.first_step,
         total_steps=job.total_steps,
         divergence_ratio=job.stage.divergence_loss_ratio,
+        ranks=job.ranks,
     )
     callbacks: list[pl.Callback] = [StepSeeds(job.dropout_seed, job.index), monitor]
     if job.curve_steps and job.measure is not None:
@@ -114,6 +130,7 @@ def _callbacks(job: StageJob, counter: Counter) -> list[pl.Callback]:
         run=job.run,
         first_step=job.first_step,
         saving=job.saving,
+        ranks=job.ranks,
     )
     return [*callbacks, last]
 

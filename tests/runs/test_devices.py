@@ -1,0 +1,145 @@
+"""`run --devices 2`: a whole run over two ranks, its weights those of one process; and what cannot be asked for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from training.squares import save_parts
+from typer.testing import CliRunner
+
+from vlm_ablate.cli.app import app
+from vlm_ablate.config.expand import load_experiment
+from vlm_ablate.errors import VlmAblateError
+from vlm_ablate.home import Home
+from vlm_ablate.launch import local
+from vlm_ablate.launch.base import Placement, placed
+from vlm_ablate.launch.configs import LocalConfig
+from vlm_ablate.launch.local import LocalLauncher
+from vlm_ablate.runs.execute import execute
+from vlm_ablate.runs.group import disagreement, identity
+from vlm_ablate.runs.results import find_stages
+from vlm_ablate.runs.spec import RunSpec, specs_of
+
+LORA = {"r": 2, "dropout": 0.0}
+STAGES = {
+    "align": {"steps": 3, "batch_size": 4, "learning_rate": 1e-3, "language": "full"},
+    "tune": {"steps": 3, "batch_size": 4, "learning_rate": 1e-3, "language": "dora", "lora": LORA},
+}
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An experiment of two stages in which nothing is drawn."""
+    folder = tmp_path_factory.mktemp("devices")
+    save_parts(folder)
+    config = folder / "lm" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"attention_dropout": 0.0}))
+    experiment = {
+        "name": "tests/devices",
+        "title": "Ranks",
+        "plugins": ["training.squares"],
+        "seeds": [0],
+        "model": {
+            "vision": {"name": "siglip-native", "id": str(folder / "vision")},
+            "language": {"name": "hf", "id": str(folder / "lm")},
+            "connector": "linear",
+            "architecture": "autoregressive",
+        },
+        "data": {"mixture": {"one": {"source": "squares"}}, "image": {"size": 16}, "sequence_length": 64},
+        "stages": STAGES,
+        "execution": {"checkpoint_every": 2, "log_every": 1},
+        "evaluation": {"benchmarks": {"colour": {"benchmark": "squares"}}, "shots": 0, "blind": False},
+        "arms": {"only": {}},
+    }
+    written = folder / "devices.yaml"
+    written.write_text(yaml.safe_dump(experiment, sort_keys=False))
+    return written
+
+
+@pytest.fixture
+def spec(file: Path) -> RunSpec:
+    return specs_of(load_experiment(file, scale="paper"))[0]
+
+
+@pytest.fixture(scope="module")
+def alone(file: Path, tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """What one process makes of it."""
+    home = Home(tmp_path_factory.mktemp("alone")).prepare(minimum_free=0)
+    assert execute(specs_of(load_experiment(file, scale="paper"))[0], home=home).status == "finished"
+    return home
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_two_ranks_leave_the_weights_of_one(
+    file: Path, spec: RunSpec, home: Home, alone: Home, monkeypatch: pytest.MonkeyPatch, strategy: str
+) -> None:
+    monkeypatch.setattr(local, "cores", lambda: 2)
+    asked = ["run", str(file), "--scale", "paper", "--home", str(home.root), "--devices", "2"]
+    result = CliRunner().invoke(app, [*asked, "--set", f"execution.strategy={strategy}"])
+    assert result.exit_code == 0, result.output
+    for mine, theirs in zip(find_stages(spec, home), find_stages(spec, alone), strict=True):
+        outcome, expected = mine.outcome(), theirs.outcome()
+        assert outcome is not None and expected is not None
+        assert outcome["seen"] == expected["seen"] and outcome["skipped"] == 0
+        assert (outcome["execution"]["devices"], outcome["execution"]["strategy"]) == (2, strategy)
+        weights, others = load_file(mine.weights), load_file(theirs.weights)
+        assert weights.keys() == others.keys()
+        for name, value in weights.items():
+            torch.testing.assert_close(value, others[name], rtol=1e-5, atol=1e-5, msg=lambda m, at=name: f"{at}: {m}")
+        assert [line["step"] for line in map(json.loads, mine.log.read_text().splitlines())] == [
+            line["step"] for line in map(json.loads, theirs.log.read_text().splitlines())
+        ]
+
+
+def test_ranks_do_not_change_what_a_run_is_called(spec: RunSpec) -> None:
+    two, placement = placed(spec, Placement(devices=2))
+    assert (two.id, two.stage_keys) == (spec.id, spec.stage_keys) and placement == Placement(2, 1)
+    assert two.config.execution.ranks == 2
+    # What the file says holds where the command line says nothing.
+    assert placed(two, Placement())[1] == Placement(2, 1) and placed(two, Placement(devices=1))[1] == Placement(1, 1)
+    assert placed(spec, Placement())[0] is spec
+
+
+def with_execution(spec: RunSpec, **values: object) -> RunSpec:
+    return RunSpec.from_dict(spec.to_dict() | {"config": _over(spec, {"execution": values})})
+
+
+def _over(spec: RunSpec, values: dict[str, dict[str, object]]) -> dict[str, object]:
+    config = spec.config.model_dump(mode="json")
+    return config | {section: config[section] | fields for section, fields in values.items()}
+
+
+def test_what_ranks_cannot_do_is_told_before_anything(spec: RunSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(VlmAblateError, match="batch_size 4 of stage 'align' cannot be dealt to 3 ranks; 2 would do"):
+        placed(spec, Placement(devices=3))
+    with pytest.raises(ValueError, match="cannot be dealt to 2 ranks in micro-batches of 4; 1 would do"):
+        with_execution(spec, devices=2, micro_batch_size=4)
+    shared = with_execution(spec, strategy="fsdp2")
+    muon = {n: s | {"optimizer": "muon"} for n, s in shared.config.model_dump(mode="json")["stages"].items()}
+    for values, told in (
+        ({"stages": muon}, "muon in stage 'align' needs whole ones"),
+        ({"evaluation": {"curve": {"points": 2}}}, "evaluation.curve asks"),
+    ):
+        asked = RunSpec.from_dict(shared.to_dict() | {"config": _over(shared, values)})
+        with pytest.raises(VlmAblateError, match=told):
+            placed(asked, Placement(devices=2))
+    monkeypatch.setattr(local, "cores", lambda: 2)
+    monkeypatch.setattr(local, "gpus", list)
+    launcher = LocalLauncher(LocalConfig())
+    launcher._have = 2
+    with pytest.raises(VlmAblateError, match="4 devices a run: this machine has 2 cores and no GPU"):
+        launcher.submit(spec, Placement(devices=4))
+
+
+def test_ranks_that_are_not_the_same_are_named(spec: RunSpec) -> None:
+    mine = identity(spec)
+    assert disagreement(mine, {1: dict(mine), 2: dict(mine)}) is None
+    other = mine | {"code of vlm_ablate": "0" * 16}
+    assert "rank 2 differs from rank 0 in its code of vlm_ablate" in str(disagreement(mine, {1: dict(mine), 2: other}))
+    changed = identity(with_execution(spec, max_skipped=0.5))
+    assert "its configuration" in str(disagreement(mine, {1: changed}))

@@ -1,0 +1,177 @@
+"""Several ranks give the gradient of one process, with images on each or not; they stop and go on as any number."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from training.squares import SquareSource, SquareSourceConfig, make_spec, save_parts
+from training.together import together
+from vlm_ablate.config.execution import Execution
+from vlm_ablate.config.stages import LoraConfig, Training
+from vlm_ablate.data.collate import Collator
+from vlm_ablate.data.dataset import build_mixture
+from vlm_ablate.data.encode import stage_encoder
+from vlm_ablate.data.module import VLMDataModule
+from vlm_ablate.data.sample import Text
+from vlm_ablate.models.adapters import apply_training
+from vlm_ablate.models.batch import Batch
+from vlm_ablate.models.trained_state import trainable_state_dict
+from vlm_ablate.models.views import Views
+from vlm_ablate.models.vlm import VLM, build_vlm
+from vlm_ablate.runs.spec import RunSpec
+from vlm_ablate.training.checkpoint import CheckpointFiles
+from vlm_ablate.training.counters import Seen
+from vlm_ablate.training.fit import build_trainer, quiet_lightning
+from vlm_ablate.training.interruption import StopRequested
+from vlm_ablate.training.module import TrainingModule
+from vlm_ablate.training.parallel import Ranks, shard
+from vlm_ablate.training.stages import StageJob, prepare, train_stage
+
+Strategy = Literal["ddp", "fsdp2"]
+BOTH = pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+
+
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory: pytest.TempPathFactory) -> RunSpec:
+    parts = tmp_path_factory.mktemp("parts")
+    save_parts(parts)
+    return make_spec(parts, stages={"tune": {"steps": 4, "batch_size": 4, "learning_rate": 1e-2}})
+
+
+def built(spec: RunSpec) -> VLM:
+    """A model that drops nothing."""
+    vlm = build_vlm(spec.config.model, Views.of(spec.config.images()), seed=1)
+    for module in vlm.modules():
+        if hasattr(module, "attention_dropout"):
+            module.attention_dropout = 0.0
+    return vlm
+
+
+def batches(spec: RunSpec, vlm: VLM, ranks: Ranks, *, images: Literal["all", "some"], ragged: bool) -> list[Batch]:
+    """The two micro-batches of a step that has four samples; without images where a rank or the step has none."""
+    encoder = stage_encoder(vlm.tokenizer, spec.config.last_stage.data, vlm.placeholders, start=0, batch_size=4).at(0)
+    source = SquareSource(SquareSourceConfig())
+    samples = [source[index] for index in range(4)]
+    for index in (2, 3) if images == "some" else ():
+        samples[index] = replace(samples[index], segments=(Text("Question: what colour"), Text(" red Answer:", True)))
+    collate = Collator(encoder.pad, vlm.vision.mean, vlm.vision.std, ragged=ragged)
+    size = 4 // ranks.place.world
+    own = [encoder(sample) for sample in samples[ranks.place.rank * size : (ranks.place.rank + 1) * size]]
+    return [collate(own[: size // 2]), collate(own[size // 2 :])]
+
+
+class Fixed(pl.LightningDataModule):
+    """These batches."""
+
+    def __init__(self, found: list[Batch]) -> None:
+        super().__init__()
+        self.found = found
+
+    def train_dataloader(self) -> Any:
+        return DataLoader(self.found, batch_size=None)  # type: ignore[arg-type]
+
+
+class Keep(Callback):
+    """Keeps whole gradients as they are before the optimiser uses them."""
+
+    def on_before_optimizer_step(self, trainer: Any, module: Any, optimizer: Any) -> None:
+        named = {n: p.grad for n, p in module.vlm.named_parameters() if p.requires_grad}
+        self.gradients = {n: g if g is None else (g.full_tensor() if hasattr(g, "full_tensor") else g.clone())
+                          for n, g in named.items()}  # fmt: skip
+
+
+Kind = tuple[Training, Literal["all", "some"], bool]
+KINDS: list[Kind] = list(
+    itertools.product((Training.full, Training.lora, Training.dora), ("all", "some"), (False, True))
+)
+
+
+def gradients(spec: RunSpec, folder: Path, ranks: Ranks) -> dict[Kind, dict[str, Tensor]]:
+    """Of one step of every kind, after clipping."""
+    found = {}
+    for training, images, ragged in KINDS:
+        vlm = built(spec)
+        how = {"language": training, "lora": LoraConfig(r=2, dropout=0.0), "gradient_clip": 0.5, "steps": 1}
+        stage = spec.config.last_stage.model_copy(
+            update=how | {"vision": Training.full if training is Training.full else Training.frozen}
+        )
+        prepare(vlm, stage, 0, 3, apply_training)
+        if ragged:
+            assert vlm.attend_by("documents")
+        keep = Keep()
+        micro = 4 // ranks.place.world // 2
+        module = TrainingModule(
+            vlm, stage, Execution(micro_batch_size=micro), world_size=ranks.place.world,
+            shard=partial(shard, vlm, ranks=ranks) if ranks.sharded else None,
+        )  # fmt: skip
+        with quiet_lightning():
+            trainer = build_trainer(stage, [keep], folder, **ranks.trainer_options())
+            trainer.fit(module, datamodule=Fixed(batches(spec, vlm, ranks, images=images, ragged=ragged)))
+        found[training, images, ragged] = keep.gradients
+    return found
+
+
+@BOTH
+def test_ranks_give_the_gradients_of_one_process(spec: RunSpec, tmp_path: Path, strategy: Strategy) -> None:
+    alone = gradients(spec, tmp_path, Ranks())
+    first, second = together(partial(gradients, spec, tmp_path), tmp_path, strategy)
+    for kind, expected in alone.items():
+        for mine in (first[kind], second[kind]):
+            assert mine.keys() == expected.keys()
+            for name, gradient in expected.items():
+                assert gradient is not None and mine[name] is not None, (kind, name)
+                torch.testing.assert_close(
+                    mine[name], gradient, rtol=1e-4, atol=1e-6, msg=lambda m, at=(kind, name): f"{at}: {m}"
+                )
+
+
+def trained(spec: RunSpec, folder: Path, ranks: Ranks, stop_at: int | None = None) -> dict[str, Tensor]:
+    """The trained weights of a stage of LoRA on squares, whole; {} where it was stopped."""
+    vlm = built(spec)
+    (folder / "stage").mkdir(parents=True, exist_ok=True)
+    lora = LoraConfig(r=2, dropout=0.0)
+    stage = spec.config.last_stage.model_copy(update={"language": Training.lora, "lora": lora})
+    prepare(vlm, stage, 0, 3, apply_training)
+    mixture = build_mixture(stage.data, 0)
+    execution = Execution(checkpoint_every=100, log_every=2)
+    job = StageJob(
+        vlm=vlm, stage=stage, execution=execution, index=0, checkpoints=CheckpointFiles(folder / "stage"), run="r",
+        data=VLMDataModule(stage, execution=execution, mixture=mixture, tokenizer=vlm.tokenizer,
+                           tokens_per_view=vlm.placeholders, mean=vlm.vision.mean, std=vlm.vision.std),
+        dropout_seed=2, first_step=0, total_steps=stage.steps, seen=Seen(), reporter=lambda event: None,
+        track=lambda metrics: job.interruption.request() if metrics.step == stop_at else None,
+        ranks=ranks,
+    )  # fmt: skip
+    try:
+        seen = train_stage(job)
+    except StopRequested:
+        return {}
+    assert (seen.sequences, seen.images) == (16, 16)
+    return trainable_state_dict(vlm)
+
+
+@BOTH
+def test_two_ranks_stopped_go_on_as_one_and_one_as_two(spec: RunSpec, tmp_path: Path, strategy: Strategy) -> None:
+    expected = trained(spec, tmp_path / "alone", Ranks())
+    assert together(partial(trained, spec, tmp_path, stop_at=2), tmp_path, strategy) == [{}, {}]
+    assert [step for step, _ in CheckpointFiles(tmp_path / "stage").found()] == [2]
+    compare(trained(spec, tmp_path, Ranks()), expected)
+    for mine in together(partial(trained, spec, tmp_path), tmp_path, strategy):
+        compare(mine, expected)
+
+
+def compare(mine: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert mine.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(mine[name], value, rtol=1e-4, atol=1e-5, msg=lambda m, at=name: f"{at}: {m}")

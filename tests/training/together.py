@@ -1,0 +1,51 @@
+"""Ranks as forked processes of a test: each calls the same function, the first one's answer comes back."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+import traceback
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+
+from vlm_ablate.training.parallel import Place, Ranks
+
+SECONDS = 100.0
+
+
+def together(
+    function: Callable[[Ranks], Any], folder: Path, strategy: Literal["ddp", "fsdp2"], world: int = 2
+) -> list[Any]:
+    """What `function(ranks)` gives on each rank."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    context = multiprocessing.get_context("fork")
+    places = [Place(rank, world, strategy) for rank in range(world)]
+    processes = [
+        context.Process(target=_rank, args=(function, place, store.port, folder), daemon=True) for place in places
+    ]
+    for process in processes:
+        process.start()
+    until = time.monotonic() + SECONDS
+    for process in processes:
+        process.join(max(0.0, until - time.monotonic()))
+    left = [process.kill() for process in processes if process.is_alive()]
+    failed = [file.read_text() for rank in range(world) if (file := folder / f"failed-{rank}").exists()]
+    assert not failed and not left, "\n".join(failed) or "ranks hang"
+    return [torch.load(folder / f"answer-{rank}", weights_only=False) for rank in range(world)]
+
+
+def _rank(function: Callable[[Ranks], Any], place: Place, port: int, folder: Path) -> None:
+    try:
+        ranks = Ranks(place, dist.TCPStore("127.0.0.1", port, timeout=timedelta(seconds=SECONDS)))
+        torch.save(function(ranks), folder / f"answer-{place.rank}")
+        ranks.close()
+    except BaseException:
+        (folder / f"failed-{place.rank}").write_text(traceback.format_exc())
+    finally:
+        os._exit(0)  # nothing of the test's process is to be closed twice

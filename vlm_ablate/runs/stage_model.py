@@ -1,0 +1,140 @@
+"""A run's model brought to where a stage begins, and the stage's data: the same on every rank that trains it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+
+from vlm_ablate.checkpoints.start_from import started_vlm
+from vlm_ablate.config.run_config import RunStage
+from vlm_ablate.config.stages import language_in_bf16
+from vlm_ablate.data.dataset import Skips
+from vlm_ablate.data.mixture import Mixture
+from vlm_ablate.data.module import VLMDataModule
+from vlm_ablate.errors import StorageError
+from vlm_ablate.models.adapters import apply_training
+from vlm_ablate.models.documents import choose
+from vlm_ablate.models.trained_state import load_trained
+from vlm_ablate.models.views import Views
+from vlm_ablate.models.vlm import VLM
+from vlm_ablate.runs.folder import StageFolder
+from vlm_ablate.runs.results import check_weights
+from vlm_ablate.runs.spec import RunSpec
+from vlm_ablate.training.counters import Seen
+from vlm_ablate.training.fit import training_device
+from vlm_ablate.training.stages import prepare
+
+
+class StageModel:
+    """The one model of a run.
+
+    Args:
+        notice: hears what the user should know.
+    """
+
+    def __init__(self, spec: RunSpec, notice: Callable[[str], None] = lambda message: None) -> None:
+        self.spec, self.config, self._notice = spec, spec.config, notice
+        self._stages = list(spec.config.stages.items())
+        self._vlm: VLM | None = None
+        self._holds: str | None = None
+        """Name of the folder whose weights the model has."""
+        self._told_of_padding = False
+
+    def of(self, stage: StageFolder) -> VLM:
+        """The model with the weights of a finished stage.
+
+        Raises:
+            ModelError: they are damaged.
+        """
+        if self._vlm is None:
+            self._vlm = self._build()
+        if self._holds != stage.root.name:
+            check_weights(stage)
+            load_trained(self._vlm, stage.weights)
+            self._holds = stage.root.name
+        return self._vlm.to(training_device())
+
+    def released(self) -> VLM:
+        """The model as a checkpoint brings it, of a run that trains nothing."""
+        if self._vlm is None:
+            self._vlm = self._build()
+        return self._vlm
+
+    def ready(self, index: int, before: StageFolder | None) -> VLM:
+        """The model as a stage begins with it: with the weights of the stage before, and what it trains chosen."""
+        name, stage = self._stages[index]
+        vlm = self.of(before) if before else self._fresh()
+        checkpointing = self.config.execution.of_stage(name).gradient_checkpointing
+        prepare(vlm, stage, index, self.spec.seeds.init, partial(apply_training, gradient_checkpointing=checkpointing))
+        self._attend(vlm, stage)
+        return vlm
+
+    def trained(self, stage: StageFolder | None) -> None:
+        """It has the weights of this stage now; None: only a share of them, and it is built again when it is needed."""
+        self._holds = stage.root.name if stage else None
+        if stage is None:
+            self._vlm = None
+
+    def data(self, index: int, vlm: VLM, mixture: Mixture, start: int, skips: Skips) -> VLMDataModule:
+        """Of a stage, from its first sample on.
+
+        Args:
+            start: sequences that the stages before have seen.
+        """
+        name, stage = self._stages[index]
+        return VLMDataModule(
+            stage,
+            execution=self.config.execution.of_stage(name),
+            mixture=mixture,
+            tokenizer=vlm.tokenizer,
+            tokens_per_view=vlm.placeholders,
+            mean=vlm.vision.mean,
+            std=vlm.vision.std,
+            start=start,
+            skips=skips,
+            ragged=vlm.attention != "padded",
+            expect=None if vlm.features is None else vlm.features.expect,
+        )
+
+    def _build(self) -> VLM:
+        device = training_device()
+        stages = self.config.stages.values()
+        bf16 = language_in_bf16(stages) if stages else self.config.scoring_precision == "bf16"
+        half = device.type == "cuda" and bf16
+        return started_vlm(
+            self.config.model,
+            Views.of(self.config.images()),
+            seed=self.spec.seeds.init,
+            language_dtype=torch.bfloat16 if half else torch.float32,
+        ).to(device)
+
+    def _fresh(self) -> VLM:
+        """The model as it was built. A first stage finds none that another stage has changed."""
+        if self._vlm is None or self._holds is not None:
+            self._vlm, self._holds = self._build(), None
+        return self._vlm
+
+    def _attend(self, vlm: VLM, stage: RunStage) -> None:
+        """Choose what computes attention, and say if it cannot be what was asked for."""
+        wanted = self.config.execution.attention
+        kernel = choose(wanted, training_device(), half=stage.precision == "bf16")
+        if not vlm.attend_by(kernel) and kernel != "padded" and not self._told_of_padding:
+            self._told_of_padding = True
+            name = self.config.model.language.name
+            self._notice(f"the language model {name!r} cannot read documents without padding: batches are padded")
+
+
+def seen_before(stage: StageFolder | None) -> Seen:
+    """What the stages up to this one have seen; None: there is none before.
+
+    Raises:
+        StorageError: its folder is gone.
+    """
+    if stage is None:
+        return Seen()
+    ended = stage.outcome()
+    if ended is None:
+        raise StorageError(f"{stage.root} was removed while the run went on", hint="run it again")
+    return Seen(**ended["seen"])
