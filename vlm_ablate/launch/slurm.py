@@ -131,10 +131,10 @@ class ProcessEngine(_Submitted):
     def check(self, placement: Placement) -> None:
         """See `Engine.check`."""
         have = len(gpus())
-        if (placement.devices or 0) > have or (placement.nodes or 1) > 1:
-            raise VlmAblateError(
-                f"{placement.nodes or 1} nodes with {placement.devices or 0} GPUs a run: this is one, with {have}"
-            )
+        if (placement.devices or 0) > have:
+            raise VlmAblateError(f"{placement.devices} GPUs a run: this machine has {have}")
+        if (placement.nodes or 1) > 1:
+            raise VlmAblateError(f"{placement.nodes} nodes a run: this executor has this machine only")
 
     def parameters(self, placement: Placement) -> dict[str, Any]:
         """See `_Submitted.parameters`."""
