@@ -93,13 +93,13 @@ class RunConfig(Strict):
                 own = name in self.execution.stages and self.execution.stages[name].micro_batch_size
                 path = ("execution", *(("stages", name) if own else ()), "micro_batch_size")
                 raise FieldError(path, f"{micro} does not divide batch_size {stage.batch_size} of stage {name!r}")
-        if problem := self.unfit_for_ranks(self.execution):
-            raise FieldError(("execution", problem[0]), problem[1])
             if self.execution.of_stage(name).features == "on" and stage.vision is not Training.frozen:
-                own = name in self.execution.stages and self.execution.stages[name].features
-                path = ("execution", *(("stages", name) if own else ()), "features")
+                its_own = name in self.execution.stages and self.execution.stages[name].features
+                path = ("execution", *(("stages", name) if its_own else ()), "features")
                 told = f"stage {name!r} trains the vision encoder ({stage.vision}), whose output then never comes again"
                 raise FieldError(path, f"{told}; write auto, or off for this stage")
+        if problem := self.unfit_for_ranks(self.execution):
+            raise FieldError(("execution", problem[0]), problem[1])
         return self
 
     def unfit_for_ranks(self, execution: Execution) -> tuple[str, str] | None:
