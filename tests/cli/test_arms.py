@@ -20,7 +20,7 @@ T03 = "experiments/idefics2/t03_architecture.yaml"
 GATED = ("--set", "model.connector.projection=gated_mlp")
 HINT = (
     "hint: --arms restricts a setting to the arms that it fits: "
-    "--arms ar_perceiver_frozen,cross_attention_frozen,cross_attention_lora,ar_perceiver_lora"
+    "--arms ar_perceiver_frozen,cross_attention_frozen,cross_attention_lora,ar_perceiver_lora,ar_perceiver_full"
 )
 COMMANDS = (("run",), ("plan",), ("table",), ("data", "show"), ("data", "stats"), ("validate",))
 
@@ -61,12 +61,12 @@ def test_a_list_of_nothing_is_refused(command: str, option: str, tmp_path: Path)
 def test_plan_and_validate_of_named_arms() -> None:
     result = call("plan", T03, "--arms", "ar_perceiver_lora", "--seeds", "0,1", *GATED)
     assert result.exit_code == 0, result.output
-    assert "1 of 5 arms x seeds 0, 1 = 2 runs" in result.stdout
+    assert "1 of 6 arms x seeds 0, 1 = 2 runs" in result.stdout
     assert "set by hand: model.connector.projection=gated_mlp" in result.stdout
     assert "ar_linear_frozen" not in result.output, "neither in tables nor in warnings"
     result = call("validate", T03, "--arms", "ar_perceiver_lora", *GATED)
     assert result.exit_code == 0, result.output
-    assert "1 of 5 arms at paper, workstation, laptop" in result.stdout
+    assert "1 of 6 arms at paper, workstation, laptop" in result.stdout
 
 
 def test_data_of_the_named_arm(tmp_path: Path, offline_material: object) -> None:

@@ -40,11 +40,7 @@ def test_experiment_is_valid_and_fair(file: Path, scale: str) -> None:
     assert len(set(results)) == len(results), "a scale must not make two arms the same"
 
 
-BEFORE = {"t03_architecture"}
-"""Experiments whose results were made with the laptop's recipe before this one, until they are made again."""
-
-
-@pytest.mark.parametrize("file", [f for f in FILES if f.stem not in BEFORE], ids=lambda f: f.stem)
+@pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
 def test_results_that_are_shipped_are_of_the_experiment_as_it_is(file: Path) -> None:
     folder = ROOT.parent / "results" / file.relative_to(ROOT).with_suffix("")
     for records in folder.glob("*/records.json"):

@@ -110,10 +110,14 @@ def spec_of_record(record: RunRecord) -> RunSpec:
     return spec
 
 
+AS_IT_WAS = frozenset({"attention", "stored_features", "strategy"})
+"""What a record tells of how it was computed in the end, where the configuration may have left it open."""
+
+
 def _config_of(record: RunRecord) -> RunConfig:
     config = upgraded(_nested(record.params))
     if how := schema.read_json_tag(record.tags, schema.EXECUTION):
-        config["execution"] = how
+        config["execution"] = {key: value for key, value in how.items() if key not in AS_IT_WAS}
     return RunConfig.model_validate(config)
 
 
