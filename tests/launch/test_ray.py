@@ -57,6 +57,7 @@ def cluster() -> Iterator[Any]:
         made.shutdown()
 
 
+@pytest.mark.expensive
 def test_a_run_of_a_lost_machine_goes_on_elsewhere_from_its_checkpoint(home: Home, cluster: Any) -> None:
     node = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
     first = cluster.add_node(**node)

@@ -239,7 +239,8 @@ def _score_record(
     blind, described = key.mode == "blind", key.mode == "described"
     for score in record.scores if record else ():
         if (score["column"], bool(score["blind"]), described) == (key.column, blind, False):
-            return dict(score)
+            items = record.items.get(key.column) if record and not blind else None
+            return dict(score) | ({"item_scores": items} if items else {})
     protocol = _protocol(file) if file is not None else None
     if described and record is not None:
         value = record.metrics.get(schema.ceiling_metric(key.column))
