@@ -74,7 +74,7 @@ class _Adapted(torch.autograd.Function):
         return out.view(result.shape)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]  # torch gives it no types
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of x, result, a, b and scale."""
         rows, low, adapted, a, b, scale, weight, bias = ctx.saved_tensors
