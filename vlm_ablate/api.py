@@ -4,7 +4,7 @@
 import vlm_ablate as va
 
 study = va.load("idefics2/t12_depth", scale="laptop", home="outputs")
-study.plan()                        # parameters, tokens and FLOPs of each arm
+study.plan()                        # parameters and visual tokens of each arm
 study.run(seeds=[0, 1, 2], jobs=2)  # what is done is not done again
 study.table()                       # the table, the paper's numbers beside ours
 study.claims()                      # each claim with its verdict

@@ -61,9 +61,10 @@ def draft(name: str, factor: str, values: Sequence[str] | None, base: str, file:
         UnknownNameError: no such base.
         VlmAblateError: the field has no value from which others follow.
     """
+    from vlm_ablate.config.expand import find_experiment
     from vlm_ablate.config.shipped import OWN
 
-    source = find_base(base)
+    source = find_experiment(base)
     own = source.is_relative_to(OWN) or not source.is_absolute()
     address = os.path.relpath(source, file.parent) if own else str(source)
     with TemporaryDirectory() as folder:
@@ -76,13 +77,6 @@ def draft(name: str, factor: str, values: Sequence[str] | None, base: str, file:
         arms = [_arm(factor, value) for value in values]
         _loaded(place, write(arms, values, base=whole))
     return write(arms, values, base=address)
-
-
-def find_base(base: str) -> Path:
-    """An experiment, or a fragment (`_name.yaml`) of `experiments/`."""
-    from vlm_ablate.config.expand import find_experiment
-
-    return find_experiment(base)
 
 
 def _loaded(place: Path, text: str) -> LoadedExperiment:

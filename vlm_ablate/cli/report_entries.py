@@ -48,12 +48,20 @@ def gather(
         told(name)
         file = known.get(name)
         entries.append(_entry(name, at, file, each, home, asked) if file else _without_file(name, at, each))
+    option = _at(scale or "laptop")
     missing = [
-        Entry(name, scale or "laptop", _title(file), commands=(f"vlm-ablate run {_word(experiment_name(file))}",))
+        Entry(
+            name, scale or "laptop", _title(file), commands=(f"vlm-ablate run {_word(experiment_name(file))}{option}",)
+        )
         for name, file in known.items()
         if name not in {place[0] for place in found}
     ]
     return entries, missing
+
+
+def _at(scale: str) -> str:
+    """The option that names a scale; none for the one that commands take without it."""
+    return f" --scale {_word(scale)}" if scale != "laptop" else ""
 
 
 def _known(files: Sequence[Path]) -> dict[str, Path]:
@@ -124,7 +132,7 @@ def _entry(name: str, scale: str, file: Path, found: _Found, home: Home, asked: 
     from vlm_ablate.tracking.record_file import RecordFile
 
     word = _word(experiment_name(file))
-    at = f" --scale {_word(scale)}" if scale != "laptop" else ""
+    at = _at(scale)
     run, table = f"vlm-ablate run {word}{at}", f"vlm-ablate table {word}{at}"
     try:
         loaded = load_experiment(file, scale=scale)

@@ -52,7 +52,6 @@ def ranks(values: Sequence[float | None]) -> list[int | None]:
     return [None if v is None else 1 + sum(other > v for other in present) for v in values]
 
 
-
 def rank_ranges(arms: Sequence[str], beats: Collection[tuple[str, str]]) -> dict[str, tuple[int, int]]:
     """Best and worst rank that an arm may have, given which arms can be told apart: those that cannot form a group.
 

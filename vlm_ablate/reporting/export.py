@@ -10,7 +10,7 @@ from vlm_ablate.errors import VlmAblateError
 from vlm_ablate.reporting.figures import figure_paper, figure_seen
 from vlm_ablate.reporting.frame import Report
 from vlm_ablate.reporting.renderers import FORMATS, SUFFIXES, render
-from vlm_ablate.storage import storage_errors
+from vlm_ablate.storage import storage_errors, write_atomically
 from vlm_ablate.tracking.answers import FILE_NAME, Answers, dump_answers
 from vlm_ablate.tracking.record_file import records_text
 from vlm_ablate.tracking.records import History, RunRecord
@@ -81,6 +81,5 @@ def _figure(path: Path, draw: Callable[[], bytes]) -> list[Path]:
 
 
 def _write(path: Path, data: str | bytes) -> Path:
-    with storage_errors("write", path):
-        path.write_bytes(data.encode() if isinstance(data, str) else data)
+    write_atomically(path, data)
     return path

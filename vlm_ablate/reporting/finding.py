@@ -9,8 +9,8 @@ from vlm_ablate.reporting.rows import Comparison
 from vlm_ablate.reporting.statistics import Verdict
 
 _SAID = {
-    Verdict.agrees: "{} with the paper",
-    Verdict.contradicts: "{} the paper",
+    Verdict.agrees: "{} with {}",
+    Verdict.contradicts: "{} {}",
     Verdict.not_separable: "{} not separable",
     Verdict.says_nothing: "{} told by a benchmark that says nothing",
     Verdict.not_run: "{} not run",
@@ -26,9 +26,14 @@ def finding(report: Report) -> str:
 
 def _of_claims(report: Report) -> str:
     counts = Counter(claim.verdict for claim in report.claims)
-    parts = [_counted(counts[verdict], verdict) for verdict in Verdict if counts[verdict]]
+    what = "the paper" if all(claim.source for claim in report.claims) else "what was expected"
+    parts = [_counted(counts[verdict], verdict, what) for verdict in Verdict if counts[verdict]]
     number = len(report.claims)
-    text = f"Of {number} claims, {_listed(parts)}" if number > 1 else f"The one claim {_one(report.claims[0].verdict)}"
+    text = (
+        f"Of {number} claims, {_listed(parts)}"
+        if number > 1
+        else f"The one claim {_one(report.claims[0].verdict, what)}"
+    )
     settled = [c for claim in report.claims if claim.relation != "similar" for c in claim.comparisons
                if c.difference and c.outcome in (Verdict.agrees, Verdict.contradicts)]  # fmt: skip
     if not settled:
@@ -37,15 +42,15 @@ def _of_claims(report: Report) -> str:
     return f"{text}; the largest difference that was settled is {_told(largest)}."
 
 
-def _counted(count: int, verdict: Verdict) -> str:
+def _counted(count: int, verdict: Verdict, what: str) -> str:
     many = count > 1
     verb = {Verdict.agrees: "agree" if many else "agrees", Verdict.contradicts: "contradict" if many else "contradicts"}
-    told = _SAID[verdict].format(verb.get(verdict, "are" if many else "is"))
+    told = _SAID[verdict].format(verb.get(verdict, "are" if many else "is"), what)
     return f"{count} {told}"
 
 
-def _one(verdict: Verdict) -> str:
-    return _counted(1, verdict).removeprefix("1 ")
+def _one(verdict: Verdict, what: str) -> str:
+    return _counted(1, verdict, what).removeprefix("1 ")
 
 
 def _listed(parts: list[str]) -> str:

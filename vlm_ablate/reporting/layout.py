@@ -216,10 +216,10 @@ def _foot(report: Report, columns: tuple[Column, ...]) -> tuple[tuple[Cell, ...]
 
 
 # --- claims, order, notes --------------------------------------------------------------------------------------------
-def claim_columns(stand_ins: bool) -> tuple[Column, ...]:
-    """Of a table of claims."""
+def claim_columns(stand_ins: bool, *, of_paper: bool = True) -> tuple[Column, ...]:
+    """Of a table of claims; of the paper's, or with others among them, which have no source."""
     return (
-        Column("claim", "Claim of the paper", numeric=False),
+        Column("claim", "Claim of the paper" if of_paper else "Claim", numeric=False),
         Column("paper", "Paper"),
         Column("ours", "This run [95 % interval]" + (MARK if stand_ins else "")),
         Column("visible", "Visible from"),
@@ -229,7 +229,7 @@ def claim_columns(stand_ins: bool) -> tuple[Column, ...]:
 
 def _claims(report: Report) -> Grid:
     rows = tuple(row for claim in report.claims for row in claim_rows(claim, report))
-    return Grid(claim_columns(report.stand_ins), rows)
+    return Grid(claim_columns(report.stand_ins, of_paper=all(claim.source for claim in report.claims)), rows)
 
 
 def claim_rows(claim: ClaimRow, report: Report) -> list[tuple[Cell, ...]]:

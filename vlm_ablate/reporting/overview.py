@@ -43,10 +43,22 @@ def overview(
         subtitle=f"{subtitle} · with stand-ins{MARK}" if stand_ins else subtitle,
         question="",
         table=_tables(reports, links or {}),
-        order=describe_agreement(agreement([report.order for report in reports if report.order])),
+        order=describe_agreement(agreement([report.order for report in _once(reports) if report.order])),
         claims=_claims(reports, stand_ins, links or {}),
         notes=(*_notes(reports), *remarks),
     )
+
+
+def _once(reports: Sequence[Report]) -> list[Report]:
+    """Without those whose arms all stand for rows that an earlier one has: the same pairs would count twice."""
+    seen: set[int] = set()
+    kept = []
+    for report in reports:
+        rows = {id(row.cell) for row in report.rows if row.cell is not None and row.score()}
+        if not rows <= seen:
+            kept.append(report)
+        seen |= rows
+    return kept
 
 
 def _tables(reports: Sequence[Report], links: Mapping[str, str]) -> Grid:
@@ -84,7 +96,8 @@ def _name(report: Report) -> str:
 
 
 def _claims(reports: Sequence[Report], stand_ins: bool, links: Mapping[str, str]) -> Grid | None:
-    columns = (Column("table", "Table", numeric=False), *claim_columns(stand_ins))
+    of_paper = all(claim.source for report in reports for claim in report.claims)
+    columns = (Column("table", "Table", numeric=False), *claim_columns(stand_ins, of_paper=of_paper))
     rows = [
         (
             Cell(_name(report), muted=True, href=links.get(report.experiment, "")) if i == j == 0 else Cell(),
@@ -109,28 +122,33 @@ def describe_agreement(found: Agreement | None) -> str:
 
 
 def _notes(reports: Sequence[Report]) -> Iterable[tuple[str, str]]:
-    yield "Claims", (
-        "differences in points with 95 % intervals, paired by seed; a verdict holds after Holm's correction within its "
-        "table. Visible from: the smallest true difference that would have been seen with a chance of 80 %."
+    yield (
+        "Claims",
+        (
+            "differences in points with 95 % intervals, paired by seed; a verdict holds after Holm's correction within "
+            "its table. Visible from: the smallest true difference that would have been seen with a chance of 80 %."
+        ),
     )
-    yield "Rank agreement", (
-        "(pairs in the paper's order − pairs against it) over all pairs that the papers' numbers tell apart; 95 % "
-        "bootstrap interval over tables."
+    yield (
+        "Rank agreement",
+        (
+            "(pairs in the paper's order − pairs against it) over all pairs that the papers' numbers tell apart; 95 % "
+            "bootstrap interval over tables."
+        ),
     )
-    silent: Mapping[str, str] = {
-        _name(report): "; ".join(claim.reason for claim in report.claims if claim.verdict == Verdict.says_nothing)
+    silent = [
+        (_name(report), claim.reason)
         for report in reports
-    }
-    if any(silent.values()):
-        yield "Says nothing", " ".join(f"{name}: {why}." for name, why in silent.items() if why)
+        for claim in report.claims
+        if claim.verdict == Verdict.says_nothing
+    ]
+    if silent:
+        yield "Says nothing", " ".join(f"{name}: {why}." for name, why in silent)
     turned = [(_name(report), text) for report in reports for subject, text in report.notes if subject == "Budget"]
     if turned:
         yield "Budget", " ".join(f"{name}: {text}" for name, text in turned)
     lost = [
-        f"{_name(report)}: {row.label} ({row.status})"
-        for report in reports
-        for row in report.rows
-        if not row.score()
+        f"{_name(report)}: {row.label} ({row.status})" for report in reports for row in report.rows if not row.score()
     ]
     if lost:
         yield "Without a score", "; ".join(lost) + "."

@@ -58,10 +58,6 @@ class ArmRow:
         mine, theirs = self.scores.get(column, {}), other.scores.get(column, {})
         return paired_difference(mine, theirs, spread_of(self.items, other.items, column, sorted(mine.keys() & theirs)))
 
-    def above_floor(self, column: str = schema.MEAN) -> Difference | None:
-        """What seeing the images adds to the blind score, paired by seed."""
-        return paired_difference(self.scores.get(column, {}), self.blind.get(column, {}))
-
     def _spread(self, column: str, seeds: Iterable[int]) -> ItemSpread | None:
         return spread_of(self.items, None, column, sorted(seeds))
 

@@ -68,7 +68,7 @@ def render(layout: Layout) -> str:
     """The page as one HTML document."""
     question = f'<p class="question">{escape(layout.question)}</p>' if layout.question else ""
     order = f'<p class="order">{escape(layout.order)}</p>' if layout.order else ""
-    claims = f"<h2>The paper’s claims</h2>\n{grid(layout.claims, 'claims')}" if layout.claims else ""
+    claims = f"<h2>Claims</h2>\n{grid(layout.claims, 'claims')}" if layout.claims else ""
     head = f'<h1>{escape(layout.title)}</h1>\n<p class="source">{escape(layout.subtitle)}</p>'
     return page(
         layout.title, "\n".join([head, question, grid(layout.table, "scores"), order, claims, folded(layout.notes)])

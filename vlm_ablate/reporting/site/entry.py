@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,7 +34,7 @@ class Entry:
     @property
     def stem(self) -> str:
         """Of the names of its files."""
-        return f"{self.experiment.replace('/', '-')}-{self.scale}"
+        return re.sub(r"[^\w.-]+", "-", f"{self.experiment}-{self.scale}")
 
     @property
     def shown(self) -> list[RunRecord]:
