@@ -57,16 +57,18 @@ def cluster() -> Iterator[Any]:
         made.shutdown()
 
 
+NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
+
+
 @pytest.mark.expensive
 def test_a_run_of_a_lost_machine_goes_on_elsewhere_from_its_checkpoint(home: Home, cluster: Any) -> None:
-    node = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
-    first = cluster.add_node(**node)
+    first = cluster.add_node(**NODE)
     events: list[Event] = []
     with opened(home, events.append, address=cluster.address, cpus=1) as campaign:
         _refused_at_once(campaign)
         long = campaign.submit(make_spec("long", note="sleep"))
         _wait_for(lambda: any(isinstance(event, StepDone) for event in events), 90)
-        second = cluster.add_node(**node)
+        second = cluster.add_node(**NODE)
         # Killed as a machine is: Ray's daemon is gone, what it started is not told.
         os.kill(first.all_processes["raylet"][0].process.pid, signal.SIGKILL)
         outcome = long.result(120)
@@ -105,6 +107,7 @@ def test_machines_that_do_not_see_the_home_are_named_before_any_run(
         return made
 
     monkeypatch.setattr(Handover, "create", classmethod(elsewhere))
+    cluster.add_node(**NODE)
     with (
         pytest.raises(VlmAblateError, match=r"the Ray node .* does not see the home"),
         opened(home, address=cluster.address),
