@@ -109,9 +109,10 @@ MUTANTS = [
            "tests/runs/test_leased.py"),
     Mutant("runs/train.py", "            if outcome is None:\n                self._train(", "            if True:\n"
            "                self._train(", f"{KEYS} -k while_this_one_waited"),
-    Mutant("runs/train.py", "            check_weights(stage)\n", "", f"{KEYS} -k damaged_weights"),
+    Mutant("runs/stage_model.py", "            check_weights(stage)\n", "", f"{KEYS} -k damaged_weights"),
     Mutant("runs/train.py", "        log.rewind(first + files.step())\n", "", f"{EXECUTE} -k logged_once"),
-    Mutant("runs/train.py", "seen = Seen(**ended[\"seen\"])", "seen = Seen()", f"{EXECUTE} -k 'recorded or history'"),
+    Mutant("runs/stage_model.py", "    return Seen(**ended[\"seen\"])", "    return Seen()",
+           f"{EXECUTE} -k 'recorded or history'"),
     Mutant("runs/train.py", '"weights_sha256": file_sha256(folder.weights),', '"weights_sha256": "",',
            f"{KEYS} -k damaged_weights"),
     Mutant("runs/log.py", "if entry.step <= step]", "if entry.step < step]", f"{LOG} -k going_on"),
