@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from vlm_ablate.config.experiment import Experiment
 from vlm_ablate.errors import DataError, UnknownNameError, VlmAblateError
 from vlm_ablate.evaluation.record import ScoreRecord
+from vlm_ablate.runs.once import once
 from vlm_ablate.tracking import schema
 from vlm_ablate.tracking.records import RunRecord
 
@@ -122,6 +123,11 @@ def scores_of(record: RunRecord) -> list[ScoreRecord]:
     Raises:
         DataError: a score that is none, with the run's name.
     """
+    # With the record itself, so that no other one gets its place in memory.
+    return once(("scores", id(record)), lambda: (record, _scores_of(record)))[1]
+
+
+def _scores_of(record: RunRecord) -> list[ScoreRecord]:
     try:
         return [ScoreRecord.from_dict(d) for d in record.scores] if record.status == schema.FINISHED else []
     except DataError as error:

@@ -45,11 +45,15 @@ _OLD_NAME = re.compile(r"[0-9a-f]{12}")
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The mapping in a file; None when there is no such file.
+    """The mapping in a file; None when there is no such file. Within `looking_once` a file is read once.
 
     Raises:
         StorageError: it cannot be read, is damaged, or holds something else.
     """
+    return once(("json", path), lambda: _read_json(path))
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
     try:
         body = parse_json(path.read_text(encoding="utf-8"))
         if isinstance(body, dict):
