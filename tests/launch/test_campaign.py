@@ -138,6 +138,17 @@ def test_a_run_that_waits_goes_on_when_the_one_before_it_fails(home: Home, launc
         assert launcher.arms == ["a", "b"]
 
 
+def test_what_cannot_be_placed_after_its_wait_is_an_error_of_its_own(home: Home, launcher: FakeLauncher) -> None:
+    with campaign(launcher, home) as asked:
+        futures = [asked.submit(make_spec("a", note="same"))]
+        futures += [asked.submit(make_spec(arm, note="same"), Placement(nodes=n)) for arm, n in (("b", 2), ("c", 1))]
+        launcher.submitted[0].set_result(RunOutcome(futures[0].spec.id, "a", "failed", message="out of memory"))
+        with pytest.raises(VlmAblateError, match="no such node"):
+            futures[1].result(5)
+        assert launcher.arms == ["a", "c"]
+        assert asked.submit(make_spec("b", note="same")) is not futures[1]
+
+
 def test_one_run_is_stopped_early_and_the_others_go_on(home: Home, launcher: FakeLauncher) -> None:
     with campaign(launcher, home) as asked:
         futures = [asked.submit(make_spec(arm)) for arm in "ab"]

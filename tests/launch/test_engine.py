@@ -91,6 +91,13 @@ def test_one_run_is_stopped_early_and_one_is_never_begun(home: Home) -> None:
     assert not any(home.launches.iterdir())
 
 
+def test_what_is_asked_for_while_all_is_stopped_is_cancelled(home: Home) -> None:
+    with opened(home, print, jobs=1) as campaign:
+        campaign._launcher.close()
+        assert campaign.submit(make_spec()).cancelled()
+    assert not calls(home) and not any(home.launches.iterdir())
+
+
 def test_ctrl_c_stops_at_a_checkpoint_and_the_same_command_continues(home: Home) -> None:
     specs = [make_spec("long", note="sleep"), make_spec("never", note="begun")]
     events: list[Event] = []

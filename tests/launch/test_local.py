@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,10 @@ from vlm_ablate.errors import UnknownNameError, VlmAblateError
 from vlm_ablate.events import Checkpointed, Event, RunFinished, RunStarted, StepDone
 from vlm_ablate.home import Home
 from vlm_ablate.launch import devices
-from vlm_ablate.launch.base import LaunchInterrupted, OnEvent, Placement
+from vlm_ablate.launch.base import LaunchInterrupted, OnEvent, Placement, RunFuture
 from vlm_ablate.launch.campaign import Campaign
 from vlm_ablate.launch.configs import LocalConfig
-from vlm_ablate.launch.local import LocalLauncher
+from vlm_ablate.launch.local import LocalLauncher, _Worker
 from vlm_ablate.registry import launchers
 from vlm_ablate.runs.folder import run_folder
 from vlm_ablate.runs.outcome import RunOutcome
@@ -197,6 +199,28 @@ def test_a_run_that_has_not_begun_is_cancelled_when_it_is_stopped(home: Home) ->
         long.stop()
         assert long.result(20).status == "stopped"
     assert queued.cancelled() and [arm for arm, *_ in calls(home)] == ["long"]
+
+
+def test_what_is_asked_for_while_all_is_stopped_is_cancelled(home: Home) -> None:
+    launcher = LocalLauncher(LocalConfig(jobs=1))
+    with Campaign(launcher, home, print, target=TARGET) as campaign:
+        launcher.close()
+        assert campaign.submit(make_spec()).cancelled()
+
+
+def test_a_worker_that_was_told_to_end_is_given_no_run() -> None:
+    """It is there until it has ended: a run that it is given would end with it."""
+    launcher, worker = LocalLauncher(LocalConfig(jobs=1)), _Worker.__new__(_Worker)
+    ours, theirs = socket.socketpair()
+    with theirs:
+        worker.places, worker.future, worker.link = (0,), None, Connection(ours.detach())
+        worker.dismiss()
+        launcher._workers, launcher._size, launcher._places = [worker], 1, 1
+        future = RunFuture(make_spec(), print)
+        launcher._queue.append((future, 1))
+        launcher._assign()
+        assert worker.future is None and not future.running()
+        worker.link.close()
 
 
 def test_more_than_this_machine_has_is_an_error_at_once(home: Home) -> None:

@@ -99,7 +99,11 @@ class Campaign:
                 return present
             future = RunFuture(spec, self._stop)
             self._futures[spec.id] = future
-            self._place(future, placement or Placement())
+            try:
+                self._place(future, placement or Placement())
+            except BaseException:
+                self._futures.pop(spec.id, None)
+                raise
             return future
 
     def run(self, specs: Sequence[RunSpec], placement: Placement | None = None) -> list[RunOutcome]:
@@ -148,7 +152,6 @@ class Campaign:
         try:
             inner = self._launcher.submit(*placed(spec, placement))
         except BaseException:  # nobody computes it: what waits for it must not
-            self._futures.pop(spec.id, None)
             self._training = {key: run for key, run in self._training.items() if run != spec.id}
             raise
         self._inner[spec.id] = inner
@@ -174,14 +177,22 @@ class Campaign:
             future.set_result(outcome)
 
     def _release(self) -> None:
-        """Place again what waits: a stage that another run trained may be there now."""
+        """Place again what waits: a stage that another run trained may be there now.
+
+        It is called where nobody hears of an error: one that a run cannot be placed for is that run's own.
+        """
         with self._lock:
             waiting, self._waiting = self._waiting, []
             for future, placement in waiting:
                 if future.cancelled():
                     self._futures.pop(future.spec.id, None)
-                else:
+                    continue
+                try:
                     self._place(future, placement)
+                except Exception as error:
+                    self._futures.pop(future.spec.id, None)
+                    if not future.done():
+                        future.set_exception(error)
 
     def _stop(self, future: RunFuture) -> None:
         with self._lock:

@@ -151,7 +151,10 @@ class EngineLauncher:
             self._engine.check(placement)
             placement.check_one_machine()
             future = RunFuture(spec, self._stop)
-            self._asked.append(_Asked(future, placement))
+            if not self._closing:
+                self._asked.append(_Asked(future, placement))
+        if self._closing:  # what waited for a run that is stopped now
+            future.cancel()
         return future
 
     def close(self, grace_seconds: float = 0.0) -> int:

@@ -70,7 +70,10 @@ class LocalLauncher:
             )
         future = RunFuture(spec, self._stop)
         with self._lock:
-            self._queue.append((future, wanted))
+            if not self._closing:
+                self._queue.append((future, wanted))
+        if self._closing:  # what waited for a run that is stopped now
+            future.cancel()
         self._poke()
         return future
 
@@ -148,7 +151,8 @@ class LocalLauncher:
         while self._queue:
             wanted = self._queue[0][1]
             idle = [worker for worker in self._workers if worker.future is None]
-            worker = next((worker for worker in idle if len(worker.places) == wanted), None)
+            fitting = (worker for worker in idle if len(worker.places) == wanted and not worker.leaving)
+            worker = next(fitting, None)
             if worker is None:
                 if len(self._workers) - len(idle) >= self._size:
                     return
@@ -234,6 +238,8 @@ class _Worker:
     def __init__(self, places: tuple[int, ...], environment: dict[str, str], setup: dict[str, Any]) -> None:
         self.places = places
         self.future: RunFuture | None = None
+        self.leaving = False
+        """Told to end: it reads that before anything that is sent to it later."""
         ours, theirs = socket.socketpair()
         command = [sys.executable, "-m", "vlm_ablate.launch.worker", str(theirs.fileno())]
         with theirs:
@@ -253,6 +259,7 @@ class _Worker:
 
     def dismiss(self) -> None:
         """Tell an idle worker to end."""
+        self.leaving = True
         with suppress(OSError):
             self.link.send(("stop",))
 
