@@ -81,8 +81,8 @@ class Study:
             plan = planner.plan(arm.config)
             rows[arm.label] = {
                 "visual_tokens_per_image": plan.visual_tokens_per_image,
-                "total_parameters": plan.last.total_parameters,
-                "trainable_parameters": plan.last.trainable_parameters,
+                "total_parameters": (plan.last if plan.stages else plan).total_parameters,
+                "trainable_parameters": plan.trainable_parameters,
             }
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("arm")
 

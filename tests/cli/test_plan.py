@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,24 @@ def test_pattern_that_matches_nothing_is_an_error_of_its_arm() -> None:
     assert code == 1
     assert "no_such_layer" in err and "ar_perceiver_lora" in err
     assert "stages.pretrain.vision: frozen -> lora" in out, "what can be shown is still shown"
+
+
+def test_what_trains_nothing_has_a_size_and_no_costs() -> None:
+    from rich.console import Console
+
+    from vlm_ablate.accounting import GPUS, Planner
+    from vlm_ablate.cli.plan_tables import PlanOptions, tables
+    from vlm_ablate.sweeps.cost import Costs
+
+    loaded = load_experiment(ROOT / "experiments/idefics2/t03_architecture.yaml", scale="laptop")
+    arm = loaded.arms["ar_perceiver_frozen"]
+    arm = replace(arm, config=arm.config.model_copy(update={"stages": {}}))
+    console = Console(width=120)
+    with console.capture() as captured:
+        plans = {arm.name: Planner().plan(arm.config)}
+        console.print(*tables(loaded, [arm], plans, PlanOptions(GPUS["h100"], 0.4)), sep="\n")
+    assert "An image of" in captured.get() and "Costs" not in captured.get()
+    assert Costs().cost(arm.config).peak_memory == 0
 
 
 def test_material_that_runs_would_miss_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -38,11 +38,13 @@ class PlanOptions:
 
 
 def tables(loaded: LoadedExperiment, arms: Sequence[ResolvedArm], plans: Plans, shown: PlanOptions) -> Iterable[Any]:
-    """Size and costs of each arm, all by part, and the modules that carry adapters."""
+    """Size and costs of each arm, all by part, and modules that carry adapters; of what trains nothing, its size."""
     planned = [arm for arm in arms if arm.name in plans]
     yield _sizes(loaded, planned, plans)
     yield Text(_views(planned, plans), style="dim")
     yield Text()
+    if not any(plans[arm.name].stages for arm in planned):
+        return
     yield _costs(planned, plans, shown)
     yield Text(_sample(plans, shown), style="dim")
     yield Text()
@@ -62,9 +64,10 @@ def _views(arms: Sequence[ResolvedArm], plans: Plans) -> str:
 
     found: dict[str, str] = {}
     for arm in arms:
-        for name, stage in arm.config.stages.items():
+        shown = {name: stage.data.image_by_step() for name, stage in arm.config.stages.items()}
+        for name, by_step in (shown or {"": {0: arm.config.shown_image}}).items():
             before = ""
-            for step, config in stage.data.image_by_step().items():
+            for step, config in by_step.items():
                 width, height = sides(config, plans[arm.name].sample)
                 sizes = views_of_size(width, height, config)
                 rows, columns = tile_grid(width, height, config)

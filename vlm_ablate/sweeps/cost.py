@@ -40,7 +40,7 @@ class Costs:
         plan = self._planner.plan(config)
         stages = plan.stages.values()
         flops = sum(stage.flops * stage.samples for stage in stages)
-        return Cost(flops, plan.total_parameters, max(stage.memory.peak for stage in stages))
+        return Cost(flops, plan.total_parameters, max((stage.memory.peak for stage in stages), default=0))
 
     @cached_property
     def _planner(self) -> Planner:
