@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from tests.cli.test_reproduce import fill, folder  # noqa: F401 - the fixture
+from tests.runs.disk import write_results
 from vlm_ablate.cli.app import app
+from vlm_ablate.config.expand import load_experiment
 from vlm_ablate.home import Home
+from vlm_ablate.runs.spec import specs_of
 
 
 @pytest.fixture
@@ -56,6 +60,18 @@ def test_a_table_whose_file_is_gone_is_named(reported: Path) -> None:
     assert "6 runs at scale tiny are recorded" in page and "vlm-ablate report FILE.yaml" in page
     command("elsewhere.yaml", "--out", "out")
     assert "<b>agrees</b>" in (reported / "out/idefics2-first-tiny.html").read_text()
+
+
+def test_evaluated_checkpoints_are_rows_of_their_tables(reported: Path) -> None:
+    home = Home(reported / "home")
+    spec = specs_of(load_experiment("idefics2/first", scale="tiny"))[0]
+    write_results(replace(spec, arm="mine", label="A checkpoint of mine", evaluated=True), home)
+    write_results(specs_of(load_experiment("figure5", scale="paper"))[0], home)
+    command("--out", "out")
+    assert "A checkpoint of mine" in (reported / "out/idefics2-first-tiny.html").read_text()
+    page = (reported / "out/evaluate-figure5-paper.html").read_text()
+    assert "Idefics3-8B" in page and "vlm-ablate table figure5 --scale paper" in page
+    assert "table9" not in (reported / "out/index.html").read_text()
 
 
 def test_another_folder_is_refused_before_anything_is_read(folder: Path) -> None:  # noqa: F811

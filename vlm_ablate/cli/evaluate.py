@@ -83,7 +83,7 @@ def evaluate(
     """
     from vlm_ablate.cli.console import err, out, warn
     from vlm_ablate.cli.home import open_home
-    from vlm_ablate.cli.run import look_over_material, report_failures
+    from vlm_ablate.cli.run import look_over_material, report_failures, table_command
     from vlm_ablate.errors import UnknownNameError
     from vlm_ablate.hub import set_hub_access
     from vlm_ablate.trust import allow_plugins
@@ -113,7 +113,7 @@ def evaluate(
         raise typer.Exit(1)
     _show(spec, outcome, place)
     _publish(loaded, place, uri, warn)
-    out().print(f"the table: {_table_command(table, scale, written, home, tracking_uri)}", soft_wrap=True)
+    out().print(f"the table: {table_command(table, scale, None, written, home, tracking_uri)}", soft_wrap=True)
 
 
 def table_settings(
@@ -270,12 +270,3 @@ def _publish(loaded: LoadedExperiment, home: Home, uri: str, warn: Any) -> None:
         publish_table(loaded, home, uri)
     except VlmAblateError as error:
         warn([f"the table was not put on the tracking store: {error.message}"])
-
-
-def _table_command(table: Path, scale: str, sets: Sequence[str], home: str | None, uri: str | None) -> str:
-    import shlex
-
-    parts = ["vlm-ablate", "table", str(table), "--scale", scale]
-    parts += [part for setting in sets for part in ("--set", setting)]
-    parts += ["--home", home] if home else []
-    return shlex.join(parts)

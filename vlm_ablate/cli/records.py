@@ -14,6 +14,17 @@ if TYPE_CHECKING:
     from vlm_ablate.tracking.record_file import RecordFile
 
 
+def with_rows(loaded: LoadedExperiment, home: Home) -> LoadedExperiment:
+    """The experiment with the rows that `evaluate` added; those asked in another way are told."""
+    from vlm_ablate.cli.console import warn
+    from vlm_ablate.runs.evaluated import with_evaluated
+
+    rows = with_evaluated(loaded, home)
+    at = f"{loaded.experiment.name} at scale {loaded.scale.name}"
+    warn([f"evaluated in another way than {at}, and left out: {row}" for row in rows.left_out])
+    return rows.loaded
+
+
 def recorded(
     loaded: LoadedExperiment,
     home: Home,

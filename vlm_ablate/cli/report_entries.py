@@ -35,18 +35,20 @@ def gather(
         files: experiments besides those of `experiments/`.
         scale: only this; None: all.
     """
+    from vlm_ablate.config.expand import EVALUATIONS
     from vlm_ablate.config.shipped import experiment_name
     from vlm_ablate.reporting.site import Entry
     from vlm_ablate.runs.catalogue import asked_here
 
     asked = asked_here(home)
     known = _known(files)
+    brought = _known(sorted(EVALUATIONS.glob("*.yaml")), others=False)
     found = {place: each for place, each in _recorded(asked, results, told).items() if scale in (None, place[1])}
     order = {name: i for i, name in enumerate(known)}
     entries = []
     for (name, at), each in sorted(found.items(), key=lambda item: (order.get(item[0][0], len(order)), item[0])):
         told(name)
-        file = known.get(name)
+        file = known.get(name) or brought.get(name)
         entries.append(_entry(name, at, file, each, home, asked) if file else _without_file(name, at, each))
     option = _at(scale or "laptop")
     missing = [
@@ -64,14 +66,14 @@ def _at(scale: str) -> str:
     return f" --scale {_word(scale)}" if scale != "laptop" else ""
 
 
-def _known(files: Sequence[Path]) -> dict[str, Path]:
-    """Name -> experiment file, those given over those found."""
+def _known(files: Sequence[Path], *, others: bool = True) -> dict[str, Path]:
+    """Name -> experiment file, those given over the others, which are below `experiments/`."""
     from vlm_ablate.config.compose import load_document
     from vlm_ablate.config.expand import experiment_files, find_experiment
     from vlm_ablate.errors import ConfigError
 
     known: dict[str, Path] = {}
-    for file in (*experiment_files(), *map(find_experiment, files)):
+    for file in (*(experiment_files() if others else ()), *map(find_experiment, files)):
         try:
             name = load_document(file).data.get("name")
         except ConfigError:
@@ -123,19 +125,22 @@ def _without_file(name: str, scale: str, found: _Found) -> Entry:
 
 def _entry(name: str, scale: str, file: Path, found: _Found, home: Home, asked: Sequence[Asked]) -> Entry:
     """The report, or why there is none."""
-    from vlm_ablate.cli.records import build_report, recorded
-    from vlm_ablate.config.expand import load_experiment
+    from vlm_ablate.cli.records import build_report, recorded, with_rows
+    from vlm_ablate.config.expand import EVALUATIONS, load_experiment
     from vlm_ablate.config.shipped import experiment_name
     from vlm_ablate.errors import VlmAblateError
     from vlm_ablate.reporting.site import Entry
     from vlm_ablate.tracking import schema
     from vlm_ablate.tracking.record_file import RecordFile
 
-    word = _word(experiment_name(file))
+    word = _word(file.stem if file.parent == EVALUATIONS else experiment_name(file))
     at = _at(scale)
     run, table = f"vlm-ablate run {word}{at}", f"vlm-ablate table {word}{at}"
     try:
         loaded = load_experiment(file, scale=scale)
+        arms = {*loaded.arms, *loaded.left_out}
+        if any(each.arm not in arms for each in asked if (each.experiment, each.scale) == (name, scale)):
+            loaded = with_rows(loaded, home)
         source = recorded(loaded, home, asked=asked) if found.here else RecordFile([])
         for read in found.files:
             source = _joined(source, read, name, scale)

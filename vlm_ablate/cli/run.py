@@ -98,7 +98,7 @@ def run(
     ended = zip(specs, outcomes, strict=True)
     print_runs((spec.arm, spec.seed, spec.id) for spec, outcome in ended if outcome.status == "finished")
     report_failures(outcomes)
-    command = _table_command(file, scale, arms, sets or [], home, tracking_uri)
+    command = table_command(file, scale, arms, sets or [], home, tracking_uri)
     console.print("the table: ", Text(command, style="bold"), sep="", soft_wrap=True)
     if counts["failed"] or not (counts["finished"] or counts["diverged"]):
         raise typer.Exit(1)
@@ -170,8 +170,8 @@ def report_failures(outcomes: Sequence[RunOutcome]) -> None:
             )
 
 
-def _table_command(
-    file: Path, scale: str, arms: str | None, sets: list[str], home: str | None, tracking_uri: str | None
+def table_command(
+    file: Path, scale: str, arms: str | None, sets: Sequence[str], home: str | None, tracking_uri: str | None
 ) -> str:
     """The command that shows these runs: in the whole table, or under settings in one of the same arms."""
     import os

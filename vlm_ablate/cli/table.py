@@ -10,8 +10,6 @@ import typer
 from vlm_ablate.cli.console import HomeOption, ScaleOption, SeedsOption, SetOption, TrackingOption
 
 if TYPE_CHECKING:
-    from vlm_ablate.config.expand import LoadedExperiment
-    from vlm_ablate.home import Home
     from vlm_ablate.reporting import Report
     from vlm_ablate.tracking.record_file import RecordFile
 
@@ -49,7 +47,7 @@ def table(
     """
     from vlm_ablate.cli.console import arm_list, print_runs, seed_list
     from vlm_ablate.cli.home import open_home, take_over_earlier
-    from vlm_ablate.cli.records import build_report, recorded
+    from vlm_ablate.cli.records import build_report, recorded, with_rows
     from vlm_ablate.config.expand import load_experiment
     from vlm_ablate.runs.once import looking_once
 
@@ -64,7 +62,7 @@ def table(
         place = open_home(home)
         take_over_earlier(place)
         if arms is None:
-            loaded = _with_evaluated(loaded, place)
+            loaded = with_rows(loaded, place)
     with looking_once():
         if records is None:
             source = recorded(loaded, place, tracking_uri, seed_list(seeds))
@@ -74,16 +72,6 @@ def table(
     _write(report, kind, out)
     if kind is None and out is None and records is None:
         print_runs((r.arm, r.seed, r.id) for r in source.records if r.run_id in report.run_ids)
-
-
-def _with_evaluated(loaded: LoadedExperiment, home: Home) -> LoadedExperiment:
-    """The experiment with the rows that `evaluate` added; those asked in another way are told."""
-    from vlm_ablate.cli.console import warn
-    from vlm_ablate.runs.evaluated import with_evaluated
-
-    rows = with_evaluated(loaded, home)
-    warn([f"evaluated in another way than this table, and left out: {row}" for row in rows.left_out])
-    return rows.loaded
 
 
 def _format(format: str | None, out: Path | None) -> str | None:
