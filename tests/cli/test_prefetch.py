@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from PIL import Image
@@ -15,9 +16,9 @@ from typer.testing import CliRunner, Result
 from vlm_ablate.cli.app import app
 from vlm_ablate.config.expand import load_experiment
 from vlm_ablate.data.sources.configs import CauldronConfig
-from vlm_ablate.data.sources.kept import find_kept, keep
+from vlm_ablate.data.sources.kept import find_kept, keep, kept_file
 from vlm_ablate.data.sources.rows import open_rows
-from vlm_ablate.errors import AssetMissing, DataError
+from vlm_ablate.errors import AssetMissing, DataError, StorageError
 from vlm_ablate.runs.needs import needs_of
 
 ROWS = 90
@@ -76,6 +77,22 @@ def test_a_stream_that_ends_before_keeps_nothing(local: Path) -> None:
     with pytest.raises(DataError, match=f"ended after {ROWS} rows"):
         keep(asked(ROWS + 1), stream_of(local))
     assert find_kept(asked(1)) is None
+
+
+def test_a_stream_that_breaks_off_leaves_nothing_and_what_another_writes_is_let_be(local: Path) -> None:
+    def breaks(done: int, total: int) -> None:
+        raise ConnectionResetError
+
+    def writes_too(done: int, total: int) -> None:
+        if done < total:
+            keep(asked(), stream_of(local))
+
+    with pytest.raises((ConnectionResetError, StorageError)):
+        keep(asked(), stream_of(local), breaks)
+    file = kept_file(asked())
+    assert not any(file.parent.iterdir())
+    assert len(pq.read_table(keep(asked(), stream_of(local), writes_too))) == 70
+    assert list(file.parent.iterdir()) == [file]
 
 
 def experiment(folder: Path, parts: Path, data: Path, source: dict[str, Any]) -> Path:

@@ -108,6 +108,15 @@ def test_records_survive_a_file_and_keep_nothing_of_the_machine(recorded: Home, 
     assert (tmp_path / "again.json").read_text() == path.read_text()
 
 
+def test_a_records_file_is_replaced_in_one_go(tmp_path: Path) -> None:
+    """Another name of what was there keeps it: nobody wrote into the file itself."""
+    path, before = tmp_path / "records.json", tmp_path / "before.json"
+    path.write_text("all that there is")
+    before.hardlink_to(path)
+    dump_records(path, [])
+    assert before.read_text() == "all that there is" and load_records(path).records == []
+
+
 def test_a_file_that_is_no_records_file_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "bad.json").write_text('{"records": 3')
     with pytest.raises(TrackingError, match=r"bad\.json"):

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from vlm_ablate.errors import TrackingError
 from vlm_ablate.limits import parse_json
+from vlm_ablate.storage import storage_errors, write_atomically
 from vlm_ablate.tracking.answers import FILE_NAME, Answers, load_item_scores
 from vlm_ablate.tracking.records import History, Point, RunRecord
 
@@ -33,9 +34,14 @@ class RecordFile:
 
 
 def dump_records(path: Path, records: Sequence[RunRecord], histories: Mapping[str, History] | None = None) -> None:
-    """Write records to a JSON file from which every table and figure can be rendered without a store."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(records_text(records, histories), encoding="utf-8")
+    """Write records to a JSON file from which every table and figure can be rendered without a store, in one go.
+
+    Raises:
+        StorageError: it cannot be written; what was there is there still.
+    """
+    with storage_errors("write", path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, records_text(records, histories))
 
 
 def records_text(records: Sequence[RunRecord], histories: Mapping[str, History] | None = None) -> str:

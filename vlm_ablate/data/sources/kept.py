@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from vlm_ablate.data.sources.configs import RecordsConfig
 from vlm_ablate.errors import DataError
-from vlm_ablate.storage import storage_errors
+from vlm_ablate.storage import atomic_path, storage_errors
 
 _BATCH = 64
 """Rows that are written together."""
@@ -58,24 +59,19 @@ def keep(config: RecordsConfig, stream: Any, progress: Callable[[int, int], None
     if config.rows is None:
         raise DataError(f"the stream {config.id!r} has no end that is known", hint="set `rows`")
     file, count = kept_file(config), 0
-    part = file.with_suffix(".part")
     with storage_errors("write", file):
         file.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(file) as part, ExitStack() as opened:
         writer: parquet.ParquetWriter | None = None
-        try:
-            for table in _tables(stream, config.rows):
-                writer = writer or parquet.ParquetWriter(part, table.schema)
-                writer.write_table(table)
-                count += len(table)
-                if progress is not None:
-                    progress(count, config.rows)
-        finally:
-            if writer is not None:
-                writer.close()
+        for table in _tables(stream, config.rows):
+            if writer is None:
+                writer = opened.enter_context(parquet.ParquetWriter(part, table.schema))
+            writer.write_table(table)
+            count += len(table)
+            if progress is not None:
+                progress(count, config.rows)
         if count < config.rows:
-            part.unlink(missing_ok=True)
             raise DataError(f"the stream {config.id!r} ended after {count} rows", hint=f"set `rows` to {count}")
-        part.replace(file)
     return file
 
 
