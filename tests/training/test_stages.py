@@ -8,6 +8,7 @@ import sys
 import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from vlm_ablate.config.execution import Execution
 from vlm_ablate.config.stages import Stage, Training
 from vlm_ablate.errors import Diverged, ModelError, StorageError
 from vlm_ablate.events import Checkpointed, StepDone
+from vlm_ablate.training.callbacks import Monitor
 from vlm_ablate.training.checkpoint import CheckpointFiles
 from vlm_ablate.training.counters import Seen
 from vlm_ablate.training.interruption import StopRequested
@@ -123,6 +125,22 @@ def test_a_stop_keeps_the_step_it_came_in(tmp_path, monkeypatch):
     with pytest.raises(StopRequested):
         stopped.train()
     assert stopped.files("align").step() == 3
+
+
+def test_a_checkpoint_of_any_step_has_the_losses_that_are_still_on_the_gpu():
+    counter = SimpleNamespace(seen=Seen(), settle=lambda total: None)
+    monitor = Monitor(
+        counter, lambda metrics: None, lambda event: None, run="r", first_step=0, total_steps=9, divergence_ratio=9.0
+    )
+    module = SimpleNamespace(
+        step_loss=torch.tensor(2.0), step_norm=torch.tensor(1.0), stage=SimpleNamespace(steps=9),
+        execution=Execution(log_every=5, checkpoint_every=5), device=SimpleNamespace(type="cuda"),
+    )  # fmt: skip
+    for step in (1, 2):
+        monitor.on_step_end(None, module, step)
+    state = monitor.state_dict()
+    assert state["window"] == [[2.0, 1.0]] * 2 and state["detector"]["first"] == 2.0
+    assert monitor.state_dict() == state
 
 
 KILLED = """

@@ -137,6 +137,7 @@ class Monitor(StepEnd):
         self.counter, self._track_metrics, self._reporter = counter, track, reporter
         self._run, self._first_step, self._total = run, first_step, total_steps
         self._pending: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._step = 0
         self._window: list[tuple[float, float]] = []
         self._detector = DivergenceDetector(divergence_ratio)
         self._clock = self._event_clock = self._started = 0.0
@@ -152,19 +153,22 @@ class Monitor(StepEnd):
         assert module.step_loss is not None and module.step_norm is not None  # a step is done
         self.counter.settle(self._ranks.total)
         self._pending.append((module.step_loss, module.step_norm))
+        self._step = step
         tracked = step % module.execution.log_every == 0 or step == module.stage.steps
         saved = step % module.execution.checkpoint_every == 0
         if tracked or saved or module.device.type == "cpu":
-            self._collect(step)
+            self._collect()
         if tracked:
             self._track(module, self._first_step + step)
         self._report(self._first_step + step, step)
 
-    def _collect(self, step: int) -> None:
+    def _collect(self) -> None:
         """Bring the pending losses to the host and look at them."""
+        if not self._pending:
+            return
         values = torch.stack([torch.stack(pair) for pair in self._pending]).tolist()
         self._pending.clear()
-        for i, (loss, norm) in enumerate(values, start=step - len(values) + 1):
+        for i, (loss, norm) in enumerate(values, start=self._step - len(values) + 1):
             self._window.append((loss, norm))
             self._losses.append(loss)
             self._detector.update(loss, norm, self._first_step + i)
@@ -206,6 +210,7 @@ class Monitor(StepEnd):
         self._event_clock, self._event_tokens = now, tokens
 
     def state_dict(self) -> dict[str, Any]:
+        self._collect()  # a checkpoint on a request to stop may be of any step
         window = [list(pair) for pair in self._window]
         return {"seen": self.counter.seen.to_dict(), "detector": self._detector.state(), "window": window}
 

@@ -39,7 +39,7 @@ def training_device() -> torch.device:
 
 
 def build_trainer(stage: Stage, callbacks: Sequence[Callback], folder: Path, **options: Any) -> pl.Trainer:
-    """A Trainer that runs `stage.steps` optimiser steps on one device and does nothing else.
+    """A Trainer that runs `stage.steps` optimiser steps, by default on one device, and does nothing else.
 
     Args:
         stage: steps and precision ("bf16" is autocast over fp32 parameters).
