@@ -5,10 +5,12 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 from training.squares import STAGE, make_spec, save_parts
 
 from vlm_ablate.accounting import plan_features, plan_model
@@ -17,6 +19,7 @@ from vlm_ablate.home import Home
 from vlm_ablate.models.feature_store import store_size
 from vlm_ablate.models.vision.siglip import NativeSiglip
 from vlm_ablate.runs.execute import execute
+from vlm_ablate.runs.features import Features
 from vlm_ablate.runs.results import find_stages
 
 STAGES = {"align": STAGE | {"steps": 8}, "tune": STAGE | {"steps": 4, "language": "lora", "lora": {"r": 2}}}
@@ -117,3 +120,15 @@ def test_auto_keeps_what_pays_and_fits(parts):
     tight = execution.model_copy(update={"features_gib": 1e-9})
     assert "more than features_gib" in plan_features(stage, tight, plan, flops=1e8).reason
     assert plan_features(stage, execution, plan, flops=1e8, pictures=2).bytes == 2 * plan.feature_bytes
+
+
+@pytest.mark.parametrize(("files", "on"), [({"vision": ""}, False), ({"vision": "", "vision code": "c0de"}, False),
+                                           ({"vision code": "c0de"}, True)])  # fmt: skip
+def test_an_encoder_of_which_nothing_says_what_it_computes_shares_nothing(parts, home, monkeypatch, files, on):
+    class Brought(nn.Module):
+        config, sees_padding = SimpleNamespace(model_dump=lambda mode: {}), False
+
+    monkeypatch.setattr("vlm_ablate.runs.features.fingerprints_of", lambda parts: files)
+    monkeypatch.setattr("vlm_ablate.runs.features.StoredFeatures", lambda *given, **options: None)
+    kept = Features(make_spec(parts, stages=STAGES, execution={"features": "on"}), home)
+    assert kept.attach(SimpleNamespace(vision=Brought()), "align").on is on

@@ -17,7 +17,7 @@ from vlm_ablate.models.feature_store import features_folder
 from vlm_ablate.models.features import StoredFeatures, refusal
 from vlm_ablate.models.views import Views
 from vlm_ablate.models.vlm import VLM
-from vlm_ablate.runs.fingerprints import fingerprints_of
+from vlm_ablate.runs.fingerprints import MISSING, fingerprints_of
 from vlm_ablate.runs.spec import RunSpec
 
 LOOKED_AT = 32
@@ -80,7 +80,8 @@ class Features:
         if config.stages[name].vision is not Training.frozen:
             return Decision(False, "the encoder is trained")
         files = fingerprints_of({"vision": config.model.vision})
-        digest = " ".join(f"{what} {files[what]}" for what in sorted(files))
+        known = MISSING not in files.values()
+        digest = " ".join(f"{what} {files[what]}" for what in sorted(files)) if known else ""
         if reason := refusal(vlm.vision, padded=Views.of(config.images()).padded, files=digest):
             return Decision(False, reason)
         limit = int(config.execution.features_gib * _GIB)
