@@ -18,6 +18,7 @@ from tests.tracking.specs import make_spec
 from vlm_ablate.errors import TrackingError
 from vlm_ablate.home import Home
 from vlm_ablate.lease import Lease
+from vlm_ablate.runs.folder import run_folder
 from vlm_ablate.runs.log import Log
 from vlm_ablate.runs.publishing import Publishing, publish_missing
 from vlm_ablate.runs.results import find_results
@@ -186,6 +187,19 @@ def test_ended_runs_that_a_store_lacks_are_given_by_the_next_command(home: Home)
     connect(home.tracking_uri).delete_run(first.run_id)
     assert publish_missing(home, home.tracking_uri, print) == 1
     assert len(read_records(home.tracking_uri, "demo/t01")) == 3
+
+
+def test_runs_that_cannot_be_read_do_not_keep_the_others_from_the_store(home: Home) -> None:
+    for seed in range(3):
+        write_results(make_spec(seed=seed), home)
+    damaged, foreign, _ = (run_folder(home, make_spec(seed=seed).id) for seed in range(3))
+    damaged.file.write_text("{")
+    body = foreign.read()
+    del body["spec"]["config"]["model"]
+    foreign.write(body)
+    notices: list[str] = []
+    assert publish_missing(home, home.tracking_uri, notices.append) == 1
+    assert len(notices) == 1 and "1 earlier run (" in notices[0]
 
 
 def test_a_note_that_cannot_be_read_is_no_note(home: Home) -> None:

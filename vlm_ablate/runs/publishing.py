@@ -7,10 +7,13 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
+from vlm_ablate.config.base import FieldError
+from vlm_ablate.errors import VlmAblateError
 from vlm_ablate.home import Home
 from vlm_ablate.lease import Lease, LeaseHeld, LeaseLost
 from vlm_ablate.masking import masked
-from vlm_ablate.runs.folder import RunFolder, run_folder
+from vlm_ablate.runs.catalogue import asked_for
+from vlm_ablate.runs.folder import run_folder
 from vlm_ablate.runs.results import find_results
 from vlm_ablate.runs.spec import RunSpec
 from vlm_ablate.runs.view import view_of
@@ -98,7 +101,7 @@ def publish_run(spec: RunSpec, home: Home, tracking_uri: str, notice: Notice) ->
 def publish_missing(home: Home, tracking_uri: str, notice: Notice) -> int:
     """Give the store the runs of this home that it lacks or that ended while it was away; returns how many.
 
-    A run that another process computes or publishes now is left to it.
+    A run that another process computes or publishes now is left to it; what cannot be read stops none of the others.
 
     Raises:
         TrackingError: the store fails.
@@ -107,15 +110,21 @@ def publish_missing(home: Home, tracking_uri: str, notice: Notice) -> int:
     path = sqlite_path(tracking_uri)
     if path is not None and path.exists():
         known = SqliteReader(path).run_ids()
-    given = 0
-    for root in sorted(home.runs.iterdir()) if home.runs.is_dir() else ():
-        folder = RunFolder(root)
-        body = folder.read()
-        if not body or body.get("status") in (None, "running"):
+    given, unread = 0, []
+    for folder, body in asked_for(home):
+        if body.get("status") in (None, "running"):
             continue
         if is_published(str(body["status"]), folder.published, tracking_uri, known):
             continue
-        with suppress(LeaseHeld), Lease.acquire(root, wait=False):
-            publish_run(RunSpec.from_dict(body["spec"]), home, tracking_uri, notice)
+        try:
+            spec = RunSpec.from_dict(body["spec"])
+        except (TypeError, KeyError, ValueError, VlmAblateError, FieldError):
+            unread.append(body["id"])
+            continue
+        with suppress(LeaseHeld), Lease.acquire(folder.root, wait=False):
+            publish_run(spec, home, tracking_uri, notice)
             given += 1
+    if unread:
+        notice(f"not given to the tracking store, as this version does not read what they ask for: {len(unread)} "
+               f"earlier run{'s' * (len(unread) > 1)} ({unread[0]}{', ...' * (len(unread) > 1)})")  # fmt: skip
     return given
