@@ -85,6 +85,12 @@ def test_the_note_of_an_experiment_says_which_scores_are_no_percentages() -> Non
     assert "0-100; but CIDEr is 100 times its mean and can pass 100" in note
 
 
+def test_an_experiment_that_is_a_figure_is_called_so() -> None:
+    file = Path(__file__).parents[2] / "experiments" / "idefics2" / "f04_training.yaml"
+    note = store.describe_experiment(load_experiment(file).experiment)[schema.DESCRIPTION]
+    assert "Regenerates Figure 4 of" in note and "beside the numbers of Table 3" in note
+
+
 def test_the_table_run_is_one_and_is_brought_up_to_date(home: Home, tmp_path: Path) -> None:
     (tmp_path / "table.md").write_text("| arm |")
     for verdict in ("not separable", "agrees"):

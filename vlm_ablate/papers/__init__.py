@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
@@ -42,6 +43,15 @@ class PaperTable:
     finding: str = ""
     source: tuple[str, ...] = ()
     notes: Any = None
+
+
+def regenerated(paper: PaperTable, experiment: str) -> str:
+    """What of the paper an experiment is, e.g. `Table 3`.
+
+    One of the name `f04_...` is Figure 4, whose numbers are those of the table.
+    """
+    figure = re.match("f0*([1-9][0-9]*)_", experiment.rpartition("/")[2])
+    return f"Figure {figure[1]}" if figure else paper.number
 
 
 def table_keys() -> list[str]:

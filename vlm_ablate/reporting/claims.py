@@ -99,6 +99,7 @@ def _judge(claim: Claim, comparisons: list[Comparison], rows: list[ArmRow], heal
     if silent:
         verdict, reasons = Verdict.says_nothing, [silent, *reasons]
     if any(c.difference for c in comparisons):
+        reasons += _fewer_seeds(claim.metric, comparisons, rows)
         reasons += [f"{row.label}: {n} of {len(row.seeds)} diverged" for row in rows if (n := _diverged(row))]
     return ClaimRow(
         text=claim.text,
@@ -110,6 +111,17 @@ def _judge(claim: Claim, comparisons: list[Comparison], rows: list[ArmRow], heal
         margin=margin_of(claim) if claim.relation == "similar" else None,
         source=claim.source,
     )
+
+
+def _fewer_seeds(metric: str, comparisons: Sequence[Comparison], rows: Sequence[ArmRow]) -> list[str]:
+    """Over how many seeds a difference is, where an arm has a score with more."""
+    told = []
+    for c, (better, worse) in zip(comparisons, pairwise(rows), strict=True):
+        have = [len(row.scores.get(metric, {})) for row in (better, worse)]
+        if c.difference and c.difference.n < max(have):
+            common = f"over {c.difference.n} common seed{'s' * (c.difference.n > 1)}, of {have[0]} and {have[1]}"
+            told.append(f"{c.better} and {c.worse}: {common}" if len(comparisons) > 1 else common)
+    return told
 
 
 def _verdict(claim: Claim, comparisons: list[Comparison], rows: list[ArmRow]) -> tuple[Verdict, list[str]]:

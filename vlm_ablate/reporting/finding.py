@@ -75,4 +75,5 @@ def _of_scores(report: Report) -> str:
         return f"Only “{best.label}” has a score: {mean:.1f}."
     if best.rank_range is None or best.rank_range[1] == 1:
         return f"{text}; the next, “{scored[1][1].label}”, {scored[1][0]:.1f}."
-    return f"{text}, and the runs do not tell it from {best.rank_range[1] - 1} other(s)."
+    others = best.rank_range[1] - 1
+    return f"{text}, and the runs do not tell it from {others} other{'s' * (others > 1)}."

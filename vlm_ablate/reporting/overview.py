@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+from vlm_ablate.papers import regenerated
 from vlm_ablate.reporting.agreement import Agreement, agreement
 from vlm_ablate.reporting.frame import Report
 from vlm_ablate.reporting.layout import (
@@ -92,7 +93,7 @@ def _table_row(report: Report, href: str) -> tuple[Cell, ...]:
 def _name(report: Report) -> str:
     """`Idefics2, Table 3`, or the experiment's own name where it regenerates no table."""
     paper = report.paper
-    return f"{paper.paper.capitalize()}, {paper.number}" if paper else report.experiment
+    return f"{paper.paper.capitalize()}, {regenerated(paper, report.experiment)}" if paper else report.experiment
 
 
 def _claims(reports: Sequence[Report], stand_ins: bool, links: Mapping[str, str]) -> Grid | None:

@@ -150,7 +150,9 @@ def describe_experiment(experiment: Experiment) -> dict[str, str]:
     if key:
         source = papers.table(key)
         link = f"https://arxiv.org/abs/{source.arxiv}"
-        lines.append(f"Regenerates {source.number} of [{source.title}]({link}): {source.caption}.")
+        what = papers.regenerated(source, experiment.name)
+        beside = "" if what == source.number else f", beside the numbers of {source.number}"
+        lines.append(f"Regenerates {what} of [{source.title}]({link}){beside}: {source.caption}.")
     lines += [
         "",
         "One run per arm and seed. `score/*`: what each benchmark gives (0-100; but CIDEr is 100 times its mean and "
