@@ -14,7 +14,8 @@ from vlm_ablate.registry import benchmarks, sources
 
 if TYPE_CHECKING:
     from vlm_ablate.config.base import ComponentConfig
-    from vlm_ablate.config.experiment import RunConfig
+    from vlm_ablate.config.evaluation import BenchmarkEntry
+    from vlm_ablate.config.run_config import RunConfig
     from vlm_ablate.evaluation.benchmarks.base import Split
 
 
@@ -127,7 +128,8 @@ def _sources_of(config: RunConfig) -> Iterator[tuple[ComponentConfig, list[Split
             yield entry.source, []
 
 
-def _benchmarks_of(config: RunConfig) -> Iterator[tuple[ComponentConfig, list[Split]]]:
+def splits_asked(config: RunConfig) -> Iterator[tuple[BenchmarkEntry, list[Split]]]:
+    """Each benchmark of a run with the splits that it reads of it."""
     evaluation = config.evaluation
     curve = evaluation.curve
     for column, entry in evaluation.benchmarks.items():
@@ -136,7 +138,11 @@ def _benchmarks_of(config: RunConfig) -> Iterator[tuple[ComponentConfig, list[Sp
             splits.append("train")
         if curve and column in (curve.benchmarks or evaluation.benchmarks):
             splits.append("tune")
-        yield entry.benchmark, splits
+        yield entry, list(dict.fromkeys(splits))
+
+
+def _benchmarks_of(config: RunConfig) -> Iterator[tuple[ComponentConfig, list[Split]]]:
+    return ((entry.benchmark, splits) for entry, splits in splits_asked(config))
 
 
 def _unlike_columns(arms: Mapping[str, RunConfig]) -> Iterator[tuple[str, list[str]]]:

@@ -51,6 +51,15 @@ class Encoded:
         return Encoded(self.states.pin_memory(), None if self.tokens is None else self.tokens.pin_memory())
 
 
+def sizes_of(pixel_values: Tensor, pixel_mask: Tensor | None) -> list[tuple[int, int]]:
+    """(height, width) in pixels of each view without its padding."""
+    if pixel_mask is None:
+        height, width = pixel_values.shape[-2:]
+        return [(height, width)] * len(pixel_values)
+    heights, widths = pixel_mask.any(2).sum(1).tolist(), pixel_mask.any(1).sum(1).tolist()
+    return list(zip(heights, widths, strict=True))
+
+
 @dataclass(frozen=True)
 class Batch:
     """A batch of interleaved sequences.
@@ -81,7 +90,6 @@ class Batch:
     documents: tuple[int, ...] | None = None
     """Lengths of the documents of a batch that is one row without padding; None: a row a document, padded, or rows of
     several documents."""
-
     view_keys: tuple[bytes, ...] | None = None
     """Names of the views' contents, in the order of `pixel_values`, by which a frozen encoder's output is looked up."""
 
@@ -131,13 +139,7 @@ class Batch:
     @property
     def view_sizes(self) -> list[tuple[int, int]]:
         """(height, width) in pixels of each view without its padding; empty where there are no pixels."""
-        if self.pixel_values is None:
-            return []
-        if self.pixel_mask is None:
-            height, width = self.pixel_values.shape[-2:]
-            return [(height, width)] * len(self.pixel_values)
-        heights, widths = self.pixel_mask.any(2).sum(1).tolist(), self.pixel_mask.any(1).sum(1).tolist()
-        return list(zip(heights, widths, strict=True))
+        return [] if self.pixel_values is None else sizes_of(self.pixel_values, self.pixel_mask)
 
     @property
     def targets(self) -> Tensor:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from vlm_ablate.errors import StorageError
 from vlm_ablate.events import remark
 from vlm_ablate.models import promises
+from vlm_ablate.models.batch import sizes_of
 from vlm_ablate.models.feature_store import KEY_BYTES, FeatureStore, Stored
 from vlm_ablate.models.vision.base import VisionEncoder, VisionFeatures
 from vlm_ablate.provenance import library_versions, machine, threads
@@ -142,7 +143,7 @@ class StoredFeatures:
     def _see(
         self, vision: VisionEncoder, pixel_values: Tensor, pixel_mask: Tensor | None, keys: Sequence[bytes]
     ) -> VisionFeatures:
-        store, sizes = self.store, _sizes(pixel_values, pixel_mask)
+        store, sizes = self.store, sizes_of(pixel_values, pixel_mask)
         found = dict(zip(keys, store.read(keys), strict=True))
         missing = {key: place for place, key in enumerate(keys) if found[key] is None}
         for height, width in sorted({sizes[place] for place in missing.values()}):
@@ -182,15 +183,6 @@ def _features(vision: VisionEncoder, pixels: Tensor) -> Tensor:
     if seen.mask is not None:
         raise _Masked
     return seen.features
-
-
-def _sizes(pixel_values: Tensor, pixel_mask: Tensor | None) -> list[tuple[int, int]]:
-    """(height, width) of each view without its padding."""
-    if pixel_mask is None:
-        height, width = pixel_values.shape[-2:]
-        return [(height, width)] * len(pixel_values)
-    heights, widths = pixel_mask.any(2).sum(1).tolist(), pixel_mask.any(1).sum(1).tolist()
-    return list(zip(heights, widths, strict=True))
 
 
 def _padded(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,8 +12,8 @@ from vlm_ablate.data.sources.configs import RecordsConfig
 from vlm_ablate.data.sources.kept import find_kept, keep
 from vlm_ablate.data.sources.rows import load_hub
 from vlm_ablate.errors import AssetMissing, VlmAblateError
-from vlm_ablate.evaluation.benchmarks.base import Split
 from vlm_ablate.evaluation.benchmarks.configs import HubBenchmarkConfig
+from vlm_ablate.evaluation.material import splits_asked
 from vlm_ablate.models.pretrained import WANTED_FILES, resolve, tensor_names
 from vlm_ablate.registry import benchmarks, sources
 
@@ -76,11 +76,11 @@ def needs_of(arms: Mapping[str, RunConfig]) -> list[Need]:
                 if isinstance(entry.source, RecordsConfig):
                     found.add(arm, "data", entry.source.id, _rows(entry.source), entry.source)
     for arm, config in arms.items():
-        for entry, splits in _asked(config):
+        for asked, splits in splits_asked(config):
             for split in splits:
-                if isinstance(entry.benchmark, HubBenchmarkConfig):
-                    what = entry.benchmark.splits.get(split, split)
-                    found.add(arm, "benchmark", entry.benchmark.id, what, (entry.benchmark, split))
+                if isinstance(asked.benchmark, HubBenchmarkConfig):
+                    what = asked.benchmark.splits.get(split, split)
+                    found.add(arm, "benchmark", asked.benchmark.id, what, (asked.benchmark, split))
     return list(found.by_key.values())
 
 
@@ -92,18 +92,6 @@ def _rows(source: RecordsConfig) -> str:
     part = " ".join(filter(None, (source.subset or source.hub_subset, source.split)))
     amount = f"the first {source.rows:,} rows of " if source.rows else ""
     return f"{amount}{part}{_at(source.revision)}"
-
-
-def _asked(config: RunConfig) -> Iterable[tuple[Any, list[Split]]]:
-    evaluation = config.evaluation
-    for column, entry in evaluation.benchmarks.items():
-        shots = evaluation.shots if entry.shots is None else entry.shots
-        curve = evaluation.curve
-        along = curve is not None and column in (curve.benchmarks or evaluation.benchmarks)
-        asked: list[Split] = [entry.split]
-        asked += ["train"] if shots else []
-        asked += ["tune"] if along else []
-        yield entry, list(dict.fromkeys(asked))
 
 
 def looked_at(need: Need) -> Need:
