@@ -17,6 +17,7 @@ _OF_ADDRESSES = re.compile(r"[?]|%[0-9a-fA-F]{2}")
 MINIMUM_FREE = 200 * 2**20
 """Bytes that must be free before a run starts."""
 
+
 @dataclass(frozen=True)
 class Home:
     """The folder that holds the tracking store, artifacts, run folders and caches."""

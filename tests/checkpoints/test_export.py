@@ -25,7 +25,7 @@ from vlm_ablate.checkpoints.chat import chat_template
 from vlm_ablate.checkpoints.own import read_description, save_checkpoint
 from vlm_ablate.checkpoints.peft_folder import save_adapters
 from vlm_ablate.checkpoints.processor import generation_config, processor_for
-from vlm_ablate.checkpoints.to_transformers import exported_class, fit, to_transformers
+from vlm_ablate.checkpoints.to_transformers import fit, to_transformers
 from vlm_ablate.config.data import DataConfig, ImageConfig
 from vlm_ablate.config.stages import Stage
 from vlm_ablate.data.collate import Collator
@@ -310,4 +310,4 @@ def test_folders_that_are_no_checkpoint_of_ours(tmp_path: Path) -> None:
 
 
 def test_the_class_of_an_assembly_is_told_without_weights() -> None:
-    assert exported_class(a_vlm(*NANO)).__name__ == "Idefics2ForConditionalGeneration"
+    assert fit(a_vlm(*NANO)).cls.__name__ == "Idefics2ForConditionalGeneration"

@@ -24,7 +24,7 @@ from transformers import (
 from tests.models.conftest import TEXT, VISION, write_tokenizer
 from tests.models.support import IMAGE, a_vlm, assert_equal, assert_equal_gradients, assert_same_texts
 from vlm_ablate.checkpoints.families.siglip_family import to_theirs
-from vlm_ablate.checkpoints.to_transformers import export_checkpoint, to_transformers
+from vlm_ablate.checkpoints.to_transformers import to_transformers
 from vlm_ablate.config.data import ImageConfig
 from vlm_ablate.config.stages import Stage
 from vlm_ablate.errors import ModelError
@@ -202,7 +202,8 @@ def test_greedy_generation(pair) -> None:
 
 def test_export_is_the_import_reversed(pair, tmp_path) -> None:
     reference, ours = (m.float() for m in pair)
-    export_checkpoint(ours, tmp_path)
+    to_transformers(ours).save_pretrained(tmp_path)
+    ours.tokenizer.save_pretrained(tmp_path)
     loaded = AutoModelForImageTextToText.from_pretrained(tmp_path, dtype=torch.float32).eval()
     expected = reference.state_dict()
     assert {n: t.shape for n, t in loaded.state_dict().items()} == {n: t.shape for n, t in expected.items()}

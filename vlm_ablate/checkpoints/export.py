@@ -215,5 +215,3 @@ def _readable(folder: Path) -> None:
     os.umask(umask)
     for file in folder.rglob("*"):
         file.chmod((0o777 if file.is_dir() else 0o666) & ~umask)
-
-

@@ -218,5 +218,3 @@ def _expressible(image: ImageConfig, config: PretrainedConfig, processor: Proces
 def within(results: Sequence[Compared], tolerance: float) -> bool:
     """Whether all differences are no larger than the tolerance, and processors agree where they were compared."""
     return all(r.relative <= tolerance and r.prepared in ("", "equal") for r in results)
-
-

@@ -118,5 +118,3 @@ def generation_config(vlm: VLM) -> GenerationConfig:
         eos_token_id=ends or None,
         pad_token_id=pad if pad is not None else (ends or [0])[0],
     )
-
-

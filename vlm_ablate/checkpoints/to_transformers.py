@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import dataclass
-from pathlib import Path
 from typing import cast
 
 import torch
@@ -17,9 +16,7 @@ from vlm_ablate.checkpoints.families.known import EXPORTS
 from vlm_ablate.errors import ModelError
 from vlm_ablate.models.adapters import merge_adapters
 from vlm_ablate.models.language.vocabulary import plain_table
-from vlm_ablate.models.pretrained import quietly
 from vlm_ablate.models.vlm import VLM
-from vlm_ablate.storage import storage_errors
 
 
 @dataclass(frozen=True)
@@ -36,11 +33,6 @@ class Fit:
     def cls(self) -> type[PreTrainedModel] | None:
         """transformers' class, or None."""
         return self.family.cls if self.family else None
-
-
-def exported_class(vlm: VLM) -> type[PreTrainedModel] | None:
-    """The class of transformers that this assembly is, or None."""
-    return fit(vlm).cls
 
 
 def fit(vlm: VLM) -> Fit:
@@ -117,16 +109,3 @@ def plain_tensors(vlm: VLM) -> dict[str, Tensor]:
         name = f"{modules[id(module)]}.weight"
         tensors[name] = plain_table(cast(Tensor, base.weight), rows, getattr(base, "start", 0)).detach()
     return tensors
-
-
-def export_checkpoint(vlm: VLM, folder: Path) -> None:
-    """Write weights, configuration and tokeniser in transformers' form.
-
-    Raises:
-        ModelError: transformers has no class for this assembly.
-        StorageError: the folder cannot be written.
-    """
-    model = to_transformers(vlm)
-    with storage_errors("write", folder), quietly():
-        model.save_pretrained(folder)
-        vlm.tokenizer.save_pretrained(folder)

@@ -65,7 +65,7 @@ def _check_known(wanted: Sequence[str], known: Collection[str], kind: str) -> No
 
 
 def unlike_arms(loaded: Sequence[LoadedExperiment]) -> list[tuple[str, str]]:
-    """(subject, text) for arms that stand for one row of a paper, or have one name in its folder, and are not alike."""
+    """(subject, text) for arms that have one name in the folder of a paper and are not alike."""
     from vlm_ablate.config.diff import arm_diff
 
     seen: dict[tuple[str, str], tuple[LoadedExperiment, ResolvedArm]] = {}

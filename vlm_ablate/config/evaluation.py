@@ -39,7 +39,7 @@ class Curve(Strict, decides="score"):
     """Cheap scores along the way, on the tune split: the paper's figures of score against what was seen."""
 
     points: int = Field(gt=0)
-    """Evenly spaced over all stages; the last point is the end of training."""
+    """Evenly spaced over the steps of each stage; the last of a stage is its end."""
     limit: int = Field(50, gt=0)
     """Items of each benchmark."""
     benchmarks: list[str] = Field(default_factory=list)

@@ -117,7 +117,7 @@ class RunConfig(Strict):
                     f"fsdp2 holds shares of matrices, and muon in stage {muon[0]!r} needs whole ones; write ddp"
                 )
         for name, stage in self.stages.items():
-            micro = self.execution.of_stage(name).micro_batch_size
+            micro = execution.of_stage(name).micro_batch_size
             if stage.batch_size % ((micro or 1) * ranks):
                 each = f" in micro-batches of {micro}" if micro else ""
                 fitting = [n for n in range(1, ranks) if stage.batch_size % ((micro or 1) * n) == 0]

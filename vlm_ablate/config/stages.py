@@ -32,7 +32,6 @@ class LoraConfig(Strict, decides="training"):
     language_targets: str | list[str] = "all-linear"
     """As above; "all-linear" leaves out the output head."""
 
-
     @field_validator("vision_targets", "language_targets")
     @classmethod
     def _is_expression(cls, targets: str | list[str]) -> str | list[str]:
@@ -105,7 +104,7 @@ class TrainedLayers(Strict, decides="training"):
 
 
 class Stage(Strict, decides="training"):
-    """How one stage trains; on what, a run's stage says (`experiment.RunStage`)."""
+    """How one stage trains; on what, a run's stage says (`run_config.RunStage`)."""
 
     steps: int = Field(gt=0)
     """Optimiser steps."""

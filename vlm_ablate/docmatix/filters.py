@@ -24,8 +24,6 @@ EMPTY = "empty"
 BROKEN = "broken text"
 GIVEN_AWAY = "answer in the question"
 LONG = "too long"
-REASONS = (EMPTY, UNANSWERABLE, CODE, BROKEN, LONG, GIVEN_AWAY, NOT_FOUND, DUPLICATE)
-"""In the order in which they are tried."""
 
 MAX_CHARACTERS = 1500
 _SAYS = r"(?:mention|specify|state|provide|contain|say|indicate|give|discuss|describe)"

@@ -33,6 +33,7 @@ from vlm_ablate.registry import architectures, connectors, language_models, visi
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+
 @dataclass(frozen=True)
 class Adapter:
     """The adapters that are in a backbone."""
@@ -316,7 +317,6 @@ class VLM(nn.Module):
         """
         parts = (self.connector, self.architecture, *((self.vision,) if self.passes is None else ()))
         return sum((p.sum() * 0.0 for part in parts for p in part.parameters() if p.requires_grad), torch.tensor(0.0))
-
 
     def _missing(self, batch: Batch) -> int:
         """How much oftener another rank runs encoder and connector for its batch; 0 where nothing is shared out."""

@@ -78,7 +78,6 @@ _dated = adopted((asking.dates, asking.versions, asking.addresses), lambda windo
 listed_page = adopted((asking.contents_page, asking.contents_entry), lambda window: window.whole)
 
 
-
 def dated(window: Window, rng: random.Random) -> Pair | None:
     """The only date, version or address, other than that of a running head, which many pages share."""
     pair = _dated(window, rng)

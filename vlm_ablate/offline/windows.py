@@ -120,6 +120,7 @@ class Printed:
 
 @lru_cache(maxsize=256)
 def printed_words(layout: Layout, scale: float) -> Printed:
+    """The words of a page at a scale, in pixels; of the pages looked at last they are kept."""
     height, words = layout.page.height, [w for line in layout.page.lines for w in line.words]
     boxes = np.array([
         (math.floor(w.left * scale), math.floor((height - w.top) * scale),

@@ -43,4 +43,3 @@ def _scores(by_seed: Mapping[int, History], share: float) -> BySeed:
         if len(points) > 1 and (early := [p for p in points if p.step <= share * points[-1].step]):
             found[seed] = early[-1].value
     return found
-

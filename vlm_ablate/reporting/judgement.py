@@ -86,4 +86,3 @@ def _described(health: Health, report: Report) -> str:
 
 def _name(report: Report, column: str) -> str:
     return "the mean" if column == schema.MEAN else report.headings.get(column, column)
-

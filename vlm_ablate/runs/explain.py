@@ -12,6 +12,7 @@ from vlm_ablate.runs.folder import Keyed, ScoreFolder, StageFolder
 from vlm_ablate.runs.keys import ScoreKey, StageKey
 from vlm_ablate.runs.results import find_stages, is_finished
 from vlm_ablate.runs.spec import RunSpec
+from vlm_ablate.tracking import schema
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def _where(outcome: Mapping[str, Any]) -> str:
     from datetime import datetime
 
     made = outcome.get("provenance", {})
-    machine = made.get("vlm.machine", "") if isinstance(made, dict) else ""
+    machine = made.get(schema.MACHINE, "") if isinstance(made, dict) else ""
     ended = outcome.get("ended_ms")
     time = datetime.fromtimestamp(int(ended) / 1000).strftime("%Y-%m-%d %H:%M") if ended else ""
     return ", ".join(part for part in (time, str(machine)) if part)

@@ -34,7 +34,7 @@ _LIBRARIES = ("torch", "transformers", "peft", "timm", "tokenizers", "huggingfac
 _PACKAGE = Path(__file__).parents[1]
 _SMALL = 2**20
 _READS = (".py", ".json", ".yaml")
-"""Files of this package that are read whole; of others (weights of small models) size and time."""
+"""Files of this package that are read whole; of others (weights of small models) the size."""
 
 
 class KeptPlans:

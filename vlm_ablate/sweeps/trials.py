@@ -6,6 +6,7 @@ a trial whose holder is dead is continued under its own number by the first who 
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from vlm_ablate.errors import VlmAblateError
 from vlm_ablate.home import Home
 from vlm_ablate.lease import Lease, LeaseHeld, holder
-from vlm_ablate.storage import locked
+from vlm_ablate.storage import locked, write_atomically
 from vlm_ablate.sweeps.config import ARM
 from vlm_ablate.sweeps.cost import Cost
 from vlm_ablate.sweeps.loading import LoadedSweep, StudyPlan
@@ -247,10 +248,6 @@ def _old(trial: FrozenTrial) -> bool:
 
 def _home_id(folder: Path) -> str:
     """Tells the trials of this home from those of others on the same server."""
-    import secrets
-
-    from vlm_ablate.storage import write_atomically
-
     file = folder / "id"
     with locked(folder / "schema.lock"):
         if not file.is_file():

@@ -10,7 +10,7 @@ from vlm_ablate.errors import VlmAblateError
 from vlm_ablate.reporting.charts import figure_curve, figure_forest, figure_slope
 from vlm_ablate.reporting.figures import curves
 from vlm_ablate.reporting.finding import finding
-from vlm_ablate.reporting.layout import lay_out
+from vlm_ablate.reporting.layout import Cell, Column, Grid, lay_out
 from vlm_ablate.reporting.renderers.html import folded, grid, page
 from vlm_ablate.reporting.site.entry import Entry
 from vlm_ablate.reporting.site.svg import colours, inline
@@ -133,8 +133,6 @@ def _answers(entry: Entry, picture: str | None) -> str:
 
 
 def _rows(parts: Iterable[Answers]) -> str:
-    from vlm_ablate.reporting.layout import Cell, Column, Grid
-
     names = ("Benchmark", "Question", "Truth", "Answer", "Score")
     columns = tuple(Column(name.lower(), name, numeric=name == "Score") for name in names)
     rows = []
