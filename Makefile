@@ -48,7 +48,6 @@ results: environment  ## write what `make reproduce` produced to results/, to be
 		--out results/$(patsubst experiments/%.yaml,%,$(EXPERIMENT))/$(SCALE)
 
 docs: environment  ## the documentation, in build/docs
-	@$(BIN)/pip install -q -c constraints.txt -e '.[docs]' || $(NO_INDEX)
 	@$(BIN)/sphinx-build -W --keep-going -q -b html docs build/docs && echo "build/docs/index.html"
 
 test: environment assets lint  ## style, types and all tests; needs no network and no GPU

@@ -42,7 +42,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 PATIENCE_SECONDS = 240.0
 """For one command; one that takes longer hangs."""
 REPEATS = 4
-NOT_COMPARED = {"train/tokens_per_s", "time/wall_s"}
+NOT_COMPARED = {"train/tokens_per_s", "time/wall_s", "time/waiting_for_data"}
 KINDS = ("kill_worker", "kill_parent", "kill_all", "stop_worker", "stop_all", "disk_full", "store_away", "store_gone",
          "flip_bit", "second_run", "flip_finished")  # fmt: skip
 _context = multiprocessing.get_context("forkserver")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,10 +14,20 @@ from training import squares
 
 from vlm_ablate.config.base import ComponentConfig
 from vlm_ablate.evaluation.benchmarks.base import BenchmarkItem, Split
+from vlm_ablate.evaluation.metrics import ItemScore, Metric, metrics
+from vlm_ablate.models.architectures.autoregressive import Autoregressive
+from vlm_ablate.models.architectures.configs import AutoregressiveConfig
 from vlm_ablate.models.connectors.base import Connector
 from vlm_ablate.offline.configs import OfflineSourceConfig, OfflineVqaConfig, SiglipNanoConfig
-from vlm_ablate.registry import benchmarks, connectors, sources
-from vlm_ablate.testing import check_benchmark, check_connector, check_source, check_vision_encoder
+from vlm_ablate.registry import architectures, benchmarks, connectors, sources
+from vlm_ablate.testing import (
+    check_architecture,
+    check_benchmark,
+    check_connector,
+    check_metric,
+    check_source,
+    check_vision_encoder,
+)
 
 
 class BrokenConfig(ComponentConfig):
@@ -120,3 +131,52 @@ def test_a_source_that_teaches_nothing_and_a_benchmark_with_equal_ids_are_told(m
         check_source(SilentConfig())
     with pytest.raises(Exception, match="two items of 'report' have the id"):
         check_benchmark(MuteConfig())
+
+
+ANSWERS = [("a red square", ["a red square", "red"]), ("12", ["12", "12.5"]), ("no", ["a green circle"]), ("B", ["B"])]
+
+
+@pytest.mark.parametrize("name", metrics.names())
+def test_metrics_of_this_package_pass(name: str) -> None:
+    check_metric(metrics[name], ANSWERS, most=10 if name == "cider" else 1)
+
+
+class Careless(Metric):
+    """Lengths as scores, and no look at the references."""
+
+    name, version = "careless", "1"
+
+    def score(self, prediction: str, references: Sequence[str]) -> ItemScore:
+        return ItemScore(len(prediction) / self.longest)
+
+    longest = 4.0
+
+
+def test_a_metric_out_of_range_and_one_that_scores_against_nothing_are_told() -> None:
+    with pytest.raises(AssertionError, match=r"'a red square' scores 3.0, outside 0\.\.1"):
+        check_metric(Careless(), ANSWERS)
+    with pytest.raises(AssertionError, match="an item without references is scored"):
+        check_metric(Careless(), ANSWERS, most=9)
+
+
+class DetachedConfig(AutoregressiveConfig):
+    """An architecture that never learns from what it sees."""
+
+    name: Literal["detached"] = "detached"
+
+
+class Detached(Autoregressive):
+    """No gradient reaches the visual tokens."""
+
+    def embed(self, embeds, reading):
+        if reading.visual is not None:
+            reading = replace(reading, visual=replace(reading.visual, states=reading.visual.states.detach()))
+        return super().embed(embeds, reading)
+
+
+def test_an_architecture_that_cuts_the_gradient_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(architectures, "_entries", dict(architectures._entries))
+    architectures.register("detached", DetachedConfig)(Detached)
+    check_architecture(AutoregressiveConfig(), tmp_path)
+    with pytest.raises(Exception, match="gradient"):
+        check_architecture(DetachedConfig(), tmp_path)

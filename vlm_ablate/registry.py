@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -205,8 +206,13 @@ def _registered(module: ast.Module) -> Iterator[tuple[str, str]]:
                 yield ast.unparse(call.func.value), written
 
 
-def load_plugins(modules: Sequence[str] = (), *, file: str = "plugins") -> None:
+def load_plugins(modules: Sequence[str] = (), *, file: str = "plugins", beside: Path | None = None) -> None:
     """Import the named modules, once each, after everything that is built in or installed.
+
+    Args:
+        modules: their names. One that is not installed is looked for in `beside`, then in the working directory.
+        file: that names them, in messages.
+        beside: folder of that file.
 
     Raises:
         ConfigError: a named module cannot be imported.
@@ -218,10 +224,25 @@ def load_plugins(modules: Sequence[str] = (), *, file: str = "plugins") -> None:
         if not isinstance(module, str) or not all(part.isidentifier() for part in module.split(".")):
             message = f"{module!r} is not the name of a module, like my.parts"
             raise ConfigError([Problem(file, f"plugins[{i}]", message)])
+        top, folders = module.partition(".")[0], [*([beside] if beside else []), Path.cwd()]
         try:
+            _reach(top, folders)
             import_module(module)
         except (Exception, SystemExit) as error:  # a stranger's module may raise anything
             kind = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "
-            problem = Problem(file, f"plugins[{i}]", f"cannot import {module!r}: {kind}{error}")
+            where = ""
+            if isinstance(error, ModuleNotFoundError) and error.name == top:
+                where = f"; it is not installed, and no {top}.py is in {' or '.join(map(str, dict.fromkeys(folders)))}"
+            problem = Problem(file, f"plugins[{i}]", f"cannot import {module!r}: {kind}{error}{where}")
             raise ConfigError([problem]) from error
         _loaded.add(module)
+
+
+def _reach(name: str, folders: Sequence[Path]) -> None:
+    """Have a module found that lies in one of the folders and nowhere else. Workers get the search path with it."""
+    if name in sys.modules or find_spec(name) is not None:
+        return
+    for folder in folders:
+        if (folder / f"{name}.py").is_file() or (folder / name).is_dir():
+            sys.path.append(str(folder))
+            return

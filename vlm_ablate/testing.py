@@ -13,7 +13,7 @@ Each check raises `AssertionError` (or the part's own error) with the promise th
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -23,21 +23,27 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vlm_ablate.config.base import ComponentConfig
+from vlm_ablate.config.model import ModelConfig
 from vlm_ablate.config.stages import Stage, Training
 from vlm_ablate.data.sample import Sample, Text
 from vlm_ablate.data.sources.base import Source
+from vlm_ablate.errors import DataError
 from vlm_ablate.evaluation.benchmarks.base import Benchmark, Split
+from vlm_ablate.evaluation.metrics import Metric
 from vlm_ablate.evaluation.prompts import get_template
 from vlm_ablate.models.adapters import apply_training
-from vlm_ablate.models.batch import Batch
+from vlm_ablate.models.batch import IGNORE, Batch
 from vlm_ablate.models.connectors.base import Connector
 from vlm_ablate.models.promises import check_features, check_grid, check_methods, check_tokens
+from vlm_ablate.models.tokens import IMAGE
 from vlm_ablate.models.trained_state import load_trained, save_trained
+from vlm_ablate.models.views import Views
 from vlm_ablate.models.vision.base import VisionEncoder
-from vlm_ablate.models.vlm import VLM
+from vlm_ablate.models.vlm import VLM, build_vlm
 from vlm_ablate.registry import benchmarks, connectors, sources, vision_encoders
 
 Grid = tuple[int, int]
+QUESTIONS = (f"{IMAGE} what is it? a cat", f"{IMAGE} one and {IMAGE} another", "no picture")
 
 
 @contextmanager
@@ -112,6 +118,41 @@ def check_vision_encoder(config: ComponentConfig, *, side: int = 32) -> None:
         alone.features, seen.features[:1], rtol=1e-4, atol=1e-4, msg=_told("a view's features depend on others'")
     )
     assert isinstance(encoder.backbone, nn.Module), "`backbone` is what stages freeze, adapt or train"
+
+
+def example_batch(vlm: VLM, texts: Sequence[str] = QUESTIONS, *, left: bool = False, seed: int = 0) -> Batch:
+    """Texts with a random view for each `<image>` in them; every other token is learned.
+
+    Args:
+        left: pad the shorter texts on the left.
+        seed: of the views' pixels.
+    """
+    tokenizer, side = vlm.tokenizer, vlm.views.side
+    tokenizer.padding_side = "left" if left else "right"
+    views = [text.count(IMAGE) for text in texts]
+    expanded = [text.replace(IMAGE, IMAGE * vlm.placeholders(side, side)) for text in texts]
+    encoded = tokenizer(expanded, padding=True, return_tensors="pt")
+    labels = encoded.input_ids.masked_fill(encoded.attention_mask == 0, IGNORE)
+    labels = labels.masked_fill(labels == vlm.image_token_id, IGNORE)
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randn(sum(views), 3, side, side, generator=generator) if sum(views) else None
+    rows = torch.arange(len(texts)).repeat_interleave(torch.tensor(views))
+    ids = [f"sample-{i}" for i in range(len(texts))]
+    return Batch(encoded.input_ids, encoded.attention_mask, labels, pixels, None, rows, ids, sum(views))
+
+
+def check_architecture(
+    config: ComponentConfig, folder: Path, *, opened: Callable[[VLM], VLM] = lambda vlm: vlm
+) -> None:
+    """`check_model` of an architecture between the package's small encoder and decoder, with random weights.
+
+    Args:
+        folder: for a file.
+        opened: gives the model with what starts closed (gates at zero) opened, so that a gradient comes through.
+    """
+    parts = {"vision": {"name": "siglip-nano", "weights": "random"}, "connector": "linear", "architecture": config}
+    model = ModelConfig.model_validate({**parts, "language": {"name": "llama-nano", "weights": "random"}})
+    check_model(lambda: opened(build_vlm(model, Views(side=32))), example_batch, folder)
 
 
 def check_model(build: Callable[[], VLM], batch: Callable[[VLM], Batch], folder: Path) -> None:
@@ -200,6 +241,29 @@ def check_benchmark(config: ComponentConfig, *, splits: tuple[Split, ...] = ("re
                 image.load()
         scored = benchmark.metric.corpus([item.references[0] for item in shown], [item.references for item in shown])
         assert scored.mean > 0, f"{split}: answers that are the first references score {scored.mean}"
+
+
+def check_metric(metric: Metric, answers: Sequence[tuple[str, Sequence[str]]], *, most: float = 1.0) -> None:
+    """A name and a version; a score for any text, between 0 and `most`; the same whatever stands around it; the first
+    reference scores above nothing, and nothing is scored against no references.
+
+    Args:
+        answers: (prediction, references) of some items.
+        most: that one answer can score.
+    """
+    assert metric.name and metric.version, "a metric has a name and a version, which stand beside every score"
+    given, references = [prediction for prediction, _ in answers], [list(known) for _, known in answers]
+    for prediction, known in zip([*given, "", "\n", "é 1,000.50 %"], [*references, *references[:1] * 3], strict=True):
+        value = metric.score(prediction, known).value
+        assert value is None or 0 <= value <= most, f"{prediction!r} scores {value}, outside 0..{most:g}"
+    scored, turned = metric.corpus(given, references), metric.corpus(given[::-1], references[::-1])
+    _equal((turned.mean, turned.per_item), (scored.mean, scored.per_item[::-1]), "scores of the items in reverse")
+    assert metric.corpus([known[0] for known in references], references).mean > 0, "the first references score nothing"
+    try:
+        metric.corpus(given[:1], [[]])
+    except DataError:
+        return
+    raise AssertionError("an item without references is scored; use `check_references`")
 
 
 def _told_of(sample: Sample) -> tuple[str, ...]:

@@ -217,6 +217,16 @@ def test_part_without_stand_in_is_warned_about(write: Write) -> None:
     assert loaded.warnings == ["scale 'tiny' has no stand-in for model.vision: openai/clip; it is used as written"]
 
 
+def test_nothing_stands_in_for_a_folder_of_one_s_own(write: Write, tmp_path: Path) -> None:
+    for id in (str(tmp_path / "questions"), "./questions", "~/questions"):
+        file = write(
+            ("{benchmark: vqav2}", f"{{benchmark: {{name: vqav2, id: {id}}}}}"), ("mistralai/Mistral-7B-v0.1", id)
+        )
+        loaded = load_experiment(file, scale="tiny")
+        assert loaded.arms["one"].config.evaluation.benchmarks["vqav2"].benchmark.id == id
+        assert loaded.arms["one"].config.model.language.id == id and not loaded.warnings
+
+
 def test_specs_come_seed_by_seed_with_shared_data_seeds(write: Write) -> None:
     specs = specs_of(load_experiment(write(), scale="tiny"))
     assert [(s.arm, s.seed) for s in specs] == [("one", 0), ("three", 0), ("one", 1), ("three", 1)]

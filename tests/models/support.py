@@ -15,6 +15,7 @@ from vlm_ablate.config.model import ModelConfig
 from vlm_ablate.models.batch import IGNORE, Batch
 from vlm_ablate.models.views import Views
 from vlm_ablate.models.vlm import VLM
+from vlm_ablate.testing import example_batch
 
 PERCEIVER = dict(name="perceiver", latents=3, depth=1, heads=2, head_dim=8, kv_heads=1)
 IMAGE = "<image>"
@@ -55,20 +56,8 @@ TEXTS = [f"{IMAGE} what is it ? answer yes", f"{IMAGE} a {IMAGE} the cat says on
 
 
 def a_batch(vlm: VLM, texts: list[str] | None = None, *, left: bool = False, seed: int = 0) -> Batch:
-    """Texts with one `<image>` for each random view; every real text token is supervised."""
-    texts = TEXTS if texts is None else texts
-    tokenizer, side = vlm.tokenizer, vlm.views.side
-    tokenizer.padding_side = "left" if left else "right"
-    views = [text.count(IMAGE) for text in texts]
-    expanded = [text.replace(IMAGE, IMAGE * vlm.placeholders(side, side)) for text in texts]
-    encoded = tokenizer(expanded, padding=True, return_tensors="pt")
-    labels = encoded.input_ids.masked_fill(encoded.attention_mask == 0, IGNORE)
-    labels = labels.masked_fill(labels == vlm.image_token_id, IGNORE)
-    generator = torch.Generator().manual_seed(seed)
-    pixels = torch.randn(sum(views), 3, side, side, generator=generator) if sum(views) else None
-    rows = torch.arange(len(texts)).repeat_interleave(torch.tensor(views))
-    ids = [f"sample-{i}" for i in range(len(texts))]
-    return Batch(encoded.input_ids, encoded.attention_mask, labels, pixels, None, rows, ids, sum(views))
+    """Texts of words that the tests' tokenisers know, with views."""
+    return example_batch(vlm, TEXTS if texts is None else texts, left=left, seed=seed)
 
 
 def batch_of(inputs: Mapping[str, Tensor]) -> Batch:

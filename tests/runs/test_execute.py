@@ -86,7 +86,8 @@ def predictions(home: Home, spec) -> dict[str, bytes]:
 def logged(home: Home, spec) -> list[tuple[int, dict[str, float]]]:
     """Everything that was logged but how fast it went."""
     entries = [entry for stage in stages(home, spec) for entry in read_log(stage.log)]
-    return [(e.step, {k: v for k, v in e.values.items() if k != schema.TRAIN_TOKENS_PER_S}) for e in entries]
+    by_clock = {schema.TRAIN_TOKENS_PER_S, schema.WAITING}
+    return [(e.step, {k: v for k, v in e.values.items() if k not in by_clock}) for e in entries]
 
 
 def last_record(home, spec):
@@ -130,6 +131,8 @@ def test_history_against_steps_and_what_was_seen(straight):
     assert [p.step for p in history["train/loss"]] == list(range(2, 17, 2))
     assert [p.step for p in history["curve/mean"]] == [6, 12, 14, 16]
     assert {p.step: p.value for p in history["seen/images"]} == {step: 4 * step for step in range(2, 17, 2)}
+    waiting = read_history(home.tracking_uri, run, [schema.WAITING])[schema.WAITING]
+    assert [p.step for p in waiting] == list(range(2, 17, 2)) and all(0 < p.value < 1 for p in waiting)
 
 
 def test_artifacts(straight):

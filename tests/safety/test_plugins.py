@@ -106,3 +106,25 @@ def test_a_plugin_that_cannot_be_imported_is_one_problem_whatever_it_raises(
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ConfigError, match="cannot import 'bad_parts'"):
         load_plugins(["bad_parts"])
+
+
+@pytest.mark.parametrize("where", ["beside", "working directory"])
+def test_a_module_is_found_beside_the_file_that_names_it_or_where_one_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "near_parts.py").write_text("FOUND = True\n")
+    (tmp_path / "json.py").write_text("raise SystemExit('the standard library has one')\n")
+    if where == "beside":
+        load_plugins(["near_parts"], beside=tmp_path)
+    else:
+        monkeypatch.chdir(tmp_path)
+        load_plugins(["near_parts"])
+    assert sys.modules.pop("near_parts").FOUND
+    registry._loaded.discard("near_parts")
+    load_plugins(["json"], beside=tmp_path)  # what is installed comes first
+
+
+def test_a_module_that_is_nowhere_is_one_problem_that_says_where_it_was_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"(?s)no far_parts.py is in {tmp_path} or "):
+        load_plugins(["far_parts"], beside=tmp_path)

@@ -6,7 +6,8 @@ import signal
 import subprocess
 import sys
 import textwrap
-from dataclasses import dataclass, field
+import time
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -130,8 +131,9 @@ def test_a_stop_keeps_the_step_it_came_in(tmp_path, monkeypatch):
 def test_a_checkpoint_of_any_step_has_the_losses_that_are_still_on_the_gpu():
     counter = SimpleNamespace(seen=Seen(), settle=lambda total: None)
     monitor = Monitor(
-        counter, lambda metrics: None, lambda event: None, run="r", first_step=0, total_steps=9, divergence_ratio=9.0
-    )
+        counter, lambda metrics: None, lambda event: None, run="r", first_step=0, total_steps=9, divergence_ratio=9.0,
+        waited=lambda: 0.0,
+    )  # fmt: skip
     module = SimpleNamespace(
         step_loss=torch.tensor(2.0), step_norm=torch.tensor(1.0), stage=SimpleNamespace(steps=9),
         execution=Execution(log_every=5, checkpoint_every=5), device=SimpleNamespace(type="cuda"),
@@ -141,6 +143,39 @@ def test_a_checkpoint_of_any_step_has_the_losses_that_are_still_on_the_gpu():
     state = monitor.state_dict()
     assert state["window"] == [[2.0, 1.0]] * 2 and state["detector"]["first"] == 2.0
     assert monitor.state_dict() == state
+
+
+class SlowData(RowData):
+    """Each micro-batch comes so many seconds late."""
+
+    seconds = 0.0
+
+    def train_dataloader(self):
+        loader = super().train_dataloader()
+        make = loader.collate_fn
+
+        def late(rows):
+            time.sleep(self.seconds)
+            return make(rows)
+
+        loader.collate_fn = late
+        return loader
+
+
+@pytest.mark.parametrize("where", ["data", "model"])
+def test_a_stage_says_whether_it_waits_for_its_data(tmp_path, where, monkeypatch):
+    stage = Stage(steps=4, batch_size=4, learning_rate=1e-3)
+    trained = Trained(tmp_path, stages={"align": stage})
+    trained.prepare("align")
+    job = trained.stage_job("align")
+    data = SlowData(stage, 0, 4)
+    if where == "data":
+        monkeypatch.setattr(data, "seconds", 0.1)
+    else:
+        trained.vlm.register_forward_hook(lambda *_: time.sleep(0.1))
+    train_stage(replace(job, data=data, execution=Execution(log_every=2)))
+    shares = [metrics.waiting for metrics in trained.tracked]
+    assert len(shares) == 2 and all(share > 0.5 if where == "data" else share < 0.5 for share in shares)
 
 
 KILLED = """

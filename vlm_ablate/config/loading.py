@@ -54,7 +54,7 @@ class Loading:
         self, file: Path, document: Document, scale: LoadedScale, sets: Document, arms: Sequence[str] | None = None
     ) -> None:
         self.document, self.scale, self.sets = document, scale, sets
-        self.shown = display(file)
+        self.shown, self.folder = display(file), file.absolute().parent
         self.problems: list[Problem] = []
         self.missing: list[str] = []
         self.hint: str | None = None
@@ -97,7 +97,7 @@ class Loading:
         """The file as written, in the paper's words."""
         whole = {**self.data, **self._base_data()}
         try:
-            load_plugins(self.data.get("plugins") or [], file=self.shown)
+            load_plugins(self.data.get("plugins") or [], file=self.shown, beside=self.folder)
             return Experiment.model_validate(whole)
         except ConfigError as error:
             self.problems += error.problems

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -136,7 +137,7 @@ def apply_scale(config: dict[str, Any], scale: Scale) -> Scaled:
             if found:
                 holder[key] = dict(found.use)
                 stand_ins[path] = _label(part, found)
-            elif table and part.get("id"):
+            elif table and part.get("id") and not _is_here(part):
                 missing[path] = part["id"]
     for dotted, mapping in scale.values.items():
         for place in spread(tuple(dotted.split("."))):
@@ -191,9 +192,11 @@ def identities(part: Any) -> list[str]:
 def _stand_in(part: Any, table: dict[str, StandIn]) -> StandIn | None:
     """What stands in for a part: of the entries under one of its names the one that asks for most of its fields.
 
-    An entry is called `NAME`, or `NAME[field=value, ...]` for a part with these values.
+    An entry is called `NAME`, or `NAME[field=value, ...]` for a part with these values. For a folder or file of one's
+    own nothing stands in by the registry name alone: who asks questions of their own does not want others'.
     """
-    for name in identities(part):
+    names = identities(part)
+    for name in names[:1] if _is_here(part) else names:
         fitting = {}
         for key, stand_in in table.items():
             base, _, fields = key.removesuffix("]").partition("[")
@@ -203,6 +206,12 @@ def _stand_in(part: Any, table: dict[str, StandIn]) -> StandIn | None:
         if fitting:
             return fitting[max(fitting)]
     return None
+
+
+def _is_here(part: Any) -> bool:
+    """Whether a part names a folder or a file of this machine and not something of a hub."""
+    id = part.get("id") if isinstance(part, dict) else None
+    return isinstance(id, str) and (id.startswith(("/", "./", "../", "~")) or os.path.exists(id))
 
 
 def _label(part: dict[str, Any], stand_in: StandIn) -> str:

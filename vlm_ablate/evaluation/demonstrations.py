@@ -35,7 +35,8 @@ class Demonstrator:
         self._pool = draw_pool(self._name, len(self._train), config.pool, config.seed)
         self._features: Tensor | None = None
         if shots and not self._pool:
-            raise DataError(f"benchmark {self._name!r} has no train split to draw demonstrations from", hint="shots: 0")
+            told = f"benchmark {self._name!r} has no train split to draw demonstrations from"
+            raise DataError(told, hint="set evaluation.shots to 0")
 
     @property
     def description(self) -> str:
@@ -68,5 +69,5 @@ class Demonstrator:
     def _image_of(self, item: BenchmarkItem) -> ImageRef:
         if not item.images:
             message = f"benchmark {self._name!r}: item {item.id!r} has no image to be ranked by"
-            raise DataError(message, hint="selection: random")
+            raise DataError(message, hint="set evaluation.demonstrations.selection to random")
         return item.images[0]

@@ -156,7 +156,7 @@ def build_prompt(
 def _told(item: BenchmarkItem) -> list[Segment]:
     """The pictures of one item in words."""
     if not item.description:
-        raise DataError(f"item {item.id!r} has no description of its pictures", hint="ceiling: false")
+        raise DataError(f"item {item.id!r} has no description of its pictures", hint="set evaluation.ceiling to false")
     return [Text(f"{item.description}\n")]
 
 

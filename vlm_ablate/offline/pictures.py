@@ -15,7 +15,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from vlm_ablate.errors import AssetMissing
-from vlm_ablate.offline.assets import folder_sha256, package_root, package_version
+from vlm_ablate.offline.assets import INSTALL, folder_sha256, package_root, package_version
 from vlm_ablate.provenance import AssetRecord
 
 Split = Literal["train", "tune", "report"]
@@ -111,7 +111,7 @@ def pictures() -> tuple[Picture, ...]:
     try:
         import emoji
     except ImportError as error:
-        raise AssetMissing("the package 'emoji' is not installed", hint="run `make assets`") from error
+        raise AssetMissing("the package 'emoji' is not installed", hint=INSTALL) from error
     found = []
     for path in folder.glob("*.svg"):
         characters = _characters(path.stem)
@@ -148,7 +148,7 @@ def raster(key: str, size: int) -> np.ndarray:
     try:
         import resvg_py
     except ImportError as error:
-        raise AssetMissing("the package 'resvg-py' is not installed", hint="run `make assets`") from error
+        raise AssetMissing("the package 'resvg-py' is not installed", hint=INSTALL) from error
     svg = (_folder() / f"{key}.svg").read_text()
     png = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=size * 2, height=size * 2, dpi=96))
     image = Image.open(io.BytesIO(png)).convert("RGBA").resize((size, size), Image.Resampling.BOX)
@@ -161,7 +161,7 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise AssetMissing("scikit-learn is not installed", hint="run `make assets`") from error
+        raise AssetMissing("scikit-learn is not installed", hint=INSTALL) from error
     data = load_digits()
     return (data.images * (255 / 16)).astype(np.uint8), data.target
 

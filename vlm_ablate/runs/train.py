@@ -271,6 +271,7 @@ class StageRunner:
                 schema.TRAIN_GRAD_NORM: metrics.grad_norm,
                 schema.TRAIN_LR: metrics.learning_rate,
                 schema.TRAIN_TOKENS_PER_S: metrics.tokens_per_s,
+                schema.WAITING: metrics.waiting,
             }
             log.add(values | _seen_metrics(metrics.seen), metrics.step)
 

@@ -79,6 +79,8 @@ VISUAL_TOKENS = "model/visual_tokens"
 FLOPS_PER_SAMPLE = "model/flops_per_sample"
 DATA_SKIPPED = "data/skipped"
 WALL_SECONDS = "time/wall_s"
+WAITING = "time/waiting_for_data"
+"""Share of the seconds between two tracked steps in which training waited for its next micro-batch, 0..1."""
 MEAN = "mean"
 
 # --- artifacts -------------------------------------------------------------------------------------------------------

@@ -34,6 +34,8 @@ class StepMetrics:
     """Before clipping."""
     learning_rate: float
     tokens_per_s: float
+    waiting: float
+    """Share of the seconds since the last time in which training waited for its data, 0..1."""
     seen: Seen
 
 
@@ -131,9 +133,14 @@ class Monitor(StepEnd):
         first_step: int,
         total_steps: int,
         divergence_ratio: float,
+        waited: Callable[[], float],
         ranks: Ranks = Ranks(),
     ) -> None:
-        self._ranks = ranks
+        """
+        Args:
+            waited: gives the seconds of waiting for data since its last call (`Waiting.take`).
+        """
+        self._ranks, self._waited = ranks, waited
         self.counter, self._track_metrics, self._reporter = counter, track, reporter
         self._run, self._first_step, self._total = run, first_step, total_steps
         self._pending: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -176,14 +183,15 @@ class Monitor(StepEnd):
     def _track(self, module: TrainingModule, step: int) -> None:
         now, seen = time.perf_counter(), self.counter.seen
         losses, norms = zip(*self._window, strict=True)
-        rate = (seen.tokens - self._tokens) / max(now - self._clock, 1e-9)
+        seconds = max(now - self._clock, 1e-9)
         self._track_metrics(
             StepMetrics(
                 step=step,
                 loss=sum(losses) / len(losses),
                 grad_norm=sum(norms) / len(norms),
                 learning_rate=module.learning_rate_now(),
-                tokens_per_s=rate,
+                tokens_per_s=(seen.tokens - self._tokens) / seconds,
+                waiting=min(1.0, self._waited() / seconds),
                 seen=seen,
             )
         )

@@ -21,6 +21,7 @@ from vlm_ablate.training.fit import build_trainer, fit, quiet_lightning
 from vlm_ablate.training.interruption import Interruption
 from vlm_ablate.training.module import TrainingModule
 from vlm_ablate.training.parallel import Ranks, shard
+from vlm_ablate.training.waiting import Waiting
 
 if TYPE_CHECKING:
     from vlm_ablate.models.vlm import VLM
@@ -108,7 +109,8 @@ def train_stage(job: StageJob) -> Seen:
 
 
 def _callbacks(job: StageJob, counter: Counter) -> list[pl.Callback]:
-    """In the order in which they act at the end of a step: the checkpoint comes last and holds what the others saw."""
+    """In the order in which they act at the end of a step: the checkpoint holds what those before it saw."""
+    waiting = Waiting()
     monitor = Monitor(
         counter,
         job.track,
@@ -117,13 +119,14 @@ def _callbacks(job: StageJob, counter: Counter) -> list[pl.Callback]:
         first_step=job.first_step,
         total_steps=job.total_steps,
         divergence_ratio=job.stage.divergence_loss_ratio,
+        waited=waiting.take,
         ranks=job.ranks,
     )
     callbacks: list[pl.Callback] = [StepSeeds(job.dropout_seed, job.index), monitor]
     if job.curve_steps and job.measure is not None:
         measure = job.measure
         callbacks.append(CurvePoints(job.curve_steps, lambda step: measure(step, counter.seen), job.first_step))
-    last = Checkpoints(
+    checkpoints = Checkpoints(
         job.checkpoints,
         job.interruption,
         job.reporter,
@@ -132,7 +135,7 @@ def _callbacks(job: StageJob, counter: Counter) -> list[pl.Callback]:
         saving=job.saving,
         ranks=job.ranks,
     )
-    return [*callbacks, last]
+    return [*callbacks, checkpoints, waiting]
 
 
 def curve_steps(steps: int, points: int) -> tuple[int, ...]:

@@ -45,6 +45,6 @@ class Docmatix(Cauldron):
         if limit and len(found) > limit:
             raise UnusableSample(
                 name, "too many pages", f"it has {len(found)} pages, above max_pages = {limit}, and its turns do not "
-                "say on which page they are answered; `data.max_skipped` allows for leaving such documents out"
+                "say on which page they are answered; `execution.max_skipped` allows for leaving such documents out"
             )
         return found

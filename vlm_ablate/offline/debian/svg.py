@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_ablate.errors import AssetMissing
+from vlm_ablate.offline.assets import INSTALL
 from vlm_ablate.offline.debian import svg_worker
 
 _LIMITS = f"it takes more than {svg_worker.SECONDS} s, or more than {svg_worker.MEMORY // 2**30} GiB"
@@ -30,7 +31,7 @@ def svg_to_png(data: bytes, width: int, **options: Any) -> bytes:
     """
     global _drawer
     if importlib.util.find_spec("resvg_py") is None:
-        raise AssetMissing("the package 'resvg-py' is not installed", hint="run `make assets`")
+        raise AssetMissing("the package 'resvg-py' is not installed", hint=INSTALL)
     with _lock:
         _drawer = _drawer or _Drawer()
         try:
