@@ -18,6 +18,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build", "pictures"]
 html_theme = "furo"
 html_copy_source = False
+html_domain_indices = False
 default_role = "literal"
 myst_heading_anchors = 3
 myst_enable_extensions = ["attrs_inline", "colon_fence"]

@@ -15,6 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 pytest.importorskip("sphinx")
+pytestmark = pytest.mark.timeout(900)
 
 
 class Page(HTMLParser):

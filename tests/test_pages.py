@@ -98,7 +98,7 @@ def test_the_smallest_file_validates_with_checkpoints_and_records_of_one_s_own(
     check_source(config.stages["pretrain"].data.mixture["mine"].source)
     check_benchmark(config.evaluation.benchmarks["mine"].benchmark)
     shown = CliRunner().invoke(app, ["data", "show", "first.yaml", "--scale", "paper"])
-    assert shown.exit_code == 0 and "red square" in shown.output, shown.output
+    assert shown.exit_code == 0 and " red " in shown.output, shown.output
 
 
 def test_a_file_with_a_base_leaves_the_others_arms_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,16 +114,16 @@ def test_every_source_and_benchmark_that_reads_files_has_a_record_on_the_page() 
 
 @pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in KINDS for name in with_id(kind)])
 def test_the_record_of_the_page_is_read(kind: str, name: str, tmp_path: Path) -> None:
-    record = json.loads(RECORDS[name])
+    records = [json.loads(line) for line in RECORDS[name].splitlines()]
     config = KINDS[kind][name].config
     if kind == "sources":
-        (tmp_path / "train.jsonl").write_text(json.dumps(record) + "\n")
-        _draw(record, tmp_path)
+        (tmp_path / "train.jsonl").write_text(RECORDS[name])
+        _draw(records, tmp_path)
         return check_source(config(id=str(tmp_path)))
     split = config.model_fields["splits"].default["report"]
     assert re.search(rf"^\|[^|]*`{name}`[^|]*\| `{split}`", LAYOUTS, re.MULTILINE), split
-    (tmp_path / f"{split}.jsonl").write_text(json.dumps(record) + "\n")
-    _draw(record, tmp_path)
+    (tmp_path / f"{split}.jsonl").write_text(RECORDS[name])
+    _draw(records, tmp_path)
     check_benchmark(config(id=str(tmp_path)))
 
 

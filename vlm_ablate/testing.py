@@ -253,8 +253,10 @@ def check_metric(metric: Metric, answers: Sequence[tuple[str, Sequence[str]]], *
     """
     assert metric.name and metric.version, "a metric has a name and a version, which stand beside every score"
     given, references = [prediction for prediction, _ in answers], [list(known) for _, known in answers]
-    for prediction, known in zip([*given, "", "\n", "é 1,000.50 %"], [*references, *references[:1] * 3], strict=True):
-        value = metric.score(prediction, known).value
+    anything = [*given, "", "\n", "é 1,000.50 %"]
+    for prediction, value in zip(
+        anything, metric.corpus(anything, [*references, *references[:1] * 3]).per_item, strict=True
+    ):
         assert value is None or 0 <= value <= most, f"{prediction!r} scores {value}, outside 0..{most:g}"
     scored, turned = metric.corpus(given, references), metric.corpus(given[::-1], references[::-1])
     _equal((turned.mean, turned.per_item), (scored.mean, scored.per_item[::-1]), "scores of the items in reverse")
