@@ -256,7 +256,7 @@ def test_only_what_is_below_the_folder_asks(tmp_path: Path) -> None:
 
 def test_a_slow_taker_does_not_get_a_number_that_was_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It looks, sleeps while two others come and go, and makes the number that it had in mind."""
-    real, slept = lease_module._highest, []
+    real, slept = lease_module.highest_of, []
 
     def slow(folder: Path) -> tuple[int, bool]:
         seen = real(folder)
@@ -266,14 +266,14 @@ def test_a_slow_taker_does_not_get_a_number_that_was_used(tmp_path: Path, monkey
                 Lease.acquire(folder, wait=False).release()
         return seen
 
-    monkeypatch.setattr(lease_module, "_highest", slow)
+    monkeypatch.setattr(lease_module, "highest_of", slow)
     with Lease.acquire(tmp_path) as lease:
         assert lease.token == 4
         assert [path.name for path in tmp_path.iterdir()] == [".lease-4"]
 
 
 def test_a_number_that_another_made_this_moment_is_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, others = lease_module._highest, []
+    real, others = lease_module.highest_of, []
 
     def slow(folder: Path) -> tuple[int, bool]:
         seen = real(folder)
@@ -282,7 +282,7 @@ def test_a_number_that_another_made_this_moment_is_the_others(tmp_path: Path, mo
             others.append(Lease.acquire(folder, wait=False))
         return seen
 
-    monkeypatch.setattr(lease_module, "_highest", slow)
+    monkeypatch.setattr(lease_module, "highest_of", slow)
     with pytest.raises(LeaseHeld):
         Lease.acquire(tmp_path, wait=False)
     others[1].check()

@@ -16,8 +16,8 @@ ROOT = Path(vlm_ablate.__file__).parent
 # From the ground up. Rooms in one row may know each other.
 FLOORS = [
     ["errors"],
-    ["registry", "events", "storage", "lease", "sealed", "limits", "masking", "csv_text", "trust", "home", "hub",
-     "provenance", "papers", "__init__"],
+    ["registry", "events", "storage", "lease", "lease_files", "sealed", "limits", "masking", "csv_text", "trust",
+     "home", "hub", "provenance", "papers", "__init__"],
     ["config"],
     ["tracking"],
     ["models"],
@@ -40,8 +40,8 @@ FLOORS = [
 FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor}
 FILES = sorted(ROOT.rglob("*.py"))
 HEAVY = {"torch", "transformers", "peft", "lightning", "mlflow", "datasets", "accelerate", "optuna"}
-LIGHT = ["errors", "registry", "events", "storage", "lease", "sealed", "limits", "masking", "csv_text", "trust", "home",
-         "hub", "provenance", "papers", "config", "tracking", "launch", "reporting", "sweeps", "cli",
+LIGHT = ["errors", "registry", "events", "storage", "lease", "lease_files", "sealed", "limits", "masking", "csv_text",
+         "trust", "home", "hub", "provenance", "papers", "config", "tracking", "launch", "reporting", "sweeps", "cli",
          "api"]  # fmt: skip
 
 

@@ -1,10 +1,9 @@
 """The exclusive right to write in a folder, for one process at a time on any number of machines. No torch here.
 
-The holder is whoever's file `.lease-N` has the highest number N in the folder. A file is made by linking (or exclusive
-creation where there are no links), so of several takers exactly one gets a number; no lock of the file system is
-needed. A holder renews its file's time of change from a thread. A lease that was not renewed for its `ttl` may be taken
-by making the next number, and so may, at once, that of a process of this machine that is dead. The number is a fencing
-token: it only rises, and a holder whose number is not the highest has lost.
+The holder is whoever's file `.lease-N` has the highest number N in the folder (`lease_files.py`); no lock of the file
+system is needed. A holder renews its file's time of change from a thread. A lease that was not renewed for its `ttl`
+may be taken by making the next number, and so may, at once, that of a process of this machine that is dead. The number
+is a fencing token: it only rises, and a holder whose number is not the highest has lost.
 
 A process that was stopped, suspended or cut off learns of its loss from `Lease.check`, which `storage` calls for every
 file below the folder just before it becomes visible.
@@ -14,19 +13,23 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
-import re
-import secrets
-import socket
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 
 from vlm_ablate.errors import StorageError, VlmAblateError
+from vlm_ablate.lease_files import (
+    Owner,
+    candidate_file,
+    claim,
+    highest_of,
+    lease_file,
+    read_owner,
+    this_owner,
+    write_owner,
+)
 from vlm_ablate.storage import guard, storage_errors, unguard
 
 TTL_VARIABLE = "VLM_ABLATE_LEASE_SECONDS"
@@ -34,10 +37,6 @@ TTL_VARIABLE = "VLM_ABLATE_LEASE_SECONDS"
 for longer need more; all processes that share a home should agree."""
 TTL_SECONDS = 60.0
 POLL_SECONDS = 0.2
-
-_FILE = re.compile(r"\.lease-(\d+)(-free)?")
-_CANDIDATE = re.compile(r"\.lease-[0-9a-f]{16}\.new")
-_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EINVAL}
 
 
 class LeaseLost(VlmAblateError):
@@ -48,37 +47,13 @@ class LeaseHeld(VlmAblateError):
     """Another process has the folder, and the caller does not want to wait."""
 
 
-@dataclass(frozen=True)
-class Owner:
-    """Who holds a lease, as its file tells."""
-
-    host: str
-    pid: int
-    started: int | None
-    """Start of the process in clock ticks since boot, where the system tells: numbers of processes are used again."""
-    system: str
-    """Tells the running system, and the numbering of processes in it, from any other."""
-    id: str
-    """Random: one acquisition."""
-    ttl: float
-    """Seconds without renewal after which it may be taken."""
-
-    def __str__(self) -> str:
-        return f"process {self.pid} on {self.host}"
-
-    @property
-    def dead(self) -> bool:
-        """Whether it is a process of this machine that has ended. False where that cannot be known."""
-        return self.system == _system() and _started(self.pid) != (self.started, True)
-
-
 class Lease:
     """A held lease. As a context manager it is released on the way out. Made by `Lease.acquire`."""
 
     def __init__(self, folder: Path, owner: Owner, token: int, heartbeat: float,
                  on_beat: Callable[[Lease], None] | None) -> None:  # fmt: skip
         self.folder, self.owner, self.token = folder, owner, token
-        self._file = folder / f".lease-{token}"
+        self._file = lease_file(folder, token)
         self._heartbeat, self._on_beat = heartbeat, on_beat
         self._renewed = self._looked = _now()
         self._lost: str | None = None
@@ -114,7 +89,7 @@ class Lease:
             StorageError: the folder cannot be written.
         """
         ttl = _default_ttl() if ttl is None else ttl
-        owner = Owner(socket.gethostname(), os.getpid(), _started(os.getpid())[0], _system(), secrets.token_hex(8), ttl)
+        owner = this_owner(ttl)
         with storage_errors("take the lease of", folder):
             folder.mkdir(parents=True, exist_ok=True)
             token = _take(folder, owner, wait, waiting)
@@ -186,11 +161,11 @@ class Lease:
 
     def _look(self) -> None:
         """Notice a loss. Its own file is opened, not only looked up: network file systems keep what they looked up."""
-        highest, free = _highest(self.folder)
-        if highest == self.token and not free and (found := _read(self._file)) and found.id == self.owner.id:
+        highest, free = highest_of(self.folder)
+        if highest == self.token and not free and (found := read_owner(self._file)) and found.id == self.owner.id:
             self._looked = _now()
             return
-        other = _read(self.folder / f".lease-{highest}") if highest > self.token else None
+        other = read_owner(lease_file(self.folder, highest)) if highest > self.token else None
         self._lost = str(other) if other else "it has given it back since, or the folder was moved"
 
     def _beat(self) -> None:
@@ -205,9 +180,9 @@ class Lease:
 def holder(folder: Path) -> Owner | None:
     """Who holds the lease of a folder now; None when nobody does, its process is dead or it has expired."""
     try:
-        highest, free = _highest(folder)
-        file = folder / f".lease-{highest}"
-        owner = None if free or not highest else _read(file)
+        highest, free = highest_of(folder)
+        file = lease_file(folder, highest)
+        owner = None if free or not highest else read_owner(file)
         if owner is None or owner.dead:
             return None
         return owner if time.time() - file.stat().st_mtime <= owner.ttl else None
@@ -217,22 +192,22 @@ def holder(folder: Path) -> Owner | None:
 
 def _take(folder: Path, owner: Owner, wait: bool, waiting: Callable[[Owner | None], None] | None) -> int:
     """Make the next number as soon as that is allowed; returns it."""
-    candidate = folder / f".lease-{secrets.token_hex(8)}.new"
+    candidate = candidate_file(folder)
     patience = _Patience(owner.ttl)
     try:
         while True:
             try:
-                written = _write(candidate, owner)
+                written = write_owner(candidate, owner)
             except FileNotFoundError:  # the folder was put aside while we waited
                 folder.mkdir(parents=True, exist_ok=True)
                 continue
-            highest, free = _highest(folder)
-            held = None if free or not highest else _read(folder / f".lease-{highest}")
-            if not highest or free or patience.over(folder / f".lease-{highest}", held, written):
-                if _claim(candidate, folder / f".lease-{highest + 1}", owner):
+            highest, free = highest_of(folder)
+            held = None if free or not highest else read_owner(lease_file(folder, highest))
+            if not highest or free or patience.over(lease_file(folder, highest), held, written):
+                if claim(candidate, lease_file(folder, highest + 1), owner):
                     return highest + 1
                 continue
-            if not wait and (held or (folder / f".lease-{highest}").exists()):  # else it was given back this moment
+            if not wait and (held or lease_file(folder, highest).exists()):  # else it was given back this moment
                 raise LeaseHeld(f"{folder} is written by another process now ({held or 'which cannot be read'})")
             if waiting is not None:
                 waiting(held)
@@ -273,93 +248,6 @@ class _Patience:
         return _now() >= self._until
 
 
-def _claim(candidate: Path, file: Path, owner: Owner) -> bool:
-    """Make `file` ours unless it is another's; what lower numbers left is removed."""
-    folder = file.parent
-    try:
-        os.utime(candidate)
-        os.link(candidate, file)
-    except FileExistsError:
-        if (found := _read(file)) is None or found.id != owner.id:  # a network may repeat what was done already
-            return False
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            if error.errno == errno.ENOENT:
-                return False
-            raise
-        try:
-            _write(file, owner)
-        except FileExistsError:
-            return False
-    token = _number(file)
-    highest, free = _highest(folder)
-    if (highest, free) != (token, False):  # we were slow: others have had this number, and are beyond it
-        file.unlink(missing_ok=True)
-        return False
-    for name in os.listdir(folder):
-        below = (named := _FILE.fullmatch(name)) and int(named[1]) < token
-        if below or (_CANDIDATE.fullmatch(name) and _forgotten(folder / name, owner.ttl)):
-            (folder / name).unlink(missing_ok=True)
-    return True
-
-
-def _forgotten(candidate: Path, ttl: float) -> bool:
-    """Whether a waiting process was killed: those that wait write theirs anew all the time."""
-    try:
-        return time.time() - candidate.stat().st_mtime > 10 * max(ttl, TTL_SECONDS)
-    except OSError:
-        return False
-
-
-def _write(path: Path, owner: Owner) -> float:
-    """Write an owner to a new file, or show again that it is there; returns the file system's time, s.
-
-    Raises:
-        FileExistsError: the file of another.
-    """
-    if _CANDIDATE.fullmatch(path.name) and path.exists():
-        os.utime(path)
-        return path.stat().st_mtime
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
-    try:
-        os.write(handle, json.dumps(asdict(owner)).encode())
-        return os.fstat(handle).st_mtime
-    finally:
-        os.close(handle)
-
-
-def _read(file: Path) -> Owner | None:
-    """The owner that a file names; None when it is gone or tells none (it may be in the making)."""
-    try:
-        with open(os.open(file, os.O_RDONLY | os.O_NOFOLLOW), "rb") as opened:
-            body = json.loads(opened.read(4096))
-        owner = Owner(**body)
-        texts = all(isinstance(text, str) for text in (owner.host, owner.system, owner.id))
-        numbers = isinstance(owner.pid, int) and isinstance(owner.ttl, (int, float))
-        return owner if texts and numbers and isinstance(owner.started, int | None) else None
-    except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
-        return None
-    except OSError as error:
-        if error.errno == errno.ESTALE:
-            return None
-        raise
-
-
-def _highest(folder: Path) -> tuple[int, bool]:
-    """The highest number in a folder, and whether it was given back; 0 without any."""
-    try:
-        found = [named for name in os.listdir(folder) if (named := _FILE.fullmatch(name))]
-    except (FileNotFoundError, NotADirectoryError):
-        return 0, True
-    return max(((int(named[1]), named[2] is not None) for named in found), default=(0, True))
-
-
-def _number(file: Path) -> int:
-    named = _FILE.fullmatch(file.name)
-    assert named is not None
-    return int(named[1])
-
-
 def _default_ttl() -> float:
     text = os.environ.get(TTL_VARIABLE, "")
     try:
@@ -374,33 +262,3 @@ def _default_ttl() -> float:
 def _now() -> float:
     """Seconds of a clock that never goes back and counts while the machine is suspended."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
-
-
-@cache
-def _system() -> str:
-    """This boot of this machine, and this numbering of processes: containers of one machine have their own."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return socket.gethostname()
-
-
-def _started(pid: int) -> tuple[int | None, bool]:
-    """When a process of this system started, in clock ticks since boot (None: not known), and whether it lives."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-        state, *fields = stat.rpartition(")")[2].split()
-        return int(fields[18]), state not in "ZX"
-    except FileNotFoundError:
-        if Path("/proc/self/stat").exists():
-            return None, False
-    except (OSError, ValueError, IndexError):
-        pass
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return None, False
-    except OSError:
-        pass
-    return None, True

@@ -9,7 +9,8 @@ from typing import Literal
 from vlm_ablate.errors import AssetMissing, Diverged, StorageError, VlmAblateError
 from vlm_ablate.events import Notice, Preparing, Reporter, RunFinished, Throttle, listening, silent
 from vlm_ablate.home import Home
-from vlm_ablate.lease import Lease, LeaseLost, Owner
+from vlm_ablate.lease import Lease, LeaseLost
+from vlm_ablate.lease_files import Owner
 from vlm_ablate.masking import masked
 from vlm_ablate.registry import load_plugins
 from vlm_ablate.runs import artifacts

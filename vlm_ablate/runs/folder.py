@@ -33,7 +33,8 @@ from typing import Any, ClassVar, TypeVar
 
 from vlm_ablate.errors import StorageError
 from vlm_ablate.home import Home
-from vlm_ablate.lease import Lease, Owner
+from vlm_ablate.lease import Lease
+from vlm_ablate.lease_files import Owner
 from vlm_ablate.limits import parse_json
 from vlm_ablate.runs.fingerprints import agree
 from vlm_ablate.runs.once import once
@@ -119,18 +120,21 @@ Found = TypeVar("Found", bound=Keyed)
 
 
 @contextmanager
-def leased(find: Callable[[], Found], waiting: Callable[[Owner | None], None] | None = None) -> Iterator[Found]:
+def leased(
+    find: Callable[[], Found], waiting: Callable[[Owner | None], None] | None = None, *, wait: bool = True
+) -> Iterator[Found]:
     """Hold the lease of the folder that `find` names; another folder may be named once it is held.
 
     Args:
-        waiting: see `Lease.acquire`.
+        waiting, wait: see `Lease.acquire`.
 
     Raises:
+        LeaseHeld: another holds it, and `wait` is False.
         StorageError: it cannot be written.
     """
     while True:
         folder = find()
-        with Lease.acquire(folder.root, waiting=waiting):
+        with Lease.acquire(folder.root, waiting=waiting, wait=wait):
             if find().root == folder.root:
                 yield folder
                 return

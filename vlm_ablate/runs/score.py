@@ -15,7 +15,7 @@ from vlm_ablate.evaluation.predictions import read_predictions
 from vlm_ablate.evaluation.record import ScoreRecord
 from vlm_ablate.evaluation.text_answers import TextAnswers
 from vlm_ablate.events import EvaluationProgress, Reporter, Throttle
-from vlm_ablate.lease import Owner
+from vlm_ablate.lease_files import Owner
 from vlm_ablate.models.vlm import VLM
 from vlm_ablate.registry import benchmarks
 from vlm_ablate.runs.artifacts import EXAMPLES_PER_BENCHMARK, Answered

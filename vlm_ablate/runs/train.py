@@ -16,7 +16,7 @@ from vlm_ablate.data.module import data_fingerprint
 from vlm_ablate.errors import Diverged, VlmAblateError
 from vlm_ablate.events import CurvePoint, Notice, Reporter, RunStarted, StageFinished, StageStarted
 from vlm_ablate.home import Home
-from vlm_ablate.lease import Owner
+from vlm_ablate.lease_files import Owner
 from vlm_ablate.models.adapters import count_parameters
 from vlm_ablate.models.trained_state import save_trained
 from vlm_ablate.models.vlm import VLM
