@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -15,12 +17,15 @@ from typer.testing import CliRunner
 from vlm_ablate.cli.app import app
 from vlm_ablate.config.moved import recorded
 from vlm_ablate.home import Home
+from vlm_ablate.lease import Lease, LeaseLost
+from vlm_ablate.runs import migrate
 from vlm_ablate.runs.catalogue import asked_for
 from vlm_ablate.runs.find import find_run
-from vlm_ablate.runs.folder import folders_of_version_01
-from vlm_ablate.runs.migrate import OLD_HASH, OTHERWISE, migrate_home, old_hash, todays_spec
+from vlm_ablate.runs.folder import StageFolder, folders_of_version_01, run_folder
+from vlm_ablate.runs.migrate import BY_ANOTHER, OLD_HASH, OTHERWISE, Migrated, migrate_home, old_hash, todays_spec
 from vlm_ablate.runs.migrate_records import import_records, migrate_records
 from vlm_ablate.runs.results import find_results
+from vlm_ablate.runs.spec import RunSpec
 from vlm_ablate.runs.view import record_of
 from vlm_ablate.tracking import schema
 from vlm_ablate.tracking.record_file import load_records
@@ -107,6 +112,74 @@ def test_a_folder_that_cannot_be_read_is_named_and_left(home: Home) -> None:
     (home.runs / HASH / "artifacts" / "config.yaml").write_text("config: [")
     (done,) = migrate_home(home)
     assert done.spec is None and done.told.startswith("left as it is: ")
+
+
+# --- two who want the same run ----------------------------------------------------------------------------------------
+
+
+def spec_of_the_run() -> RunSpec:
+    return todays_spec(yaml.safe_load((OLD / "config.yaml").read_text()))
+
+
+def stage_of_the_run(home: Home) -> StageFolder:
+    """Its only one."""
+    return StageFolder(home.stages / spec_of_the_run().stage_keys[0].key)
+
+
+@pytest.mark.parametrize("part", ["run", "stage"])
+def test_a_run_that_another_process_computes_is_left_to_it(home: Home, part: str) -> None:
+    spec = spec_of_the_run()
+    folder = run_folder(home, spec.id).root if part == "run" else stage_of_the_run(home).root
+    with Lease.acquire(folder):
+        (done,) = migrate_home(home)
+        assert done.spec is None and f"left for now: {folder} is written by another process" in done.told
+        assert not list(asked_for(home)) and not list(home.stages.rglob("*.json"))
+    (done,) = migrate_home(home)
+    assert done.spec is not None and find_results(spec, home).outcomes
+
+
+def test_who_lost_a_stage_while_taking_it_over_writes_nothing_more(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = stage_of_the_run(home)
+
+    def slow(root: Path | None, stage: StageFolder) -> None:
+        (stage.root / ".lease-9").write_text("{}")
+
+    monkeypatch.setattr(migrate, "_weights", slow)
+    with pytest.raises(LeaseLost):
+        migrate_home(home)
+    assert stage.outcome() is None and not stage.log.exists() and not list(asked_for(home))
+    assert folders_of_version_01(home), "what was there before is where it was"
+
+
+def test_of_two_at_once_one_does_it(home: Home) -> None:
+    done: list[Migrated] = []
+    threads = [threading.Thread(target=lambda: done.extend(migrate_home(home))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [each.told for each in done if each.spec is None] in ([], [BY_ANOTHER])
+    assert len([each for each in done if each.spec is not None]) == 1
+    assert {path.name for path in home.runs.iterdir()} == {"earlier", spec_of_the_run().id}
+
+
+def test_one_that_was_ended_half_way_is_taken_over_by_the_next(home: Home) -> None:
+    """Killed when the weights were there already, under both names."""
+    stage = stage_of_the_run(home)
+    stage.root.mkdir(parents=True)
+    os.link(home.runs / HASH / "artifacts" / "weights" / "trained.safetensors", stage.weights)
+    stage.log.write_text("half a line")
+    (done,) = migrate_home(home)
+    assert done.spec is not None
+    assert torch.equal(load_file(stage.weights)["connector.weight"], torch.arange(6.0))
+
+
+def test_records_of_a_run_that_another_process_computes_are_left(home: Home, tmp_path: Path) -> None:
+    with Lease.acquire(run_folder(home, spec_of_the_run().id).root):
+        (done,) = import_records(OLD / "records.json", home)
+        assert done.spec is None and "is written by another process now" in done.told
+    (done,) = import_records(OLD / "records.json", home)
+    assert done.spec is not None
 
 
 def test_the_command_says_what_it_did(home: Home) -> None:

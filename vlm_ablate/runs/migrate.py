@@ -3,6 +3,9 @@
 Until version 0.1 one hash over the whole configuration named a run: `runs/HASH` held its weights and predictions, the
 tracking store its metrics. Here the configuration is read as it was, put into today's form, and its results go where
 today's keys say. What went into the keys as files was not recorded then, so it agrees with whatever is there.
+
+Who writes holds the leases of the run, its stages and its scores, as whoever computes them; what another process
+computes now is left to it.
 """
 
 from __future__ import annotations
@@ -12,7 +15,9 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +29,20 @@ from vlm_ablate.config.moved import upgraded
 from vlm_ablate.config.run_config import RunConfig
 from vlm_ablate.errors import TrackingError, VlmAblateError
 from vlm_ablate.home import Home
-from vlm_ablate.runs.folder import StageFolder, find_stage, folders_of_version_01, read_json
+from vlm_ablate.lease import Lease, LeaseHeld
+from vlm_ablate.runs.folder import StageFolder, find_stage, folders_of_version_01, leased, read_json, run_folder
 from vlm_ablate.runs.keys import ScoreKey, has_dora
 from vlm_ablate.runs.log import Log
 from vlm_ablate.runs.outcome import note_attempt
+from vlm_ablate.runs.rerun import ASIDE
 from vlm_ablate.runs.spec import RunSpec
-from vlm_ablate.storage import file_sha256, storage_errors
+from vlm_ablate.storage import atomic_path, check_writable, file_sha256, storage_errors
 from vlm_ablate.tracking import schema
 from vlm_ablate.tracking.records import History, RunRecord
 from vlm_ablate.tracking.sqlite_reader import SqliteReader
 
 OLD_HASH = "vlm.hash"
+BY_ANOTHER = "is taken over by another process"
 OTHERWISE = "has DoRA, which is computed otherwise now; it is trained again"
 
 
@@ -76,34 +84,47 @@ def migrate_home(home: Home, notify: Callable[[str], None] = lambda message: Non
 
     Raises:
         StorageError: the home cannot be written.
+        LeaseLost: another process takes them over now, as this one showed no life.
     """
     done = []
     for root in folders_of_version_01(home):
-        found = _migrate_folder(root, home)
+        found = _migrate_folder(root, home, notify)
         done.append(found)
         notify(f"{found.name}: {found.told}")
     return done
 
 
-def _migrate_folder(root: Path, home: Home) -> Migrated:
+def _migrate_folder(root: Path, home: Home, notify: Callable[[str], None]) -> Migrated:
     try:
         old = yaml.safe_load((root / "artifacts" / schema.CONFIG_FILE).read_text(encoding="utf-8"))
         spec = todays_spec(old)
         outcome = read_json(root / "outcome.json")
     except (OSError, yaml.YAMLError, ValueError, KeyError, TypeError, VlmAblateError) as error:
-        return Migrated(root.name, root.name, None, f"left as it is: {str(error).partition(chr(10))[0]}")
+        told = f"left as it is: {str(error).partition(chr(10))[0]}" if root.is_dir() else BY_ANOTHER
+        return Migrated(root.name, root.name, None, told)
     name = f"{spec.experiment} {spec.run_name}"
     if outcome is None or outcome.get("status") not in schema.DONE:
-        return Migrated(root.name, name, None, "had not ended; it is trained again")
+        return Migrated(root.name, name, None, "had not ended; it is trained again" if root.is_dir() else BY_ANOTHER)
     if trained_otherwise(spec):
         return Migrated(root.name, name, None, OTHERWISE)
-    record, history = _tracked(home, spec, root.name)
-    take_over(spec, home, root, outcome, record, history)
-    kept = home.runs / "earlier"
-    with storage_errors("move", root):
-        kept.mkdir(exist_ok=True)
-        os.rename(root, kept / root.name)
+    kept = home.runs / ASIDE / root.name
+    with Lease.acquire(kept.parent, waiting=lambda owner: notify(f"waits for {owner or 'another process'}")):
+        if not root.is_dir():
+            return Migrated(root.name, name, None, BY_ANOTHER)
+        record, history = _tracked(home, spec, root.name)
+        try:
+            take_over(spec, home, root, outcome, record, history)
+        except LeaseHeld as held:
+            return Migrated(root.name, name, None, left_to(held))
+        with storage_errors("move", root):
+            check_writable(kept)
+            os.rename(root, kept)
     return Migrated(root.name, name, spec, f"is {spec.id} now, its weights {spec.stage_keys[-1].key}")
+
+
+def left_to(held: LeaseHeld) -> str:
+    """What is told of a run that another process has now."""
+    return f"left for now: {held}"
 
 
 def trained_otherwise(spec: RunSpec) -> bool:
@@ -128,47 +149,63 @@ def _tracked(home: Home, spec: RunSpec, old: str) -> tuple[RunRecord | None, His
 def take_over(
     spec: RunSpec, home: Home, root: Path | None, outcome: Mapping[str, Any], record: RunRecord | None, history: History
 ) -> None:
-    """Put the results of one run where its keys say."""
+    """Put the results of one run where its keys say. What is there already stays; where it was ended, it goes on.
+
+    Raises:
+        LeaseHeld: another process computes the run or a part of it now.
+        LeaseLost: another process has taken a part of it, as this one showed no life.
+        StorageError: the home cannot be written.
+    """
     before: StageFolder | None = None
-    for index, key in enumerate(spec.stage_keys):
-        stage = find_stage(home, key.key, {}, before.root.name if before else None)
-        last = index == len(spec.stage_keys) - 1
-        if stage.outcome() is None:
+    with Lease.acquire(run_folder(home, spec.id).root, wait=False):
+        for index, key in enumerate(spec.stage_keys):
             parent = before.root.name if before else None
-            stage.describe({"stage": key.name, "before": parent, "inputs": key.inputs, "fingerprints": {}})
-            if last:
-                _weights(root, stage)
-                _log(stage, record, history)
-            stage.end(_stage_outcome(spec, index, stage, outcome if last else {"status": schema.FINISHED}, record))
-        before = stage
-    assert before is not None
-    if outcome["status"] == schema.FINISHED:
-        for score in spec.score_keys:
-            _score(score, before, root, record, outcome)
-    note_attempt(spec, home, str(outcome["status"]), str(outcome.get("message", "")))
+            with leased(partial(find_stage, home, key.key, {}, parent), wait=False) as stage:
+                if stage.outcome() is None:
+                    stage.describe({"stage": key.name, "before": parent, "inputs": key.inputs, "fingerprints": {}})
+                    last = index == len(spec.stage_keys) - 1
+                    if last:
+                        _weights(root, stage)
+                        _log(stage, history)
+                    ended = outcome if last else {"status": schema.FINISHED}
+                    stage.end(_stage_outcome(spec, index, stage, ended, record))
+            before = stage
+        assert before is not None
+        if outcome["status"] == schema.FINISHED:
+            for score in spec.score_keys:
+                _score(score, before, root, record, outcome)
+        note_attempt(spec, home, str(outcome["status"]), str(outcome.get("message", "")))
 
 
 def _weights(root: Path | None, stage: StageFolder) -> None:
     file = root / "artifacts" / schema.WEIGHTS_DIR / "trained.safetensors" if root else None
     if file is not None and file.is_file():
         with storage_errors("copy", file):
+            check_writable(stage.weights)
+            stage.weights.unlink(missing_ok=True)  # of a process that was ended before it had taken over the stage
             try:
                 os.link(file, stage.weights)
             except OSError:
-                shutil.copyfile(file, stage.weights)
+                _copy(file, stage.weights)
 
 
-def _log(stage: StageFolder, record: RunRecord | None, history: History) -> None:
+def _copy(file: Path, target: Path) -> None:
+    with atomic_path(target) as partial_file:
+        shutil.copyfile(file, partial_file)
+
+
+def _log(stage: StageFolder, history: History) -> None:
     """Training metrics and points of the curve from the store's history."""
     by_step: dict[tuple[int, int], dict[str, float]] = {}
     for key, points in history.items():
         if key.startswith(("train/", "seen/", "curve/")):
             for point in points:
                 by_step.setdefault((point.step, point.time_ms), {})[key] = point.value
-    log = Log(stage.log)
+    check_writable(stage.log)
     stage.log.unlink(missing_ok=True)
-    for (step, time_ms), values in sorted(by_step.items()):
-        log.add(values, step, time_ms=time_ms)
+    with closing(Log(stage.log)) as log:
+        for (step, time_ms), values in sorted(by_step.items()):
+            log.add(values, step, time_ms=time_ms)
 
 
 def _stage_outcome(
@@ -218,19 +255,19 @@ def _score(
     key: ScoreKey, stage: StageFolder, root: Path | None, record: RunRecord | None, outcome: Mapping[str, Any]
 ) -> None:
     """One score, from the record's or (without a store) from the predictions file."""
-    folder = stage.score(key.key, {})
-    if folder.outcome() is not None:
-        return
     suffix = {"seen": "", "blind": ".blind", "described": ".described"}[key.mode]
     file = root / "predictions" / f"{key.column}{suffix}.jsonl" if root else None
     body = _score_record(key, file, record, outcome)
     if body is None:
         return
-    folder.describe({"inputs": key.inputs, "fingerprints": {}})
-    if file is not None and file.is_file():
-        shutil.copyfile(file, folder.predictions)
-        body["predictions_sha256"] = file_sha256(folder.predictions)
-    folder.end(body)
+    with leased(partial(stage.score, key.key, {}), wait=False) as folder:
+        if folder.outcome() is not None:
+            return
+        folder.describe({"inputs": key.inputs, "fingerprints": {}})
+        if file is not None and file.is_file():
+            _copy(file, folder.predictions)
+            body["predictions_sha256"] = file_sha256(folder.predictions)
+        folder.end(body)
 
 
 def _score_record(

@@ -14,7 +14,17 @@ from vlm_ablate.config.moved import recorded, upgraded
 from vlm_ablate.config.run_config import RunConfig
 from vlm_ablate.errors import StorageError, VlmAblateError
 from vlm_ablate.home import Home
-from vlm_ablate.runs.migrate import OLD_HASH, OTHERWISE, Migrated, execution_of, old_hash, take_over, trained_otherwise
+from vlm_ablate.lease import LeaseHeld
+from vlm_ablate.runs.migrate import (
+    OLD_HASH,
+    OTHERWISE,
+    Migrated,
+    execution_of,
+    left_to,
+    old_hash,
+    take_over,
+    trained_otherwise,
+)
 from vlm_ablate.runs.spec import RunSpec
 from vlm_ablate.runs.view import spec_params, spec_tags
 from vlm_ablate.tracking import schema
@@ -51,6 +61,8 @@ def migrate_records(path: Path) -> list[Migrated]:
 def import_records(path: Path, home: Home) -> list[Migrated]:
     """Take the runs of a records file over into a home: their scores and curves, for there are no weights in it.
 
+    A run that another process computes now is left to it.
+
     Raises:
         TrackingError: it is no records file.
         StorageError: the home cannot be written, or a record's configuration cannot be told.
@@ -66,8 +78,13 @@ def import_records(path: Path, home: Home) -> list[Migrated]:
             continue
         history = read.histories.get(record.run_id, {})
         outcome = {"status": record.status, "message": record.message}
-        take_over(spec, home, None, outcome, record, history)
-        done.append(Migrated(record.tags.get(OLD_HASH, record.id), record.name, spec, f"is {spec.id} in this home"))
+        old = record.tags.get(OLD_HASH, record.id)
+        try:
+            take_over(spec, home, None, outcome, record, history)
+        except LeaseHeld as held:
+            done.append(Migrated(old, record.name, None, left_to(held)))
+            continue
+        done.append(Migrated(old, record.name, spec, f"is {spec.id} in this home"))
     return done
 
 
