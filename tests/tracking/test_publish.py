@@ -22,7 +22,7 @@ from vlm_ablate.runs.folder import run_folder
 from vlm_ablate.runs.log import Log
 from vlm_ablate.runs.publishing import Publishing, publish_missing
 from vlm_ablate.runs.results import find_results
-from vlm_ablate.runs.view import view_of
+from vlm_ablate.runs.view import record_of, view_of
 from vlm_ablate.tracking import schema
 from vlm_ablate.tracking.client_reader import ClientReader
 from vlm_ablate.tracking.mlflow_run import MlflowRun
@@ -200,6 +200,25 @@ def test_runs_that_cannot_be_read_do_not_keep_the_others_from_the_store(home: Ho
     notices: list[str] = []
     assert publish_missing(home, home.tracking_uri, notices.append) == 1
     assert len(notices) == 1 and "1 earlier run (" in notices[0]
+
+
+def test_a_run_with_a_damaged_log_is_named_and_keeps_nobody_from_the_others(home: Home) -> None:
+    results = [write_results(make_spec(seed=seed), home) for seed in range(2)]
+    log = results[0].stages[0].log
+    log.write_bytes(b"\xff\n" + log.read_bytes())
+    for given in (1, 0):
+        told: list[str] = []
+        assert publish_missing(home, home.tracking_uri, told.append) == given
+        assert len(told) == 1 and f"{log}:1 is no entry of a run's log" in told[0]
+    assert [r.id for r in read_records(home.tracking_uri, "demo/t01")] == [results[1].spec.id]
+
+
+@pytest.mark.parametrize("status", ["finished", "failed"])
+def test_no_duration_is_negative_when_the_clock_went_back(home: Home, status: str) -> None:
+    results = write_results(make_spec(), home, status=status, started_ms=2**45, ended_ms=1_000)
+    record, view = record_of(results), view_of(results)
+    assert (record.end_time is None) == (status == "failed") and (record.end_time or 2**45) >= record.start_time
+    assert view.end_ms is not None and view.end_ms >= view.start_ms
 
 
 def test_a_note_that_cannot_be_read_is_no_note(home: Home) -> None:

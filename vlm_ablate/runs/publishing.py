@@ -18,7 +18,7 @@ from vlm_ablate.runs.results import find_results
 from vlm_ablate.runs.spec import RunSpec
 from vlm_ablate.runs.view import view_of
 from vlm_ablate.storage import check_writable
-from vlm_ablate.tracking.publish import is_published, publish
+from vlm_ablate.tracking.publish import RunView, is_published, publish
 from vlm_ablate.tracking.sqlite_reader import SqliteReader, sqlite_path
 
 FLUSH_SECONDS = 10.0
@@ -89,13 +89,15 @@ def publish_run(spec: RunSpec, home: Home, tracking_uri: str, notice: Notice) ->
 
     Raises:
         TrackingError: the store fails.
+        StorageError: a file of the run is damaged, or the note on what was given cannot be written.
         LeaseLost: the lease is lost; nothing is given.
     """
+    publish(_view(spec, home, tracking_uri), tracking_uri, run_folder(home, spec.id).published, notice)
+
+
+def _view(spec: RunSpec, home: Home, tracking_uri: str) -> RunView:
     check_writable(run_folder(home, spec.id).file)
-    results = find_results(spec, home)
-    publish(
-        view_of(results, with_weights=sqlite_path(tracking_uri) is None), tracking_uri, results.folder.published, notice
-    )
+    return view_of(find_results(spec, home), with_weights=sqlite_path(tracking_uri) is None)
 
 
 def publish_missing(home: Home, tracking_uri: str, notice: Notice) -> int:
@@ -122,7 +124,13 @@ def publish_missing(home: Home, tracking_uri: str, notice: Notice) -> int:
             unread.append(body["id"])
             continue
         with suppress(LeaseHeld), Lease.acquire(folder.root, wait=False):
-            publish_run(spec, home, tracking_uri, notice)
+            try:
+                view = _view(spec, home, tracking_uri)
+            except (VlmAblateError, ValueError, KeyError, TypeError) as error:
+                told = error.message if isinstance(error, VlmAblateError) else f"{type(error).__name__}: {error}"
+                notice(f"not given to the tracking store: {spec.run_name} ({folder.root}): {told}")
+                continue
+            publish(view, tracking_uri, folder.published, notice)
             given += 1
     if unread:
         notice(f"not given to the tracking store, as this version does not read what they ask for: {len(unread)} "

@@ -147,7 +147,7 @@ def record_of(results: Results) -> RunRecord:
         params=spec_params(spec),
         metrics=metrics,
         start_time=start,
-        end_time=max(ends) if results.done and ends else None,
+        end_time=max(*ends, start) if results.done and ends else None,  # the clock may have gone back
         artifact_uri=results.folder.artifacts.absolute().as_uri(),
     )
     return replace(record, items=results.item_scores()) if results.status == schema.FINISHED else record
@@ -166,7 +166,7 @@ def view_of(results: Results, *, with_weights: bool = False) -> RunView:
     """What a tracking store shows of the run; with its weights where the store is what others have of it."""
     record = record_of(results)
     steps = sum(stage.steps for stage in results.spec.config.stages.values())
-    end = record.end_time or max((e.time_ms for e in results.entries()), default=record.start_time)
+    end = record.end_time or max([record.start_time, *(e.time_ms for e in results.entries())])
     points: list[Metrics] = []
     for stage in results.stages:
         entries, sizes = read_log(stage.log), (stage.outcome() or {}).get("sizes", {})
