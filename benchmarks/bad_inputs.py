@@ -33,13 +33,13 @@ def main() -> int:
         os.chdir(Path(folder) / "here")
         os.environ.pop("MLFLOW_TRACKING_URI", None)
         os.environ["VLM_ABLATE_HOME"] = f"{folder}/home"
-        (Path(folder) / "places").mkdir()
-        places = make_places(Path(folder) / "places")
         for number in range(args.first, args.first + args.count):
             if time.monotonic() - begun > 60 * args.minutes:
                 print("time is up")
                 break
-            problem = problem_of(draw(number), places)
+            place = Path(folder) / f"places-{number}"
+            place.mkdir()
+            problem = problem_of(draw(number), make_places(place))
             tried, wrong = tried + 1, wrong + bool(problem)
             if problem:
                 print(f"{number}: {problem}", flush=True)

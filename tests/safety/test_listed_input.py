@@ -32,6 +32,8 @@ _T03 = str(Path(__file__).parents[2] / "experiments/idefics2/t03_architecture.ya
         (("schema", "--plugin", ""), 2, "'' is not the name of a module"),
         (("data", "build-docmatix", "{tmp}", "-o", "{tmp}/out", "--temperature", "nan"), 1, "temperature must be"),
         (("export", "{tmp}", "{tmp}/out", "--home", "{tmp}"), 2, "unknown run"),
+        (("report", "--out", "{tmp}/out", "--home", "{tmp}", "--scale", "\udcff"), 2, "'\\udcff' is no line of text"),
+        (("new", "a\nb"), 2, "NAME 'a\\nb' is no line of text"),
     ],
 )  # fmt: skip
 def test_it_is_refused_with_its_own_message(

@@ -11,7 +11,7 @@ import typer
 from vlm_ablate.errors import ConfigError, VlmAblateError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from rich.console import Console
 
@@ -137,21 +137,35 @@ def arm_list(text: str | None) -> list[str] | None:
     try:
         names = [name.strip() for row in csv.reader([text], skipinitialspace=True) for name in row if name.strip()]
     except csv.Error as error:
-        raise _usage(f"--arms {_short(text)!r} cannot be read: {error}", "write names separated by commas") from error
+        raise usage_error(
+            f"--arms {_short(text)!r} cannot be read: {error}", "write names separated by commas"
+        ) from error
     return names or _parts("--arms", "", "names separated by commas")
 
 
 def _parts(option: str, text: str, example: str) -> list[str]:
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not parts:
-        raise _usage(f"{option} {text!r} names nothing", f"write {example}, or leave it out for all")
+        raise usage_error(f"{option} {text!r} names nothing", f"write {example}, or leave it out for all")
     return parts
 
 
-def _usage(message: str, hint: str) -> VlmAblateError:
+def usage_error(message: str, hint: str | None = None) -> VlmAblateError:
+    """Something that was asked wrongly: exit status 2."""
     error = VlmAblateError(message, hint=hint)
     error.exit_code = 2
     return error
+
+
+def check_lines(given: Mapping[str, str | None]) -> None:
+    """What options say that goes into files: text of one line.
+
+    Raises:
+        VlmAblateError: an option holds a line break, a control character or what is no character.
+    """
+    for option, text in given.items():
+        if text is not None and not text.isprintable():
+            raise usage_error(f"{option} {text[:60]!r} is no line of text")
 
 
 def print_runs(runs: Iterable[tuple[str, int, str]]) -> None:
@@ -182,10 +196,10 @@ def seed_list(text: str | None) -> list[int] | None:
         first, dash, last = part.partition("-")
         ends = [_seed(end) for end in (first, last if dash else first)]
         if None in ends or ends[0] > ends[1]:  # type: ignore[operator]  # None is looked for first
-            raise _usage(f"--seeds {_short(text)}: {_short(part)!r} is no seed", "write 0,1,2 or 0-4")
+            raise usage_error(f"--seeds {_short(text)}: {_short(part)!r} is no seed", "write 0,1,2 or 0-4")
         found = range(ends[0] or 0, (ends[1] or 0) + 1)
         if len(seeds) + len(found) > MOST_SEEDS:
-            raise _usage(f"--seeds {_short(text)}: more than {MOST_SEEDS:,} seeds", "write 0,1,2 or 0-4")
+            raise usage_error(f"--seeds {_short(text)}: more than {MOST_SEEDS:,} seeds", "write 0,1,2 or 0-4")
         seeds += found
     return seeds
 

@@ -26,11 +26,13 @@ def new(
 
     Example: vlm-ablate new my_ablation --factor model.connector.latents
     """
+    from vlm_ablate.cli.console import check_lines
     from vlm_ablate.cli.new_experiment import draft
     from vlm_ablate.errors import StorageError
     from vlm_ablate.storage import write_atomically
 
     file = out or Path(f"{name.rpartition('/')[2]}.yaml")
+    check_lines({"NAME": name, "--factor": factor, "--values": values, "--base": base, "--out": str(file)})
     if file.exists():
         raise StorageError(f"{file} is there already", hint="name another file with --out")
     words = [word.strip() for word in values.split(",")] if values else None

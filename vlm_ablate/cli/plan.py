@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from vlm_ablate.cli.console import ArmsOption, HubOption, ScaleOption, SeedsOption, SetOption
+from vlm_ablate.cli.console import ArmsOption, HubOption, ScaleOption, SeedsOption, SetOption, usage_error
 from vlm_ablate.errors import VlmAblateError
 
 if TYPE_CHECKING:
@@ -111,12 +111,10 @@ def _sides(text: str | None) -> tuple[int | None, int | None]:
     width, _, height = text.lower().partition("x")
     sides = [int(side) if re.fullmatch("[0-9]{1,6}", side) else 0 for side in (width, height)]
     if not all(0 < side <= LONGEST_SIDE for side in sides):
-        error = VlmAblateError(
+        raise usage_error(
             f"--image {text[:60]}: not a size in pixels, of at most {LONGEST_SIDE:,} a side",
-            hint="write WIDTHxHEIGHT, e.g. 1456x1092",
+            "write WIDTHxHEIGHT, e.g. 1456x1092",
         )
-        error.exit_code = 2
-        raise error
     return sides[0], sides[1]
 
 

@@ -30,12 +30,13 @@ def report(
 
     Example: vlm-ablate report --out report
     """
-    from vlm_ablate.cli.console import err
+    from vlm_ablate.cli.console import check_lines, err
     from vlm_ablate.cli.home import open_home, take_over_earlier
     from vlm_ablate.cli.report_entries import gather
     from vlm_ablate.reporting.site import check_folder, write_site
     from vlm_ablate.runs.once import looking_once
 
+    check_lines({"--scale": scale})
     check_folder(out)
     place = open_home(home)
     take_over_earlier(place)

@@ -86,7 +86,7 @@ def run(
     from vlm_ablate.cli.home import open_home
     from vlm_ablate.hub import set_hub_access
     from vlm_ablate.sweeps.loading import load_sweep
-    from vlm_ablate.sweeps.storage import database_errors, default_storage
+    from vlm_ablate.sweeps.storage import check_address, database_errors, default_storage
 
     set_hub_access(allow_hub)
     loaded = load_sweep(file)
@@ -97,6 +97,7 @@ def run(
     warn(loaded.base.warnings)
     place = open_home(home).prepare()
     uri = storage or default_storage(place, loaded.sweep.name)
+    check_address(uri)
     _look_over(loaded, place)
     with database_errors(uri):
         _work(loaded, place, uri, tracking_uri or place.tracking_uri, jobs, where)

@@ -52,6 +52,16 @@ def default_storage(home: Home, name: str) -> str:
     return f"sqlite:///{sweep_folder(home, name).absolute() / 'study.db'}"
 
 
+def check_address(uri: str) -> None:
+    """Raises StorageError where no database of studies can have this address, or its driver is missing; asks nobody."""
+    scheme = uri.partition("://")[0]
+    if scheme not in ("sqlite", "postgresql"):
+        raise StorageError(f"--storage {masked(uri)[:100]}: neither sqlite:///FILE nor postgresql://USER@HOST/DATABASE")
+    if scheme == "postgresql" and find_spec("psycopg") is None:
+        message = "the driver of PostgreSQL is not installed"
+        raise StorageError(message, hint="pip install 'vlm_ablate[postgres]'")
+
+
 def open_storage(uri: str, folder: Path, *, create: bool = True) -> RDBStorage:
     """The database of studies.
 
@@ -68,16 +78,12 @@ def open_storage(uri: str, folder: Path, *, create: bool = True) -> RDBStorage:
     from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
     logging.set_verbosity(logging.ERROR)
+    check_address(uri)
     scheme, _, rest = uri.partition("://")
-    if scheme not in ("sqlite", "postgresql"):
-        raise StorageError(f"--storage {masked(uri)[:100]}: neither sqlite:///FILE nor postgresql://USER@HOST/DATABASE")
     sqlite = scheme == "sqlite"
     if sqlite and not create and not Path(rest.removeprefix("/")).is_file():
         file = rest.removeprefix("/")
         raise StorageError(f"there is no study yet: {file}", hint="`vlm-ablate sweep FILE` begins one")
-    if not sqlite and find_spec("psycopg") is None:
-        message = "the driver of PostgreSQL is not installed"
-        raise StorageError(message, hint="pip install 'vlm_ablate[postgres]'")
     arguments: dict[str, Any] = {"timeout": LOCK_SECONDS} if sqlite else {"connect_timeout": 10}
     options = {"connect_args": arguments, **({} if sqlite else {"pool_pre_ping": True})}
     address = uri if sqlite else f"postgresql+psycopg://{rest}"
