@@ -20,8 +20,8 @@ Here what is wrong goes through the command line, into worker processes and the 
 - launchers that do not exist or do not take a setting: cli/test_launchers.py; clusters that do not answer, do not have
   what is asked for, or do not see the home: launch/test_ray.py, launch/test_slurm.py, launch/test_engine.py
 - tracking server: tracking/test_store.py (down at the start), tracking/test_publish.py (gone while a run goes)
-- full disk, read-only folder: runs/test_execute.py, test_home.py, tracking/test_store.py, evaluation/test_evaluate.py
-- interruption, kill: runs/test_execute.py, launch/test_local.py, training/test_stages.py, evaluation/test_evaluate.py
+- full disk, read-only folder: runs/test_continued.py, test_home.py, tracking/test_store.py, evaluation/test_evaluate.py
+- interruption, kill: runs/test_continued.py, launch/test_local.py, training/test_stages.py, evaluation/test_evaluate.py
 """
 
 from __future__ import annotations

@@ -11,7 +11,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from mutants import MUTANTS, Mutant  # noqa: E402
+from mutants import Mutant, mutants  # noqa: E402
+
+MUTANTS = mutants()
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from training.squares import STAGE, make_spec, save_parts
+from training.squares import STAGE, make_spec
 
 from vlm_ablate.accounting import plan_features, plan_model
 from vlm_ablate.errors import ConfigError
@@ -23,13 +23,6 @@ from vlm_ablate.runs.features import Features
 from vlm_ablate.runs.results import find_stages
 
 STAGES = {"align": STAGE | {"steps": 8}, "tune": STAGE | {"steps": 4, "language": "lora", "lora": {"r": 2}}}
-
-
-@pytest.fixture(scope="module")
-def parts(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("parts")
-    save_parts(folder)
-    return folder
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from torch.optim.optimizer import register_optimizer_step_post_hook
-from training.squares import STAGE, make_spec, save_parts
+from training.squares import STAGE, make_spec
 
 from vlm_ablate.home import Home
 from vlm_ablate.runs import train
@@ -26,13 +26,6 @@ from vlm_ablate.runs.spec import RunSpec
 FIRST: dict[str, Any] = STAGE | {"steps": 5}
 SECOND: dict[str, Any] = STAGE | {"steps": 3, "language": "full"}
 STAGES: dict[str, Any] = {"align": FIRST, "tune": SECOND}
-
-
-@pytest.fixture(scope="module")
-def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("parts")
-    save_parts(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,1 @@
+"""Experiments that are disturbed, for `faults.py`."""
