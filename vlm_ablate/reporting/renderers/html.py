@@ -9,7 +9,10 @@ from itertools import pairwise
 from vlm_ablate.reporting.layout import Cell, Grid, Layout
 
 VERDICTS = ("agrees", "contradicts")
-SHOWN = frozenset({"Score", "Intervals", "Claims", "Power", "Says nothing", "Budget", "Set by hand", "Arms left out"})
+SHOWN = frozenset({
+    "Score", "Intervals", "Claims", "Power", "Says nothing", "Budget", "Set by hand", "Tuned", "Arms left out",
+    "Rank agreement", "Without a score", "One name, two settings",
+})  # fmt: skip
 """Subjects of the notes that are not folded."""
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1d1f23; --soft: #666c76; --rule: #1d1f23; --thin: #d5d8dd; --page: #fff;
