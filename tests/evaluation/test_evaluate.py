@@ -18,7 +18,7 @@ from vlm_ablate.config.data import DataConfig
 from vlm_ablate.config.evaluation import BenchmarkEntry, Demonstrations, EvaluationConfig
 from vlm_ablate.errors import DataError, StorageError
 from vlm_ablate.evaluation.ask import Prompts
-from vlm_ablate.evaluation.evaluate import evaluate
+from vlm_ablate.evaluation.evaluate import Sharing, evaluate
 from vlm_ablate.evaluation.features import VisualCache
 from vlm_ablate.evaluation.predictions import read_predictions
 from vlm_ablate.evaluation.prompts import build_prompt, get_template
@@ -186,7 +186,43 @@ def test_killed_evaluation_continues(checkpoints: Path, data_config: DataConfig,
     assert out.read_bytes() == whole.read_bytes()
 
 
-@pytest.mark.parametrize("selection", ["random", "nearest"])
+@pytest.mark.parametrize("shots", [0, 1, 4])
+@pytest.mark.parametrize("blind", [False, True])
+def test_what_prompts_have_in_common_changes_no_answer(
+    vlm: VLM, data_config: DataConfig, tmp_path: Path, shots: int, blind: bool
+) -> None:
+    """Two columns on the same pictures: beginnings are computed once a batch, pictures once in all."""
+    columns = {"a": entry(shots=shots), "b": entry(shots=shots, limit=7)}
+    cfg = config(benchmarks=columns, demonstrations=Demonstrations(selection="fixed"))
+    found = []
+    for sharing in (None, Sharing.of(vlm, data_config.image)):
+        for column, asked in columns.items():
+            out = tmp_path / f"{column} {sharing is None}.jsonl"
+            evaluate(vlm, column, asked, cfg, data_config, blind=blind, batch_size=6, out=out, sharing=sharing)
+            found.append(answers(out))
+    assert found[:2] == found[2:]
+    assert sharing.pictures.encoded == (0 if blind else 12 + shots)
+    if shots == 4:
+        assert sharing.beginnings.computed < 0.6 * sharing.beginnings.positions
+
+
+def test_fixed_demonstrations_are_the_same_for_every_item(vlm: VLM, data_config: DataConfig, tmp_path: Path) -> None:
+    shown = {}
+    for seed in (0, 1):
+        cfg = config(demonstrations=Demonstrations(selection="fixed", seed=seed), shots=3)
+        record = evaluate(vlm, "s", entry(), cfg, data_config, blind=True, out=tmp_path / f"{seed}.jsonl")
+        assert (record.demonstrations, record.demonstration_seed) == ("fixed", seed)
+        (shown[seed],) = {p.shots for p in read_predictions(tmp_path / f"{seed}.jsonl")}
+        assert len(set(shown[seed])) == 3
+    assert shown[0] != shown[1]
+    cfg = config(demonstrations=Demonstrations(selection="fixed"), shots=3)
+    evaluate(vlm, "s", entry(split="train"), cfg, data_config, blind=True, out=tmp_path / "train.jsonl")
+    own = {p.id: p.shots for p in read_predictions(tmp_path / "train.jsonl")}
+    assert all(item not in shots and len(set(shots)) == 3 for item, shots in own.items()), "nobody sees its own answer"
+    assert sum(shots == shown[0] for shots in own.values()) == len(own) - 3
+
+
+@pytest.mark.parametrize("selection", ["random", "nearest", "fixed"])
 @pytest.mark.parametrize("shots", [0, 4, 8])
 def test_shots_are_interleaved_with_their_images(
     vlm: VLM, data_config: DataConfig, tmp_path: Path, monkeypatch, shots: int, selection: str

@@ -9,6 +9,7 @@ from tests.models.support import a_batch, a_vlm, open_gates
 from vlm_ablate.config.stages import Stage
 from vlm_ablate.evaluation.text_answers import TextAnswers
 from vlm_ablate.models.adapters import apply_training
+from vlm_ablate.models.feature_store import store_size
 
 TEXTS = ["the dog", "question what is it ? answer", "a cat says one"]
 
@@ -34,6 +35,11 @@ def ask(vlm, root, texts=TEXTS, **options):
     return answers, shared.shared == 1
 
 
+def kept(root) -> int:
+    """Batches whose answers are on disk."""
+    return sum(file.stat().st_size // 44 for file in root.rglob("*.idx"))
+
+
 def test_arms_with_an_untouched_language_model_share(siglip, llama, tmp_path):
     first, there = ask(an_arm(siglip, llama), tmp_path)
     assert not there and any(first)
@@ -55,7 +61,7 @@ def test_what_may_differ_is_computed(siglip, llama, tmp_path, parts):
     ask(an_arm(siglip, llama), tmp_path)
     for _ in range(2):
         assert not ask(an_arm(siglip, llama, **parts), tmp_path)[1]
-    assert len(list(tmp_path.rglob("*.answers"))) == 1
+    assert kept(tmp_path) == 1
 
 
 def test_other_prompts_limits_and_rules_are_asked_for_themselves(siglip, llama, tmp_path):
@@ -83,11 +89,22 @@ def test_an_arm_whose_new_tokens_would_win_computes_its_own(siglip, llama, tmp_p
 def test_damaged_answers_are_computed_again(siglip, llama, tmp_path):
     vlm = an_arm(siglip, llama)
     first, _ = ask(vlm, tmp_path)
-    (file,) = tmp_path.rglob("*.answers")
-    data = bytearray(file.read_bytes())
-    for place in (0, 10, len(data) // 2, len(data) - 1):
-        file.write_bytes(data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :])
+    for place in (0, 10, -1):
+        file = max(tmp_path.rglob("*.bin"), key=lambda f: f.stat().st_mtime_ns)
+        data = bytearray(file.read_bytes())
+        data[place] ^= 4
+        file.write_bytes(data)
         assert ask(vlm, tmp_path) == (first, False)
-    file.write_bytes(data[:7])
-    assert ask(vlm, tmp_path) == (first, False)
-    assert ask(vlm, tmp_path) == (first, True)
+        assert ask(vlm, tmp_path) == (first, True)
+
+
+def test_answers_stay_below_their_limit(siglip, llama, tmp_path):
+    vlm = an_arm(siglip, llama)
+    limit = 12_000
+    for number in range(1, 12):
+        shared = TextAnswers(vlm, tmp_path, limit=limit)  # a process of its own each, as it were
+        shared.generate(a_batch(vlm, TEXTS, left=True), max_new_tokens=number, stop=[])
+    assert 0 < store_size(tmp_path).bytes <= limit + limit // 4
+    last = TextAnswers(vlm, tmp_path, limit=limit)
+    last.generate(a_batch(vlm, TEXTS, left=True), max_new_tokens=11, stop=[])
+    assert last.shared == 1

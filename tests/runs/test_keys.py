@@ -109,7 +109,8 @@ def test_a_column_joins_those_that_are_there(home: Home, parts: Path) -> None:
     "execution",
     [
         {"log_every": 1}, {"checkpoint_every": 1}, {"workers": 1}, {"micro_batch_size": 1},
-        {"evaluation_batch_size": 2}, {"gradient_checkpointing": True}, {"stages": {"tune": {"micro_batch_size": 4}}},
+        {"evaluation_batch_size": 2}, {"shared_prompts": "on"}, {"gradient_checkpointing": True},
+        {"stages": {"tune": {"micro_batch_size": 4}}},
     ],
     ids=str,
 )  # fmt: skip

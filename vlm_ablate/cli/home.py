@@ -100,19 +100,20 @@ def features(
     clear: Annotated[bool, typer.Option("--clear", help="Remove it; what runs need of it is computed again.")] = False,
     home: HomeOption = None,
 ) -> None:
-    """How much of the cache the output of frozen encoders takes (see execution.features).
+    """How much of the cache the output of frozen encoders takes (see execution.features), and answers that arms share.
 
     Example: vlm-ablate home features --clear
     """
     from vlm_ablate.cli.console import counted, out
-    from vlm_ablate.models.feature_store import features_folder, make_room, store_size
+    from vlm_ablate.models.feature_store import answers_folder, features_folder, make_room, store_size
 
-    root = features_folder(open_home(home))
-    found = store_size(root)
-    told = f"{found.bytes / 2**20:,.1f} MiB of {counted(found.encoders, 'encoder')} in {root}"
-    if clear:
-        told += f"; {make_room(root, 0) / 2**20:,.1f} MiB removed"
-    out().print(told, soft_wrap=True)
+    opened = open_home(home)
+    for root, kind in ((features_folder(opened), "encoder"), (answers_folder(opened), "language model")):
+        found = store_size(root)
+        told = f"{found.bytes / 2**20:,.1f} MiB of {counted(found.encoders, kind)} in {root}"
+        if clear:
+            told += f"; {make_room(root, 0) / 2**20:,.1f} MiB removed"
+        out().print(told, soft_wrap=True)
 
 
 def _tell(done: list[Migrated]) -> None:

@@ -28,8 +28,9 @@ class BenchmarkEntry(Strict, decides="score"):
 class Demonstrations(Strict, decides="score"):
     """How in-context examples are chosen from the train split."""
 
-    selection: Literal["random", "nearest"] = "random"
-    """"nearest" ranks by image features (RICES)."""
+    selection: Literal["random", "nearest", "fixed"] = "random"
+    """"random": each item has its own. "nearest" ranks by image features (RICES). "fixed": all items have the same,
+    drawn once with the seed; a protocol of its own, whose scores stand in no column with others."""
     seed: int = 0
     pool: int | None = Field(2048, gt=0)
     """Items of the train split that demonstrations come from, drawn once with the seed; None: all of them."""

@@ -55,12 +55,17 @@ class Execution(Strict, decides="execution"):
     """Share of unusable samples (undecodable image, nothing to learn after truncation) above which the run fails."""
     evaluation_batch_size: int = Field(32, gt=0)
     """Prompts generated together; greedy answers do not depend on it."""
+    shared_prompts: Literal["auto", "on", "off"] = added("auto")
+    """Compute once what prompts of an evaluation have in common: the first shots of a batch, as far as prompts begin
+    alike and it pays, and pictures that several benchmarks show. "auto": on a GPU, and on a CPU with `selection: fixed`
+    alone, so that recorded results there repeat to the last digit. Keys and values are equal in exact arithmetic."""
 
     features: Literal["auto", "on", "off"] = "auto"
     """Keep the output of a frozen encoder on disk, for all arms, seeds and evaluations of this home. "auto" where it
     pays by the plan. On a CPU the digits stay what they are without; see docs/how-to/features.md."""
     features_gib: float = Field(16.0, gt=0)
-    """GiB that the output of all encoders may take in the home's cache; what was not used for longest goes first."""
+    """GiB that the output of all encoders may take in the home's cache; what was not used for longest goes first.
+    Answers that arms share take 2 GiB beside it at most, or as much where this is less."""
 
     @property
     def ranks(self) -> int:

@@ -51,17 +51,27 @@ class Collator:
         self.expect(keys)
         return replace(batch, view_keys=keys)
 
-    def prompts(self, prompts: Sequence[Layout], images: Sequence[Sequence[Sequence[torch.Tensor]]]) -> Batch:
+    def prompts(
+        self,
+        prompts: Sequence[Layout],
+        images: Sequence[Sequence[Sequence[torch.Tensor]]],
+        names: Sequence[Sequence[str | bytes]] | None = None,
+    ) -> Batch:
         """One batch of prompts whose images were encoded earlier.
 
         Args:
             prompts: token ids.
             images: of each prompt its images, of each image its views, each (visual_tokens, width).
+            names: of each prompt the names of its images; equal ones have equal views. None: not known.
         """
         views = [view for pictures in images for picture in pictures for view in picture]
         per_image = [tuple(len(picture) for picture in pictures) for pictures in images]
-        names = [str(row) for row in range(len(prompts))]
-        return self._batch(prompts, names, per_image, None, None, Encoded.of(views) if views else None)
+        rows = [str(row) for row in range(len(prompts))]
+        batch = self._batch(prompts, rows, per_image, None, None, Encoded.of(views) if views else None)
+        if names is None:
+            return batch
+        counted = zip((name for row in names for name in row), (n for row in per_image for n in row), strict=True)
+        return replace(batch, view_keys=tuple(f"{name!r} {view}".encode() for name, n in counted for view in range(n)))
 
     def _batch(
         self,

@@ -107,9 +107,18 @@ class Prompts:
         """
         return self._collate([self.encoder(sample, generate=True) for sample in samples]).to(self.vlm.device)
 
-    def encoded(self, layouts: Sequence[Layout], images: Sequence[Sequence[Sequence[Tensor]]]) -> Batch:
-        """Prompts whose images were encoded earlier: of each its images, of each image the tokens of its views."""
-        return self._collate.prompts(layouts, images).to(self.vlm.device)
+    def encoded(
+        self,
+        layouts: Sequence[Layout],
+        images: Sequence[Sequence[Sequence[Tensor]]],
+        names: Sequence[Sequence[str | bytes]] | None = None,
+    ) -> Batch:
+        """Prompts whose images were encoded earlier: of each its images, of each image the tokens of its views.
+
+        Args:
+            names: of each prompt the names of its images, by which prompts that begin alike are known.
+        """
+        return self._collate.prompts(layouts, images, names).to(self.vlm.device)
 
 
 def with_vlm(vlm: VLM, data: Preparation, *, template: str = "vqa") -> Answerer:

@@ -1,4 +1,5 @@
-"""Which demonstrations stand before which item: random with their own seed, or nearest by image features (RICES)."""
+"""Which demonstrations stand before which item: random or fixed, with their own seed, or nearest by image features
+(RICES)."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from vlm_ablate.config.data import ImageConfig
 from vlm_ablate.config.evaluation import Demonstrations
 from vlm_ablate.errors import DataError
 from vlm_ablate.evaluation.benchmarks.base import Benchmark, BenchmarkItem
-from vlm_ablate.evaluation.prompts import draw_nearest, draw_pool, draw_random
+from vlm_ablate.evaluation.prompts import draw_fixed, draw_nearest, draw_pool, draw_random
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
 class Demonstrator:
     """Draws the demonstrations of items from the benchmark's train split.
 
-    "random" depends on benchmark, item and seed alone. "nearest" ranks the pool by the cosine of pooled features of the
-    given encoder (first image of each item; the query's own pictures are left out), so arms with different encoders may
-    see different ones; the record's `demonstrations` names the encoder.
+    "random" depends on benchmark, item and seed alone; "fixed" gives all items the same ones. "nearest" ranks the pool
+    by the cosine of pooled features of the given encoder (first image of each item; the query's own pictures are left
+    out), so arms with different encoders may see different ones; the record's `demonstrations` names the encoder.
     """
 
     def __init__(
@@ -41,8 +42,10 @@ class Demonstrator:
     @property
     def description(self) -> str:
         """What a score record says about them."""
-        if self._config.selection == "random" or not self._shots:
+        if not self._shots or self._config.selection == "random":
             return "random"
+        if self._config.selection == "fixed":
+            return "fixed"
         return f"nearest:{getattr(getattr(self._vision, 'config', None), 'name', type(self._vision).__name__)}"
 
     def draw(self, items: Sequence[BenchmarkItem]) -> list[list[BenchmarkItem]]:
@@ -51,9 +54,9 @@ class Demonstrator:
         Raises:
             DataError: the train split has too few different pictures.
         """
-        if not self._shots or self._config.selection == "random":
-            seed = self._config.seed
-            return [draw_random(self._name, i, self._train, self._pool, self._shots, seed) for i in items]
+        if not self._shots or self._config.selection != "nearest":
+            draw = draw_fixed if self._config.selection == "fixed" else draw_random
+            return [draw(self._name, i, self._train, self._pool, self._shots, self._config.seed) for i in items]
         from vlm_ablate.evaluation.features import pooled_features, rank_by_similarity
 
         if self._features is None:

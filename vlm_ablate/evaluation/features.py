@@ -46,12 +46,18 @@ class VisualCache:
 
     Views are encoded in groups of equal size, so that no padding enters and an image's tokens do not depend on which
     other images are encoded beside it.
+
+    Args:
+        by_content: keep tokens under what an image shows after its preparation instead of its key, so that images of
+            several benchmarks, or under several keys, are encoded once.
     """
 
-    def __init__(self, vlm: VLM, image: ImageConfig, *, budget: int = 2**30) -> None:
-        self._vlm, self._image, self._budget = vlm, image, budget
+    def __init__(self, vlm: VLM, image: ImageConfig, *, budget: int = 2**30, by_content: bool = False) -> None:
+        self._vlm, self._image, self._budget, self._by_content = vlm, image, budget, by_content
         self._normalise = Normaliser(vlm.vision.mean, vlm.vision.std)
-        self._kept: OrderedDict[str, list[Tensor]] = OrderedDict()
+        self._names: dict[str, bytes] = {}
+        """Key of an image -> what it shows."""
+        self._kept: OrderedDict[str | bytes, list[Tensor]] = OrderedDict()
         self._bytes = 0
         self.encoded = 0
         """Images encoded so far."""
@@ -62,34 +68,41 @@ class VisualCache:
         Raises:
             DataError: an image cannot be read.
         """
-        missing = {key: ref for key, ref in wanted.items() if key not in self._kept}
-        found = {key: self._kept[key] for key in wanted if key in self._kept}
+        found = {key: self._kept[self.name(key)] for key in wanted if self.name(key) in self._kept}
         for key in found:
-            self._kept.move_to_end(key)
-        found |= self._encode(missing)
+            self._kept.move_to_end(self.name(key))
+        found |= self._encode({key: ref for key, ref in wanted.items() if key not in found})
         return found
+
+    def name(self, key: str) -> str | bytes:
+        """Under what an image's tokens are kept: equal names, equal tokens."""
+        return self._names.get(key, key)
 
     @torch.no_grad()
     def _encode(self, refs: Mapping[str, ImageRef]) -> dict[str, list[Tensor]]:
         views: list[np.ndarray] = []
-        spans: dict[str, range] = {}
+        spans: dict[str | bytes, range] = {}
         for key, ref in refs.items():
             cut = load_views(ref, self._image)[0]
-            spans[key] = range(len(views), len(views) + len(cut))
-            views += cut
+            if self._by_content:
+                self._names[key] = b"".join(map(view_key, cut))
+            if (name := self.name(key)) not in self._kept and name not in spans:
+                spans[name] = range(len(views), len(views) + len(cut))
+                views += cut
         tokens: dict[int, Tensor] = {}
         for chunk in chunks_of_size(views):
             pixels = _pixels([views[i] for i in chunk], self._normalise, self._vlm.device)
             keys = None if self._vlm.features is None else [view_key(views[i]) for i in chunk]
             tokens |= zip(chunk, self._vlm.encode_images(pixels, None, keys), strict=True)
-        self.encoded += len(refs)
-        out = {key: [tokens[i] for i in span] for key, span in spans.items()}
-        for key, states in out.items():
-            self._keep(key, states)
+        self.encoded += len(spans)
+        found = {name: [tokens[i] for i in span] for name, span in spans.items()}
+        out = {key: found[name] if (name := self.name(key)) in found else self._kept[name] for key in refs}
+        for name, states in found.items():
+            self._keep(name, states)
         return out
 
-    def _keep(self, key: str, states: list[Tensor]) -> None:
-        self._kept[key] = states
+    def _keep(self, name: str | bytes, states: list[Tensor]) -> None:
+        self._kept[name] = states
         self._bytes += _size(states)
         while self._bytes > self._budget and self._kept:
             _, oldest = self._kept.popitem(last=False)

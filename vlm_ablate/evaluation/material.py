@@ -165,7 +165,7 @@ def _protocol(config: RunConfig, column: str) -> dict[str, Any]:
     entry, drawn = evaluation.benchmarks[column], evaluation.demonstrations
     shots = evaluation.shots if entry.shots is None else entry.shots
     template = getattr(entry.benchmark, "template", None)
-    nearest = shots and drawn.selection == "nearest"
+    selection = drawn.selection if shots else "random"
     return {
         "benchmark": entry.benchmark.name,
         "prompt": evaluation.prompt,
@@ -174,5 +174,5 @@ def _protocol(config: RunConfig, column: str) -> dict[str, Any]:
         "limit": entry.limit,
         "shots": shots,
         "demonstration seed": drawn.seed,
-        "demonstrations": f"nearest:{config.model.vision.name}" if nearest else "random",
+        "demonstrations": f"nearest:{config.model.vision.name}" if selection == "nearest" else selection,
     }

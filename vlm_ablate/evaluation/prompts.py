@@ -4,9 +4,9 @@ A prompt is a `Sample`, so that the image blocks and the prompt format ("plain",
 training. Under "plain" the shots and the query stand one after the other, `{image}Question: ... Answer: ...`, with a
 blank line between them; under the others each shot is a user turn and an assistant turn.
 
-Demonstrations depend on the benchmark, the item and the demonstration seed alone: all arms see the same ones, whatever
-the batch size. Blind: every image block is left out, of the shots and of the query; the text stays as it is.
-Described: the item's description in words and a line end stand in the place of its image blocks.
+Demonstrations depend on the benchmark, the item (not of `draw_fixed`) and the demonstration seed alone: all arms see
+the same ones, whatever the batch size. Blind: every image block is left out, of the shots and of the query; the text
+stays as it is. Described: the item's description in words and a line end stand in the place of its image blocks.
 """
 
 from __future__ import annotations
@@ -218,6 +218,19 @@ def draw_random(
         return []
     rng = random.Random(f"demonstrations/{benchmark}/{seed}/{item.id}")
     return _distinct(benchmark, item, train, _shuffled(pool, rng), shots)
+
+
+def draw_fixed(
+    benchmark: str, item: BenchmarkItem, train: Sequence[BenchmarkItem], pool: Sequence[int], shots: int, seed: int
+) -> list[BenchmarkItem]:
+    """The same `shots` items of the pool for all; an item that shows a picture among them gets the next in its place.
+
+    Raises:
+        DataError: the pool has too few different pictures.
+    """
+    if not shots:
+        return []
+    return _distinct(benchmark, item, train, _shuffled(pool, random.Random(f"fixed/{benchmark}/{seed}")), shots)
 
 
 def draw_nearest(

@@ -36,7 +36,8 @@ class ScoreRecord:
     blind: bool
     """Every image was withheld, in the demonstrations and in the query."""
     demonstrations: str = "random"
-    """How they were chosen: "random", or "nearest" with the encoder whose features ranked them."""
+    """How they were chosen: "random", "fixed" (the same for every item), or "nearest" with the encoder whose features
+    ranked them."""
     described: bool = False
     """Exact descriptions in words stood in the place of the images: the ceiling."""
 

@@ -11,33 +11,34 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from vlm_ablate.errors import StorageError
-from vlm_ablate.events import remark
 from vlm_ablate.models.batch import Batch
+from vlm_ablate.models.beginnings import Beginnings
+from vlm_ablate.models.feature_store import KEY_BYTES, PACK, FeatureStore, Stored
 from vlm_ablate.models.features import numerics, state_digest
 from vlm_ablate.models.language.vocabulary import ExtendedHead
-from vlm_ablate.storage import write_atomically
 
 if TYPE_CHECKING:
     from vlm_ablate.models.vlm import VLM
 
-FORMAT = 1
+FORMAT = 2
 _NEW_ROWS = "trainable_tokens"
 _MARGIN = 0.02
 """By so much, and so much of its size, the best logit of a known token must be above those of new ones."""
-_LARGEST = 2**28
+_LARGEST = PACK
 """Bytes of hidden states above which answers are not shared."""
+LIMIT = 2 * 2**30
+"""Bytes of all shared answers; those that were not used for longest go first."""
 
 
 class TextAnswers:
@@ -46,32 +47,36 @@ class TextAnswers:
     Args:
         vlm: the model, which is not trained any more.
         root: folder of all shared answers.
+        limit: bytes of them all.
     """
 
-    def __init__(self, vlm: VLM, root: Path) -> None:
-        self._vlm, self._root = vlm, root
+    def __init__(self, vlm: VLM, root: Path, *, limit: int = LIMIT) -> None:
+        self._vlm, self._root, self._limit = vlm, root, limit
         self._language: str | None = None
-        self._closed = False
+        self._stores: dict[str, FeatureStore] = {}
         self.shared = 0
         """Batches whose answers were there."""
 
-    def generate(self, batch: Batch, *, max_new_tokens: int, stop: Sequence[str]) -> list[str]:
+    def generate(
+        self, batch: Batch, *, max_new_tokens: int, stop: Sequence[str], beginnings: Beginnings | None = None
+    ) -> list[str]:
         """As `VLM.generate`, for left-padded prompts."""
         vlm = self._vlm
         head = vlm.language.model.get_output_embeddings()
         new = head if isinstance(head, ExtendedHead) else None
         if not self._shareable(batch, new):
-            return vlm.generate(batch, max_new_tokens=max_new_tokens, stop=stop)
-        file = self._file(batch, max_new_tokens, stop)
-        found = _read(file)
+            return vlm.generate(batch, max_new_tokens=max_new_tokens, stop=stop, beginnings=beginnings)
+        store, key = self._store(), _key(batch, max_new_tokens, stop, begun=beginnings is not None)
+        found = _read(store.read([key])[0])
         if found is not None and _none_wins(new, found[1]):
             self.shared += 1
             return found[0]
         with _watching(new) as states:
-            answers = vlm.generate(batch, max_new_tokens=max_new_tokens, stop=stop)
+            answers = vlm.generate(batch, max_new_tokens=max_new_tokens, stop=stop, beginnings=beginnings)
         kept = {name: torch.cat(parts) for name, parts in states.items() if parts}
-        if found is None and not self._closed and _none_wins(new, kept):
-            self._write(file, answers, kept)
+        small = sum(state.nbytes for state in kept.values()) <= _LARGEST
+        if found is None and small and _none_wins(new, kept):
+            store.add([(key, _stored(answers, kept))])
         return answers
 
     def _shareable(self, batch: Batch, new: ExtendedHead | None) -> bool:
@@ -85,15 +90,15 @@ class TextAnswers:
         own = batch.input_ids[batch.attention_mask]
         return not bool(((own >= new.start) & (own < new.start + len(new.trainable_tokens))).any())
 
-    def _file(self, batch: Batch, max_new_tokens: int, stop: Sequence[str]) -> Path:
+    def _store(self) -> FeatureStore:
+        """Of this language model and the numerics that hold now."""
         if self._language is None:
             self._language = self._identity()
-        digest = hashlib.sha256(json.dumps([FORMAT, self._language, numerics(), max_new_tokens, list(stop)]).encode())
-        for tensor in (batch.input_ids, batch.segment):
-            digest.update(repr(tuple(tensor.shape)).encode())
-            digest.update(tensor.cpu().contiguous().numpy().data)
-        name = digest.hexdigest()[:32]
-        return self._root / name[:2] / f"{name}.answers"
+        described = json.dumps([FORMAT, self._language, numerics()])
+        if described not in self._stores:
+            name = hashlib.sha256(described.encode()).hexdigest()[:16]
+            self._stores[described] = FeatureStore(self._root, name, limit=self._limit, what="what arms answer alike")
+        return self._stores[described]
 
     def _identity(self) -> str:
         language, architecture = self._vlm.language, self._vlm.architecture
@@ -108,29 +113,35 @@ class TextAnswers:
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
-    def _write(self, file: Path, answers: list[str], states: dict[str, Tensor]) -> None:
-        if sum(state.nbytes for state in states.values()) > _LARGEST:
-            return
-        body = save({"none": torch.zeros(1), **states}, metadata={"answers": json.dumps(answers)})
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(file, zlib.crc32(body).to_bytes(4, "little") + body, durable=False)
-        except (OSError, StorageError) as error:
-            self._closed = True
-            remark(f"no more answers are shared in {self._root}: {error}")
+
+def _key(batch: Batch, max_new_tokens: int, stop: Sequence[str], *, begun: bool) -> bytes:
+    """Name of a batch's answers.
+
+    Args:
+        begun: whether what prompts begin with in common is computed once, which may round otherwise.
+    """
+    digest = hashlib.blake2b(json.dumps([max_new_tokens, list(stop), begun]).encode(), digest_size=KEY_BYTES)
+    for tensor in (batch.input_ids, batch.segment):
+        digest.update(repr(tuple(tensor.shape)).encode())
+        digest.update(tensor.cpu().contiguous().numpy().data)
+    return digest.digest()
 
 
-def _read(file: Path) -> tuple[list[str], dict[str, Tensor]] | None:
-    """Answers, and the hidden states that they were read from; None where they are not there, or damaged."""
+def _stored(answers: list[str], states: dict[str, Tensor]) -> Stored:
+    body = save({"none": torch.zeros(1), **states}, metadata={"answers": json.dumps(answers)})
+    return Stored(np.frombuffer(body, np.uint8)[None], 0)
+
+
+def _read(stored: Stored | None) -> tuple[list[str], dict[str, Tensor]] | None:
+    """Answers, and the hidden states that they were read from; None where they are not there."""
+    if stored is None:
+        return None
+    body = stored.values.tobytes()
     try:
-        data = file.read_bytes()
-        if zlib.crc32(data[4:]) != int.from_bytes(data[:4], "little"):
-            return None
-        body = data[4:]
         header = json.loads(body[8 : 8 + int.from_bytes(body[:8], "little")])
         answers: list[str] = json.loads(header["__metadata__"]["answers"])
         return answers, load(body)
-    except (OSError, SafetensorError, ValueError, KeyError):
+    except (SafetensorError, ValueError, KeyError):
         return None
 
 

@@ -91,7 +91,8 @@ class Batch:
     """Lengths of the documents of a batch that is one row without padding; None: a row a document, padded, or rows of
     several documents."""
     view_keys: tuple[bytes, ...] | None = None
-    """Names of the views' contents, in the order of `pixel_values`, by which a frozen encoder's output is looked up."""
+    """Names of the views' contents, in the order of `pixel_values` or `visual`: by them a frozen encoder's output is
+    looked up, and prompts that begin alike are known."""
 
     @property
     def sequences(self) -> int:

@@ -1,5 +1,7 @@
 """Output of frozen encoders on disk, shared by all processes that use one home. No torch here.
 
+Answers that cannot differ between arms are kept in the same way, in a root of their own (`answers_folder`).
+
 Below `root` every encoder has a folder, named by everything that decides its output. In it lie packs: `NAME.bin` holds
 values one after another, `NAME.idx` an entry of fixed size for each. A pack is written by one process only, values
 first, and never again once it is full or its writer is gone; so whatever is killed leaves at most a torn last entry,
@@ -112,10 +114,13 @@ class FeatureStore:
         name: of this one: 16 hex digits over everything that decides its output.
         limit: bytes of all encoders together.
         pack: bytes after which a pack is full.
+        what: is kept, for messages.
     """
 
-    def __init__(self, root: Path, name: str, *, limit: int, pack: int = PACK) -> None:
-        self.root, self.folder, self.limit = root, root / name, limit
+    def __init__(
+        self, root: Path, name: str, *, limit: int, pack: int = PACK, what: str = "output of encoders"
+    ) -> None:
+        self.root, self.folder, self.limit, self._what = root, root / name, limit, what
         self._pack_bytes = min(pack, max(limit // 4, 1))
         self._packs: dict[str, _Pack] = {}
         self._entries: dict[bytes, _Entry] = {}
@@ -153,7 +158,7 @@ class FeatureStore:
             self._append(new)
         except (OSError, StorageError) as error:
             self._closed = str(error)
-            remark(f"no more output of encoders is kept in {self.root}: {error}")
+            remark(f"no more {self._what} is kept in {self.root}: {error}")
 
     def _read(self, key: bytes) -> Stored | None:
         entry = self._entries.get(key)
@@ -180,7 +185,7 @@ class FeatureStore:
     def _strike_out(self, entry: _Entry) -> None:
         """Have nobody else read a damaged value: its entry becomes one without rows."""
         if not self.counts.damaged:
-            remark(f"output of an encoder in {entry.pack.path} is damaged; what is damaged is computed again")
+            remark(f"{self._what} in {entry.pack.path} is damaged; what is damaged is computed again")
         self.counts.damaged += 1
         with suppress(OSError), entry.pack.path.with_suffix(".idx").open("r+b") as file:
             file.seek(entry.place)
@@ -307,6 +312,11 @@ class StoreSize:
 def features_folder(home: Home) -> Path:
     """Where a home keeps the output of all encoders."""
     return home.cache / "features"
+
+
+def answers_folder(home: Home) -> Path:
+    """Where a home keeps answers that arms share."""
+    return home.cache / "answers"
 
 
 def store_size(root: Path) -> StoreSize:

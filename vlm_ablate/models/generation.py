@@ -6,22 +6,29 @@ from typing import cast
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
+from transformers import Cache, GenerationConfig, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 
 from vlm_ablate.models.language.base import LanguageModel
 from vlm_ablate.models.tokens import END_OF_UTTERANCE
 
 
 def greedy(
-    language: LanguageModel, embeds: Tensor, attention_mask: Tensor, *, max_new_tokens: int, stop: list[str]
+    language: LanguageModel,
+    embeds: Tensor,
+    attention_mask: Tensor,
+    *,
+    max_new_tokens: int,
+    stop: list[str],
+    cache: Cache | None = None,
 ) -> list[str]:
-    """Continue left-padded prompts.
+    """Continue left-padded prompts; the model is in evaluation mode.
 
     Args:
         embeds: (batch, sequence, hidden).
         attention_mask: (batch, sequence) bool.
         max_new_tokens: at most so many tokens a row.
         stop: a row ends before the first of these strings in its text.
+        cache: keys and values of the first columns, where they were computed before; it is written on.
 
     Returns:
         The continuations, without special tokens and stop strings.
@@ -35,17 +42,16 @@ def greedy(
         use_cache=True,
     )
     own, language.model.generation_config = language.model.generation_config, config
-    training = language.model.training
     try:
-        ids = language.model.eval().generate(
+        ids = language.model.generate(
             inputs_embeds=embeds,
             attention_mask=attention_mask.long(),
             generation_config=config,
+            **({} if cache is None else {"past_key_values": cache}),
             stopping_criteria=StoppingCriteriaList([StopStrings(tokenizer, stop)] if stop else []),
         )
     finally:
         language.model.generation_config = own
-        language.model.train(training)
     return [decode(tokenizer, row, ends, stop) for row in ids.tolist()]
 
 

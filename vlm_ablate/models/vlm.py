@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from transformers import DynamicCache
 
 from vlm_ablate.config.model import ModelConfig
 from vlm_ablate.config.stages import Training
 from vlm_ablate.errors import ModelError
 from vlm_ablate.models import documents, masks, promises
-from vlm_ablate.models.architectures.base import Architecture, Reading, Visual
+from vlm_ablate.models.architectures.base import Architecture, Part, Reading, Visual
 from vlm_ablate.models.batch import IGNORE, Batch, Encoded
+from vlm_ablate.models.beginnings import Beginnings, Step, begun, named, part_of
 from vlm_ablate.models.connectors.base import Connector
 from vlm_ablate.models.features import StoredFeatures
 from vlm_ablate.models.generation import greedy
@@ -206,8 +208,14 @@ class VLM(nn.Module):
         return self._decode(batch, self.encode(batch))
 
     @torch.no_grad()
-    def generate(self, batch: Batch, *, max_new_tokens: int, stop: Sequence[str] = ()) -> list[str]:
+    def generate(
+        self, batch: Batch, *, max_new_tokens: int, stop: Sequence[str] = (), beginnings: Beginnings | None = None
+    ) -> list[str]:
         """Greedy continuations of left-padded prompts, each up to the end of text or the first stop string.
+
+        Args:
+            beginnings: computes what prompts begin with in common once, where that pays and the views have names
+                (`Batch.view_keys`); None: every prompt is computed whole.
 
         Raises:
             ModelError: the prompts are not padded on the left, or there are several in a row.
@@ -219,10 +227,59 @@ class VLM(nn.Module):
         prompts = replace(batch, labels=torch.full_like(batch.input_ids, IGNORE))
         reading = self._reading(prompts, self.encode(prompts))
         embeds = self.architecture.embed(self._embed_text(prompts), reading)
-        with self.architecture.seeing(reading), self.architecture.decoding():
-            return greedy(
-                self.language, embeds, prompts.attention_mask, max_new_tokens=max_new_tokens, stop=list(stop)
-            )
+        step = None if beginnings is None else self._shared(beginnings, prompts, reading)
+        with self._evaluating():
+            cache = None if step is None else self._begin(step, embeds, reading)
+            part = None if step is None else part_of(step, prompts.attention_mask.sum(1), embeds.shape[1])
+            # Nothing more is said where nothing is shared: architectures of others need not know of parts.
+            seeing = self.architecture.seeing(reading, *(() if part is None else (part,)))
+            with seeing, self.architecture.decoding():
+                return greedy(
+                    self.language, embeds, prompts.attention_mask, max_new_tokens=max_new_tokens, stop=list(stop),
+                    cache=cache,
+                )  # fmt: skip
+
+    def _shared(self, beginnings: Beginnings, prompts: Batch, reading: Reading) -> Step | None:
+        """How prompts are computed that begin alike; None: each whole."""
+        views: list[tuple[bytes, int]] = []
+        if len(prompts.input_ids) < 2:
+            return None
+        if (visual := reading.visual) is not None:
+            if prompts.view_keys is None:
+                return None
+            counts = [visual.states.shape[1]] * len(visual.states) if visual.own is None else visual.own.sum(1).tolist()
+            order = prompts.view_sample.argsort(stable=True).tolist()
+            keys = prompts.view_keys
+            parts = zip(order, counts, strict=True)
+            views = [(keys[view], self.architecture.placeholders(count)) for view, count in parts]
+        looks_back = self.architecture.looks_back
+        if not beginnings.serve(self.language.decoder, self.language.hidden, looks_back=looks_back):
+            return None
+        return beginnings.plan(named(prompts.input_ids, prompts.attention_mask, reading.is_image, views))
+
+    def _begin(self, step: Step, embeds: Tensor, reading: Reading) -> DynamicCache:
+        """Keys and values of what stands before the columns of the last step."""
+        decoder = self.language.decoder
+
+        def decode(embeds: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache, part: Part) -> DynamicCache:
+            with self.architecture.seeing(reading, part):
+                decoder(
+                    inputs_embeds=embeds, attention_mask=mask, position_ids=positions, past_key_values=cache,
+                    use_cache=True,
+                )  # fmt: skip
+            return cache
+
+        return begun(step, embeds, reading.segment > 0, decode)
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Within the block the language model does without dropout."""
+        training = self.language.model.training
+        self.language.model.eval()
+        try:
+            yield
+        finally:
+            self.language.model.train(training)
 
     def attend_by(self, kernel: documents.Kernel) -> bool:
         """Choose what computes attention; whether batches may come without padding.

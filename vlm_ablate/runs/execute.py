@@ -12,6 +12,7 @@ from vlm_ablate.home import Home
 from vlm_ablate.lease import Lease, LeaseLost
 from vlm_ablate.lease_files import Owner
 from vlm_ablate.masking import masked
+from vlm_ablate.models.feature_store import answers_folder
 from vlm_ablate.registry import load_plugins
 from vlm_ablate.runs import artifacts
 from vlm_ablate.runs.folder import run_folder
@@ -160,7 +161,7 @@ class _Run:
         configure_threads()
         artifacts.write_config(self.spec, self.folder.artifacts / schema.CONFIG_FILE)
         # A missing asset shows now, not after training.
-        scoring = Scoring(self.spec, self.reporter, self.home.cache / "answers")
+        scoring = Scoring(self.spec, self.reporter, answers_folder(self.home))
         runner = StageRunner(self.spec, self.home, scoring, self.folder, self.reporter, self.interruption, self.waiting)
         last = runner.run()
         self.trained = runner.trained

@@ -9,11 +9,12 @@ from itertools import islice
 from pathlib import Path
 
 from vlm_ablate.config.evaluation import BenchmarkEntry
+from vlm_ablate.config.run_config import RunConfig
 from vlm_ablate.evaluation.benchmarks.base import Benchmark
-from vlm_ablate.evaluation.evaluate import evaluate
+from vlm_ablate.evaluation.evaluate import Sharing, evaluate
 from vlm_ablate.evaluation.predictions import read_predictions
 from vlm_ablate.evaluation.record import ScoreRecord
-from vlm_ablate.evaluation.text_answers import TextAnswers
+from vlm_ablate.evaluation.text_answers import LIMIT, TextAnswers
 from vlm_ablate.events import EvaluationProgress, Reporter, Throttle
 from vlm_ablate.lease_files import Owner
 from vlm_ablate.models.vlm import VLM
@@ -23,6 +24,33 @@ from vlm_ablate.runs.folder import ScoreFolder, StageFolder, leased
 from vlm_ablate.runs.keys import ScoreKey
 from vlm_ablate.runs.spec import RunSpec
 from vlm_ablate.storage import file_sha256
+
+
+class _Shared:
+    """What the benchmarks of one evaluation have in common; of a model as it is now.
+
+    On a CPU `auto` leaves protocols of old as they were computed, to the last digit.
+    """
+
+    def __init__(self, vlm: VLM, config: RunConfig) -> None:
+        asked, drawn = config.execution.shared_prompts, config.evaluation.demonstrations
+        self.on = asked == "on" or (asked == "auto" and (vlm.device.type != "cpu" or drawn.selection == "fixed"))
+        self._vlm, self._evaluation = vlm, config.evaluation
+        self._sharings: dict[str, Sharing] = {}
+
+    def of(self, column: str) -> Sharing | None:
+        """Of one benchmark: the same for all whose pictures are prepared alike; None: nothing is shared."""
+        image = self._evaluation.preparation(column).image
+        if not self.on:
+            return None
+        return self._sharings.setdefault(image.model_dump_json(), Sharing.of(self._vlm, image))
+
+
+def _counts(sharing: Sharing | None) -> tuple[int, int, int]:
+    """Positions of prompts, those that were computed, pictures that were encoded."""
+    if sharing is None:
+        return 0, 0, 0
+    return sharing.beginnings.positions, sharing.beginnings.computed, sharing.pictures.encoded
 
 
 class Scoring:
@@ -57,14 +85,23 @@ class Scoring:
         Raises:
             LeaseLost: another process computes one, as this one showed no life.
         """
-        texts = TextAnswers(vlm, self._answers)
+        limit = min(LIMIT, int(self._spec.config.execution.features_gib * 2**30))
+        texts, shared = TextAnswers(vlm, self._answers, limit=limit), _Shared(vlm, self._spec.config)
         for key, _ in self.missing(last):
             with leased(partial(last.score, key.key, key.fingerprints()), waiting) as folder:
                 if folder.outcome() is None:
-                    self._score(vlm, last, key, folder, texts)
+                    self._score(vlm, last, key, folder, texts, shared.of(key.column))
 
-    def _score(self, vlm: VLM, last: StageFolder, key: ScoreKey, folder: ScoreFolder, texts: TextAnswers) -> None:
-        started, shared = time.monotonic(), texts.shared
+    def _score(
+        self,
+        vlm: VLM,
+        last: StageFolder,
+        key: ScoreKey,
+        folder: ScoreFolder,
+        texts: TextAnswers,
+        sharing: Sharing | None,
+    ) -> None:
+        started, shared, before = time.monotonic(), texts.shared, _counts(sharing)
         if folder.manifest() is None:
             folder.describe({"inputs": key.inputs, "fingerprints": key.fingerprints()})
         entry, mode = self._evaluation.benchmarks[key.column], key.mode
@@ -83,11 +120,15 @@ class Scoring:
             batch_size=self._spec.config.execution.evaluation_batch_size,
             benchmark=self._benchmarks[key.column],
             texts=texts,
+            sharing=sharing,
         )
         licences = [r.to_dict() for r in self._benchmarks[key.column].licences]
         items = [None if p.score is None else round(p.score, 6) for p in read_predictions(folder.predictions)]
         body = {**record.to_dict(), "item_scores": items, "licences": licences, "seconds": time.monotonic() - started}
         body["shared_batches"] = texts.shared - shared
+        if sharing is not None:
+            done = (now - then for now, then in zip(_counts(sharing), before, strict=True))
+            body["shared_prompts"] = dict(zip(("positions", "computed", "encoded"), done, strict=True))
         checked = file_sha256(folder.predictions)
         folder.end({**body, "ended_ms": time.time_ns() // 1_000_000, "predictions_sha256": checked})
 
@@ -96,12 +137,15 @@ class Scoring:
         curve = self._evaluation.curve
         assert curve is not None
         values: dict[str, float] = {}
+        shared = _Shared(vlm, self._spec.config)
         for column in curve.benchmarks or self._evaluation.benchmarks:
             entry = self._evaluation.benchmarks[column].model_copy(update={"split": "tune", "limit": curve.limit})
-            values[f"curve/{column}"] = self._curve_score(vlm, stage, column, entry, step).score
+            values[f"curve/{column}"] = self._curve_score(vlm, stage, column, entry, step, shared.of(column)).score
         return values | {"curve/mean": sum(values.values()) / len(values)}
 
-    def _curve_score(self, vlm: VLM, stage: StageFolder, column: str, entry: BenchmarkEntry, step: int) -> ScoreRecord:
+    def _curve_score(
+        self, vlm: VLM, stage: StageFolder, column: str, entry: BenchmarkEntry, step: int, sharing: Sharing | None
+    ) -> ScoreRecord:
         return evaluate(
             vlm,
             column,
@@ -114,6 +158,7 @@ class Scoring:
             precision=self._spec.config.scoring_precision,
             batch_size=self._spec.config.execution.evaluation_batch_size,
             benchmark=self._benchmarks[column],
+            sharing=sharing,
         )
 
     def answered(self, last: StageFolder) -> Iterator[Answered]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from vlm_ablate.errors import ModelError
-from vlm_ablate.models.architectures.base import Architecture, Reading
+from vlm_ablate.models.architectures.base import Architecture, Part, Reading
 from vlm_ablate.models.architectures.configs import AutoregressiveConfig
 from vlm_ablate.models.documents import current
 from vlm_ablate.models.language.base import LanguageModel
@@ -36,6 +36,10 @@ class Autoregressive(Architecture):
     def text_alone(self) -> str | None:
         return self.config.prompt if type(self) is Autoregressive else None
 
+    @property
+    def looks_back(self) -> bool:
+        return type(self) is Autoregressive and self.config.prompt == "causal"
+
     def placeholders(self, visual_tokens: int) -> int:
         return visual_tokens
 
@@ -44,7 +48,7 @@ class Autoregressive(Architecture):
             language.decoder.register_forward_pre_hook(self._before_decoder, with_kwargs=True)
 
     @contextmanager
-    def seeing(self, reading: Reading) -> Iterator[None]:
+    def seeing(self, reading: Reading, part: Part | None = None) -> Iterator[None]:
         before, self._reading = self._reading, reading
         try:
             yield

@@ -44,6 +44,16 @@ class Reading:
     """See `Batch.documents`."""
 
 
+@dataclass(frozen=True)
+class Part:
+    """Some columns of some rows of a batch, where not all are computed at once."""
+
+    rows: Tensor
+    """(part,) long."""
+    columns: Tensor
+    """(part, own) long: columns of the batch; at padding any."""
+
+
 class Architecture(nn.Module):
     """Base of all architectures. Holds the new parameters of the seam; the language model stays outside it."""
 
@@ -72,6 +82,11 @@ class Architecture(nn.Module):
         """
         return None
 
+    @property
+    def looks_back(self) -> bool:
+        """Whether what is computed at a position hangs on nothing that follows it, and `seeing` knows of parts."""
+        return False
+
     def placeholders(self, visual_tokens: int) -> int:
         """Placeholders in the text for a view of so many visual tokens."""
         raise NotImplementedError
@@ -93,8 +108,12 @@ class Architecture(nn.Module):
         raise NotImplementedError
 
     @contextmanager
-    def seeing(self, reading: Reading) -> Iterator[None]:
-        """Within the block the language model's layers see the images."""
+    def seeing(self, reading: Reading, part: Part | None = None) -> Iterator[None]:
+        """Within the block the language model's layers see the images.
+
+        Args:
+            part: what they are run on, if not on all of `reading`; given where it `looks_back` alone.
+        """
         yield
 
     @contextmanager

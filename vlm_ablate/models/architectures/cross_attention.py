@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vlm_ablate.errors import ModelError
-from vlm_ablate.models.architectures.base import Architecture, Reading
+from vlm_ablate.models.architectures.base import Architecture, Part, Reading
 from vlm_ablate.models.architectures.configs import CrossAttentionConfig
 from vlm_ablate.models.architectures.gated_block import GatedBlock
 from vlm_ablate.models.language.base import LanguageModel
@@ -74,6 +74,10 @@ class CrossAttention(Architecture):
     def text_alone(self) -> str | None:
         return "causal" if type(self) is CrossAttention and self.config.unseeing != "mlp" else None
 
+    @property
+    def looks_back(self) -> bool:
+        return type(self) is CrossAttention and self.config.unseeing != "all"
+
     def placeholders(self, visual_tokens: int) -> int:
         return 1
 
@@ -108,8 +112,8 @@ class CrossAttention(Architecture):
         return embeds
 
     @contextmanager
-    def seeing(self, reading: Reading) -> Iterator[None]:
-        with self._set(self._look(reading)):
+    def seeing(self, reading: Reading, part: Part | None = None) -> Iterator[None]:
+        with self._set(self._look(reading, part)):
             yield
 
     @contextmanager
@@ -133,7 +137,7 @@ class CrossAttention(Architecture):
         """
         return self._set(self._sight), self._set(self._sight)
 
-    def _look(self, reading: Reading) -> Sight | None:
+    def _look(self, reading: Reading, part: Part | None) -> Sight | None:
         is_image, visual = reading.is_image, reading.visual
         if visual is None:
             if is_image.any():
@@ -153,6 +157,8 @@ class CrossAttention(Architecture):
         own = None
         if visual.own is not None:
             own = visual.own.new_zeros(batch, most, tokens).index_put((visual.sample, slot), visual.own)
+        if part is not None:
+            visible, states, own = _seen_by(part, visible, states, own)
 
         def keys_of(visible: Tensor, others: Tensor | None, own: Tensor | None) -> tuple[Tensor, Tensor | None]:
             """From views to their tokens."""
@@ -170,6 +176,23 @@ class CrossAttention(Architecture):
         pieces = [keys_of(*piece) for piece in _pieces(reading.documents, is_image, visible, others, own)]
         otherwise = None if others is None else tuple(other for _, other in pieces if other is not None)
         return Sight(states.flatten(1, 2), tuple(seen for seen, _ in pieces), otherwise)
+
+
+def _seen_by(part: Part, visible: Tensor, states: Tensor, own: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Of some positions what they see, with no view that none of a row's positions sees but as padding.
+
+    Args:
+        visible: (batch, sequence, views) bool.
+        states: (batch, views, tokens, width).
+        own: (batch, views, tokens) bool, or None.
+    """
+    visible = visible[part.rows[:, None], part.columns]
+    seen = visible.any(1)
+    most = max(int(seen.sum(1).max()), 1)
+    views = seen.long().argsort(dim=1, descending=True, stable=True)[:, :most]
+    rows = part.rows[:, None]
+    visible = visible.gather(2, views[:, None].expand(-1, visible.shape[1], -1))
+    return visible, states[rows, views], None if own is None else own[rows, views]
 
 
 def _pieces(
