@@ -47,7 +47,7 @@ def some_shots(generator: np.random.Generator, count: int, kind: str) -> list[Sh
 
 def a_prompt_batch(vlm: VLM, prompts: list[list[Shot]]) -> Batch:
     """Left-padded prompts; a picture has one to three views, whose tokens its name decides."""
-    tokens = vlm.visual_tokens(vlm.views.side, vlm.views.side)
+    tokens, dtype = vlm.visual_tokens(vlm.views.side, vlm.views.side), next(vlm.language.parameters()).dtype
     width = vlm.architecture.connector_width(vlm.language, vlm.vision.width)
     placeholders, ids, rows, states, keys, images = vlm.architecture.placeholders(tokens), [], [], [], [], []
     for row, prompt in enumerate(prompts):
@@ -57,7 +57,7 @@ def a_prompt_batch(vlm: VLM, prompts: list[list[Shot]]) -> Batch:
                 generator = torch.Generator().manual_seed(sum(name.encode()))
                 for view in range(1 + sum(name.encode()) % 3):
                     ids[-1] += [vlm.image_token_id] * placeholders + [4] * (view > 0)
-                    states.append(torch.randn(tokens, width, generator=generator).double())
+                    states.append(torch.randn(tokens, width, generator=generator).to(dtype))
                     rows.append(row)
                     keys.append(f"{name} {view}".encode())
                     images.append(len(set(images)) if not view else images[-1])
@@ -77,8 +77,8 @@ def a_prompt_batch(vlm: VLM, prompts: list[list[Shot]]) -> Batch:
 def asked(vlm: VLM, prompts: list[list[Shot]]) -> tuple[list[str], Beginnings]:
     """Answers of the batch with its beginnings shared; they are those of each prompt by itself."""
     beginnings = Beginnings()
-    together = vlm.generate(a_prompt_batch(vlm, prompts), max_new_tokens=6, beginnings=beginnings)
-    alone = [vlm.generate(a_prompt_batch(vlm, [prompt]), max_new_tokens=6)[0] for prompt in prompts]
+    together = vlm.generate(a_prompt_batch(vlm, prompts), max_new_tokens=5, beginnings=beginnings)
+    alone = [vlm.generate(a_prompt_batch(vlm, [prompt]), max_new_tokens=5)[0] for prompt in prompts]
     assert together == alone
     return together, beginnings
 
@@ -86,21 +86,19 @@ def asked(vlm: VLM, prompts: list[list[Shot]]) -> tuple[list[str], Beginnings]:
 @pytest.mark.parametrize(("architecture", "language"), CASES, ids=["-".join(case) for case in CASES])
 def test_answers_are_those_of_each_prompt_alone(siglip, languages, architecture, language) -> None:
     parts = {"architecture": ARCHITECTURES[architecture], "seed": 3}
-    vlm = open_gates(a_vlm(siglip, languages[language], **parts)).double()
+    vlm = open_gates(a_vlm(siglip, languages[language], **parts))
+    vlm = vlm if language == "gemma2" else vlm.double()  # transformers' eager attention pads in float32 at most
     generator, told = np.random.default_rng(0), set()
     for shots in (0, 1, 4, 8):
-        demonstrations, questions = some_shots(generator, shots, "d"), some_shots(generator, 7, "q")
-        few = some_shots(generator, 3, "r")
-        fixed = [[*demonstrations, question] for question in questions]
-        drawn = [[few[int(number)] for number in generator.integers(0, 3, shots)] for _ in questions]
-        mixed = [[*shown, question] for shown, question in zip(drawn, questions, strict=True)]
-        for prompts in (fixed, mixed):
-            answers, beginnings = asked(vlm, prompts)
-            told |= set(answers)
-        if shots >= 4:
-            _, beginnings = asked(vlm, fixed)
-            assert beginnings.computed < 0.6 * beginnings.positions
-    assert len(told) > 4, "a model that always says the same proves nothing"
+        demonstrations, questions = some_shots(generator, shots, "d"), some_shots(generator, 6, "q")
+        answers, beginnings = asked(vlm, [[*demonstrations, question] for question in questions])
+        told |= set(answers)
+        assert shots < 4 or beginnings.computed < 0.6 * beginnings.positions
+    few = some_shots(generator, 2, "r")
+    drawn = [[few[int(number)] for number in (0, *generator.integers(0, 2, 3))] for _ in questions]
+    answers, beginnings = asked(vlm, [[*shown, question] for shown, question in zip(drawn, questions, strict=True)])
+    assert beginnings.computed < beginnings.positions
+    assert len(told | set(answers)) > 4, "a model that always says the same proves nothing"
 
 
 def test_a_picture_makes_the_difference(siglip, languages) -> None:

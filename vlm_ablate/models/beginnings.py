@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from vlm_ablate.events import remark
 from vlm_ablate.models.architectures.base import Part
@@ -60,11 +61,26 @@ class Step:
         return len(self.rows) * self.own + (self.before.cost if self.before else 0)
 
 
+@dataclass(frozen=True)
+class Plan:
+    """How a batch is computed."""
+
+    step: Step
+    """The last pass."""
+    prompts: Sequence[np.ndarray]
+    """See `Beginnings.named`."""
+
+
 class Beginnings:
-    """Has a model begin prompts of a batch once that begin alike, and counts what that saves."""
+    """Has a model begin prompts of a batch once that begin alike, and counts what that saves.
+
+    For one model whose weights stay as they are: what all prompts of a batch begin with is kept for the next.
+    """
 
     def __init__(self) -> None:
         self._able: bool | None = None
+        self._numbers: dict[bytes, int] = {}
+        self._kept: tuple[np.ndarray, States] | None = None
         self.positions = 0
         """Of all prompts, with their padding."""
         self.computed = 0
@@ -87,36 +103,73 @@ class Beginnings:
                 remark(f"prompts that begin alike are computed one by one: {why}")
         return self._able
 
-    def plan(self, prompts: Sequence[np.ndarray]) -> Step | None:
+    def plan(self, prompts: Sequence[np.ndarray]) -> Plan | None:
         """How a batch is computed; None where sharing does not pay.
 
         Args:
-            prompts: of each prompt a number a position, equal where token and picture are; see `named`.
+            prompts: see `named`.
         """
         step = planned(prompts)
         asked = len(prompts) * step.columns
         self.positions += asked
         self.computed += asked if step.before is None else step.cost
-        return None if step.before is None else step
+        return None if step.before is None else Plan(step, prompts)
 
+    @torch.no_grad()
+    def begin(self, plan: Plan, embeds: Tensor, real: Tensor, decode: Callable[..., DynamicCache]) -> DynamicCache:
+        """Keys and values of all columns of a batch but the last ones, `plan.step.own`, for each row.
 
-def named(input_ids: Tensor, real: Tensor, is_image: Tensor, views: Sequence[tuple[bytes, int]]) -> list[np.ndarray]:
-    """Of each prompt a number a position, equal where the token is and what a placeholder stands for.
+        Args:
+            embeds: (batch, sequence, hidden), padded on the left.
+            real: (batch, sequence) bool.
+            decode: (embeds, mask, positions, cache, part) -> the cache with the part's keys and values behind its own.
+        """
+        assert plan.step.before is not None
+        return _laid_before(plan.step, self._computed(plan.step.before, plan.prompts, embeds, real.sum(1), decode))
 
-    Args:
-        input_ids: (batch, sequence) long.
-        real: (batch, sequence) bool, False at padding.
-        is_image: (batch, sequence) bool, True at placeholders.
-        views: name and number of placeholders of each view, in the order of the batch's rows.
+    def _computed(
+        self,
+        step: Step,
+        prompts: Sequence[np.ndarray],
+        embeds: Tensor,
+        lengths: Tensor,
+        decode: Callable[..., DynamicCache],
+    ) -> States:
+        """Keys and values of all columns of a step."""
+        alone = prompts[step.rows[0]][: step.columns] if len(step.rows) == 1 else None
+        if alone is not None and self._kept is not None and np.array_equal(self._kept[0], alone):
+            self.computed -= step.cost
+            return self._kept[1]
+        cache = DynamicCache()
+        if step.before is not None:
+            cache = _laid_before(step, self._computed(step.before, prompts, embeds, lengths, decode))
+        part, width = part_of(step, lengths, embeds.shape[1]), step.columns
+        own = torch.tensor(step.lengths, device=embeds.device)[:, None]
+        place = torch.arange(width, device=embeds.device) - (width - own)
+        positions = place.clamp(min=0)[:, width - step.own :]
+        states = _states(decode(embeds[part.rows[:, None], part.columns], place >= 0, positions, cache, part))
+        if alone is not None:
+            self._kept = alone, states
+        return states
 
-    Raises:
-        ValueError: there are more or fewer placeholders.
-    """
-    ids, shown = input_ids.cpu().numpy().copy(), is_image.cpu().numpy()
-    numbers: dict[bytes, int] = {}
-    given = np.array([numbers.setdefault(name, -1 - len(numbers)) for name, _ in views], np.int64)
-    ids[shown] = given.repeat(np.array([count for _, count in views], np.int64))
-    return [row[kept] for row, kept in zip(ids, real.cpu().numpy(), strict=True)]
+    def named(
+        self, input_ids: Tensor, real: Tensor, is_image: Tensor, views: Sequence[tuple[bytes, int]]
+    ) -> list[np.ndarray]:
+        """Of each prompt a number a position, equal where the token is and what a placeholder stands for.
+
+        Args:
+            input_ids: (batch, sequence) long.
+            real: (batch, sequence) bool, False at padding.
+            is_image: (batch, sequence) bool, True at placeholders.
+            views: name and number of placeholders of each view, in the order of the batch's rows.
+
+        Raises:
+            ValueError: there are more or fewer placeholders.
+        """
+        ids, shown = input_ids.cpu().numpy().copy(), is_image.cpu().numpy()
+        given = np.array([self._numbers.setdefault(name, -1 - len(self._numbers)) for name, _ in views], np.int64)
+        ids[shown] = given.repeat(np.array([count for _, count in views], np.int64))
+        return [row[kept] for row, kept in zip(ids, real.cpu().numpy(), strict=True)]
 
 
 def planned(prompts: Sequence[np.ndarray]) -> Step:
@@ -173,40 +226,11 @@ def _inside(before: np.ndarray, common: np.ndarray) -> tuple[np.ndarray, np.ndar
     return inside, longest
 
 
-@torch.no_grad()
-def begun(step: Step, embeds: Tensor, real: Tensor, decode: Callable[..., DynamicCache]) -> DynamicCache:
-    """Keys and values of all columns of a batch but the last `step.own`, for each row.
-
-    Args:
-        step: of the whole batch, with something before it.
-        embeds: (batch, sequence, hidden), padded on the left.
-        real: (batch, sequence) bool.
-        decode: (embeds, mask, positions, cache, part) -> the cache with the part's keys and values behind its own.
-    """
-    assert step.before is not None
-    states = _computed(step.before, embeds, real.sum(1), decode)
-    return _laid_before(step, states)
-
-
 def part_of(step: Step, lengths: Tensor, width: int) -> Part:
     """What a step computes of a batch of `width` columns whose prompts have `lengths`."""
     rows, own = (torch.tensor(each, device=lengths.device) for each in (step.rows, step.lengths))
     place = own[:, None] - step.own + torch.arange(step.own, device=lengths.device)
     return Part(rows, (place + width - lengths[rows][:, None]).clamp(min=0))
-
-
-def _computed(step: Step, embeds: Tensor, lengths: Tensor, decode: Callable[..., DynamicCache]) -> States:
-    """Keys and values of all columns of a step."""
-    cache = DynamicCache()
-    if step.before is not None:
-        cache = _laid_before(step, _computed(step.before, embeds, lengths, decode))
-    part, width = part_of(step, lengths, embeds.shape[1]), step.columns
-    own = torch.tensor(step.lengths, device=embeds.device)[:, None]
-    place = torch.arange(width, device=embeds.device) - (width - own)
-    cache = decode(
-        embeds[part.rows[:, None], part.columns], place >= 0, place.clamp(min=0)[:, width - step.own :], cache, part
-    )
-    return [(layer.keys, layer.values) for layer in cache.layers]
 
 
 def _laid_before(step: Step, states: States) -> DynamicCache:
@@ -229,6 +253,11 @@ def _laid_before(step: Step, states: States) -> DynamicCache:
     return cache
 
 
+def _states(cache: DynamicCache) -> States:
+    layers = [layer for layer in cache.layers if isinstance(layer, DynamicLayer)]
+    return [(cast(Tensor, layer.keys), cast(Tensor, layer.values)) for layer in layers]
+
+
 @torch.no_grad()
 def reads_on(decoder: PreTrainedModel, width: int) -> bool:
     """Whether a decoder reads on from kept keys and values as if it had read all at once: tried on a short text.
@@ -247,9 +276,8 @@ def reads_on(decoder: PreTrainedModel, width: int) -> bool:
         whole = decoder(inputs_embeds=text, position_ids=place, use_cache=False).last_hidden_state[:, 4:]
         cache = DynamicCache()
         decoder(inputs_embeds=text[:, :4], position_ids=place[:, :4], past_key_values=cache, use_cache=True)
-        kept = [(layer.keys, layer.values) for layer in cache.layers]
         again = DynamicCache()
-        for number, (keys, values) in enumerate(kept):
+        for number, (keys, values) in enumerate(_states(cache)):
             again.update(keys, values, number)
         mask = torch.ones_like(place, dtype=torch.bool)
         rest = decoder(

@@ -43,7 +43,7 @@ def greedy(
     )
     own, language.model.generation_config = language.model.generation_config, config
     try:
-        ids = language.model.generate(
+        ids = language.model.eval().generate(
             inputs_embeds=embeds,
             attention_mask=attention_mask.long(),
             generation_config=config,

@@ -19,7 +19,7 @@ from vlm_ablate.errors import ModelError
 from vlm_ablate.models import documents, masks, promises
 from vlm_ablate.models.architectures.base import Architecture, Part, Reading, Visual
 from vlm_ablate.models.batch import IGNORE, Batch, Encoded
-from vlm_ablate.models.beginnings import Beginnings, Step, begun, named, part_of
+from vlm_ablate.models.beginnings import Beginnings, Plan, part_of
 from vlm_ablate.models.connectors.base import Connector
 from vlm_ablate.models.features import StoredFeatures
 from vlm_ablate.models.generation import greedy
@@ -226,20 +226,23 @@ class VLM(nn.Module):
             raise ModelError("a row to be continued holds one prompt")
         prompts = replace(batch, labels=torch.full_like(batch.input_ids, IGNORE))
         reading = self._reading(prompts, self.encode(prompts))
+        if beginnings is not None and reading.visual is not None and prompts.view_keys is not None:
+            reading = replace(reading, visual=replace(reading.visual, same=_same(prompts)))
         embeds = self.architecture.embed(self._embed_text(prompts), reading)
-        step = None if beginnings is None else self._shared(beginnings, prompts, reading)
         with self._evaluating():
-            cache = None if step is None else self._begin(step, embeds, reading)
-            part = None if step is None else part_of(step, prompts.attention_mask.sum(1), embeds.shape[1])
-            # Nothing more is said where nothing is shared: architectures of others need not know of parts.
-            seeing = self.architecture.seeing(reading, *(() if part is None else (part,)))
-            with seeing, self.architecture.decoding():
+            plan = None if beginnings is None else self._shared(beginnings, prompts, reading)
+            cache: DynamicCache | None = None
+            part: tuple[Part, ...] = ()
+            if beginnings is not None and plan is not None:
+                cache = self._begin(beginnings, plan, embeds, reading)
+                part = (part_of(plan.step, prompts.attention_mask.sum(1), embeds.shape[1]),)
+            with self.architecture.seeing(reading, *part), self.architecture.decoding():
                 return greedy(
                     self.language, embeds, prompts.attention_mask, max_new_tokens=max_new_tokens, stop=list(stop),
                     cache=cache,
                 )  # fmt: skip
 
-    def _shared(self, beginnings: Beginnings, prompts: Batch, reading: Reading) -> Step | None:
+    def _shared(self, beginnings: Beginnings, prompts: Batch, reading: Reading) -> Plan | None:
         """How prompts are computed that begin alike; None: each whole."""
         views: list[tuple[bytes, int]] = []
         if len(prompts.input_ids) < 2:
@@ -255,10 +258,11 @@ class VLM(nn.Module):
         looks_back = self.architecture.looks_back
         if not beginnings.serve(self.language.decoder, self.language.hidden, looks_back=looks_back):
             return None
-        return beginnings.plan(named(prompts.input_ids, prompts.attention_mask, reading.is_image, views))
+        numbers = beginnings.named(prompts.input_ids, prompts.attention_mask, reading.is_image, views)
+        return beginnings.plan(numbers)
 
-    def _begin(self, step: Step, embeds: Tensor, reading: Reading) -> DynamicCache:
-        """Keys and values of what stands before the columns of the last step."""
+    def _begin(self, beginnings: Beginnings, plan: Plan, embeds: Tensor, reading: Reading) -> DynamicCache:
+        """Keys and values of what stands before the columns of the last pass."""
         decoder = self.language.decoder
 
         def decode(embeds: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache, part: Part) -> DynamicCache:
@@ -269,7 +273,7 @@ class VLM(nn.Module):
                 )  # fmt: skip
             return cache
 
-        return begun(step, embeds, reading.segment > 0, decode)
+        return beginnings.begin(plan, embeds, reading.segment > 0, decode)
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
@@ -388,6 +392,15 @@ class VLM(nn.Module):
         side = self.views.side
         empty = torch.zeros(1, 3, side, side, device=device)
         return torch.stack([self.encode_images(empty, None).sum() for _ in range(count)]).sum() * 0.0
+
+
+def _same(batch: Batch) -> Tensor:
+    """(views,) long: of each view, in the order of the batch's rows, the number of the first with its name."""
+    assert batch.view_keys is not None
+    first: dict[bytes, int] = {}
+    order = batch.view_sample.argsort(stable=True).tolist()
+    numbers = [first.setdefault(batch.view_keys[view], number) for number, view in enumerate(order)]
+    return torch.tensor(numbers, dtype=torch.long, device=batch.view_sample.device)
 
 
 def _switch(model: nn.Module, state: str, *args: object) -> None:

@@ -26,6 +26,8 @@ class Visual:
     """(views, visual_tokens) bool, True at a view's own tokens; None: everywhere."""
     shown: int | None = None
     """The first so many tokens of a view are what it shows, the rest stands for its padding; None: all."""
+    same: Tensor | None = None
+    """(views,) long: number of the first view that shows the same; None: not known."""
 
 
 @dataclass(frozen=True)

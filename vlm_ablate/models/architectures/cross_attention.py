@@ -25,13 +25,23 @@ class Sight:
     """What each text position sees."""
 
     keys: Tensor
-    """(batch, keys, width): visual states of a sample's views one after another, padded."""
+    """(batch, keys, width): visual states of a sample's views one after another, padded; or see `views`."""
     visible: Tensor | tuple[Tensor, ...]
     """(batch, sequence, keys) bool; of documents in one row without padding one each, (1, length, own keys)."""
     otherwise: Tensor | tuple[Tensor, ...] | None = None
     """Of the same form: what a position attends to that sees nothing; None: nothing."""
     cache: dict[int, tuple[Tensor, Tensor]] | None = field(default=None)
     """Block -> its keys and values, kept while decoding."""
+    views: Tensor | None = None
+    """(batch, views) long, where samples show the same views: which of `keys`, (different views, tokens, width)."""
+
+    def keys_values(self, block: GatedBlock) -> tuple[Tensor, Tensor]:
+        """Of a block, each (batch, heads, keys, width)."""
+        keys, values = block.keys_values(self.keys)
+        if self.views is None:
+            return keys, values
+        keys, values = (each[self.views].transpose(1, 2).flatten(2, 3) for each in (keys, values))
+        return keys, values
 
     def at(self, length: int) -> tuple[Tensor | tuple[Tensor, ...], Tensor | tuple[Tensor, ...] | None]:
         """`visible` and `otherwise` of `length` positions: the whole sequence, or what was generated after it."""
@@ -99,8 +109,10 @@ class CrossAttention(Architecture):
         inputs = (hidden,) if sight is None else (hidden, sight.keys, *sight.at(hidden.shape[1]))
         if sight is not None and sight.cache is not None:
             if index not in sight.cache:
-                sight.cache[index] = block.keys_values(sight.keys)
+                sight.cache[index] = sight.keys_values(block)
             out: Tensor = block(*inputs, sight.cache[index])
+        elif sight is not None and sight.views is not None:
+            out = block(*inputs, sight.keys_values(block))
         elif self.gradient_checkpointing and self.training and torch.is_grad_enabled():
             # By itself: transformers checkpoints the `forward` of a layer, before which this runs.
             out = checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)
@@ -149,16 +161,23 @@ class CrossAttention(Architecture):
             raise ModelError(f"<image> placeholders per row {is_image.sum(1).tolist()}, views {per_row.tolist()}")
         most = int(per_row.max())
         slot = torch.arange(views, device=per_row.device) - (per_row.cumsum(0) - per_row)[visual.sample]
-        states = visual.states.new_zeros(batch, most, tokens, width)
-        states = states.index_put((visual.sample, slot), visual.states)
         image = visual.image.new_full((batch, most), -1).index_put((visual.sample, slot), visual.image)
         visible = visible_views(is_image, reading.segment, image, last_only=self.config.attend == "last")
         others = own_views(is_image, reading.segment, most) if self.config.unseeing == "all" else None
         own = None
         if visual.own is not None:
             own = visual.own.new_zeros(batch, most, tokens).index_put((visual.sample, slot), visual.own)
-        if part is not None:
-            visible, states, own = _seen_by(part, visible, states, own)
+        shown = None
+        if part is not None or visual.same is not None:
+            number = torch.arange(views, device=slot.device) if visual.same is None else visual.same
+            shown = number.new_zeros(batch, most).index_put((visual.sample, slot), number)
+            if part is not None:
+                visible, shown, own = _seen_by(part, visible, shown, own)
+            different, shown = shown.unique(return_inverse=True)
+            states = visual.states[different]
+        else:
+            states = visual.states.new_zeros(batch, most, tokens, width)
+            states = states.index_put((visual.sample, slot), visual.states).flatten(1, 2)
 
         def keys_of(visible: Tensor, others: Tensor | None, own: Tensor | None) -> tuple[Tensor, Tensor | None]:
             """From views to their tokens."""
@@ -172,18 +191,18 @@ class CrossAttention(Architecture):
             return visible, others
 
         if reading.documents is None:
-            return Sight(states.flatten(1, 2), *keys_of(visible, others, own))
+            return Sight(states, *keys_of(visible, others, own), views=shown)
         pieces = [keys_of(*piece) for piece in _pieces(reading.documents, is_image, visible, others, own)]
         otherwise = None if others is None else tuple(other for _, other in pieces if other is not None)
-        return Sight(states.flatten(1, 2), tuple(seen for seen, _ in pieces), otherwise)
+        return Sight(states, tuple(seen for seen, _ in pieces), otherwise)
 
 
-def _seen_by(part: Part, visible: Tensor, states: Tensor, own: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+def _seen_by(part: Part, visible: Tensor, shown: Tensor, own: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
     """Of some positions what they see, with no view that none of a row's positions sees but as padding.
 
     Args:
         visible: (batch, sequence, views) bool.
-        states: (batch, views, tokens, width).
+        shown: (batch, views) long: which view it is.
         own: (batch, views, tokens) bool, or None.
     """
     visible = visible[part.rows[:, None], part.columns]
@@ -192,7 +211,7 @@ def _seen_by(part: Part, visible: Tensor, states: Tensor, own: Tensor | None) ->
     views = seen.long().argsort(dim=1, descending=True, stable=True)[:, :most]
     rows = part.rows[:, None]
     visible = visible.gather(2, views[:, None].expand(-1, visible.shape[1], -1))
-    return visible, states[rows, views], None if own is None else own[rows, views]
+    return visible, shown[rows, views], None if own is None else own[rows, views]
 
 
 def _pieces(
