@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -92,6 +93,24 @@ def test_a_run_is_stopped_early_and_what_waits_is_cancelled(home: Home) -> None:
 
 
 @pytest.mark.usefixtures("cluster")
+def test_jobs_of_a_command_that_was_killed_are_waited_for_by_the_next(home: Home) -> None:
+    command = [sys.executable, "-m", "tests.launch.slurm_command", str(home.root)]
+    with subprocess.Popen(command, cwd=Path(__file__).parents[2]) as parent:
+        try:
+            _wait_for(lambda: (home.root / "calls.txt").exists(), 60)
+        finally:
+            parent.kill()
+    submitted, events = _jobs(), list[Event]()
+    with opened(home, events.append) as campaign:
+        long = campaign.submit(make_spec("long", note="sleep"))
+        _wait_for(lambda: any(isinstance(event, StepDone) for event in events), 60)
+        assert _jobs() == submitted and "of an earlier command" in str(events)
+        long.stop()
+        assert long.result(30).status == "stopped"
+    assert len(calls(home)) == 1 and not any(home.launches.iterdir())
+
+
+@pytest.mark.usefixtures("cluster")
 def test_what_slurm_cannot_give_is_an_error_before_any_run(home: Home, tmp_path: Path) -> None:
     for settings, placement, told in (
         ({"partition": "hihg"}, Placement(), "no partition 'hihg'\n.*did you mean 'high'"),
@@ -117,6 +136,10 @@ def test_what_sinfo_tells_of_nodes_is_read() -> None:
     assert [_gpus(text) for text in ("(null)", "gpu:8", "gpu:a100:4(S:0-1)", "gpu:a100:4,gpu:v100:2", "shard:8")] == [
         0, 8, 4, 6, 0]  # fmt: skip
     assert [_minutes(text) for text in ("1:00:00", "2-00:00:00", "30:00", "infinite")] == [60, 2880, 30, float("inf")]
+
+
+def _jobs() -> set[str]:
+    return {*_slurm("squeue", "--noheader", "--states=all", "--array", "--name=vlm-ablate", "--format=%i").split()}
 
 
 def _slurm(*command: str) -> str:

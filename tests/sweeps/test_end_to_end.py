@@ -7,11 +7,15 @@ from typing import Any
 
 import pytest
 import yaml
+from optuna.pruners import ThresholdPruner
 from typer.testing import CliRunner, Result
 
 from vlm_ablate.cli.app import app
+from vlm_ablate.cli.plan import plan_arms
 from vlm_ablate.config.expand import load_experiment
 from vlm_ablate.home import Home
+from vlm_ablate.sweeps.cost import Costs
+from vlm_ablate.sweeps.loading import load_sweep
 
 ROOT = Path(__file__).parents[2]
 ARM = "ar_linear_frozen"
@@ -85,6 +89,37 @@ def test_from_a_sweep_file_to_its_winner(home: Home, tmp_path: Path, monkeypatch
     assert {folder.name for folder in home.stages.iterdir()} == before, "the winner is scored, not trained"
     table = call("table", *command, "--format", "markdown")
     assert "(tuned)" in table.stdout and "of the sweep tiny" in table.stdout
+
+
+def test_a_pruned_run_stops_before_the_next_point_and_its_checkpoint_remains(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    steps = {"stages.*.steps": 400, "stages.*.batch_size": 2, "data.mixture.*.source.rows": 800}
+    curve = {"evaluation.curve": {"points": 4, "limit": 1}}
+    file = write(
+        tmp_path, set=TINY | steps | curve, pruner="median", space={RATE: {"low": 1e-3, "high": 5e-3}},
+        sampler="random", budget={"trials": 1},
+    )  # fmt: skip
+    monkeypatch.setattr("vlm_ablate.sweeps.storage.pruner_of", lambda loaded: ThresholdPruner(upper=-1.0))
+    ran = call("sweep", file, "--jobs", "1", "--home", str(home.root))
+    assert ran.exit_code == 0 and "1 pruned" in ran.output, ran.output
+    (stage,) = home.stages.iterdir()
+    kept = [int(checkpoint.name.split("-")[1]) for checkpoint in stage.glob("checkpoint-*.ckpt")]
+    assert 100 <= max(kept) < 200, "points are 100 steps apart"
+    assert not (stage / "outcome.json").exists()
+
+
+def test_hours_of_a_trial_are_those_that_plan_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vlm_ablate.accounting import SampleShape, Sharding
+
+    monkeypatch.chdir(ROOT)
+    loaded = load_sweep(write(tmp_path))
+    arm = loaded.base.arms[ARM]
+    plans, errors = plan_arms([arm], sample=SampleShape(), sharding=Sharding("zero3"))
+    assert errors == {}
+    hours = sum(stage.gpu_hours() for stage in plans[ARM].stages.values())
+    assert hours > 0 and Costs().cost(arm.config).gpu_hours == hours
 
 
 def test_a_trial_that_cannot_fit_is_never_started(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from tests.sweeps.toys import RANK, RATE, Oracle, Watched, quality, sweep, write_sweep
 from vlm_ablate.config.expand import load_experiment
+from vlm_ablate.config.run_config import RunConfig
 from vlm_ablate.home import Home
 from vlm_ablate.launch.base import Placement, RunFuture
 from vlm_ablate.launch.campaign import Campaign
@@ -17,6 +18,7 @@ from vlm_ablate.runs.outcome import RunOutcome
 from vlm_ablate.runs.results import find_results, is_finished
 from vlm_ablate.runs.spec import RunSpec, spec_of, specs_of
 from vlm_ablate.sweeps.config import Objective
+from vlm_ablate.sweeps.cost import Cost
 from vlm_ablate.sweeps.loading import load_sweep
 from vlm_ablate.sweeps.results import StudyResult, TrialRecord
 from vlm_ablate.sweeps.runner import FAILURES
@@ -117,6 +119,66 @@ def test_a_pruned_trial_stops_at_the_point_at_which_it_is_behind(tmp_path: Path,
     assert pruned and {run for trial in pruned for run in trial.runs} == set(launcher.stopped)
     assert set(launcher.stopped.values()) == {1}, "at the first point of the curve, not at the end"
     assert all(trial.score is None for trial in pruned)
+
+
+def test_hyperband_gives_the_whole_training_to_few_and_the_best_is_among_them(tmp_path: Path, home: Home) -> None:
+    file = write_sweep(tmp_path, budget={"trials": 12}, pruner={"name": "hyperband", "reduction": 2})
+    (result,) = sweep(file, home, launcher := Oracle(curve=True))
+    counts = result.counts()
+    assert counts.keys() == {"finished", "pruned"} and counts["finished"] < 12
+    assert {point for point in launcher.stopped.values()} <= {1, 2}, "at the rungs below the whole"
+    best = max(launcher.computed, key=quality)
+    assert result.finished[0].values[RATE] == rate(best)
+
+
+def test_nsga2_breeds_generations_and_keeps_a_front(
+    tmp_path: Path, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each trial is asked for by a sampler of its own, as after a restart: generations are the study's."""
+
+    class Ranks:
+        def cost(self, config: RunConfig) -> Cost:
+            return Cost(float(config.stages["train"].lora.r), 0.0, 1, 1)
+
+    monkeypatch.setattr("vlm_ablate.sweeps.runner.Costs", Ranks)
+    file = write_sweep(
+        tmp_path,
+        space={RATE: {"low": 1e-4, "high": 1e-1, "log": True}, RANK: [4, 8, 16, 32]},
+        sampler={"name": "nsga2", "startup": 4},
+        objective={"score": "mean", "against": "flops"},
+        budget={"trials": 16},
+    )  # fmt: skip
+    (result,) = sweep(file, home, Oracle(lambda spec: quality(spec) + spec.config.stages["train"].lora.r))
+    assert result.counts() == {"finished": 16}
+    assert [trial.objectives[1] for trial in result.front] == sorted({t.objectives[1] for t in result.front})
+    for kept in result.front:
+        score, cost = kept.objectives
+        assert not any(t.objectives[0] > score and t.objectives[1] <= cost for t in result.trials)
+    (study,) = open_studies(load_sweep(file), home, default_storage(home, "toy"))
+    generations = [trial.system_attrs["NSGAIISampler:generation"] for trial in study.all()]
+    assert generations == sorted(generations) and {*generations} == {0, 1, 2, 3}
+
+
+class Held(Oracle):
+    """Ends a run when the next one is asked for, the first and the last at once."""
+
+    def __init__(self, last: int) -> None:
+        super().__init__()
+        self.seconds = 0.01
+        self.last, self.held = last, list[tuple[RunSpec, RunFuture]]()
+
+    def _end(self, spec: RunSpec, future: RunFuture) -> None:
+        self.held.append((spec, future))
+        at_once = len(self.computed) in (1, self.last)
+        ending, self.held = (self.held, []) if at_once else (self.held[:-1], self.held[-1:])
+        for each in ending:
+            super()._end(*each)
+
+
+@pytest.mark.timeout(60)
+def test_where_trials_are_short_the_next_is_ready_before_a_place_is_free(tmp_path: Path, home: Home) -> None:
+    (result,) = sweep(write_sweep(tmp_path), home, Held(5))
+    assert result.counts() == {"finished": 5}
 
 
 def test_wilcoxon_ends_a_trial_between_its_seeds(tmp_path: Path, home: Home) -> None:

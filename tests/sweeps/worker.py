@@ -24,7 +24,7 @@ class Slow(Oracle):
 
     def __init__(self, seconds: float) -> None:
         super().__init__(quality)
-        self.seconds = seconds
+        self.pause = seconds
 
     def submit(self, spec: RunSpec, placement: Placement) -> RunFuture:
         root = self.context.home.root
@@ -34,7 +34,7 @@ class Slow(Oracle):
             lines.write(f"{rate!r} {os.getpid()}\n")
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
         checkpoint.touch()
-        time.sleep(self.seconds)
+        time.sleep(self.pause)
         return super().submit(spec, placement)
 
 

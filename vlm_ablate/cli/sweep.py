@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from optuna.storages import RDBStorage
 
     from vlm_ablate.home import Home
+    from vlm_ablate.launch.base import Placement
     from vlm_ablate.sweeps.loading import LoadedSweep
     from vlm_ablate.sweeps.results import StudyResult
 
@@ -63,7 +64,9 @@ def run(
     file: SweepFile,
     jobs: Annotated[
         int | None,
-        typer.Option("--jobs", "-j", min=1, max=4_096, help="Trials at a time. Default: one a GPU, or one a core."),
+        typer.Option(
+            "--jobs", "-j", min=1, max=4_096, help="Trials at a time. Default: as many as there are GPUs or cores for."
+        ),
     ] = None,
     threads: ThreadsOption = 1,
     launcher: LauncherOption = "local",
@@ -146,13 +149,12 @@ def _work(loaded: LoadedSweep, home: Home, uri: str, tracking_uri: str, jobs: in
     from vlm_ablate.cli.console import counted, out
     from vlm_ablate.cli.sweep_view import SweepDisplay
     from vlm_ablate.launch.campaign import Campaign, sigterm_as_interrupt
-    from vlm_ablate.launch.devices import cores, gpus
     from vlm_ablate.registry import launchers
     from vlm_ablate.sweeps.runner import SweepInterrupted, SweepRunner
     from vlm_ablate.sweeps.trials import open_studies
     from vlm_ablate.tracking.summary import record_sweep
 
-    studies, places = open_studies(loaded, home, uri), jobs or len(gpus()) or cores()
+    studies, places = open_studies(loaded, home, uri), jobs or _places(where.placement)
     out().print(_headline(loaded, home), soft_wrap=True)
     if all(study.spent(study.all()) and not study.unfinished() for study in studies):
         return
@@ -171,6 +173,13 @@ def _work(loaded: LoadedSweep, home: Home, uri: str, tracking_uri: str, jobs: in
                 f"interrupted: open trials continue from their checkpoints{killed}",
                 hint="the same command continues from here",
             ) from None
+
+
+def _places(placement: Placement) -> int:
+    """Trials at a time, where nobody says how many: as many as this machine has GPUs for, or without any, cores."""
+    from vlm_ablate.launch.devices import cores, gpus
+
+    return max(1, (len(gpus()) or cores()) // (placement.devices or 1))
 
 
 def _headline(loaded: LoadedSweep, home: Home) -> str:

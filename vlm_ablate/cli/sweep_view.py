@@ -181,14 +181,14 @@ def _costs(loaded: LoadedSweep, study: StudyPlan, number: int | None) -> Any:
     from rich import box
     from rich.table import Table
 
-    from vlm_ablate.accounting import GPUS, short_count
+    from vlm_ablate.accounting import short_count
     from vlm_ablate.errors import ConfigError, ModelError
     from vlm_ablate.sweeps.config import ARM
     from vlm_ablate.sweeps.cost import GIB, Costs, over_limits
     from vlm_ablate.sweeps.space import extremes
 
     costs, table = Costs(), Table(box=box.SIMPLE_HEAD)
-    for column in ("", "parameters", "operations", "all trials", "H100-hours", "peak memory", ""):
+    for column in ("", "parameters", "operations", "H100-hours\na run", "H100-hours\nall trials", "peak memory", ""):
         table.add_column(column, justify="right" if column else "left")
     seen: list[tuple[str, dict[str, Any]]] = [("as the file has it", values) for values, _ in study.first_trials()]
     for name, dimension in study.space.dimensions.items():
@@ -203,11 +203,10 @@ def _costs(loaded: LoadedSweep, study: StudyPlan, number: int | None) -> Any:
             table.add_row(arm + label, "–", "–", "–", "–", "–", error.message.partition("\n")[0])
             continue
         runs = (number or 1) * len(loaded.sweep.seeds)
-        hours = cost.flops * runs / (0.4 * GPUS["h100"].flops) / 3600
         over = [name for name, excess in over_limits(loaded.sweep, cost).items() if excess > 0]
         table.add_row(
             arm + label, short_count(cost.parameters), f"{cost.flops:.3g}",
-            *([f"{cost.flops * runs:.3g}", f"{hours:.3g}"] if number else ["–", "–"]),
+            f"{cost.gpu_hours:.2g}", f"{cost.gpu_hours * runs:.3g}" if number else "–",
             f"{cost.peak_memory / GIB:.2f} GiB",
             f"never started: over {', '.join(over)}" if over else "",
         )  # fmt: skip

@@ -14,14 +14,16 @@ from collections import deque
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 from vlm_ablate.errors import VlmAblateError
 from vlm_ablate.events import Notice, RunFinished
 from vlm_ablate.launch.base import Context, Placement, RunFuture
 from vlm_ablate.launch.endings import INTERRUPTED
 from vlm_ablate.launch.handover import Handover, Listening, Task
+from vlm_ablate.launch.leftovers import Leftovers
 from vlm_ablate.launch.wire import Message
+from vlm_ablate.lease import Lease
 from vlm_ablate.runs.folder import run_folder
 from vlm_ablate.runs.live import ask_to_stop
 from vlm_ablate.runs.outcome import RunOutcome, failed, note_from_outside, outcome_of
@@ -50,6 +52,8 @@ class Engine(Protocol):
     """Of each run."""
     alone: bool
     """Whether all its jobs are on this machine."""
+    outlive: bool
+    """Whether its jobs go on when the command that started them is killed; then they are named by texts."""
 
     def open(self, handover: Handover) -> None:
         """Reach the engine, and make sure that its machines see the folder of the launch.
@@ -128,6 +132,7 @@ class EngineLauncher:
         self._thread = threading.Thread(target=self._loop, name=f"{engine.name} runs", daemon=True)
         self._looked = 0.0
         self._failures = 0
+        self._left = Leftovers()
 
     def open(self, context: Context) -> None:
         """See `Launcher.open`."""
@@ -138,11 +143,15 @@ class EngineLauncher:
         shared = {"home": home, "target": context.target, "tracking_uri": uri, "path": sys.path}
         own = {"launcher": self._engine.name, "threads": self._engine.threads, "host": socket.gethostname()}
         self._handover = Handover.create(context.home, shared | own)
+        self._lease = Lease.acquire(self._handover.root)
         try:
             self._engine.open(self._handover)
         except BaseException:
+            self._lease.release()
             self._handover.remove()
             raise
+        if self._engine.outlive:
+            self._left = Leftovers.of(context.home, shared | own)
         self._thread.start()
 
     def submit(self, spec: RunSpec, placement: Placement) -> RunFuture:
@@ -151,9 +160,15 @@ class EngineLauncher:
             self._engine.check(placement)
             placement.check_one_machine()
             future = RunFuture(spec, self._stop)
-            if not self._closing:
+            left = None if self._closing else self._left.pop(spec.id)
+            if left is not None:
+                job = _Job(future, placement, left.task, Listening(left.task), left.job)
+                self._jobs.append(job)
+            elif not self._closing:
                 self._asked.append(_Asked(future, placement))
-        if self._closing:  # what waited for a run that is stopped now
+        if left is not None:
+            self._notice(job, f"{spec.run_name}: waits for its job {left.job} of an earlier command", "info")
+        elif self._closing:  # what waited for a run that is stopped now
             future.cancel()
         return future
 
@@ -180,7 +195,10 @@ class EngineLauncher:
         if self._thread.is_alive():
             self._thread.join(10)
         self._engine.close()
-        if not killed and not self._failures:
+        settled = not killed and not self._failures
+        self._left.close(settled=settled)
+        self._lease.release()
+        if settled:
             self._handover.remove()
         return len(killed)
 
@@ -234,6 +252,9 @@ class EngineLauncher:
             tasks.append(self._handover.task(self._handed, each.future.spec))
         ids = self._engine.start(tasks, placement)
         for each, task, id in zip(asked, tasks, ids, strict=True):
+            if self._engine.outlive:
+                with suppress(VlmAblateError):
+                    task.note_job(str(id))
             begun = each.future.running()
             self._jobs.append(_Job(each.future, placement, task, Listening(task), id, begun, handed=each.handed + 1))
 
@@ -325,8 +346,8 @@ class EngineLauncher:
         for each in asked:
             _refuse(each.future, error)
 
-    def _notice(self, job: _Job, message: str) -> None:
-        self._context.on_event(Notice(job.future.spec.id, message, "warning"))
+    def _notice(self, job: _Job, message: str, level: Literal["info", "warning"] = "warning") -> None:
+        self._context.on_event(Notice(job.future.spec.id, message, level))
 
 
 def _refuse(future: RunFuture, error: Exception) -> None:

@@ -5,9 +5,11 @@ Both sides see the home under the same path. A launch has a folder there:
 ```
 HOME/launches/ID/
     token             what a machine must be able to read to show that it sees this home
+    .lease-N          held as long as the command lives; see `leftovers.py`
     setup.json        what all runs of the launch share
     runs/N-RUN/       one handing over of one run
         task.json     the run
+        job           what an engine calls its job, where jobs outlive the command
         said-*.jsonl  what a process said that took it: events, and how it ended (a file for each attempt)
         withdrawn     made by the launcher: nobody waits for it any more
 ```
@@ -109,6 +111,22 @@ class Task:
         if setup is None or own is None:
             raise StorageError(f"{self.root} holds no run to compute; the launch that made it may be over")
         return {**setup, **own}
+
+    def note_job(self, name: str) -> None:
+        """Write down what the engine calls the job.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        write_atomically(self.root / "job", name)
+
+    @property
+    def job(self) -> str:
+        """What the engine calls the job; empty where nobody wrote it down."""
+        try:
+            return (self.root / "job").read_text().strip()
+        except OSError:
+            return ""
 
     def withdraw(self) -> None:
         """Tell whoever has it, or takes it later, to leave it, after a checkpoint."""

@@ -32,6 +32,7 @@ class RayEngine:
     """See `Engine`."""
 
     name = "ray"
+    outlive = False
 
     def __init__(self, config: RayConfig) -> None:
         self.config = config

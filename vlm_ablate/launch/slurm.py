@@ -47,6 +47,7 @@ class _Submitted:
         self.jobs: int | None = None
         self.retries, self.threads = config.retries, config.threads
         self.alone = config.executor == "local"
+        self.outlive = config.executor == "slurm"
 
     def open(self, handover: Handover) -> None:
         """See `Engine.open`."""

@@ -11,6 +11,7 @@ from vlm_ablate.sweeps.config import Sweep
 
 if TYPE_CHECKING:
     from vlm_ablate.accounting import Planner
+    from vlm_ablate.runs.plans import KeptPlans
 
 GIB = 2**30
 
@@ -21,6 +22,8 @@ class Cost:
 
     flops: float
     """Operations of its training, all stages."""
+    gpu_hours: float
+    """Of its training on H100s, as `vlm-ablate plan` tells them: for full rows, at its share of the peak."""
     parameters: int
     """Of the model, adapters not counted."""
     peak_memory: int
@@ -37,10 +40,18 @@ class Costs:
             AssetMissing: a configuration is not on this machine.
             ModelError: the parts do not fit together.
         """
-        plan = self._planner.plan(config)
+        plan = self._kept.plan(config, lambda config: self._planner.plan(config))
         stages = plan.stages.values()
         flops = sum(stage.flops * stage.samples for stage in stages)
-        return Cost(flops, plan.total_parameters, max((stage.memory.peak for stage in stages), default=0))
+        hours = sum(stage.gpu_hours() for stage in stages)
+        return Cost(flops, hours, plan.total_parameters, max((stage.memory.peak for stage in stages), default=0))
+
+    @cached_property
+    def _kept(self) -> KeptPlans:
+        from vlm_ablate.accounting import SampleShape, Sharding
+        from vlm_ablate.runs.plans import KeptPlans
+
+        return KeptPlans(SampleShape(), 1, Sharding("zero3"))
 
     @cached_property
     def _planner(self) -> Planner:

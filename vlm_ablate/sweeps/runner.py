@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import queue
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field, replace
+from math import ceil
 from statistics import fmean
 from typing import Any
 
@@ -33,6 +35,9 @@ FAILURES = 5
 """Trials that fail one after another before the sweep gives up."""
 POLL_SECONDS = 2.0
 """Between two looks for trials of dead processes while there is nothing else to do."""
+AHEAD_FROM = 0.02
+"""Share of a trial's time that it may take to make the next one ready: below, a place waits for it; above, trials are
+made ready ahead, which are proposed without what the running ones will show."""
 
 TrialEnded = Callable[[OpenTrial, str, float | None, str], None]
 """Hears of each end of a trial here: the trial, its outcome, its objective (None without) and a message."""
@@ -87,7 +92,8 @@ class SweepRunner:
         self._open: list[_Work] = []
         self._costs = Costs()
         self._failures = 0
-        self._waited = False
+        self._ready_seconds = self._trial_seconds = 0.0
+        """What the last trial took to be made ready, and the last that was computed to its end."""
 
     def hear(self, event: Event) -> None:
         """For the campaign, as what hears its events; from any thread."""
@@ -104,14 +110,30 @@ class SweepRunner:
         """
         try:
             while True:
-                while len(self._open) < self.places and (trial := self._next()) is not None:
-                    self._begin(campaign, trial)
+                while len(self._open) < self.places + self._ahead() and self._begin_next(campaign):
+                    pass
                 if not self._open and not any(study.running_elsewhere() for study in self.studies):
                     return
                 self._wait(campaign)
         finally:
             for work in self._open:
                 work.trial.study.leave(work.trial)
+
+    def _ahead(self) -> int:
+        """Trials that are made ready while all places are taken: as many as end while one is being made ready."""
+        if self._ready_seconds <= AHEAD_FROM * self._trial_seconds or not self._trial_seconds:
+            return 0
+        return min(self.places, ceil(self.places * self._ready_seconds / self._trial_seconds))
+
+    def _begin_next(self, campaign: Campaign) -> bool:
+        """Begin a trial; False when there is none."""
+        since = time.monotonic()
+        trial = self._next()
+        if trial is None:
+            return False
+        self._begin(campaign, trial)
+        self._ready_seconds = time.monotonic() - since
+        return True
 
     def _next(self) -> OpenTrial | None:
         """A trial whose process is gone, or a new one of the study that has the fewest."""
@@ -223,6 +245,8 @@ class SweepRunner:
             values.append(work.cost.flops if flops else float(work.cost.parameters))
         study.complete(trial, values)
         self._failures = 0
+        if seconds := sum(each.seconds for each in work.outcomes):
+            self._trial_seconds = seconds
         self._close(work)
         self._on_end(trial, "finished", value, "")
 
