@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from vlm_ablate.cli.app import app
 from vlm_ablate.cli.launchers import where_to
+from vlm_ablate.cli.sweep import places
 from vlm_ablate.errors import ConfigError, UnknownNameError
 from vlm_ablate.launch.base import Placement
 from vlm_ablate.launch.configs import LocalConfig, RayConfig, SlurmConfig
@@ -55,3 +56,8 @@ def test_a_launcher_that_does_not_exist_is_told_before_anything(tmp_path: Path) 
     asked = CliRunner().invoke(app, ["run", str(EXPERIMENT), "--launcher", "raay", "--home", str(home)])
     assert asked.exit_code == 2 and "unknown launcher 'raay'" in asked.stderr and "did you mean 'ray'" in asked.stderr
     assert not home.exists()
+
+
+def test_a_sweep_has_as_many_trials_at_a_time_as_there_are_gpus_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    assert [places(Placement(devices=number)) for number in (None, 1, 2, 3, 8)] == [4, 4, 2, 1, 1]

@@ -26,7 +26,10 @@ from vlm_ablate.sweeps.storage import StudyDiffers, default_storage
 from vlm_ablate.sweeps.trials import TooManyFailures, open_studies
 from vlm_ablate.tracking import schema
 from vlm_ablate.tracking.read import read_records
+from vlm_ablate.tracking.shared_view import RUNS_VIEW, decoded, tag
+from vlm_ablate.tracking.sqlite_reader import SqliteReader
 from vlm_ablate.tracking.summary import record_sweep
+from vlm_ablate.tracking.ui import write_views
 
 
 def rate(spec: RunSpec) -> float:
@@ -278,11 +281,18 @@ def test_a_study_of_another_search_is_not_mixed_with(
 def test_trials_stand_below_the_sweep_in_the_store(tmp_path: Path, home: Home) -> None:
     loaded = load_sweep(write_sweep(tmp_path, budget={"trials": 2}))
     studies = open_studies(loaded, home, default_storage(home, "toy"))
-    parent = record_sweep(home.tracking_uri, loaded.tracked_as, scale="paper")
+    told: dict[str, Any] = {"scale": "paper", "searched": ["stages.*.learning_rate", RANK], "objective": "ocr"}
+    parent = record_sweep(home.tracking_uri, loaded.tracked_as, **told)
     runner = Watched(loaded, studies, 1, parent=parent)
     with Campaign(Oracle(), home, runner.hear) as campaign:
         runner.work(campaign)
-    record_sweep(home.tracking_uri, loaded.tracked_as, markdown="best: 0", scale="paper", finished=True)
+    record_sweep(home.tracking_uri, loaded.tracked_as, markdown="best: 0", finished=True, **told)
     records = read_records(home.tracking_uri, "sweeps/toy")
     assert [r.tags[schema.TRIAL] for r in sorted(records, key=lambda r: r.tags[schema.TRIAL])] == ["0", "1"]
     assert {r.tags[schema.PARENT] for r in records} == {parent}
+    write_views(home.tracking_uri)
+    reader = SqliteReader(home.database)
+    (number,) = [number for number, name in reader.experiments() if name == "sweeps/toy"]
+    view = decoded(reader.experiment_tag(number, tag(RUNS_VIEW)) or "")
+    assert view["selectedColumns"][:4] == [
+        "tags.`vlm.trial`", f"params.`{RATE}`", f"params.`{RANK}`", "metrics.`score/ocr`"]  # fmt: skip

@@ -16,11 +16,17 @@ from vlm_ablate.tracking.shared_view import (
     encoded,
     query,
     runs_view,
+    sweep_view,
     tag,
 )
 
 BENCHMARKS = ("vqav2", "okvqa", "textvqa", "coco")
-VIEWS = {"runs": runs_view(BENCHMARKS), "compare": compare_view(BENCHMARKS, ("arm", "seed", "model.connector.latents"))}
+SPACE = ("arm", "stages.pretrain.learning_rate", "stages.pretrain.lora.r")
+VIEWS = {
+    "runs": runs_view(BENCHMARKS),
+    "compare": compare_view(BENCHMARKS, ("arm", "seed", "model.connector.latents")),
+    "sweep": sweep_view(BENCHMARKS, SPACE, "textvqa"),
+}
 EXPERIMENT_TAG_LIMIT = 5000
 """Characters of an experiment's tag that MLflow's stores take."""
 
@@ -69,3 +75,13 @@ def test_the_mean_comes_first_and_every_benchmark_has_a_column_and_a_chart() -> 
     charted = [chart.get("metricKey") for chart in view["compareRunCharts"]]
     for name in ("mean", *BENCHMARKS):
         assert f"metrics.`score/{name}`" in view["selectedColumns"] and f"score/{name}" in charted
+
+
+def test_trials_stand_with_what_was_searched_and_the_objective_first() -> None:
+    view = VIEWS["sweep"]
+    first = ["tags.`vlm.trial`", *(f"params.`{name}`" for name in SPACE), "metrics.`score/textvqa`"]
+    assert view["selectedColumns"][: len(first)] == first and view["orderByKey"] == "metrics.`score/textvqa`"
+    parallel, *scatters = view["compareRunCharts"][: 1 + len(SPACE)]
+    assert parallel["type"] == "PARALLEL" and parallel["selectedParams"] == list(SPACE)
+    assert parallel["selectedMetrics"] == ["score/textvqa"] and view["groupBy"] is None
+    assert [(chart["xaxis"]["key"], chart["xaxis"]["type"]) for chart in scatters] == [(n, "PARAM") for n in SPACE]

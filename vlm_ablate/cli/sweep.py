@@ -154,18 +154,18 @@ def _work(loaded: LoadedSweep, home: Home, uri: str, tracking_uri: str, jobs: in
     from vlm_ablate.sweeps.trials import open_studies
     from vlm_ablate.tracking.summary import record_sweep
 
-    studies, places = open_studies(loaded, home, uri), jobs or _places(where.placement)
+    studies, at_a_time = open_studies(loaded, home, uri), jobs or places(where.placement)
     out().print(_headline(loaded, home), soft_wrap=True)
     if all(study.spent(study.all()) and not study.unfinished() for study in studies):
         return
     with SweepDisplay(loaded, studies, out()) as display:
         runner = SweepRunner(
-            loaded, studies, places, on_event=display, on_end=display.ended_trial, placement=where.placement
+            loaded, studies, at_a_time, on_event=display, on_end=display.ended_trial, placement=where.placement
         )
         campaign = Campaign(launchers.build(where.config), home, runner.hear, tracking_uri=tracking_uri)
         try:
             with sigterm_as_interrupt(), campaign:
-                runner.parent = record_sweep(tracking_uri, loaded.tracked_as, scale=loaded.sweep.experiment.scale)
+                runner.parent = record_sweep(tracking_uri, loaded.tracked_as, **_told(loaded))
                 runner.work(campaign)
         except KeyboardInterrupt:
             killed = f"; {counted(campaign.killed, 'run')} did not stop in time" if campaign.killed else ""
@@ -175,7 +175,7 @@ def _work(loaded: LoadedSweep, home: Home, uri: str, tracking_uri: str, jobs: in
             ) from None
 
 
-def _places(placement: Placement) -> int:
+def places(placement: Placement) -> int:
     """Trials at a time, where nobody says how many: as many as this machine has GPUs for, or without any, cores."""
     from vlm_ablate.launch.devices import cores, gpus
 
@@ -246,10 +246,16 @@ def _publish(loaded: LoadedSweep, results: Sequence[StudyResult], tracking_uri: 
     try:
         with tempfile.TemporaryDirectory() as folder:
             files = _write_plots(results, Path(folder))
-            scale = loaded.sweep.experiment.scale
-            record_sweep(tracking_uri, loaded.tracked_as, files, markdown=text, scale=scale, finished=True)
+            record_sweep(tracking_uri, loaded.tracked_as, files, markdown=text, finished=True, **_told(loaded))
     except VlmAblateError as error:
         warn([f"the sweep was not put on the tracking store: {error.message}"])
+
+
+def _told(loaded: LoadedSweep) -> dict[str, Any]:
+    """What the sweep's run in the store says of it."""
+    sweep = loaded.sweep
+    arm = ["arm"] if len(sweep.experiment.arms) > 1 else []
+    return {"scale": sweep.experiment.scale, "searched": [*arm, *sweep.space], "objective": sweep.objective.score}
 
 
 def _write_plots(results: Sequence[StudyResult], folder: Path) -> list[Path]:

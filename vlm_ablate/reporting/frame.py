@@ -258,7 +258,7 @@ def _ceiling(selection: Selection, given: Mapping[str, float]) -> dict[str, floa
     for column in selection.columns:
         by_arm: dict[str, list[float]] = {}
         for record in selection.records():
-            if (value := record.metrics.get(schema.ceiling_metric(column))) is not None:
+            if (value := schema.ceiling_of(record.metrics, column)) is not None:
                 by_arm.setdefault(record.arm, []).append(value)
         if by_arm:
             found[column] = max(map(fmean, by_arm.values()))

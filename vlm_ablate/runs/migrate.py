@@ -280,7 +280,7 @@ def _score_record(
             return dict(score) | ({"item_scores": items} if items else {})
     protocol = _protocol(file) if file is not None else None
     if described and record is not None:
-        value = record.metrics.get(schema.ceiling_metric(key.column))
+        value = schema.ceiling_of(record.metrics, key.column)
         seen = next((s for s in record.scores if s["column"] == key.column and not s["blind"]), None)
         if value is not None and (protocol or seen):
             return {**(seen or {}), **(protocol or {}), "score": value, "described": True, "blind": False}

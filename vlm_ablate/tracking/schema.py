@@ -41,6 +41,10 @@ CLAIMS = "vlm.claims"
 SWEEP = "vlm.sweep"
 TRIAL = "vlm.trial"
 """Of a run that is a trial: its sweep, and its number there."""
+SEARCHED = "vlm.searched"
+"""On the sweep's run: JSON list of the dotted fields of its space; a `*` stands for every stage."""
+OBJECTIVE = "vlm.objective"
+"""On the sweep's run: column of the score that counts."""
 PARENT = "mlflow.parentRunId"
 """The UI shows a run below the one that this names."""
 QUESTION = "vlm.question"
@@ -105,8 +109,16 @@ def score_metric(column: str, *, blind: bool = False) -> str:
 
 
 def ceiling_metric(column: str) -> str:
-    """Metric name of what the run's language model scores when it is told in words what the images show (0..100)."""
-    return f"ceiling/{column}"
+    """Metric name of what the run's language model scores when it is told in words what the images show (0..100).
+
+    A run's page orders its charts by name alone: the curve is first, then sizes, scores, floors and ceilings.
+    """
+    return f"score_ceiling/{column}"
+
+
+def ceiling_of(metrics: Mapping[str, float], column: str) -> float | None:
+    """A run's ceiling, also from records in which the metric had its earlier name."""
+    return metrics.get(ceiling_metric(column), metrics.get(f"ceiling/{column}"))
 
 
 def json_tag(key: str, value: Any) -> dict[str, str]:

@@ -81,18 +81,53 @@ def compare_view(benchmarks: Iterable[str], varied: Sequence[str]) -> dict[str, 
     return _state(scores, varied, charts, {"Parameters and score": 1, "Score": 3, "Differences": 1})
 
 
+def sweep_view(benchmarks: Iterable[str], searched: Sequence[str], objective: str = schema.MEAN) -> dict[str, Any]:
+    """The state of a sweep's runs page: its trials with their parameters, the best first, and what these did.
+
+    Args:
+        benchmarks: columns of the scores.
+        searched: parameters of the space, as runs have them.
+        objective: column of the score that counts.
+    """
+    score = schema.score_metric(objective)
+    scores = list(dict.fromkeys([score, *_scores(benchmarks)]))
+    axes = {"selectedParams": list(searched), "selectedMetrics": [score], "showAllRuns": True}
+    charts = [
+        _chart("PARALLEL", "searched", 0, axes),
+        *(_scatter(name, 1, kind="PARAM", score=score) for name in searched),
+        *(_scatter(metric, 2, score=score) for metric in (schema.SEEN_FLOPS, schema.PARAMS_TRAINABLE)),
+        _line(_CURVE, 3),
+        _line(schema.TRAIN_LOSS, 3),
+    ]
+    sections = {"Trials": 1, "Each field": 3, "Cost": 2, "Along the way": 2}
+    first = [_column("tags", schema.TRIAL), *(_column("params", name) for name in searched)]
+    return _state(scores, (), charts, sections, first=first, order=score)
+
+
 def _state(
-    scores: Sequence[str], params: Sequence[str], charts: list[dict[str, Any]], sections: Mapping[str, int]
+    scores: Sequence[str],
+    params: Sequence[str],
+    charts: list[dict[str, Any]],
+    sections: Mapping[str, int],
+    *,
+    first: Sequence[str] = (),
+    order: str = _MEAN,
 ) -> dict[str, Any]:
-    """Args: sections: name -> charts in a row."""
-    columns = [_column("metrics", name) for name in scores]
+    """The state of a page.
+
+    Args:
+        sections: name -> charts in a row.
+        first: columns before those of the scores.
+        order: metric by which runs stand, the highest first.
+    """
+    columns = [*first, *(_column("metrics", name) for name in scores)]
     columns += [_column("params", name) for name in params]
     columns += [_column("metrics", name) for name in (schema.PARAMS_TRAINABLE, schema.WALL_SECONDS)]
     return {
         "selectedColumns": columns,
         "columnOrder": [_RUN_NAME, *columns],
         "columnWidths": {_RUN_NAME: 330} | dict.fromkeys(columns, 130),  # names of runs differ at their end
-        "orderByKey": _column("metrics", _MEAN),
+        "orderByKey": _column("metrics", order),
         "orderByAsc": False,
         "searchFilter": f"tags.`{schema.KIND}` = '{schema.RUN_KIND}'",  # the run that carries the table has no scores
         "groupBy": None,
@@ -135,10 +170,10 @@ def _bar(metric: str, section: int) -> dict[str, Any]:
     return _chart("BAR", metric, section, {"metricKey": metric})
 
 
-def _scatter(metric: str, section: int) -> dict[str, Any]:
-    """The mean score of each run against another metric."""
-    axes = {"xaxis": {"key": metric, "type": "METRIC"}, "yaxis": {"key": _MEAN, "type": "METRIC"}}
-    return _chart("SCATTER", f"scatter {metric}", section, axes)
+def _scatter(name: str, section: int, *, kind: str = "METRIC", score: str = _MEAN) -> dict[str, Any]:
+    """A score of each run against another metric, or (`PARAM`) against a parameter."""
+    axes = {"xaxis": {"key": name, "type": kind}, "yaxis": {"key": score, "type": "METRIC"}}
+    return _chart("SCATTER", f"scatter {name}", section, axes)
 
 
 def _line(metric: str, section: int, against: str = "", title: str = "") -> dict[str, Any]:

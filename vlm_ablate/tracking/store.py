@@ -156,7 +156,7 @@ def describe_experiment(experiment: Experiment) -> dict[str, str]:
     lines += [
         "",
         "One run per arm and seed. `score/*`: what each benchmark gives (0-100; but CIDEr is 100 times its mean and "
-        "can pass 100); `score_blind/*`: the same model with every image withheld; `ceiling/*`: the same "
+        "can pass 100); `score_blind/*`: the same model with every image withheld; `score_ceiling/*`: the same "
         "language model told in words what the image shows; `curve/*`: "
         "scores on the tune split during training; `seen/*`: images, tokens and FLOPs up to a step. The run named "
         "`table` carries the table.",

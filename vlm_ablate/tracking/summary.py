@@ -56,6 +56,8 @@ def record_sweep(
     markdown: str = "",
     scale: str = "",
     finished: bool = False,
+    searched: Sequence[str] = (),
+    objective: str = schema.MEAN,
 ) -> str:
     """Make the run below which the trials of a sweep stand, or bring it up to date; returns its id.
 
@@ -63,11 +65,14 @@ def record_sweep(
         files: figures, stored under `sweep/`.
         markdown: the best trials as the run's description.
         finished: the sweep has ended.
+        searched: dotted fields of its space; what the UI shows of trials follows them.
+        objective: column of the score that counts.
 
     Raises:
         TrackingError: the store fails.
     """
-    return _record(tracking_uri, experiment, schema.SWEEP_KIND, scale, files, markdown, {}, finished=finished)
+    told = {**schema.json_tag(schema.SEARCHED, list(searched)), schema.OBJECTIVE: objective}
+    return _record(tracking_uri, experiment, schema.SWEEP_KIND, scale, files, markdown, told, finished=finished)
 
 
 def _record(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from vlm_ablate.tracking.shared_view import (
     encoded,
     query,
     runs_view,
+    sweep_view,
     tag,
 )
 from vlm_ablate.tracking.sqlite_reader import SqliteReader, sqlite_path
@@ -64,9 +66,15 @@ def write_views(tracking_uri: str) -> None:
         return
     reader = SqliteReader(path)
     for number, name in reader.experiments():
-        records = [record for record in reader.runs(name) if record.kind == schema.RUN_KIND]
+        every = reader.runs(name)
+        records = [record for record in every if record.kind == schema.RUN_KIND]
         benchmarks = _benchmarks(records)
         views = {RUNS_VIEW: runs_view(benchmarks), COMPARE_VIEW: compare_view(benchmarks, _varied(records))}
+        if sweep := next((record for record in every if record.kind == schema.SWEEP_KIND), None):
+            fields = _params_of(schema.read_json_tag(sweep.tags, schema.SEARCHED, []), records)
+            objective = sweep.tags.get(schema.OBJECTIVE, schema.MEAN)
+            views[RUNS_VIEW] = sweep_view(benchmarks, fields[:AXES], objective)
+            views[COMPARE_VIEW] = compare_view(benchmarks, fields[:AXES] or _varied(records))
         tags = {tag(key): encoded(view) for key, view in views.items()}
         if any(reader.experiment_tag(number, key) != value for key, value in tags.items()):
             from vlm_ablate.tracking.store import connect, open_experiment  # imports mlflow, which takes seconds
@@ -86,6 +94,13 @@ def _varied(records: Sequence[RunRecord]) -> list[str]:
     differing = [name for name in names if len(values[name]) > 1 and None not in values[name]]
     shown = [name for name in differing if not name.startswith(("seeds.", f"{schema.PARAM_ARM}."))]
     return shown[:AXES] or first[:1]
+
+
+def _params_of(fields: Sequence[str], records: Sequence[RunRecord]) -> list[str]:
+    """Parameters of runs that dotted fields, perhaps with `*`, stand for, in the order of the fields."""
+    there = dict.fromkeys(name for record in records for name in record.params)
+    patterns = [re.compile(re.escape(str(field)).replace(r"\*", r"[^.]+")) for field in fields]
+    return list(dict.fromkeys(name for pattern in patterns for name in there if pattern.fullmatch(name)))
 
 
 def _benchmarks(records: Sequence[RunRecord]) -> list[str]:
