@@ -149,17 +149,17 @@ def test_nsga2_breeds_generations_and_keeps_a_front(
         space={RATE: {"low": 1e-4, "high": 1e-1, "log": True}, RANK: [4, 8, 16, 32]},
         sampler={"name": "nsga2", "startup": 4},
         objective={"score": "mean", "against": "flops"},
-        budget={"trials": 16},
+        budget={"trials": 12},
     )  # fmt: skip
     (result,) = sweep(file, home, Oracle(lambda spec: quality(spec) + spec.config.stages["train"].lora.r))
-    assert result.counts() == {"finished": 16}
+    assert result.counts() == {"finished": 12}
     assert [trial.objectives[1] for trial in result.front] == sorted({t.objectives[1] for t in result.front})
     for kept in result.front:
         score, cost = kept.objectives
         assert not any(t.objectives[0] > score and t.objectives[1] <= cost for t in result.trials)
     (study,) = open_studies(load_sweep(file), home, default_storage(home, "toy"))
-    generations = [trial.system_attrs["NSGAIISampler:generation"] for trial in study.all()]
-    assert generations == sorted(generations) and {*generations} == {0, 1, 2, 3}
+    generations = [trial.system_attrs["NSGAIISampler:generation"] for trial in study.all()[1:]]  # 0 is the file's
+    assert generations == sorted(generations) and {*generations} == {0, 1, 2}
 
 
 class Held(Oracle):
