@@ -91,11 +91,12 @@ def test_from_a_sweep_file_to_its_winner(home: Home, tmp_path: Path, monkeypatch
     assert "(tuned)" in table.stdout and "of the sweep tiny" in table.stdout
 
 
+@pytest.mark.expensive
 def test_a_pruned_run_stops_before_the_next_point_and_its_checkpoint_remains(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
-    steps = {"stages.*.steps": 400, "stages.*.batch_size": 2, "data.mixture.*.source.rows": 800}
+    steps = {"stages.*.steps": 160, "stages.*.batch_size": 2, "data.mixture.*.source.rows": 320}
     curve = {"evaluation.curve": {"points": 4, "limit": 1}}
     file = write(
         tmp_path, set=TINY | steps | curve, pruner="median", space={RATE: {"low": 1e-3, "high": 5e-3}},
@@ -106,7 +107,7 @@ def test_a_pruned_run_stops_before_the_next_point_and_its_checkpoint_remains(
     assert ran.exit_code == 0 and "1 pruned" in ran.output, ran.output
     (stage,) = home.stages.iterdir()
     kept = [int(checkpoint.name.split("-")[1]) for checkpoint in stage.glob("checkpoint-*.ckpt")]
-    assert 100 <= max(kept) < 200, "points are 100 steps apart"
+    assert 40 <= max(kept) < 80, "points are 40 steps apart"
     assert not (stage / "outcome.json").exists()
 
 
