@@ -87,7 +87,7 @@ def slurm(root: Path) -> Iterator[None]:
         for process in reversed(started):
             process.terminate()
         for process in started:
-            process.wait(20)
+            process.wait(60)
         for name, value in before.items():
             os.environ.pop(name, None) if value is None else os.environ.update({name: value})
 
