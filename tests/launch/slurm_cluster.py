@@ -84,9 +84,9 @@ def slurm(root: Path) -> Iterator[None]:
         yield
     finally:
         subprocess.run(["scancel", "--user", "root", "--quiet"], check=False, timeout=30)
-        for process in reversed(started):
+        _wait_for_jobs()
+        for process in reversed(started):  # one after another: slurmd waits for a controller to hear it
             process.terminate()
-        for process in started:
             process.wait(60)
         for name, value in before.items():
             os.environ.pop(name, None) if value is None else os.environ.update({name: value})
@@ -100,6 +100,14 @@ def _wait_until_idle(seconds: float = 30.0) -> None:
             return
         time.sleep(0.3)
     raise RuntimeError(f"Slurm does not come up: {told.stdout} {told.stderr}")
+
+
+def _wait_for_jobs(seconds: float = 30.0) -> None:
+    """Until no job runs or is being ended."""
+    listing = ["squeue", "--noheader", "--states=RUNNING,COMPLETING", "--format=%i"]
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and subprocess.run(listing, capture_output=True, text=True).stdout.strip():
+        time.sleep(0.3)
 
 
 def _port() -> int:
