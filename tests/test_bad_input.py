@@ -215,6 +215,7 @@ def test_parts_that_cannot_fit_are_found_by_plan(
     # A connector of one's own that breaks its word
     linear = LinearConnector.forward
     monkeypatch.setattr(LinearConnector, "forward", lambda self, *a: torch.cat([linear(self, *a)] * 2, dim=-1))
+    monkeypatch.setenv("VLM_ABLATE_HOME", str(tmp_path / "without_plans"))
     result = call("plan", file, "--scale", "paper", "--arms", "good")
     assert result.exit_code == 1
     told = " ".join(result.stderr.split())

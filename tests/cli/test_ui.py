@@ -109,7 +109,7 @@ def test_stopped_by_any_signal_it_leaves_no_process_of_the_server(
     assert command.stdout is not None
     address = re.search(r"http://[\d.]+:(\d+)", command.stdout.readline())
     assert address
-    server = next(p for p in psutil.process_iter() if p.ppid() == command.pid)
+    server = psutil.Process(command.pid).children()[0]
     deadline = time.monotonic() + 20
     while not (below := server.children(recursive=True)) and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -78,7 +78,9 @@ def test_arms_that_share_features_give_what_they_give_alone(parts, tmp_path, sto
         for name in weights:
             torch.testing.assert_close(weights[name], others[name], rtol=1e-4, atol=1e-5)
         assert {note["on"] for note in told(shared, spec("on", **arm))} == {True}
-        assert told(alone, spec("off", **arm)) == [{"on": False, "why": told(alone, spec("off", **arm))[0]["why"]}] * 2
+        notes = told(alone, spec("off", **arm))
+        assert [note["on"] for note in notes] == [False, False]
+        assert all(note["why"].startswith("asked for; ") for note in notes)  # then the gain, by how fast the disk was
     assert store_size(shared.cache / "features").encoders == 1
     assert not (alone.cache / "features").exists()
 

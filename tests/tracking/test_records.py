@@ -25,6 +25,8 @@ from vlm_ablate.tracking.publish import publish
 from vlm_ablate.tracking.read import read_history, read_records
 from vlm_ablate.tracking.record_file import dump_records, load_records
 from vlm_ablate.tracking.records import Point, RunRecord
+from vlm_ablate.tracking.shared_view import COMPARE_VIEW, RUNS_VIEW
+from vlm_ablate.tracking.sqlite_reader import SqliteReader, sqlite_path
 from vlm_ablate.tracking.ui import ui_pages
 
 LOSS = schema.TRAIN_LOSS
@@ -189,12 +191,15 @@ def test_long_json_tags_are_split_and_joined() -> None:
     assert schema.read_json_tag(tags | schema.json_tag(schema.SCORES, [1]), schema.SCORES) == [1]
 
 
-def test_ui_pages_name_every_experiment_and_compare_what_is_done(recorded: Home) -> None:
+def test_ui_pages_name_every_experiment_and_open_the_view_written_for_it(recorded: Home) -> None:
     pages = {page.experiment: page for page in ui_pages(recorded.tracking_uri, "http://127.0.0.1:5000")}
     assert set(pages) == {"demo/t01", "demo/t02"}
-    done = [r.run_id for r in read_records(recorded.tracking_uri, "demo/t01") if r.status in schema.DONE]
-    compare = pages["demo/t01"].compare
-    assert compare is not None and len(done) == 3 and all(run in compare for run in done)
+    file = sqlite_path(recorded.tracking_uri)
+    assert file is not None
+    numbers = {name: number for number, name in SqliteReader(file).experiments()}
+    for name, page in pages.items():
+        for link, key in ((page.runs, RUNS_VIEW), (page.charts, RUNS_VIEW), (page.compare, COMPARE_VIEW)):
+            assert f"/experiments/{numbers[name]}/runs?" in link and link.endswith(f"viewStateShareKey={key}")
 
 
 def test_a_missing_store_is_one_clear_error(tmp_path: Path) -> None:
