@@ -152,6 +152,8 @@ launchers: Registry[Any] = Registry("launcher", "vlm_ablate.launch")
 REGISTRIES = (vision_encoders, language_models, connectors, architectures, sources, benchmarks, launchers)
 
 _loaded: set[str] = set()
+_reached: set[str] = set()
+"""Top modules of plug-ins that were found beside a file or in the working directory."""
 _state = {"parts": False}
 broken_plugins: dict[str, str] = {}
 """Installed plug-in -> why it could not be imported. It is left out; commands say so."""
@@ -215,27 +217,41 @@ def load_plugins(modules: Sequence[str] = (), *, file: str = "plugins", beside: 
         beside: folder of that file.
 
     Raises:
-        ConfigError: a named module cannot be imported.
+        ConfigError: a named module cannot be imported, or another of its name lies beside the file.
     """
     load_parts()
     for i, module in enumerate(modules):
-        if module in _loaded:
-            continue
-        if not isinstance(module, str) or not all(part.isidentifier() for part in module.split(".")):
-            message = f"{module!r} is not the name of a module, like my.parts"
-            raise ConfigError([Problem(file, f"plugins[{i}]", message)])
-        top, folders = module.partition(".")[0], [*([beside] if beside else []), Path.cwd()]
-        try:
-            _reach(top, folders)
-            import_module(module)
-        except (Exception, SystemExit) as error:  # a stranger's module may raise anything
-            kind = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "
-            where = ""
-            if isinstance(error, ModuleNotFoundError) and error.name == top:
-                where = f"; it is not installed, and no {top}.py is in {' or '.join(map(str, dict.fromkeys(folders)))}"
-            problem = Problem(file, f"plugins[{i}]", f"cannot import {module!r}: {kind}{error}{where}")
-            raise ConfigError([problem]) from error
-        _loaded.add(module)
+        if module not in _loaded:
+            _load_plugin(module, file, f"plugins[{i}]", beside)
+        if unlike := _unlike(module, beside):
+            raise ConfigError([Problem(file, f"plugins[{i}]", unlike)])
+
+
+def _load_plugin(module: str, file: str, place: str, beside: Path | None) -> None:
+    if not isinstance(module, str) or not all(part.isidentifier() for part in module.split(".")):
+        raise ConfigError([Problem(file, place, f"{module!r} is not the name of a module, like my.parts")])
+    top, folders = module.partition(".")[0], [*([beside] if beside else []), Path.cwd()]
+    try:
+        _reach(top, folders)
+        import_module(module)
+    except (Exception, SystemExit) as error:  # a stranger's module may raise anything
+        kind = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "
+        where = ""
+        if isinstance(error, ModuleNotFoundError) and error.name == top:
+            where = f"; it is not installed, and no {top}.py is in {' or '.join(map(str, dict.fromkeys(folders)))}"
+        raise ConfigError([Problem(file, place, f"cannot import {module!r}: {kind}{error}{where}")]) from error
+    _loaded.add(module)
+
+
+def _unlike(module: str, beside: Path | None) -> str:
+    """Why a module that is not installed is another than the one beside the file that names it; "" where it is that."""
+    name = module.partition(".")[0]
+    places = (beside / f"{name}.py", beside / name / "__init__.py") if beside and name in _reached else ()
+    own = next((place for place in places if place.is_file()), None)
+    loaded = getattr(sys.modules.get(name), "__file__", None)
+    if own is None or not loaded or own.samefile(loaded):
+        return ""
+    return f"{module!r} was loaded from {loaded}, and not from {own}: give one of them another name"
 
 
 def _reach(name: str, folders: Sequence[Path]) -> None:
@@ -245,4 +261,5 @@ def _reach(name: str, folders: Sequence[Path]) -> None:
     for folder in folders:
         if (folder / f"{name}.py").is_file() or (folder / name).is_dir():
             sys.path.append(str(folder))
+            _reached.add(name)
             return

@@ -128,3 +128,21 @@ def test_a_module_is_found_beside_the_file_that_names_it_or_where_one_works(
 def test_a_module_that_is_nowhere_is_one_problem_that_says_where_it_was_looked_for(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"(?s)no far_parts.py is in {tmp_path} or "):
         load_plugins(["far_parts"], beside=tmp_path)
+
+
+def test_two_files_that_have_a_module_of_one_name_beside_them_do_not_share_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "same_parts.py").write_text(f"WHOSE = {name!r}\n")
+    try:
+        for _ in range(2):
+            load_plugins(["same_parts"], beside=tmp_path / "one")
+        with pytest.raises(ConfigError, match="give one of them another name"):
+            load_plugins(["same_parts"], beside=tmp_path / "two")
+        assert sys.modules["same_parts"].WHOSE == "one"
+    finally:
+        sys.modules.pop("same_parts", None)
+        registry._loaded.discard("same_parts")
