@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -15,6 +17,7 @@ from tests.accounting.planned import ASSEMBLIES, STAGES, TEXT, batch_of, planned
 from vlm_ablate.accounting import GPUS, SampleShape, plan_model, short_count, visual_tokens_of
 from vlm_ablate.errors import ModelError
 from vlm_ablate.models.pretrained import bundled_config
+from vlm_ablate.training.counters import document_lengths, flops_by_rates
 
 SIGLIP = {"name": "hf", "id": "google/siglip-so400m-patch14-384"}
 MISTRAL = {"name": "hf", "id": "mistralai/Mistral-7B-v0.1"}
@@ -142,6 +145,35 @@ def test_operations_of_a_known_layer_stack(tiny):
     assert plan.forward_flops["language"] == 2 * weights * n + layers * 4 * n * n * h + head
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_what_mfu_and_hfu_count_by_hand(tiny, checkpointing):
+    """Of 4 layers of width 128: 4 * length^2 * width of attention forward, twice that backward, half of it masked."""
+    plan, _ = planned_and_real(tiny, "perceiver", **STAGES["full"], gradient_checkpointing=checkpointing)
+    stage, forward = plan.last, 4 * 4 * plan.sequence**2 * 128
+    assert stage.causal == 3 * forward and stage.causal_recomputed == checkpointing * forward
+    assert stage.hardware_flops - stage.model_flops == sum(stage.recomputed.values()) - checkpointing * forward / 2
+    plain, _ = planned_and_real(tiny, "perceiver", **STAGES["full"])
+    assert stage.model_flops == plain.last.flops - 3 * forward / 2 == plain.last.model_flops
+
+
+def test_operations_of_a_batch_go_by_its_documents(tiny):
+    """A batch like the plan's sample has its operations; in one row or padded, documents do not see each other."""
+    plan, vlm = planned_and_real(tiny, "linear", **STAGES["lora"])
+    useful = flops_by_rates(*plan.last.model_rates)
+    batch = batch_of(vlm, plan, 3)
+    assert useful(batch) == pytest.approx(3 * plan.last.model_flops)
+    lengths = (plan.sequence, plan.sequence - 5, 7)
+    real = torch.arange(plan.sequence) < torch.tensor(lengths)[:, None]
+    padded = replace(batch, segment=batch.segment * real)
+    numbers = (torch.arange(1, 4)[:, None] * real)[real][None]
+    row = replace(batch, input_ids=batch.input_ids[real][None], segment=numbers, documents=lengths)
+    assert document_lengths(padded) == document_lengths(row) == document_lengths(replace(row, documents=None))
+    assert useful(padded) == useful(row)
+    whole = replace(row, documents=(sum(lengths),))
+    pairs = sum(lengths) ** 2 - sum(length**2 for length in lengths)
+    assert useful(whole) - useful(row) == pytest.approx(plan.last.model_rates[2] * pairs)
+
+
 @pytest.mark.parametrize("stage", ["frozen", "lora", "full"])
 @pytest.mark.parametrize("assembly", ["linear", "perceiver", "cross_attention"])
 def test_checkpointing_costs_a_second_forward_of_the_layers(tiny, assembly, stage):
@@ -168,9 +200,10 @@ def test_gpu_hours_follow_from_operations_of_full_rows(tiny):
         return plan_model(run_config(config, {"size": 64}, **fields), sample=SampleShape(text_tokens=TEXT)).last
 
     short, full = last(sequence_length=1), last(sequence_length=400)
-    assert short.gpu_hours(mfu=0.5, peak=1e12) == pytest.approx(short.flops * 10_000 / 5e11 / 3600)
-    spent = full.training_flops
-    row = spent["vision"] + spent["connector"] + spent["language"] * 400 / full.sequence
+    assert short.gpu_hours(mfu=0.5, peak=1e12) == pytest.approx(short.model_flops * 10_000 / 5e11 / 3600)
+    spent, longer = full.training_flops, 400 / full.sequence
+    row = spent["vision"] + spent["connector"] + (spent["language"] - full.causal) * longer
+    row += full.causal / 2 * longer**2
     assert full.gpu_hours(mfu=0.5, peak=1e12) == pytest.approx(row * 10_000 / 5e11 / 3600)
     again = last(sequence_length=400, gradient_checkpointing=True)
     assert again.flops > full.flops and again.gpu_hours() == pytest.approx(full.gpu_hours())
@@ -188,8 +221,11 @@ def test_a_packed_row_costs_as_many_samples_as_it_holds(tiny):
     assert limited.row_samples == 2
     assert packed.samples == loose.samples * packed.row_samples and packed.flops == loose.flops
     images = packed.training_flops["vision"] + packed.training_flops["connector"]
-    more = images * (packed.row_samples - 1) * loose.samples / (0.4 * GPUS["h100"].flops) / 3600
-    assert packed.gpu_hours() == pytest.approx(loose.gpu_hours() + more), "both rows are full, one of more images"
+    longer = 400 / loose.sequence
+    more = images * (packed.row_samples - 1)  # both rows are full, one of more images and shorter documents
+    more += loose.causal / 2 * longer**2 * (1 / packed.row_samples - 1)
+    hours = more * loose.samples / (0.4 * GPUS["h100"].flops) / 3600
+    assert packed.gpu_hours() == pytest.approx(loose.gpu_hours() + hours)
     assert packed.memory.activations > loose.memory.activations
 
 

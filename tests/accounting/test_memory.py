@@ -162,7 +162,7 @@ def test_a_language_model_that_no_stage_trains_is_held_in_bf16(tiny):
 )
 def test_shards_share_what_is_asked_but_not_activations(tiny, sharding, shared):
     model = {**tiny, "connector": {"name": "linear"}, "architecture": "autoregressive"}
-    config = run_config(model, {"size": 64}, language="full")
+    config = run_config(model, {"size": 64}, language="full", micro_batch_size=2)
     one, four = (plan_model(config, shards=n, sharding=Sharding(sharding)).last.memory for n in (1, 4))
     for part in ("weights", "moments", "gradients"):
         whole = getattr(one, part)

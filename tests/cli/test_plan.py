@@ -125,6 +125,13 @@ def test_gpu_hours_and_what_does_not_fit_follow_the_gpu() -> None:
     assert "more than the 74.5 GiB" in " ".join(plan(*arm, "--micro-batch", "256")[2].split())
 
 
+def test_what_run_refuses_has_no_gpu_hours() -> None:
+    arm = ("--scale", "paper", "--arms", "ar_perceiver_frozen")
+    code, out, err = plan(*arm, "--set", "execution.nodes=2")
+    assert code == 0 and "`run` refuses what is planned here" in err and "2 nodes a run" in err
+    assert rows(out.partition("Parameters by part")[0], "Costs")["ar_perceiver_frozen"][-1] == "-"
+
+
 def test_equal_models_and_stages_are_planned_once(monkeypatch: pytest.MonkeyPatch) -> None:
     from vlm_ablate.accounting import Planner, plan
     from vlm_ablate.models.vlm import build_vlm

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from vlm_ablate.accounting.features import CPU_FLOPS, GPU_FLOPS, FeaturePlan, Lengths, plan_features
+from vlm_ablate.accounting.fits import check_fits, shards_of
 from vlm_ablate.accounting.gpus import GPUS, Gpu
 from vlm_ablate.accounting.plans import (
     MemoryPlan,
@@ -32,9 +33,11 @@ __all__ = [
     "SampleShape",
     "Sharding",
     "StagePlan",
+    "check_fits",
     "check_lengths",
     "plan_features",
     "plan_model",
+    "shards_of",
     "short_count",
     "visual_tokens_of",
 ]

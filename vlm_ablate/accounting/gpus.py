@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 
@@ -25,3 +26,13 @@ GPUS = {
     "rtx4090": Gpu("RTX 4090", 165e12, 24e9),
 }
 """Name -> NVIDIA's data sheet (without sparsity; RTX 4090: with fp32 accumulation)."""
+_OTHER = re.compile(r"\bMIG\b|\bH100 (PCIe|NVL)\b")
+"""Names of devices whose figures are others than those of the whole or first of their kind."""
+
+
+def gpu_called(name: str) -> Gpu | None:
+    """The GPU that a driver calls so, e.g. "NVIDIA H100 80GB HBM3"; None: its figures are not known here."""
+    if _OTHER.search(name):
+        return None
+    kinds = {key: "RTX 4090" if key == "rtx4090" else key.upper() for key in GPUS}
+    return next((GPUS[key] for key, kind in kinds.items() if re.search(rf"\b{kind}\b", name)), None)

@@ -34,6 +34,8 @@ class Measurement:
     """Of the encoder's output for the sample's images."""
     forward: dict[str, float] = field(default_factory=dict)
     backward: dict[str, float] = field(default_factory=dict)
+    causal: float = 0.0
+    """Operations of causal attention, forward and backward, with every key: of the language model's stretch."""
     saved: dict[str, int] = field(default_factory=dict)
     """Segment (vision, connector, language, loss) -> bytes that autograd keeps, nothing being checkpointed."""
     meter: Meter = field(default_factory=Meter)
@@ -107,6 +109,7 @@ def _pass(vlm: VLM, cost: Measurement, pixels: Tensor, *, backward: bool) -> Non
     cost.forward["language"] += cost.forward.pop("loss") - blocks
     cost.forward["cross_attention"] = blocks
     cost.graded = {"vision": seen.features.requires_grad} | dict.fromkeys(IN_LANGUAGE, loss.requires_grad)
+    cost.causal = meter.causal
     if not backward:
         return
     cost.loose_weights = _loose_weights(vlm, cost, loss, states)
@@ -116,6 +119,7 @@ def _pass(vlm: VLM, cost: Measurement, pixels: Tensor, *, backward: bool) -> Non
         if output.requires_grad and (seam is None or seam.grad is not None):
             output.backward(None if seam is None else seam.grad)
         cost.backward[part] = meter.flops - before
+    cost.causal = meter.causal
     _split_blocks(vlm, cost)
 
 

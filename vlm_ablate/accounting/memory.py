@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil
 
+from vlm_ablate.accounting.fits import micro_batch
 from vlm_ablate.accounting.measure import Measurement
 from vlm_ablate.accounting.plans import IN_LANGUAGE, MemoryPlan, Sharding
 from vlm_ablate.config.execution import Execution
@@ -55,7 +56,7 @@ def plan_memory(
         sharding: what they hold a share of.
         samples: that stand in a packed row.
     """
-    micro, again = execution.micro_batch_size or stage.batch_size, execution.gradient_checkpointing
+    micro, again = micro_batch(stage, execution, shards), execution.gradient_checkpointing
     length = max(sequence, cost.sequence)
     supervised = length - samples * (cost.sequence - cost.supervised)
     grow = dict.fromkeys(IN_LANGUAGE, length / cost.sequence)
@@ -73,7 +74,7 @@ def plan_memory(
         transient=int(max(logits, widest) * micro),
         copies=_dense(cost, again) + (_copies(cost, again) if stage.precision == "bf16" and not gathers else 0),
         gathered=width * (units.outside + 2 * units.largest + units.trained) if gathers else 0,
-        accumulates=micro * shards < stage.batch_size,
+        accumulates=micro * max(shards, execution.ranks) < stage.batch_size,
     )
 
 

@@ -3,8 +3,9 @@
 Operations are counted by torch's own formulas (`torch.utils.flop_counter`, 2 a multiply-add) over the model's real
 modules and autograd graph, so that frozen weights, adapters and plug-in parts cost what they cost. Attention is
 replaced by a stand-in with the shape behaviour of a fused kernel: 4 * queries * keys * head width forward, twice that
-backward, and no matrix of scores is kept. (A fused kernel's recomputation of scores is not counted.) Of a stack of
-equal layers one is run.
+backward, and no matrix of scores is kept. (A fused kernel's recomputation of scores is not counted.) So attention is
+counted with every key, as torch counts it; what of it is causal, where half is masked, is summed up beside. Of a stack
+of equal layers one is run.
 """
 
 from __future__ import annotations
@@ -44,11 +45,14 @@ class LayerCost:
     """Bytes of kept tensors of the shape of a weight (DoRA in another precision than its base): one for any batch."""
     again: float = 0.0
     """Operations of a recomputation under checkpointing, which stops at the last tensor that is kept."""
+    causal: float = 0.0
+    """Operations of causal attention in the forward pass, with every key."""
     several: bool = False
     """Whether it gives a tuple, the hidden states first."""
     repeats: int = 0
     """Layers after it that are the same and were not run."""
     started: float = 0.0
+    causal_started: float = 0.0
 
 
 @dataclass
@@ -57,6 +61,8 @@ class Meter:
 
     uncounted: float = 0.0
     """Operations that torch does not see: attention, repeated layers, ONNX graphs."""
+    causal: float = 0.0
+    """Of all operations those of causal attention, with every key."""
     saved: int = 0
     dense: int = 0
     """Bytes of kept tensors that have the shape of a weight, not in `saved`."""
@@ -114,6 +120,7 @@ class Meter:
                 first.repeats += 1
                 self.saved += first.saved
                 self.uncounted += first.flops
+                self.causal += first.causal
                 return (hidden, None) if first.several else hidden.view_as(hidden)
             bytes_in, weights = hidden.numel() * hidden.element_size(), self.copied_weights(layer)
             cost = seen[key] = LayerCost(inputs=bytes_in, weights=weights)
@@ -125,15 +132,15 @@ class Meter:
     def _first(
         self, cost: LayerCost, forward: Forward, hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        flops, saved, dense = self.flops, self.saved, self.dense
+        flops, saved, dense, causal = self.flops, self.saved, self.dense, self.causal
         hidden = _marked(hidden, lambda: self._first_is_through(cost))
         out = forward(hidden, *args[1:], **kwargs) if args else forward(**{**kwargs, "hidden_states": hidden})
         cost.flops, cost.saved, cost.several = self.flops - flops, self.saved - saved, isinstance(out, tuple)
-        cost.dense = self.dense - dense
+        cost.dense, cost.causal = self.dense - dense, self.causal - causal
         cost.again = max(self._at_last_save - flops, 0.0)
 
         def start() -> None:
-            cost.started = self.flops
+            cost.started, cost.causal_started = self.flops, self.causal
 
         if cost.several:
             return (_marked(out[0], start), *out[1:])
@@ -142,6 +149,7 @@ class Meter:
     def _first_is_through(self, cost: LayerCost) -> None:
         """In the backward pass, the layer's gradients are done: its equals, which came before, cost as much."""
         self.uncounted += cost.repeats * (self.flops - cost.started)
+        self.causal += cost.repeats * (self.causal - cost.causal_started)
 
     def copied_weights(self, module: nn.Module) -> int:
         """Parameters of its matrix products and convolutions that autocast copies to bf16."""
@@ -219,7 +227,8 @@ class FusedAttention(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is scaled_dot_product_attention:
             query, key, value = (*args, *(kwargs[n] for n in ("query", "key", "value") if n in kwargs))[:3]
-            return _Attention.apply(query, key, value, self.meter)  # type: ignore[no-untyped-call]  # torch gives it none
+            causal = kwargs.get("is_causal", args[5] if len(args) > 5 else False)
+            return _Attention.apply(query, key, value, self.meter, bool(causal))  # type: ignore[no-untyped-call]  # torch gives it none
         return func(*args, **kwargs)
 
 
@@ -227,16 +236,19 @@ class _Attention(torch.autograd.Function):
     """Shapes, saved tensors and operations of fused attention: keeps q, k, v, the output and a sum for each query."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, meter: Meter) -> Tensor:
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, meter: Meter, causal: bool) -> Tensor:
         batch, heads, queries, width = query.shape
         out = query.new_empty(batch, queries, heads, value.shape[-1]).transpose(1, 2)
         ctx.save_for_backward(query, key, value, out, query.new_empty(batch, heads, queries, dtype=torch.float32))
         ctx.meter, ctx.flops = meter, 2.0 * batch * heads * queries * key.shape[-2] * (width + value.shape[-1])
+        ctx.causal = ctx.flops if causal else 0.0
         meter.uncounted += ctx.flops
+        meter.causal += ctx.causal
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         ctx.meter.uncounted += 2 * ctx.flops
+        ctx.meter.causal += 2 * ctx.causal
         query, key, value, *_ = ctx.saved_tensors
-        return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value), None
+        return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value), None, None

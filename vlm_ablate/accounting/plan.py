@@ -17,7 +17,7 @@ from vlm_ablate.accounting.unfilled import Unfilled
 from vlm_ablate.config.data import MAX_TILES, ImageConfig
 from vlm_ablate.config.execution import Execution
 from vlm_ablate.config.run_config import RunConfig, RunStage
-from vlm_ablate.config.stages import Stage, language_in_bf16
+from vlm_ablate.config.stages import Stage
 from vlm_ablate.models.adapters import AdapterReport, apply_training, take_out_adapters
 from vlm_ablate.models.features import refusal
 from vlm_ablate.models.released import check_parts
@@ -77,7 +77,7 @@ class Planner:
     def _stage(self, name: str, stage: RunStage, config: RunConfig) -> StagePlan:
         execution = config.execution.of_stage(name)
         own = stage.model_dump_json(exclude={"data": {"mixture"}})
-        half = str(language_in_bf16(config.stages.values()))
+        half = str(config.language_in_bf16)
         key = " ".join([_named(config), execution.model_dump_json(), own, half])
         if key not in self._stages:
             shares = _shares(stage)
@@ -115,7 +115,7 @@ class Planner:
         new = ("connector.", "architecture.")
         kept = sum(p.numel() for n, p in vlm.named_parameters() if p.requires_grad or n.startswith(new))
         cost = measure(vlm.train(), image, self.sample, autocast=stage.precision == "bf16", half=frozenset(half))
-        again = _recomputed(execution, cost)
+        again, causal_again = _recomputed(execution, cost)
         trained, together = sum(trainable.values()), self._row_samples(stage, cost)
         return StagePlan(
             name=name,
@@ -124,6 +124,8 @@ class Planner:
             matched=report.matched,
             training_flops={part: cost.forward[part] + cost.backward[part] + n for part, n in again.items()},
             recomputed=again,
+            causal=cost.causal,
+            causal_recomputed=causal_again,
             views=cost.views,
             sequence=cost.sequence,
             memory=plan_memory(
@@ -191,7 +193,7 @@ def _named(config: RunConfig) -> str:
 
 def _held_in_bf16(vlm: VLM, config: RunConfig) -> list[nn.Parameter]:
     """The parameters that a GPU holds in bf16: the language model's own, if no stage trains them."""
-    if not language_in_bf16(config.stages.values()):
+    if not config.language_in_bf16:
         return []
     return [p for p in vlm.language.parameters() if not p.requires_grad]
 
@@ -248,6 +250,8 @@ def _weighed(plans: Sequence[StagePlan], shares: Sequence[float]) -> StagePlan:
         plans[-1],
         training_flops={part: mean(p.training_flops[part] for p in plans) for part in plans[-1].training_flops},
         recomputed={part: mean(p.recomputed[part] for p in plans) for part in plans[-1].recomputed},
+        causal=mean(p.causal for p in plans),
+        causal_recomputed=mean(p.causal_recomputed for p in plans),
         views=mean(p.views for p in plans),
         sequence=mean(p.sequence for p in plans),
         samples=round(plans[-1].samples / plans[-1].row_samples * rows),
@@ -258,10 +262,12 @@ def _weighed(plans: Sequence[StagePlan], shares: Sequence[float]) -> StagePlan:
     )
 
 
-def _recomputed(execution: Execution, cost: Measurement) -> dict[str, float]:
-    """What checkpointing does again, from the cost of the layers, which are measured without it."""
-    again = dict.fromkeys(cost.forward, 0.0)
+def _recomputed(execution: Execution, cost: Measurement) -> tuple[dict[str, float], float]:
+    """What checkpointing does again, and of it causal attention, from the layers, which are measured without it."""
+    again, causal = dict.fromkeys(cost.forward, 0.0), 0.0
     if execution.gradient_checkpointing:
         for part, layers in cost.meter.layers.items():
-            again[part] = sum(layer.again for layer in layers) if cost.graded[part] else 0.0
-    return again
+            if cost.graded[part]:
+                again[part] = sum(layer.again for layer in layers)
+                causal += sum(layer.causal for layer in layers if layer.again)
+    return again, causal

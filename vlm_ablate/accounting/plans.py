@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -89,8 +88,8 @@ class StagePlan:
     matched: dict[str, tuple[str, ...]]
     """Backbone -> modules that carry adapters."""
     training_flops: dict[str, float]
-    """Part -> operations per sample, forward and backward, recomputation under checkpointing included; where images
-    grow within the stage, the mean over its steps."""
+    """Part -> operations per sample, forward and backward, recomputation under checkpointing included, attention with
+    every key; where images grow within the stage, the mean over its steps. What runs add up as `seen/flops`."""
     views: float
     """Views of one image, as well a mean."""
     sequence: float
@@ -107,6 +106,10 @@ class StagePlan:
     """Tokens that a row may have: the stage's sequence length."""
     recomputed: dict[str, float] = field(default_factory=dict)
     """Part -> the operations of `training_flops` that checkpointing does a second time."""
+    causal: float = 0.0
+    """Of the language model's operations, those done once in causal attention, with every key: half of it is masked."""
+    causal_recomputed: float = 0.0
+    """As well of those that are done a second time."""
     sample_images: int = 1
     """Images of the sample."""
     feature_bytes: float = 0.0
@@ -128,29 +131,55 @@ class StagePlan:
 
     @property
     def flops(self) -> float:
-        """Operations per sample in training."""
+        """Operations per sample in training, as `training_flops` counts them."""
         return sum(self.training_flops.values())
+
+    @property
+    def model_flops(self) -> float:
+        """The model's own operations per sample in training, which MFU counts: without what checkpointing does a second
+        time, and with half of causal attention."""
+        return self.flops - sum(self.recomputed.values()) - self.causal / 2
+
+    @property
+    def hardware_flops(self) -> float:
+        """Operations per sample that kernels do which leave out masked keys, and which HFU counts: `model_flops` and
+        what checkpointing does a second time."""
+        return self.flops - (self.causal + self.causal_recomputed) / 2
+
+    @property
+    def model_rates(self) -> tuple[float, float, float]:
+        """`model_flops` by what a batch has: of a view, of a token, and of a pair of tokens of one document (a document
+        of n tokens has n * n). The first is encoder and connector, the last causal attention."""
+        own = {part: spent - self.recomputed.get(part, 0.0) for part, spent in self.training_flops.items()}
+        text = sum(own[part] for part in IN_LANGUAGE) - self.causal
+        views = max(self.sample_images * self.views, 1e-9)
+        return (own["vision"] + own["connector"]) / views, text / self.sequence, self.causal / 2 / self.sequence**2
 
     @property
     def hardware_share(self) -> float:
         """Operations that are done, over the model's own: above 1 where checkpointing does some twice (HFU / MFU)."""
-        done = self._of_row(self.training_flops)
-        return done / (done - self._of_row(self.recomputed)) if done else 1.0
+        own = self._of_row()
+        return (own + self._of_row(again=True)) / own if own else 1.0
 
     def gpu_hours(self, *, mfu: float = 0.4, peak: float = GPUS["h100"].flops) -> float:
         """Device-hours of the stage when `mfu` of a device's `peak` operations a second are the model's own.
 
         Every row is taken to be as long as the stage lets it be (`row_tokens`), with the images of the plan's sample,
-        or of as many as are packed into it. What is computed twice under checkpointing is no work of the model's.
+        or of as many as are packed into it. What is computed twice under checkpointing is no work of the model's, and
+        of causal attention half is.
         """
-        row = self._of_row(self.training_flops) - self._of_row(self.recomputed)
-        return row * self.samples / self.row_samples / (mfu * peak) / 3600
+        return self._of_row() * self.samples / self.row_samples / (mfu * peak) / 3600
 
-    def _of_row(self, spent: Mapping[str, float]) -> float:
-        """Operations of a full row; those of the text stream grow with its tokens, which leaves out that attention
-        grows faster."""
+    def _of_row(self, *, again: bool = False) -> float:
+        """The model's operations on a full row; `again`: those that checkpointing does a second time.
+
+        Those of the text stream grow with its tokens, and causal attention with the square of a document's.
+        """
         longer = max(self.row_tokens / self.sequence, self.row_samples)
-        return sum(n * (longer if part in IN_LANGUAGE else self.row_samples) for part, n in spent.items())
+        once = {part: spent - self.recomputed.get(part, 0.0) for part, spent in self.training_flops.items()}
+        spent, causal = (self.recomputed, self.causal_recomputed) if again else (once, self.causal)
+        linear = sum(n * (longer if part in IN_LANGUAGE else self.row_samples) for part, n in spent.items())
+        return linear - causal * longer + causal / 2 * longer**2 / self.row_samples
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -13,10 +13,11 @@ from vlm_ablate.cli.console import ArmsOption, HubOption, ScaleOption, SeedsOpti
 from vlm_ablate.errors import VlmAblateError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from vlm_ablate.accounting import ModelPlan, Planner, SampleShape, Sharding
     from vlm_ablate.config.loading import ResolvedArm
+    from vlm_ablate.config.run_config import RunConfig
 
 
 LONGEST_SIDE = 20_000
@@ -46,8 +47,14 @@ def plan(
         bool | None, typer.Option("--checkpointing/--no-checkpointing", help="Gradient checkpointing of the layers.")
     ] = None,
     shards: Annotated[
-        int, typer.Option(min=1, max=1_000_000, help="Devices of a group that shares what --sharding says.")
-    ] = 1,
+        int | None,
+        typer.Option(
+            min=1,
+            max=1_000_000,
+            help="Devices of a group that shares what --sharding says.",
+            show_default="as run would",
+        ),
+    ] = None,
     sharding: Annotated[
         Literal["zero1", "zero2", "zero3"],
         typer.Option(help="Shared: moments (zero1), and gradients (zero2), and weights (zero3: FSDP)."),
@@ -64,6 +71,7 @@ def plan(
     from vlm_ablate.cli.console import arm_list, err, out, seed_list, warn
     from vlm_ablate.config.expand import load_experiment
     from vlm_ablate.hub import set_hub_access
+    from vlm_ablate.launch.promises import refused
 
     set_hub_access(allow_hub)
     fields = {
@@ -85,6 +93,8 @@ def plan(
         sample = SampleShape(images=images, text_tokens=text_tokens, width=width, height=height)
         plans, errors = plan_arms(chosen, sample=sample, shards=shards, sharding=Sharding(sharding))
         material = look_over({arm.name: arm.config for arm in chosen})
+    problems = {arm.name: refused(arm.config, shards=shards, sharding=sharding) for arm in chosen}
+    unlaunched = {name: why for name, why in problems.items() if why}
     from vlm_ablate.cli import plan_tables
     from vlm_ablate.cli import plan_view as view
 
@@ -92,10 +102,11 @@ def plan(
     console.print(*view.header(loaded, numbers), sep="\n")
     console.print(*view.diffs(loaded, chosen), sep="\n")
     if plans:
-        shown = plan_tables.PlanOptions(device, mfu, shards, sharding, modules)
+        shown = plan_tables.PlanOptions(device, mfu, shards, sharding, modules, unlaunched)
         console.print(*plan_tables.tables(loaded, chosen, plans, shown), sep="\n")
     console.print(*view.notes(loaded, chosen, plans), sep="\n")
-    warn([*loaded.warnings, *view.plan_warnings(plans), *view.memory_warnings(plans, device), *material.warnings()])
+    warn([*loaded.warnings, *view.plan_warnings(plans), *view.memory_warnings(plans, device)])
+    warn([*view.launch_warnings(unlaunched), *material.warnings()])
     wrong = [VlmAblateError(f"{arm}: {error.message}", hint=error.hint) for arm, error in errors.items()]
     if found := material.error():
         wrong.append(found)
@@ -119,30 +130,40 @@ def _sides(text: str | None) -> tuple[int | None, int | None]:
 
 
 def plan_arms(
-    arms: Sequence[ResolvedArm], *, sample: SampleShape, shards: int = 1, sharding: Sharding
+    arms: Sequence[ResolvedArm], *, sample: SampleShape, shards: int | None = None, sharding: Sharding
 ) -> tuple[dict[str, ModelPlan], dict[str, VlmAblateError]]:
-    """Plans by arm, and what is wrong with the arms that cannot be planned. What was planned before is not again."""
-    from vlm_ablate.accounting import check_lengths
+    """Plans by arm, and what is wrong with the arms that cannot be planned. What was planned before is not again.
+
+    Args:
+        shards: devices of a group; None: as each arm is launched.
+    """
+    from vlm_ablate.accounting import check_lengths, shards_of
     from vlm_ablate.runs.plans import KeptPlans
 
     @cache
-    def planner() -> Planner:
+    def planner(devices: int) -> Planner:
         _quiet()
         from vlm_ablate.accounting import Planner
 
-        return Planner(sample=sample, shards=shards, sharding=sharding)
+        return Planner(sample=sample, shards=devices, sharding=sharding)
 
-    kept = KeptPlans(sample, shards, sharding)
     plans: dict[str, ModelPlan] = {}
     errors: dict[str, VlmAblateError] = {}
     for arm in arms:
         try:
-            found = kept.plan(arm.config, lambda config: planner().plan(config))
+            devices = shards or shards_of(arm.config.execution)
+            kept = KeptPlans(sample, devices, sharding)
+            found = kept.plan(arm.config, partial(_made, planner, devices))
             check_lengths(found, arm.config)
             plans[arm.name] = found
         except VlmAblateError as error:
             errors[arm.name] = error
     return plans, errors
+
+
+def _made(planner: Callable[[int], Planner], devices: int, config: RunConfig) -> ModelPlan:
+    """A plan made now; the planner is imported when the first is."""
+    return planner(devices).plan(config)
 
 
 def _quiet() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -31,10 +31,13 @@ class PlanOptions:
     gpu: Gpu
     mfu: float
     """Share of the GPU's peak that is put to use."""
-    shards: int = 1
+    shards: int | None = None
+    """Devices of a group; None: as each arm is launched."""
     sharding: str = "zero3"
     modules: bool = False
     """Whether to list the modules that carry adapters."""
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """Arm -> why `run` would not launch it so; of these no GPU-hours are told."""
 
 
 def tables(loaded: LoadedExperiment, arms: Sequence[ResolvedArm], plans: Plans, shown: PlanOptions) -> Iterable[Any]:
@@ -90,10 +93,10 @@ def _sample(plans: Plans, shown: PlanOptions) -> str:
     peak = f"{shown.gpu.flops / 1e12:.0f} T bf16 FLOPs/s"
     stages = [stage for plan in plans.values() for stage in plan.stages.values()]
     rows = " or ".join(map(str, sorted({max(stage.row_tokens, round(stage.sequence)) for stage in stages})))
-    hours = f"GPU-hours on {shown.gpu.title} at {shown.mfu:.0%} of {peak} (MFU: what checkpointing computes again is no"
     hfu = shown.mfu * max(stage.hardware_share for stage in stages)
-    hours += f" work of the model's; HFU up to {hfu:.0%}), for rows that are full: {rows} tokens"
-    return f"{text}; {hours}."
+    hours = f"GPU-hours on {shown.gpu.title} at {shown.mfu:.0%} of {peak}"
+    counted = "MFU: the model's own operations, without what checkpointing computes again, half of causal attention"
+    return f"{text}; {hours} ({counted}; HFU up to {hfu:.0%}), for rows that are full: {rows} tokens."
 
 
 def _titled(title: str, note: str) -> Text:
@@ -125,19 +128,24 @@ def _sizes(loaded: LoadedExperiment, arms: Sequence[ResolvedArm], plans: Plans) 
 
 def _costs(arms: Sequence[ResolvedArm], plans: Plans, shown: PlanOptions) -> Table:
     hours_too = timed(plans)
+    refused = {name for arm in arms if arm.name in shown.refused for name, *_ in _rows([arm], plans, arms)}
     columns = ("forward\nFLOPs", "training\nFLOPs", "peak\nmemory", "bytes of a\ncheckpoint")
     grid = _grid("Costs", *columns, *(("GPU-hours\na run",) if hours_too else ()))
     for name, plan, stage in _rows(arms, plans):
         cells = (flops(plan.flops), flops(stage.flops), size(stage.memory.peak), size(stage.checkpoint_bytes))
         hours = stage.gpu_hours(mfu=shown.mfu, peak=shown.gpu.flops)
         spent = f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"
+        if name in refused:
+            spent = "-"
         grid.add_row(name, *cells, *((spent,) if hours_too else ()))
     return grid
 
 
-def _rows(arms: Sequence[ResolvedArm], plans: Plans) -> Iterable[tuple[str, ModelPlan, StagePlan]]:
-    """(name, plan, stage) of each stage of each arm; stages are named where there are several."""
-    staged = any(len(plans[arm.name].stages) > 1 for arm in arms)
+def _rows(
+    arms: Sequence[ResolvedArm], plans: Plans, among: Sequence[ResolvedArm] | None = None
+) -> Iterable[tuple[str, ModelPlan, StagePlan]]:
+    """(name, plan, stage) of each stage of each arm; stages are named where there are several, in any arm `among`."""
+    staged = any(len(plans[arm.name].stages) > 1 for arm in among or arms)
     for arm in arms:
         for stage in plans[arm.name].stages.values():
             yield (f"{arm.name} {stage.name}" if staged else arm.name), plans[arm.name], stage
@@ -176,20 +184,23 @@ def _memory(arms: Sequence[ResolvedArm], plans: Plans) -> Table:
 
 def _held(arms: Sequence[ResolvedArm], plans: Plans, shown: PlanOptions) -> str:
     """What the memory depends on, arms and stages that agree together."""
+    from vlm_ablate.accounting.fits import micro_batch, shards_of
+
     found: dict[str, str] = {}
     for arm in arms:
         for name, stage in arm.config.stages.items():
             execution = arm.config.execution.of_stage(name)
-            micro = execution.micro_batch_size or stage.batch_size
+            shards = shown.shards or shards_of(execution)
+            micro = micro_batch(stage, execution, shards)
             tokens = max(stage.data.sequence_length, round(plans[arm.name].stages[name].sequence))
             found[f"{arm.name} {name}"] = (
                 f"{micro} x {tokens} tokens{_packed(stage, plans[arm.name].stages[name])}, {stage.precision}"
-                f", {'with' if execution.gradient_checkpointing else 'no'} checkpointing"
+                f", {'with' if execution.gradient_checkpointing else 'no'} checkpointing; "
+                + (f"{shown.sharding} over {shards} devices" if shards > 1 else "not sharded")
             )
     groups = group_by_value(found)
     held = groups_text(groups) if len(groups) > 1 else next(iter(found.values()))
-    shared = f"{shown.sharding} over {shown.shards} devices" if shown.shards > 1 else "not sharded"
-    return f"Micro-batch: {held}; {shared}. Gradients and activations do not peak together without accumulation."
+    return f"Micro-batch: {held}. Gradients and activations do not peak together without accumulation."
 
 
 def _packed(stage: RunStage, plan: StagePlan) -> str:

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vlm_ablate.accounting import short_count
+from vlm_ablate.accounting.fits import LESS_MEMORY
 from vlm_ablate.cli.console import counted
 from vlm_ablate.cli.plan_tables import Plans, paper_row, size, timed
 from vlm_ablate.config.diff import arm_diff, group_by_value, groups_text
@@ -131,7 +132,21 @@ def memory_warnings(plans: Plans, gpu: Gpu) -> list[str]:
     if not tight:
         return []
     where = ", ".join(f"{peak} ({name})" for name, peak in tight.items())
-    return [f"more than the {size(gpu.memory)} of {gpu.title}: {where}; see --shards, --micro-batch, --checkpointing"]
+    return [
+        f"more than the {size(gpu.memory)} of {gpu.title}: {where}; see --shards, --micro-batch, --checkpointing. For"
+        f" the runs: {LESS_MEMORY}"
+    ]
+
+
+def launch_warnings(refused: Mapping[str, str]) -> list[str]:
+    """Arms that `run` would not launch as they are planned, and why.
+
+    Args:
+        refused: arm -> why.
+    """
+    if not refused:
+        return []
+    return [f"`run` refuses what is planned here, so no GPU-hours are told: {groups_text(group_by_value(refused))}"]
 
 
 def parse_count(text: str) -> float:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from typing import Any
 
+from vlm_ablate.accounting import StagePlan
 from vlm_ablate.checkpoints.released import started_from
 from vlm_ablate.config.decides import dump
 from vlm_ablate.data.dataset import Skips, build_mixtures
@@ -29,6 +30,7 @@ from vlm_ablate.runs.log import Log
 from vlm_ablate.runs.results import find_stages, is_finished
 from vlm_ablate.runs.score import Scoring
 from vlm_ablate.runs.spec import RunSpec
+from vlm_ablate.runs.speed import Speed, device_name, speed_on, too_small
 from vlm_ablate.runs.stage_model import StageModel, seen_before
 from vlm_ablate.storage import file_sha256
 from vlm_ablate.tracking import schema
@@ -212,9 +214,10 @@ class StageRunner:
         if index == 0 and self.config.model.init_from:
             body["init_from"] = started_from(self.config.model.init_from)
         files = CheckpointFiles(folder.root, self._notice)
+        speed = rates.speed(name, stored=kept.on)
         try:
             with closing(Log(folder.log)) as log:
-                job = self._job(vlm, index, folder, files, log, mixture, seen, skips, rates.flops.get(name))
+                job = self._job(vlm, index, folder, files, log, mixture, seen, skips, rates.flops.get(name), speed)
                 seen = self._in_step(job, group)
         except Diverged as error:
             end = {"status": schema.DIVERGED, "message": error.message, "seen": seen.to_dict()}
@@ -259,6 +262,7 @@ class StageRunner:
         seen: Seen,
         skips: Skips,
         flops: tuple[float, float] | None,
+        speed: Speed | None,
     ) -> StageJob:
         name, stage = self._stages[index]
         execution, curve = self.config.execution.of_stage(name), self.config.evaluation.curve
@@ -273,6 +277,7 @@ class StageRunner:
                 schema.TRAIN_TOKENS_PER_S: metrics.tokens_per_s,
                 schema.WAITING: metrics.waiting,
             }
+            values |= speed.metrics(metrics.model_flops_per_s) if speed else {}
             log.add(values | _seen_metrics(metrics.seen), metrics.step)
 
         def measure(step: int, now: Seen) -> None:
@@ -297,6 +302,7 @@ class StageRunner:
             saving=log.sync,
             interruption=self._interruption,
             flops=flops_by_rates(*flops) if flops else None,
+            useful=speed.flops if speed else None,
             curve_steps=curve_steps(stage.steps, curve.points) if curve else (),
             measure=measure if curve else None,
             ranks=self._group.ranks if self._group else Ranks(),
@@ -306,18 +312,20 @@ class StageRunner:
         """What a batch costs in each stage, and the sizes to be recorded, from the plan.
 
         Raises:
-            VlmAblateError: parts that do not fit together: shown before weights are read.
+            VlmAblateError: parts that do not fit together, or on the GPU: shown before weights are read.
         """
-        from vlm_ablate.accounting import CPU_FLOPS, GPU_FLOPS, check_lengths, plan_features, plan_model
+        from vlm_ablate.accounting import CPU_FLOPS, GPU_FLOPS, check_lengths, plan_features, plan_model, shards_of
 
         try:
-            plan = plan_model(self.config)
+            plan = plan_model(self.config, shards=shards_of(self.config.execution))
             check_lengths(plan, self.config)
         except VlmAblateError:
             raise
         except Exception as error:  # parts that cannot be built on the meta device may still train
             self._notice(f"no plan, and FLOPs are not counted: {type(error).__name__}: {error}")
-            return _Rates({}, {})
+            return _Rates({}, {}, {})
+        for problem in too_small(plan):
+            self._notice(problem)
         artifacts.write_plan(plan, self._folder.artifacts / schema.PLAN_FILE)
         images = plan.sample.images
         flops, sizes = {}, {}
@@ -335,7 +343,7 @@ class StageRunner:
                 schema.VISUAL_TOKENS: float(plan.visual_tokens_per_image),
                 schema.FLOPS_PER_SAMPLE: float(stage.flops),
             }
-        return _Rates(flops, sizes)
+        return _Rates(flops, sizes, plan.stages)
 
     def _told(self, read: int, skipped: int) -> None:
         if skipped:
@@ -350,8 +358,17 @@ class StageRunner:
 class _Rates:
     """What the plan says of each stage; of FLOPs, those of a view and of a token (`flops_by_rates`)."""
 
-    def __init__(self, flops: dict[str, tuple[float, float]], sizes: dict[str, dict[str, float]]) -> None:
-        self.flops, self.sizes = flops, sizes
+    def __init__(
+        self,
+        flops: dict[str, tuple[float, float]],
+        sizes: dict[str, dict[str, float]],
+        plans: Mapping[str, StagePlan],
+    ) -> None:
+        self.flops, self.sizes, self._plans = flops, sizes, plans
+
+    def speed(self, name: str, *, stored: bool) -> Speed | None:
+        """What a stage's MFU is measured by, where it can be."""
+        return speed_on(device_name(), self._plans[name], stored=stored) if name in self._plans else None
 
 
 def _seen_metrics(seen: Seen) -> dict[str, float]:

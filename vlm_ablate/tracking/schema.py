@@ -72,10 +72,17 @@ TRAIN_LOSS = "train/loss"
 TRAIN_LR = "train/lr"
 TRAIN_GRAD_NORM = "train/grad_norm"
 TRAIN_TOKENS_PER_S = "train/tokens_per_s"
+TRAIN_MFU = "train/mfu"
+"""Share of a GPU's peak that is put to use: the model's own operations, without what checkpointing does a second time
+and with half of causal attention. Of a GPU whose peak is known."""
+TRAIN_HFU = "train/hfu"
+"""The same with what checkpointing does a second time."""
 SEEN_IMAGES = "seen/images"
 SEEN_TEXT_TOKENS = "seen/text_tokens"
 SEEN_VISUAL_TOKENS = "seen/visual_tokens"
 SEEN_FLOPS = "seen/flops"
+"""Operations up to a step as torch's counter counts them: recomputation under checkpointing included, attention with
+every key, also of a frozen encoder whose output is stored. (`train/mfu` counts otherwise.)"""
 SEEN = (SEEN_IMAGES, SEEN_TEXT_TOKENS, SEEN_VISUAL_TOKENS, SEEN_FLOPS)
 PARAMS_TOTAL = "model/params_total"
 PARAMS_TRAINABLE = "model/params_trainable"

@@ -37,6 +37,8 @@ class StepMetrics:
     waiting: float
     """Share of the seconds since the last time in which training waited for its data, 0..1."""
     seen: Seen
+    model_flops_per_s: float = 0.0
+    """Of this rank, as its counter has them (`Counter.useful`)."""
 
 
 def derived_seed(*parts: object) -> int:
@@ -149,11 +151,13 @@ class Monitor(StepEnd):
         self._detector = DivergenceDetector(divergence_ratio)
         self._clock = self._event_clock = self._started = 0.0
         self._tokens = self._event_tokens = self._start_step = 0
+        self._useful = 0.0
         self._losses: list[float] = []
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._clock = self._event_clock = self._started = time.perf_counter()
         self._tokens = self._event_tokens = self.counter.seen.tokens
+        self._useful = self.counter.useful
         self._start_step = trainer.global_step
 
     def on_step_end(self, trainer: pl.Trainer, module: TrainingModule, step: int) -> None:
@@ -193,10 +197,11 @@ class Monitor(StepEnd):
                 tokens_per_s=(seen.tokens - self._tokens) / seconds,
                 waiting=min(1.0, self._waited() / seconds),
                 seen=seen,
+                model_flops_per_s=(self.counter.useful - self._useful) / seconds,
             )
         )
         self._window.clear()
-        self._clock, self._tokens = now, seen.tokens
+        self._clock, self._tokens, self._useful = now, seen.tokens, self.counter.useful
 
     def _report(self, step: int, stage_step: int) -> None:
         now = time.perf_counter()

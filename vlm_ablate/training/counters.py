@@ -33,14 +33,28 @@ class Seen:
         return asdict(self)
 
 
-def flops_by_rates(per_view: float, per_token: float) -> BatchFlops:
-    """FLOPs from what one view costs in encoder and connector, and one real token of the text stream in the rest."""
+def flops_by_rates(per_view: float, per_token: float, per_pair: float = 0.0) -> BatchFlops:
+    """FLOPs from what one view costs in encoder and connector, and one real token of the text stream in the rest.
+
+    Args:
+        per_view: of a view.
+        per_token: of a token.
+        per_pair: of a pair of tokens of one document, which has as many as the square of its tokens.
+    """
 
     def flops(batch: Batch) -> float:
         views = 0 if batch.pixel_values is None else batch.pixel_values.shape[0]
-        return per_view * views + per_token * int(batch.attention_mask.sum())
+        spent = per_view * views + per_token * int(batch.attention_mask.sum())
+        return spent + per_pair * sum(length**2 for length in document_lengths(batch)) if per_pair else spent
 
     return flops
+
+
+def document_lengths(batch: Batch) -> list[int]:
+    """Tokens of each document of a batch: in one row, in rows of their own, or several in a row."""
+    if batch.documents is not None:
+        return list(batch.documents)
+    return [int(count) for row in batch.segment for count in row.bincount()[1:].tolist() if count]
 
 
 class Counter:
@@ -52,6 +66,7 @@ class Counter:
         visual_tokens: (height, width) of a view in pixels -> visual tokens of that view.
         image_token_id: id of the placeholders that stand for views in the text stream.
         flops: training FLOPs of a batch; None leaves FLOPs at zero.
+        useful: the model's own FLOPs of a batch, see `useful`.
     """
 
     def __init__(
@@ -60,7 +75,11 @@ class Counter:
         image_token_id: int,
         flops: BatchFlops | None = None,
         seen: Seen | None = None,
+        useful: BatchFlops | None = None,
     ) -> None:
+        self._useful = useful
+        self.useful = 0.0
+        """FLOPs of the model's own that this rank has been given since the counter was made, for its rate."""
         self._visual_tokens, self._image_token_id, self._flops = visual_tokens, image_token_id, flops
         self.seen = seen or Seen()
         self._new = Seen()
@@ -79,6 +98,7 @@ class Counter:
     def add(self, batch: Batch) -> None:
         """Count one batch of this rank."""
         seen = self._new
+        self.useful += self._useful(batch) if self._useful else 0.0
         self._new = replace(
             seen,
             sequences=seen.sequences + batch.sequences,

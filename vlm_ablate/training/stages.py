@@ -57,6 +57,8 @@ class StageJob:
     interruption: Interruption = field(default_factory=Interruption)
     flops: BatchFlops | None = None
     """Training FLOPs of a batch; None counts none."""
+    useful: BatchFlops | None = None
+    """The model's own FLOPs of a batch, for its rate; None counts none."""
     curve_steps: Sequence[int] = ()
     """Optimiser steps of this stage after which `measure` is called."""
     measure: Callable[[int, Seen], None] | None = None
@@ -88,7 +90,7 @@ def train_stage(job: StageJob) -> Seen:
         StopRequested: a stop was requested; the checkpoint is on disk.
         StorageError: a checkpoint cannot be written.
     """
-    counter = Counter(job.vlm.visual_tokens, job.vlm.image_token_id, job.flops, job.seen)
+    counter = Counter(job.vlm.visual_tokens, job.vlm.image_token_id, job.flops, job.seen, job.useful)
     ranks = job.ranks
     module = TrainingModule(
         job.vlm,

@@ -1,0 +1,28 @@
+"""What `run` would refuse of what a plan is asked for, so that no plan promises it."""
+
+from __future__ import annotations
+
+from vlm_ablate.config.run_config import RunConfig
+from vlm_ablate.errors import VlmAblateError
+from vlm_ablate.launch.base import Placement
+
+
+def refused(config: RunConfig, *, shards: int | None = None, sharding: str = "zero3") -> str | None:
+    """Why a run cannot be launched as it is planned; None: it can, on a machine that has the devices.
+
+    Args:
+        config: of the run.
+        shards: devices of a group, where the plan is asked for another number than the execution section names.
+        sharding: what they share.
+    """
+    execution = config.execution
+    try:
+        Placement(execution.devices, execution.nodes).check_one_machine()
+    except VlmAblateError as error:
+        return f"{error.message} (execution.nodes)"
+    if (shards or 1) == 1:
+        return None
+    if sharding != "zero3":
+        return f"nothing shares {sharding}: ranks of a run share all of it (fsdp2, planned as zero3) or nothing (ddp)"
+    problem = config.unfit_for_ranks(execution.model_copy(update={"devices": shards, "strategy": "fsdp2"}))
+    return f"{problem[1]} (execution.{problem[0]})" if problem else None
