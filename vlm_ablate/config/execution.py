@@ -43,6 +43,9 @@ class Execution(Strict, decides="execution"):
     strategy: Strategy = added("auto")
     """What ranks share. "ddp": each has the whole model. "fsdp2": each holds a share of the weights, gradients and
     moments. "auto": ddp."""
+    compile: bool = added(False)
+    """Have torch.compile compile attention, MLP and norms of both backbones' layers while they train. It costs a minute
+    or more before the first step. Loss and gradients are equal up to rounding; scores are computed without."""
     stages: dict[str, StageExecution] = Field(default_factory=dict)
     """Name of a stage -> what it does otherwise."""
     checkpoint_every: int = Field(100, gt=0)

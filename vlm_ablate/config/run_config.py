@@ -12,7 +12,7 @@ from vlm_ablate.config.data import MAX_TILES, DataConfig, ImageConfig, PromptFor
 from vlm_ablate.config.evaluation import EvaluationConfig
 from vlm_ablate.config.execution import Execution
 from vlm_ablate.config.model import ModelConfig
-from vlm_ablate.config.stages import Stage, Training
+from vlm_ablate.config.stages import Stage, Training, language_in_bf16
 
 
 class RunStage(Stage, decides="training"):
@@ -106,6 +106,8 @@ class RunConfig(Strict):
         """(field, why): what cannot be computed by the ranks of an execution section; None: everything can."""
         ranks = execution.ranks
         if ranks > 1 and execution.strategy == "fsdp2":
+            if execution.compile:
+                return "compile", "what fsdp2 gathers layer by layer is not compiled; write ddp, or compile: false"
             if self.evaluation.curve:
                 return "strategy", (
                     "a model that fsdp2 shares out answers nothing while it trains, and evaluation.curve asks; "
@@ -135,6 +137,11 @@ class RunConfig(Strict):
     def scoring_precision(self) -> Literal["fp32", "bf16"]:
         """What scores are computed in: as the evaluation says, else as in the last stage."""
         return self.evaluation.precision or (self.last_stage.precision if self.stages else "fp32")
+
+    @property
+    def language_in_bf16(self) -> bool:
+        """Whether a GPU may hold the language model in bf16: nothing that runs, scores included, computes in fp32."""
+        return language_in_bf16(self.stages.values()) and self.scoring_precision == "bf16"
 
     @property
     def shown_image(self) -> ImageConfig:

@@ -11,6 +11,7 @@ of the rows. They follow from products with r columns and the norms of the rows 
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import cache
 from typing import Any, cast
 from weakref import ref
 
@@ -161,6 +162,12 @@ class ClosedFormDora(DoraLinearLayer):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_squares": None}
+
+
+@cache
+def opaque_to_compilers() -> None:
+    """Have torch.compile leave adapted layers as they are: whether a weight has changed cannot be traced."""
+    ClosedFormVariant.forward = staticmethod(torch.compiler.disable(ClosedFormVariant.forward))  # type: ignore[method-assign]  # for good
 
 
 def in_closed_form(backbone: nn.Module) -> None:

@@ -9,12 +9,12 @@ import torch
 
 from vlm_ablate.checkpoints.start_from import started_vlm
 from vlm_ablate.config.run_config import RunStage
-from vlm_ablate.config.stages import language_in_bf16
 from vlm_ablate.data.dataset import Skips
 from vlm_ablate.data.mixture import Mixture
 from vlm_ablate.data.module import VLMDataModule
 from vlm_ablate.errors import StorageError
 from vlm_ablate.models.adapters import apply_training
+from vlm_ablate.models.compiled import compile_layers, release
 from vlm_ablate.models.documents import choose
 from vlm_ablate.models.trained_state import load_trained
 from vlm_ablate.models.views import Views
@@ -69,10 +69,14 @@ class StageModel:
         checkpointing = self.config.execution.of_stage(name).gradient_checkpointing
         prepare(vlm, stage, index, self.spec.seeds.init, partial(apply_training, gradient_checkpointing=checkpointing))
         self._attend(vlm, stage)
+        if self.config.execution.compile:
+            compile_layers(vlm)
         return vlm
 
     def trained(self, stage: StageFolder | None) -> None:
         """It has the weights of this stage now; None: only a share of them, and it is built again when it is needed."""
+        if self._vlm is not None:
+            release(self._vlm)
         self._holds = stage.root.name if stage else None
         if stage is None:
             self._vlm = None
@@ -100,9 +104,7 @@ class StageModel:
 
     def _build(self) -> VLM:
         device = training_device()
-        stages = self.config.stages.values()
-        bf16 = language_in_bf16(stages) if stages else self.config.scoring_precision == "bf16"
-        half = device.type == "cuda" and bf16
+        half = device.type == "cuda" and self.config.language_in_bf16
         return started_vlm(
             self.config.model,
             Views.of(self.config.images()),
