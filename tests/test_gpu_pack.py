@@ -10,24 +10,40 @@ from pathlib import Path
 import pytest
 
 FILE = Path(__file__).parents[1] / "benchmarks" / "gpu" / "run.py"
+OWN = ("checks", "steps", "batches", "shapes", "summary")
 
 
 def run(out: Path, monkeypatch: pytest.MonkeyPatch, *options: str) -> tuple[int, dict]:
     monkeypatch.setattr(sys, "argv", [str(FILE), "--out", str(out), "--size", "tiny", *options])
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(FILE), run_name="__main__")
-    return int(ended.value.code or 0), json.loads((out / "results.json").read_text())["parts"]
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    try:
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(FILE), run_name="__main__")
+    finally:
+        for name in OWN:
+            sys.modules.pop(name, None)
+    return int(ended.value.code or 0), json.loads((out / "results.json").read_text())
 
 
 def test_every_part_of_the_pack_runs_at_tiny_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    status, parts = run(tmp_path, monkeypatch, "--minutes", "5")
+    status, results = run(tmp_path, monkeypatch, "--minutes", "5")
+    parts = results["parts"]
     assert status == 0 and not {name: part for name, part in parts.items() if "found" not in part}
-    assert max(parts["checks"]["found"].values()) < 1e-4
-    assert list(parts)[:3] == ["checks", "idefics3_8b dora", "idefics3_8b dora transformers"]
-    assert parts["switch padded"]["found"]["attention"] == "padded"
+    assert max(parts["checks"]["found"].values()) < 2e-4
+    forms = ["idefics3_8b dora", "idefics3_8b lora", "smolvlm_256m lora", "idefics2_8b lora"]
+    expected = [name + whose for name in forms for whose in ("", " transformers")]
+    assert list(parts)[: len(expected) + 1] == ["checks", *expected]
+    switches = {name.removeprefix("switch "): part["found"] for name, part in parts.items() if "switch" in name}
+    assert {"as it is", "padded", "attention documents", "logits everywhere", "stored features"} < set(switches)
+    assert switches["padded"]["attention"] == "padded" and switches["padded"]["fill"] < 1
+    assert switches["as it is"]["fill"] == 1 and switches["compiled"]["compiled_layers"] == 4
     assert all(part["found"]["tokens_per_s"] > 0 for name, part in parts.items() if name != "checks")
+    assert set(results["summary"]) == {*forms, *(f"switch {name}" for name in switches if name != "as it is")}
+    page = (tmp_path / "results.md").read_text()
+    assert all(f"| {name} |" in page for name in parts)
 
 
 def test_what_there_is_no_time_for_is_said_to_be_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    status, parts = run(tmp_path, monkeypatch, "--minutes", "-1")
-    assert status == 1 and all("skipped" in part for part in parts.values())
+    status, results = run(tmp_path, monkeypatch, "--minutes", "-1")
+    assert status == 1 and all("skipped" in part for part in results["parts"].values())
+    assert "0 s were left" in (tmp_path / "results.md").read_text()

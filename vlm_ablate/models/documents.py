@@ -130,6 +130,7 @@ def attend(
         raise ValueError("attention with sinks, a bias of positions or a cache is not done by document")
     causal = is_causal if is_causal is not None else getattr(module, "is_causal", True)
     rule = _Rule(causal, sliding_window, softcap, scaling if scaling is not None else query.shape[-1] ** -0.5, dropout)
+    query, key, value = _as_computed(query, key, value)
     if _flashes(documents, query, value, rule):
         return _flash(documents, query, key, value, rule)[None], None
     lengths = list(documents.lengths)
@@ -138,6 +139,18 @@ def attend(
     parts = zip(queries, keys, values, prefixes, strict=True)
     found = [_attend_one(q, k, v, rule, prefix) for q, k, v, prefix in parts]
     return torch.cat(found, dim=2).transpose(1, 2).contiguous(), None
+
+
+def _as_computed(*states: Tensor) -> Iterator[Tensor]:
+    """In the precision of autocast, where a GPU computes by it.
+
+    Embeddings in fp32 give rotated queries and keys in fp32 beside values in bf16. torch's attention brings them
+    together by itself, the kernels of flash attention do not, and take no fp32.
+    """
+    device = states[0].device.type
+    if device != "cuda" or not torch.is_autocast_enabled(device):
+        return iter(states)
+    return (each.to(torch.get_autocast_dtype(device)) for each in states)
 
 
 @dataclass(frozen=True)
@@ -155,6 +168,9 @@ def _attend_one(query: Tensor, key: Tensor, value: Tensor, rule: _Rule, prefix: 
     """One document: (1, heads, length, width) of queries, with as many or fewer heads of keys and values."""
     mask = _mask(query.shape[2], rule, prefix, query.device)
     groups = query.shape[1] // key.shape[1]
+    if groups > 1 and query.is_cuda and (mask is not None or query.dtype == torch.float32):
+        # No fused kernel of a GPU takes grouped heads then, and what is not fused holds all scores.
+        key, value, groups = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1), 1
     if rule.softcap is None:
         return scaled_dot_product_attention(
             query, key, value, attn_mask=mask, dropout_p=rule.dropout, is_causal=rule.causal and mask is None,
@@ -242,6 +258,12 @@ def _no_mask(*args: Any, **kwargs: Any) -> None:
 
 AttentionInterface.register(NAME, attend)
 AttentionMaskInterface.register(NAME, _no_mask)
+
+
+@cache
+def opaque_to_compilers() -> None:
+    """Have torch.compile leave `attend` as it is: traced, it would be compiled anew for all lengths of documents."""
+    AttentionInterface.register(NAME, torch.compiler.disable(attend))
 
 
 def choose(wanted: Attention, device: torch.device, *, half: bool) -> Kernel:
