@@ -272,6 +272,19 @@ def test_an_order_that_more_training_changes_is_shown_at_both_budgets(
     notes = dict(report(experiment, runs, histories=histories).notes)
     pair = "Cross-attention, frozen − Fully autoregressive (Perceiver), LoRA"
     assert notes["Budget"].endswith(f"{pair}: -10.0 halfway, +5.0 at the end.")
+    assert "Scores along the way" not in notes
+
+
+def test_a_run_whose_weights_were_trained_without_scores_along_the_way_is_named(
+    experiment: Experiment, runs: list[RunRecord]
+) -> None:
+    seen = {schema.SEEN_IMAGES: [Point(1, 4.0, 0)]}
+    with_scores = {r.run_id: seen | {"curve/mean": [Point(1, 9.0, 0)]} for r in runs}
+    bare = {r.run_id: seen for r in runs if (r.arm, r.seed) == ("ca", 1)}
+    told = dict(report(experiment, runs, histories=with_scores | bare).notes)["Scores along the way"]
+    assert told.startswith("none of Cross-attention, frozen (seed 1), whose weights were trained without")
+    for histories in (with_scores, {r.run_id: seen for r in runs}):
+        assert "Scores along the way" not in dict(report(experiment, runs, histories=histories).notes)
 
 
 def test_arms_that_cannot_be_told_apart_are_a_group(experiment: Experiment, runs: list[RunRecord]) -> None:

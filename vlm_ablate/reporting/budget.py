@@ -1,11 +1,11 @@
-"""Where more training changes an order: the arms halfway and at the end, from the scores along the way."""
+"""What scores along the way tell of a table: where more training changes an order, and which runs have none."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 
-from vlm_ablate.reporting.health import CURVE
+from vlm_ablate.reporting.health import CURVE_METRIC
 from vlm_ablate.reporting.rows import ArmRow
 from vlm_ablate.reporting.statistics import paired_difference
 from vlm_ablate.tracking import schema
@@ -35,11 +35,28 @@ def budget_notes(rows: Sequence[ArmRow], histories: Mapping[str, Mapping[int, Hi
         yield "Budget", "more training changes an order (scores along the way, tune split). " + "; ".join(turned) + "."
 
 
+def curve_notes(rows: Sequence[ArmRow], histories: Mapping[str, Mapping[int, History]]) -> Iterable[tuple[str, str]]:
+    """A note where some trained runs have scores along the way and others have none.
+
+    Weights are named without them, so that a run may have those of one that asked for none.
+    """
+    scored, lacking = False, []
+    for row in rows:
+        ended = {s: h for s, h in histories.get(row.arm, {}).items() if s in row.scores.get(schema.MEAN, {})}
+        without = sorted(seed for seed, history in ended.items() if not history.get(CURVE_METRIC))
+        scored = scored or len(without) < len(ended)
+        if without:
+            lacking.append(f"{row.label} (seed {', '.join(map(str, without))})")
+    if scored and lacking:
+        told = "whose weights were trained without; `run --rerun` trains them again with"
+        yield "Scores along the way", f"none of {'; '.join(lacking)}, {told}."
+
+
 def _scores(by_seed: Mapping[int, History], share: float) -> BySeed:
     """Seed -> score at that share of the training."""
     found: BySeed = {}
     for seed, history in by_seed.items():
-        points = history.get(f"{CURVE}{schema.MEAN}", ())
+        points = history.get(CURVE_METRIC, ())
         if len(points) > 1 and (early := [p for p in points if p.step <= share * points[-1].step]):
             found[seed] = early[-1].value
     return found

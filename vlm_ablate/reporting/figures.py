@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlm_ablate.errors import VlmAblateError
 from vlm_ablate.reporting.frame import Report
-from vlm_ablate.reporting.health import CURVE
+from vlm_ablate.reporting.health import CURVE, CURVE_METRIC
 from vlm_ablate.reporting.statistics import Estimate, estimate
 from vlm_ablate.reporting.style import INK, MARKERS, PALETTE, SOFT, drawing, to_bytes
 from vlm_ablate.tracking import schema
@@ -18,8 +18,6 @@ from vlm_ablate.tracking.records import History, RunRecord
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-CURVE_METRIC = f"{CURVE}{schema.MEAN}"
-"""Mean score along the way, on a part of the tune split."""
 STEPS = "steps"
 PANELS = (
     (STEPS, "Training steps"),

@@ -11,7 +11,7 @@ from typing import Any
 from vlm_ablate.config.experiment import Experiment
 from vlm_ablate.papers import PaperTable, find_row, table
 from vlm_ablate.reporting.agreement import Order, compare_order, rank_ranges, ranks
-from vlm_ablate.reporting.budget import budget_notes
+from vlm_ablate.reporting.budget import budget_notes, curve_notes
 from vlm_ablate.reporting.claims import judge_claims
 from vlm_ablate.reporting.health import Health, look_after
 from vlm_ablate.reporting.items import item_scores
@@ -115,6 +115,7 @@ def report(
     }
     curves = [history for by_seed in by_arm.values() for history in by_seed.values()]
     health = look_after(rows, selection.columns, floor, highest, curves)
+    along = (*budget_notes(rows, by_arm), *curve_notes(rows, by_arm))
     return Report(
         experiment=experiment.name,
         title=experiment.title,
@@ -129,7 +130,7 @@ def report(
         ceiling=highest,
         order=_order(rows),
         claims=judge_claims(experiment.table.claims, rows, health),
-        notes=(*footnotes(selection, rows, experiment.seeds), *budget_notes(rows, by_arm), *remarks),
+        notes=(*footnotes(selection, rows, experiment.seeds), *along, *remarks),
         planned_seeds=tuple(experiment.seeds),
         run_ids=frozenset(record.run_id for record in selection.records()),
         curve_columns=_curve_columns(experiment, selection.columns),

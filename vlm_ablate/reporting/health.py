@@ -22,6 +22,8 @@ RISING = 1 / 3
 """Least Kendall's tau of step and score: of two points of a curve the later is higher in two of three cases."""
 CURVE = "curve/"
 """Prefix of the metrics that are scored along the way, on a part of the tune split."""
+CURVE_METRIC = f"{CURVE}{schema.MEAN}"
+"""Their mean over the columns."""
 
 
 @dataclass(frozen=True)

@@ -267,8 +267,11 @@ def describe_order(report: Report) -> str:
     if order is None:
         return ""
     if order.same:
-        return f"Order of arms: the same as the paper's, in all {order.pairs} pairs of {order.arms} arms."
-    tau = "" if order.tau is None else f" (Kendall τ = {order.tau:.2f})"
+        pairs = "" if order.pairs == 1 else f", in all {order.pairs} pairs of {order.arms} arms"
+        return f"Order of arms: the same as the paper's{pairs}."
+    if order.pairs == 1 and order.tau is not None:
+        return "Order of arms: not the paper's."
+    tau = "" if order.tau is None else f" (Kendall τ = {order.tau:.2f})".replace("-", "−")
     return f"Order of arms: {order.concordant} of {order.pairs} pairs stand in the paper's order{tau}."
 
 
