@@ -35,6 +35,8 @@ th { font-weight: 600; text-align: left; vertical-align: bottom; }
 th, td { padding: .42rem clamp(.18rem, .6vw, .5rem); }
 td.number { white-space: nowrap; }
 table { width: 100%; }
+.scores td:first-child { min-width: 9em; }
+table.many { font-size: .76rem; } .many th, .many td { padding-left: .2rem; padding-right: .2rem; }
 .scores .spread { display: block; } .scores td { vertical-align: top; }
 .claims td { padding-right: clamp(.3rem, 1.2vw, 1.6rem); }
 .opens { padding-left: 1.4rem; }
@@ -53,18 +55,31 @@ dl { font-size: .88rem; line-height: 1.45; display: grid; grid-template-columns:
   margin: 0; }
 dt { font-weight: 600; max-width: 16rem; } dd { margin: 0; color: var(--soft); overflow-wrap: anywhere; }
 details { margin-top: 1.6rem; } summary { cursor: pointer; font-weight: 600; margin-bottom: .6rem; }
-@media (max-width: 62rem) {
-  dl { display: block; } dd { margin-bottom: .5rem; }
-  thead { display: none; } table, tbody, tr, td { display: block; border: 0; }
-  tr { border-top: 1px solid var(--thin); padding: .5rem 0; }
-  td { display: flex; justify-content: space-between; gap: 1rem; padding: .1rem 0; text-align: right; }
-  td:not(.text) { white-space: normal; } td:empty { display: none; }
-  td[data-name]::before { content: attr(data-name); color: var(--soft); text-align: left; }
-  .opens { padding-left: 0; }
-  td:first-child { font-weight: 600; text-align: left; } td:first-child::before { content: none; }
-  .scores .spread { display: inline; } tbody.foot tr:first-child td { border-top: 0; } }
+@media (max-width: 62rem) { dl { display: block; } dd { margin-bottom: .5rem; } }
 @media print { main { max-width: none; padding: 0; } details > * { display: block; } }
 """
+_MANY = 15
+"""Columns above which a table needs more room than a narrow window has."""
+
+
+def _as_list(of: str, width: str) -> str:
+    """CSS of a table that is narrower than its columns need: each row is a list of its cells."""
+    return f"""\
+@media (max-width: {width}) {{
+  {of} {{ max-width: 40rem; }} {of} thead {{ display: none; }}
+  {of}, {of} tbody, {of} tr, {of} td {{ display: block; border: 0; }}
+  {of} tr {{ border-top: 1px solid var(--thin); padding: .5rem 0; }}
+  {of} td {{ display: flex; justify-content: space-between; gap: 1rem; padding: .1rem 0; text-align: right; }}
+  {of} td:not(.text) {{ white-space: normal; }} {of} td:empty {{ display: none; }}
+  {of} td[data-name]::before {{ content: attr(data-name); color: var(--soft); text-align: left; flex: none;
+    max-width: 45%; overflow-wrap: normal; }}
+  {of} td, {of} td.opens {{ padding-left: 0; padding-right: 0; }}
+  {of} td:first-child {{ font-weight: 600; text-align: left; }} {of} td:first-child::before {{ content: none; }}
+  {of} .spread {{ display: inline; }} {of} tbody.foot tr:first-child td {{ border-top: 0; }} }}
+"""
+
+
+_STYLE += _as_list("table", "62rem") + _as_list("table.many", "76rem")
 
 
 def render(layout: Layout) -> str:
@@ -133,6 +148,7 @@ def grid(table: Grid, name: str) -> str:
     foot = f'<tbody class="foot">\n{foot}\n</tbody>' if foot else ""
     thead = f"{_group_row(table)}<tr>{head}</tr>"
     inside = f"<thead>{thead}</thead>\n<tbody>\n{body}\n</tbody>\n{foot}"
+    name += " many" if len(table.columns) > _MANY else ""
     return f'<div class="box"><table class="{name}">\n{inside}</table></div>'
 
 

@@ -118,7 +118,8 @@ def _answers(entry: Entry, picture: str | None) -> str:
     parts = []
     if picture:
         told = f"Pictures with question, truth and the answer of {whose}."
-        parts.append(f'<figure><img src="{escape(picture)}" alt="{escape(told)}" loading="lazy">'
+        shown = f'<img src="{escape(picture)}" alt="{escape(told)}" loading="lazy">'
+        parts.append(f'<figure><a href="{escape(picture)}">{shown}</a>'  # whole, where the page is narrow
                      f"<figcaption>{escape(told)}</figcaption></figure>")  # fmt: skip
     read = entry.answers.get(run.run_id)
     told_of = [part for part in read() if not part.blind] if read else []
