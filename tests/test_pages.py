@@ -108,6 +108,14 @@ def test_a_file_with_a_base_leaves_the_others_arms_out(tmp_path: Path, monkeypat
     assert list(load_experiment(tmp_path / "second.yaml", scale="paper").arms) == ["frozen", "lora"]
 
 
+def test_questions_of_one_s_own_are_asked_at_the_laptop_scale(tmp_path: Path) -> None:
+    text = yaml_block(OWN, "name: mine/questions").replace("experiments/", f"{DOCS.parent}/experiments/")
+    (tmp_path / "questions.yaml").write_text(text)
+    config = load_experiment(tmp_path / "questions.yaml", scale="laptop").arms["few"].config
+    assert config.evaluation.benchmarks["mine"].benchmark.id == "/data/questions"
+    assert not config.evaluation.ceiling and config.evaluation.curve is None
+
+
 def test_every_source_and_benchmark_that_reads_files_has_a_record_on_the_page() -> None:
     assert sorted(RECORDS) == sorted([*with_id("sources"), *with_id("benchmarks")])
 

@@ -90,6 +90,12 @@ def test_demonstrations_and_curves_need_their_splits(pairs: dict, vqav2: dict) -
     assert error is not None and "has no 'train' split" in error.message and "score it with shots: 0" in str(error.hint)
 
 
+def test_a_ceiling_needs_pictures_that_are_known_in_words(pairs: dict, vqav2: dict) -> None:
+    error = look_over({"told": a_config({"p": pairs}, {"q": vqav2}, ceiling=True)}).error()
+    assert error is not None and "no description of its pictures" in error.message
+    assert "evaluation.ceiling=false" in str(error.hint)
+
+
 def test_equal_material_is_opened_once(pairs: dict, vqav2: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     built: list[str] = []
     for registry in (material.sources, material.benchmarks):

@@ -73,15 +73,20 @@ def look_over(arms: Mapping[str, RunConfig]) -> Material:
 
     Returns:
         Everything that is wrong: folders, files, columns and splits that are not there, sources without a row, a
-        benchmark that is asked for demonstrations and has none; records that no table would put in one column.
+        benchmark that is asked for demonstrations, or in words, and has none; records that no table would put in one
+        column.
     """
     found = Material(list(arms))
     for part in _parts(arms, _sources_of):
         _noted(found, part, _open_source, part.config)
+    in_words = {part.config.model_dump_json(): part for part in _parts(arms, _ceilings_of)}
     for part in _parts(arms, _benchmarks_of):
         benchmark = _noted(found, part, benchmarks.build, part.config)
         for split in part.splits if benchmark is not None else ():
             _noted(found, part, benchmark.open, split)
+        told = in_words.get(part.config.model_dump_json(), _Part(part.config))
+        for split in told.splits if benchmark is not None else ():
+            _noted(found, told, benchmark.open_in_words, split)
     for text, names in _unlike_columns(arms):
         found.problems[text] = names
     return found
@@ -143,6 +148,12 @@ def splits_asked(config: RunConfig) -> Iterator[tuple[BenchmarkEntry, list[Split
 
 def _benchmarks_of(config: RunConfig) -> Iterator[tuple[ComponentConfig, list[Split]]]:
     return ((entry.benchmark, splits) for entry, splits in splits_asked(config))
+
+
+def _ceilings_of(config: RunConfig) -> Iterator[tuple[ComponentConfig, list[Split]]]:
+    """The benchmarks whose pictures are told in words, with the split that is."""
+    if config.evaluation.ceiling:
+        yield from ((entry.benchmark, [entry.split]) for entry in config.evaluation.benchmarks.values())
 
 
 def _unlike_columns(arms: Mapping[str, RunConfig]) -> Iterator[tuple[str, list[str]]]:

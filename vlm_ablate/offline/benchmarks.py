@@ -27,6 +27,9 @@ class _Offline(Benchmark):
         super().__init__(config)
         self._licences = licence_records(config.tasks)
 
+    def open_in_words(self, split: Split) -> None:
+        """What is composed is known in words."""
+
     @property
     def licences(self) -> list[AssetRecord]:
         return self._licences

@@ -89,6 +89,22 @@ class Benchmark(ABC):
         if not len(self.items(split)):
             raise DataError(f"benchmark {self.config.name!r}: split {split!r} is empty")
 
+    def open_in_words(self, split: Split) -> None:
+        """Look whether the pictures of a split are known in words, which measuring the ceiling needs.
+
+        Raises:
+            DataError: they are not; or as `open`.
+            AssetMissing: as `items`.
+        """
+        first = next(iter(self.texts(split)), None)
+        if first is not None and not first.description:
+            raise DataError(
+                f"benchmark {self.config.name!r}: item {first.id!r} of {split!r} has no description of its pictures, "
+                "so that no ceiling can be measured",
+                hint="--set evaluation.ceiling=false; where a scale asks for the ceiling, the experiment says "
+                "otherwise by `scales: {NAME: {overrides: {evaluation: {ceiling: false}}}}`",
+            )
+
     def split_hash(self, split: Split, limit: int | None = None) -> str:
         """Fingerprint of the (first `limit`) items: ids, picture keys, questions, choices, references; not pixels."""
         return hash_items(islice(self.texts(split), limit))
