@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from disturbed.faults import KINDS, Fault, Undo, flip, inject, put_back, told_by_reader
-from disturbed.processes import Command, specs
+from disturbed.processes import PATIENCE_SECONDS, Command, specs, warm_up
 from disturbed.results import new_home, results_in
 
 REPEATS = 4
@@ -87,35 +87,35 @@ def prepare(work: Path) -> tuple[Path, Path]:
     if not (parts / "vision").exists():
         save_parts(parts)
     ensure_store(f"sqlite:///{template}")
+    warm_up()
     return parts, template
 
 
 def undisturbed(work: Path, parts: Path, template: Path) -> tuple[dict[str, Any], float]:
-    """What an undisturbed run leaves, and how long it takes; the first of two warms up."""
-    for name in ("warm", "straight"):
-        shutil.rmtree(work / name, ignore_errors=True)
-        home, started = new_home(work / name / "home", template), time.monotonic()
-        outcomes = Command(work / name, parts, home).start().end()
-        seconds = time.monotonic() - started
-        assert outcomes and all(o["status"] == "finished" for o in outcomes), outcomes
+    """What an undisturbed run leaves, and how long it takes."""
+    shutil.rmtree(work / "straight", ignore_errors=True)
+    home, started = new_home(work / "straight" / "home", template), time.monotonic()
+    Command.patience = 3600.0  # whatever the machine does besides
+    outcomes = Command(work / "straight", parts, home).start().end()
+    seconds = time.monotonic() - started
+    assert outcomes and all(o["status"] == "finished" for o in outcomes), outcomes
     expected = results_in(home, parts)
     assert all(expected[f"{spec.arm} status"] == "finished" for spec in specs(parts)), expected
     return expected, seconds
 
 
-def run(faults: int, seed: int, minutes: float, kinds: list[str], out: Path, work: Path) -> list[Fault]:
-    """Do the faults that are not done yet; returns all of them."""
-    done = [Fault(**row) for row in json.loads(out.read_text())["faults"]] if out.exists() else []
+def run(asked: list[Fault], seed: int, minutes: float, out: Path, work: Path) -> list[Fault]:
+    """Do the faults; returns them and those that were done before, in the order of their numbers."""
+    done = {fault.number: fault for fault in known(out)}
     begun = time.monotonic()
     parts, template = prepare(work)
     expected, seconds = undisturbed(work, parts, template)
+    Command.patience = max(PATIENCE_SECONDS, 6 * seconds)
     print(f"undisturbed: {seconds:.1f} s, {len(expected)} things to compare", flush=True)
-    for number in range(len(done), faults):
+    for turn, fault in enumerate(asked, 1):
         if time.monotonic() - begun > 60 * minutes:
-            print(f"time is up after {len(done)} of {faults} faults", flush=True)
+            print(f"time is up after {turn - 1} of {len(asked)} faults", flush=True)
             break
-        rng = random.Random(f"{seed} {number}")
-        fault = Fault(number, kinds[number % len(kinds)], round(rng.uniform(0.05, 1.0), 3))
         started = time.monotonic()
         try:
             if fault.kind == "flip_finished":
@@ -127,15 +127,41 @@ def run(faults: int, seed: int, minutes: float, kinds: list[str], out: Path, wor
         except Exception as error:
             fault.lost.append(f"{type(error).__name__}: {error}"[:600])
         fault.seconds = round(time.monotonic() - started, 1)
-        done.append(fault)
+        done[fault.number] = fault
         if not fault.lost:
-            shutil.rmtree(work / f"fault-{number}", ignore_errors=True)
+            shutil.rmtree(work / f"fault-{fault.number}", ignore_errors=True)
         came = f"LOST: {'; '.join(fault.lost)[:300]}" if fault.lost else "nothing lost"
         told = f"; told: {fault.told[:120]}" if fault.told else ""
-        print(f"{number + 1:3}/{faults} {fault.kind:11} at {fault.at:4.0%} {fault.seconds:5.1f} s, repeated"
-              f" {fault.repeats}x {fault.detail} {came}{told}", flush=True)  # fmt: skip
-        out.write_text(json.dumps({"seed": seed, "faults": [asdict(f) for f in done]}, indent=1) + "\n")
-    return done
+        print(f"{turn:3}/{len(asked)} number {fault.number} {fault.kind:11} at {fault.at:4.0%} {fault.seconds:5.1f} s,"
+              f" repeated {fault.repeats}x {fault.detail} {came}{told}", flush=True)  # fmt: skip
+        write(out, seed, [done[number] for number in sorted(done)])
+    return [done[number] for number in sorted(done)]
+
+
+def known(out: Path) -> list[Fault]:
+    """The faults of a file of results; none without one."""
+    return [Fault(**row) for row in json.loads(out.read_text())["faults"]] if out.exists() else []
+
+
+def write(out: Path, seed: int, done: list[Fault]) -> None:
+    """Write the faults, and what came of each kind in numbers."""
+    kinds = {
+        kind: {"tried": len(those), "lost": sum(bool(f.lost) for f in those), "told": sum(bool(f.told) for f in those)}
+        for kind in dict.fromkeys(fault.kind for fault in done)
+        if (those := [fault for fault in done if fault.kind == kind])
+    }
+    told = {"seed": seed, "kinds": kinds, "faults": [asdict(fault) for fault in done]}
+    out.write_text(json.dumps(told, indent=1) + "\n")
+
+
+def asked_for(faults: int, seed: int, kinds: list[str], before: list[Fault], again: bool) -> list[Fault]:
+    """Those to be done: with `again` the ones that lost something, then the numbers that are missing."""
+    old = [Fault(fault.number, fault.kind, fault.at) for fault in before if again and fault.lost]
+    missing = sorted(set(range(faults)) - {fault.number for fault in before})
+    return old + [
+        Fault(number, kinds[number % len(kinds)], round(random.Random(f"{seed} {number}").uniform(0.05, 1.0), 3))
+        for number in missing
+    ]
 
 
 def main() -> int:
@@ -145,13 +171,15 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--launcher", choices=["local"], default="local")
+    parser.add_argument("--again", action="store_true", help="do those that lost something once more")
     parser.add_argument("--kinds", default=",".join(KINDS))
     parser.add_argument("--work", type=Path, default=Path("outputs/faults"), help="homes of faults that lost something")
     parser.add_argument("--out", type=Path, default=Path("faults.json"))
     args = parser.parse_args()
     args.work = args.work.absolute()
     args.work.mkdir(parents=True, exist_ok=True)
-    done = run(args.faults, args.seed, args.minutes, args.kinds.split(","), args.out, args.work)
+    asked = asked_for(args.faults, args.seed, args.kinds.split(","), known(args.out), args.again)
+    done = run(asked, args.seed, args.minutes, args.out, args.work)
     lost = [fault for fault in done if fault.lost]
     by_kind = {kind: sum(f.kind == kind for f in done) for kind in dict.fromkeys(f.kind for f in done)}
     print(f"{len(done)} faults ({', '.join(f'{n} {kind}' for kind, n in by_kind.items())}): {len(lost)} lost something")

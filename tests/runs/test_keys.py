@@ -96,6 +96,21 @@ def test_what_decides_scores_trains_nothing(evaluation: dict[str, Any], home: Ho
     assert set(outcome.scores) == set(spec.config.evaluation.benchmarks)
 
 
+def test_all_that_decides_a_score_is_in_its_key(parts: Path) -> None:
+    def keys(**evaluation: Any) -> set[str]:
+        return {score.key for score in make_spec(parts, stages=STAGES, **evaluation).score_keys}
+
+    def entry(**fields: Any) -> dict[str, Any]:
+        return {"benchmarks": {"colour": {"benchmark": "squares", **fields}}}
+
+    asked = [{}, {"shots": 0}, {"shots": 2}, {"demonstrations": {"seed": 7}}, {"image": {"size": 32}},
+             {"precision": "bf16"}, entry(split="tune"), entry(limit=4), entry(shots=3),
+             entry(benchmark={"name": "squares", "items": 5})]  # fmt: skip
+    found = [key for evaluation in asked for key in keys(**evaluation)]
+    assert len(set(found)) == len(found) == 2 * len(asked)  # with images and without
+    assert keys(**entry(shots=2)) == keys(shots=2), "where it is written decides nothing"
+
+
 def test_a_column_joins_those_that_are_there(home: Home, parts: Path) -> None:
     answered = sorted(home.stages.rglob("predictions.jsonl"))
     times = {file: file.stat().st_mtime_ns for file in answered}

@@ -20,6 +20,7 @@ from vlm_ablate.home import Home
 from vlm_ablate.lease import Lease
 from vlm_ablate.runs.folder import run_folder
 from vlm_ablate.runs.log import Log
+from vlm_ablate.runs.outcome import note_attempt
 from vlm_ablate.runs.publishing import Publishing, publish_missing
 from vlm_ablate.runs.results import find_results
 from vlm_ablate.runs.view import record_of, view_of
@@ -79,6 +80,9 @@ def test_a_run_that_failed_and_then_finished_is_one_run_that_finished(home: Home
     show(view_of(write_results(spec, home, status="failed", message="killed")), home)
     (record,) = read_records(home.tracking_uri, spec.experiment)
     assert (record.status, record.message) == ("failed", "killed")
+    note_attempt(spec, home, "running")
+    run_id = show(view_of(find_results(spec, home)), home)
+    assert connect(home.tracking_uri).get_run(run_id).info.status == "RUNNING", "while it goes on"
     show(view_of(write_results(spec, home)), home)
     (record,) = read_records(home.tracking_uri, spec.experiment)
     assert record.status == "finished"
