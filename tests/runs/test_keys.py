@@ -111,6 +111,20 @@ def test_all_that_decides_a_score_is_in_its_key(parts: Path) -> None:
     assert keys(**entry(shots=2)) == keys(shots=2), "where it is written decides nothing"
 
 
+def test_fixed_demonstrations_are_scores_of_their_own_and_say_what_they_share(
+    home: Home, parts: Path, steps: Steps
+) -> None:
+    fixed = {"demonstrations": {"selection": "fixed"}, "shots": 2}
+    before = set(home.stages.rglob("score.json"))
+    assert all("shared_prompts" not in json.loads(file.read_text()) for file in before), "on a CPU: as ever"
+    run(make_spec(parts, stages=STAGES, **fixed), home)
+    new = [json.loads(file.read_text()) for file in set(home.stages.rglob("score.json")) - before]
+    assert steps.count == 0 and {body["demonstrations"] for body in new} == {"fixed"}
+    seen, blind = sorted((body["shared_prompts"] | {"blind": body["blind"]} for body in new), key=lambda b: b["blind"])
+    assert 0 < seen["computed"] < seen["positions"] and seen["encoded"] > 0 == blind["encoded"]
+    assert run(make_spec(parts, stages=STAGES, execution={"shared_prompts": "off"}, **fixed), home).reused
+
+
 def test_a_column_joins_those_that_are_there(home: Home, parts: Path) -> None:
     answered = sorted(home.stages.rglob("predictions.jsonl"))
     times = {file: file.stat().st_mtime_ns for file in answered}
