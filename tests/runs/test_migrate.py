@@ -132,7 +132,7 @@ def test_a_run_that_another_process_computes_is_left_to_it(home: Home, part: str
     folder = run_folder(home, spec.id).root if part == "run" else stage_of_the_run(home).root
     with Lease.acquire(folder):
         (done,) = migrate_home(home)
-        assert done.spec is None and f"left for now: {folder} is written by another process" in done.told
+        assert done.held and f"left for now: {folder} is written by another process" in done.told
         assert not list(asked_for(home)) and not list(home.stages.rglob("*.json"))
     (done,) = migrate_home(home)
     assert done.spec is not None and find_results(spec, home).outcomes
@@ -194,6 +194,13 @@ def test_table_takes_them_over_by_itself(home: Home) -> None:
     told = CliRunner().invoke(app, ["table", str(experiment), "--home", str(home.root), "--seeds", "0"])
     assert "a run of version 0.1 was taken over: idefics2/t03_architecture cross_attention_frozen" in told.stderr
     assert not folders_of_version_01(home)
+
+
+def test_table_names_what_another_process_has(home: Home) -> None:
+    experiment = Path(__file__).parents[2] / "experiments" / "idefics2" / "t03_architecture.yaml"
+    with Lease.acquire(run_folder(home, spec_of_the_run().id).root):
+        told = CliRunner().invoke(app, ["table", str(experiment), "--home", str(home.root), "--seeds", "0"])
+    assert "is not among these: idefics2/t03_architecture cross_attention_frozen" in told.stderr
 
 
 def test_records_keep_their_values_to_the_last_digit(tmp_path: Path) -> None:

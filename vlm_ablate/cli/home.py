@@ -35,6 +35,7 @@ def take_over_earlier(home: Home) -> None:
     with err().status("taking over runs of version 0.1"):
         done = migrate_home(home)
     warn([f"a run of version 0.1 was taken over: {m.name}: {m.told}" for m in done if m.spec is not None])
+    warn([f"a run of version 0.1 is not among these: {m.name}: {m.told}" for m in done if m.held])
 
 
 @app.callback()

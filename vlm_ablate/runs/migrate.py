@@ -57,6 +57,8 @@ class Migrated:
     """None when it could not be taken over."""
     told: str
     """What was done, or why nothing was."""
+    held: bool = False
+    """Left to another process, which computes it now; the next time it is taken over."""
 
 
 def old_hash(config: Mapping[str, Any], seeds: Mapping[str, Any]) -> str:
@@ -115,16 +117,16 @@ def _migrate_folder(root: Path, home: Home, notify: Callable[[str], None]) -> Mi
         try:
             take_over(spec, home, root, outcome, record, history)
         except LeaseHeld as held:
-            return Migrated(root.name, name, None, left_to(held))
+            return left_to(held, root.name, name)
         with storage_errors("move", root):
             check_writable(kept)
             os.rename(root, kept)
     return Migrated(root.name, name, spec, f"is {spec.id} now, its weights {spec.stage_keys[-1].key}")
 
 
-def left_to(held: LeaseHeld) -> str:
-    """What is told of a run that another process has now."""
-    return f"left for now: {held}"
+def left_to(held: LeaseHeld, old: str, name: str) -> Migrated:
+    """A run that another process has now."""
+    return Migrated(old, name, None, f"left for now: {held}", held=True)
 
 
 def trained_otherwise(spec: RunSpec) -> bool:

@@ -82,7 +82,7 @@ def import_records(path: Path, home: Home) -> list[Migrated]:
         try:
             take_over(spec, home, None, outcome, record, history)
         except LeaseHeld as held:
-            done.append(Migrated(old, record.name, None, left_to(held)))
+            done.append(left_to(held, old, record.name))
             continue
         done.append(Migrated(old, record.name, spec, f"is {spec.id} in this home"))
     return done
