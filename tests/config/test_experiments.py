@@ -55,6 +55,7 @@ def test_results_that_are_shipped_are_of_the_experiment_as_it_is(file: Path) -> 
 def test_claims_agree_with_the_papers_own_numbers(file: Path) -> None:
     experiment = at_scale(file, "paper").experiment
     for claim in experiment.table.claims:
+        assert set(claim.untested) <= set(SCALES)
         if experiment.paper is None or claim.paper_gain is None or claim.metric != "mean":
             continue
         cells = [find_row(experiment.paper.key, experiment.arms[arm].cell) for arm in claim.arms]

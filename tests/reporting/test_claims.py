@@ -31,6 +31,20 @@ def test_the_papers_gain_comes_from_its_table_unless_written(experiment: Experim
     assert gains == [pytest.approx(6.4), pytest.approx(2.2), 8.5, pytest.approx(0.6)]
 
 
+def test_a_claim_that_the_stand_ins_cannot_test_says_why_and_counts_for_no_other(
+    experiment: Experiment, runs: list[RunRecord]
+) -> None:
+    pairs = [{"better": "ar_lora", "worse": "ca"}, {"better": "ar_perceiver", "worse": "ar_linear"}]
+    tested, other = (Claim(text="is better", **pair) for pair in pairs)
+    void = tested.model_copy(update={"untested": {"laptop": "both are the same here"}})
+    claims = report(with_table(experiment, claims=[void, other]), runs).claims
+    assert (claims[0].verdict, claims[0].reason) == (Verdict.says_nothing, "both are the same here")
+    assert claims[0].difference is not None and claims[0].comparisons[0].p is None
+    assert claims[1].comparisons[0].p_holm == claims[1].comparisons[0].p
+    elsewhere = tested.model_copy(update={"untested": {"workstation": "both are the same there"}})
+    assert report(with_table(experiment, claims=[elsewhere]), runs).claims[0].verdict == Verdict.agrees
+
+
 def test_holm_covers_the_comparisons_that_were_tested(experiment: Experiment, runs: list[RunRecord]) -> None:
     comparisons = [c for claim in report(experiment, runs).claims for c in claim.comparisons]
     assert [c.p_holm for c in comparisons] == holm([c.p for c in comparisons])

@@ -81,6 +81,9 @@ class Claim(Strict):
     """What the paper states, better - worse; None: the difference in its own table."""
     source: str = ""
     """Where the paper says so, e.g. `section 3.2, finding 2`."""
+    untested: dict[str, str] = Field(default_factory=dict)
+    """Scale -> why its runs say nothing of the claim: what stands in for the arms there does not differ in what it is
+    about. Decided from the stand-ins, never from scores."""
 
     @model_validator(mode="after")
     def _is_pair_or_order(self) -> Claim:

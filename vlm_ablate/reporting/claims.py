@@ -26,25 +26,32 @@ SIMILAR_MARGIN = 1.0
 
 
 def judge_claims(
-    claims: Iterable[Claim], rows: Sequence[ArmRow], health: Mapping[str, Health] | None = None
+    claims: Iterable[Claim],
+    rows: Sequence[ArmRow],
+    health: Mapping[str, Health] | None = None,
+    scale: str = "",
 ) -> tuple[ClaimRow, ...]:
     """One row for each claim. A comparison is settled when its p-value is below 0.05 after Holm's correction.
 
     Args:
         health: column (and "mean") -> whether its scores can tell arms apart; None: not looked at.
+        scale: at which it was run; a claim may say that its stand-ins cannot tell.
     """
     by_arm = {row.arm: row for row in rows}
     written = list(claims)
-    found = [[_compare(claim, by_arm[a], by_arm[b]) for a, b in pairwise(claim.arms)] for claim in written]
+    found = [[_compare(claim, by_arm[a], by_arm[b], scale) for a, b in pairwise(claim.arms)] for claim in written]
     corrected = _corrected(found)
     judged = []
     for claim, comparisons in zip(written, corrected, strict=True):
         comparisons = [replace(c, outcome=_outcome(claim, c)) for c in comparisons]
-        judged.append(_judge(claim, comparisons, [by_arm[arm] for arm in claim.arms], (health or {}).get(claim.metric)))
+        arms = [by_arm[arm] for arm in claim.arms]
+        looked = (health or {}).get(claim.metric)
+        silent = claim.untested.get(scale, "") or (looked.silence(claim.arms) if looked else "")
+        judged.append(_judge(claim, comparisons, arms, silent))
     return tuple(judged)
 
 
-def _compare(claim: Claim, better: ArmRow, worse: ArmRow) -> Comparison:
+def _compare(claim: Claim, better: ArmRow, worse: ArmRow, scale: str) -> Comparison:
     difference = better.minus(worse, claim.metric)
     similar = claim.relation == "similar"
     return Comparison(
@@ -52,7 +59,7 @@ def _compare(claim: Claim, better: ArmRow, worse: ArmRow) -> Comparison:
         worse=worse.label,
         paper_gain=claim.paper_gain if claim.paper_gain is not None else _paper_gain(claim.metric, better, worse),
         difference=difference,
-        p=_p(claim, difference),
+        p=None if scale in claim.untested else _p(claim, difference),
         visible=None if difference is None else visible_margin(difference) if similar else visible(difference),
     )
 
@@ -93,10 +100,10 @@ def _outcome(claim: Claim, c: Comparison) -> Verdict:
     return Verdict.agrees if c.difference.mean > 0 else Verdict.contradicts
 
 
-def _judge(claim: Claim, comparisons: list[Comparison], rows: list[ArmRow], health: Health | None) -> ClaimRow:
+def _judge(claim: Claim, comparisons: list[Comparison], rows: list[ArmRow], silent: str) -> ClaimRow:
+    """The claim's row; `silent` is why its comparisons say nothing, or ""."""
     verdict, reasons = _verdict(claim, comparisons, rows)
-    silent = health.silence([row.arm for row in rows]) if health and verdict != Verdict.not_run else ""
-    if silent:
+    if silent and verdict != Verdict.not_run:
         verdict, reasons = Verdict.says_nothing, [silent, *reasons]
     if any(c.difference for c in comparisons):
         reasons += _fewer_seeds(claim.metric, comparisons, rows)

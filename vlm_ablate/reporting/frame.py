@@ -129,7 +129,7 @@ def report(
         floor=floor,
         ceiling=highest,
         order=_order(rows),
-        claims=judge_claims(experiment.table.claims, rows, health),
+        claims=judge_claims(experiment.table.claims, rows, health, selection.scale),
         notes=(*footnotes(selection, rows, experiment.seeds), *along, *remarks),
         planned_seeds=tuple(experiment.seeds),
         run_ids=frozenset(record.run_id for record in selection.records()),
