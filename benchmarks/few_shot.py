@@ -3,7 +3,7 @@
 Both answer the same questions on pictures, with the same demonstrations before them, from files to texts. Ours: the
 evaluation of a run with `execution.shared_prompts: on`. Theirs: the exported model and its processor, one prompt after
 the other. Idefics3's form in the proportions of SmolVLM-256M: tiles, sixteen patches to a visual token, an encoder of
-two thirds of the language model's size; random weights.
+two thirds of the language model's size without its tables; random weights.
 
     random  each question has its own demonstrations; each of them stands before eight questions in the mean, as in an
             evaluation of 4,096 items with four shots from a pool of 2,048

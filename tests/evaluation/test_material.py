@@ -117,7 +117,8 @@ def test_what_is_not_on_this_machine_is_told_once_and_is_no_problem(pairs: dict,
 
 @pytest.mark.parametrize(
     ("changes", "what"),
-    [({"prompt": "chat"}, "prompt"), ({"shots": 0}, "shots"), ({"demonstrations": {"seed": 1}}, "demonstration seed")],
+    [({"prompt": "chat"}, "prompt"), ({"shots": 0}, "shots"), ({"demonstrations": {"seed": 1}}, "demonstration seed"),
+     ({"demonstrations": {"selection": "fixed"}}, "demonstrations")],
 )
 def test_scores_that_no_table_compares_are_told_before(changes: dict, what: str, pairs: dict, vqav2: dict) -> None:
     lines(Path(vqav2["id"]), "train", *map(vqa, range(30)))
