@@ -304,7 +304,7 @@ class VLM(nn.Module):
             if not getattr(model, "supports_gradient_checkpointing", False):
                 continue
             if not enabled:
-                if model.is_gradient_checkpointing:
+                if any(getattr(part, "gradient_checkpointing", False) for part in model.modules()):
                     _switch(model, "disable")
                 continue
             options = {"use_reentrant": False, **({"context_fn": contexts} if contexts else {})}
