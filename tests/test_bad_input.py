@@ -5,6 +5,8 @@ Here what is wrong goes through the command line, into worker processes and the 
 - unknown key, wrong type, paper cell that does not exist: config/test_bad_input.py, cli/test_commands.py
 - connector that cannot fit: models/test_connectors.py, models/test_parts.py
 - LoRA pattern that matches nothing: models/test_adapters.py, accounting/test_accounting.py, cli/test_plan.py
+- stages that train nothing, tiles that do not divide, sequences shorter than an image:
+  accounting/test_what_cannot_be_trained.py; ranks that disagree: runs/test_devices.py
 - missing or corrupt image: data/test_decode.py, data/test_module.py (replaced and counted, or too many)
 - empty data set: data/test_mixture.py, evaluation/test_benchmarks.py
 - columns that are missing, empty strings, image addresses, damaged shards: data/test_sources.py
@@ -15,7 +17,7 @@ Here what is wrong goes through the command line, into worker processes and the 
 - PDFs that are damaged, locked or without text, folders without any: docmatix/test_build.py
 - endpoint that cannot be reached, refuses the key, lacks the model or dies: docmatix/test_endpoint.py
 - checkpoints that are damaged, do not fit or are not here: cli/test_parity.py, checkpoints/test_init_from.py,
-  checkpoints/test_export.py
+  checkpoints/test_export.py; parts and runs to start from that are not there or do not fit: runs/test_starts.py
 - runs that cannot be exported, folders that cannot be written to: cli/test_export.py
 - launchers that do not exist or do not take a setting: cli/test_launchers.py; clusters that do not answer, do not have
   what is asked for, or do not see the home: launch/test_ray.py, launch/test_slurm.py, launch/test_engine.py

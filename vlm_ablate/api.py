@@ -74,11 +74,12 @@ class Study:
         import pandas as pd
 
         from vlm_ablate.accounting import Planner
+        from vlm_ablate.runs.starts import placed_run
 
         planner = Planner()
         rows: dict[str, dict[str, Any]] = {}
         for arm in self.loaded.arms.values():
-            plan = planner.plan(arm.config)
+            plan = planner.plan(placed_run(arm.config, self.home))
             rows[arm.label] = {
                 "visual_tokens_per_image": plan.visual_tokens_per_image,
                 "total_parameters": (plan.last if plan.stages else plan).total_parameters,

@@ -24,7 +24,8 @@ from vlm_ablate.errors import ModelError
 from vlm_ablate.home import Home
 from vlm_ablate.runs.execute import execute
 from vlm_ablate.runs.export import export_run
-from vlm_ablate.runs.find import RunNotUsable, find_run, load_run
+from vlm_ablate.runs.find import find_run, load_run
+from vlm_ablate.runs.names import RunNotUsable
 from vlm_ablate.runs.spec import RunSpec
 from vlm_ablate.tracking.read import read_records
 

@@ -23,8 +23,8 @@ from transformers import (
 
 from tests.models.conftest import TEXT, VISION, write_tokenizer
 from tests.models.support import IMAGE, a_vlm, assert_equal, assert_equal_gradients, assert_same_texts
-from vlm_ablate.checkpoints.families.siglip_family import to_theirs
-from vlm_ablate.checkpoints.to_transformers import to_transformers
+from vlm_ablate.checkpoints.families.known import family_of
+from vlm_ablate.checkpoints.to_transformers import our_names, to_transformers
 from vlm_ablate.config.data import ImageConfig
 from vlm_ablate.config.stages import Stage
 from vlm_ablate.errors import ModelError
@@ -186,7 +186,8 @@ def test_logits_loss_and_gradients(pair, dtype, native, left) -> None:
     for model, loss in ((reference, theirs), (ours, output.loss_sum / output.supervised_tokens)):
         model.zero_grad()
         loss.backward()
-    gradients = {to_theirs(name): p.grad for name, p in ours.named_parameters()}
+    names = our_names(family_of(reference.config, ""), reference.config, reference.state_dict())
+    gradients = {names[name]: p.grad for name, p in ours.named_parameters()}
     assert_equal_gradients(gradients, {name: p.grad for name, p in reference.named_parameters()})
 
 

@@ -16,9 +16,9 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from tests.checkpoints.test_parity import TOKENS, Case, save_reference
 from tests.models.support import assert_equal, assert_equal_gradients
-from vlm_ablate.checkpoints.families.known import inputs_for, parts_of
-from vlm_ablate.checkpoints.families.siglip_family import to_theirs
+from vlm_ablate.checkpoints.families.known import family_of, inputs_for, parts_of
 from vlm_ablate.checkpoints.start_from import started_vlm
+from vlm_ablate.checkpoints.to_transformers import our_names
 from vlm_ablate.config.data import DataConfig, ImageConfig
 from vlm_ablate.config.model import ModelConfig
 from vlm_ablate.data.collate import Collator
@@ -125,6 +125,7 @@ def test_any_shape_any_pictures(family: str, split: str, data: st.DataObject) ->
     (output.loss_sum / output.supervised_tokens).backward()
     loss.backward()
     theirs = {name: p.grad for name, p in reference.named_parameters()}
-    assert_equal_gradients({to_theirs(name): p.grad for name, p in vlm.named_parameters()}, theirs)
+    names = our_names(family_of(reference.config, ""), reference.config, reference.state_dict())
+    assert_equal_gradients({names[name]: p.grad for name, p in vlm.named_parameters()}, theirs)
     logits = vlm.logits(batch)
     assert_equal(logits[batch.attention_mask], expected[batch.attention_mask])

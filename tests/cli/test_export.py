@@ -20,8 +20,9 @@ from vlm_ablate.cli.app import app
 from vlm_ablate.errors import ModelError, StorageError, UnknownNameError
 from vlm_ablate.home import Home
 from vlm_ablate.runs.execute import execute
-from vlm_ablate.runs.find import RunNotUsable, find_run, load_run
+from vlm_ablate.runs.find import find_run, load_run
 from vlm_ablate.runs.folder import run_folder
+from vlm_ablate.runs.names import RunNotUsable
 from vlm_ablate.runs.outcome import note_attempt
 from vlm_ablate.runs.spec import RunSpec
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -97,8 +98,9 @@ def test_stages_image_size_sharding_and_modules_are_shown() -> None:
     options = ("--image", "60x40", "--micro-batch", "2", "--precision", "bf16", "--checkpointing", "--shards", "4")
     code, out, err = plan_idefics3(*options, "--modules")
     assert code == 0, err
-    assert "An image of 60 x 40 px -> 32 x 32 px (idefics3_8b pretrain_1) against 60 x 40 px -> 2 x 2 tiles" in out
-    assert "and the whole, each 32 x 32 px (idefics3_8b pretrain_1 from step 12, idefics3_8b pretrain_2," in out
+    assert "An image of 60 x 40 px -> 32 x 32 px, 4 tokens (idefics3_8b pretrain_1) against 60 x 40 px -> 2 x 2" in out
+    assert "tiles and the whole, each 32 x 32 px, 20 tokens (idefics3_8b pretrain_1 from step 12, idefics3_8b" in out
+    assert re.search(r"Disk of a run: [\d.]+ MiB while it trains, of which [\d.]+ MiB stay: the weights of every", out)
     assert "Micro-batch: 2 x 512 tokens, bf16, with checkpointing; zero3 over 4 devices." in out
     for stage in ("pretrain_1", "pretrain_2", "pretrain_3", "sft"):
         tables = out.partition("Costs")[2]
@@ -156,7 +158,7 @@ def planner():
 
 def plannings() -> Iterator[Any]:
     """Every file at every scale; what takes a minute of planning and finds what other files find is expensive."""
-    whole = {"t03_architecture", "idefics2_8b", "idefics2_70b", "idefics3_8b", "continued"}
+    whole = {"t03_architecture", "idefics2_8b", "idefics2_70b", "idefics3_8b", "idefics3_256m", "continued"}
     for file in experiment_files(ROOT / "experiments"):
         for scale in scale_files(ROOT / "experiments"):
             quick = scale == "laptop" or file.stem in whole

@@ -24,6 +24,7 @@ EXPECTED = {
     "HuggingFaceTB/SmolLM2-135M-Instruct": ("LlamaForCausalLM", None, 134_515_008),
     "HuggingFaceTB/SmolLM2-360M": ("LlamaForCausalLM", None, 361_821_120),
     "google/siglip2-base-patch16-384": ("SiglipModel", None, 375_479_810),
+    "google/siglip-base-patch16-512": ("SiglipVisionModel", "vision_config", 93_520_128),
     "laion/CLIP-ViT-B-16-laion2B-s34B-b88K": ("CLIPModel", None, 149_620_737),
     "HuggingFaceM4/idefics2-8b": ("Idefics2ForConditionalGeneration", None, 8_402_768_112),
     "HuggingFaceM4/Idefics3-8B-Llama3": ("Idefics3ForConditionalGeneration", None, 8_462_086_384),

@@ -24,10 +24,10 @@ def write_log(spec: RunSpec, home: Home, points: Points) -> StageFolder:
     stage: StageFolder | None = None
     for key in spec.stage_keys:
         before = stage.root.name if stage else None
-        stage = find_stage(home, key.key, key.fingerprints(), before)
+        stage = find_stage(home, key.key, key.fingerprints(home), before)
         if stage.manifest() is None:
             stage.describe(
-                {"stage": key.name, "before": before, "inputs": key.inputs, "fingerprints": key.fingerprints()}
+                {"stage": key.name, "before": before, "inputs": key.inputs, "fingerprints": key.fingerprints(home)}
             )
         if key is not spec.stage_keys[-1]:
             stage.end({"status": "finished", "seen": {}})

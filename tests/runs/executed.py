@@ -56,7 +56,9 @@ def assert_continues(home: Home, straight, step: int) -> None:
     assert (record.status, record.scores) == ("running", [])
     events = []
     assert execute(spec, home=home, reporter=events.append).scores == outcome.scores
-    assert not [p for p in home.stages.rglob("checkpoint-*") if p.is_file()]
+    ends = [stage.root / f"checkpoint-{steps}-" for stage, steps in zip(stages(home, spec), (12, 4), strict=True)]
+    kept = [str(p) for p in home.stages.rglob("checkpoint-*")]
+    assert len(kept) == 2 and all(any(p.startswith(str(end)) for p in kept) for end in ends)
     assert next(e for e in events if isinstance(e, RunStarted)).resumed_step == step
     assert_same_result((home, spec), straight[:2])
     assert len(read_records(home.tracking_uri, spec.experiment)) == 1

@@ -10,7 +10,8 @@ from tests.runs.disk import write_results
 from tests.tracking.specs import make_spec
 from vlm_ablate.errors import UnknownNameError
 from vlm_ablate.home import Home
-from vlm_ablate.runs.find import RunNotUsable, find_asked, full_name
+from vlm_ablate.runs.find import find_asked
+from vlm_ablate.runs.names import RunNotUsable, full_name
 from vlm_ablate.runs.spec import RunSpec
 
 

@@ -19,11 +19,11 @@ from vlm_ablate.config.moved import recorded
 from vlm_ablate.home import Home
 from vlm_ablate.lease import Lease, LeaseLost
 from vlm_ablate.runs import migrate
-from vlm_ablate.runs.catalogue import asked_for
 from vlm_ablate.runs.find import find_run
 from vlm_ablate.runs.folder import StageFolder, folders_of_version_01, run_folder
 from vlm_ablate.runs.migrate import BY_ANOTHER, OLD_HASH, OTHERWISE, Migrated, migrate_home, old_hash, todays_spec
 from vlm_ablate.runs.migrate_records import import_records, migrate_records
+from vlm_ablate.runs.names import asked_for
 from vlm_ablate.runs.results import find_results
 from vlm_ablate.runs.spec import RunSpec
 from vlm_ablate.runs.view import record_of

@@ -68,9 +68,9 @@ class Planner:
             check_parts(config.model)
             vlm = self._bare(config).requires_grad_(False)
             if config.model.init_from:
-                from vlm_ablate.checkpoints.start_from import check_checkpoint
+                from vlm_ablate.checkpoints.start_from import check_starts
 
-                check_checkpoint(vlm, config.model.init_from)
+                check_starts(vlm, config.model)
             self._models[key] = parameters_by_part(vlm), measure(vlm, image, self.sample, backward=False)
         return self._models[key]
 
@@ -148,6 +148,8 @@ class Planner:
             sample_images=self.sample.images,
             feature_bytes=cost.feature_bytes,
             features_refused=refusal(vlm.vision, padded=Views.of([image]).padded),
+            weights_bytes=FP32 * kept,
+            image_tokens={image.size: cost.views * cost.placeholders},
             least_image_tokens=_least_tokens(vlm, image),
         )
 
@@ -258,6 +260,7 @@ def _weighed(plans: Sequence[StagePlan], shares: Sequence[float]) -> StagePlan:
         row_samples=rows,
         feature_bytes=mean(p.feature_bytes for p in plans),
         memory=max((plan.memory for plan in plans), key=lambda memory: memory.peak),
+        image_tokens={size: count for plan in plans for size, count in plan.image_tokens.items()},
         least_image_tokens=max(plan.least_image_tokens for plan in plans),
     )
 

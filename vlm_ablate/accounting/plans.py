@@ -116,6 +116,10 @@ class StagePlan:
     """Of the encoder's output for the sample's images, as well a mean."""
     features_refused: str = ""
     """Why the encoder's output cannot be kept, whatever it costs; "" where it can."""
+    weights_bytes: int = 0
+    """The stage's file of weights: new parameters and what is trained in it, in fp32."""
+    image_tokens: dict[int, int] = field(default_factory=dict)
+    """`data.image.size` -> tokens in the text stream that an image of the sample takes at it, all views together."""
     least_image_tokens: int = 0
     """Placeholders of an image that takes the fewest, at the steps that need most."""
 

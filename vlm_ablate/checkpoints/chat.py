@@ -55,19 +55,31 @@ _FLATTENED = """\
 """
 
 
-def chat_template(prompt: str, tokenizer: PreTrainedTokenizerBase) -> str:
+def chat_template(prompt: str, tokenizer: PreTrainedTokenizerBase, *, around: str = "") -> str:
     """The template of a prompt format ("plain", "chat" or "template").
 
     "template" is the tokeniser's own, which takes strings: images are put into them as `<image>` first.
+
+    Args:
+        around: token on either side of an image, once between neighbours, where the processor writes none itself.
 
     Raises:
         ModelError: "template", and the tokeniser has none, or several.
     """
     if prompt == "plain":
-        return _PIECES + _PLAIN
-    if prompt == "chat":
-        return _PIECES + _CHAT
-    own = tokenizer.chat_template
-    if not isinstance(own, str):
-        raise ModelError("the tokeniser has no chat template of its own, or several")
-    return _PIECES + _FLATTENED + own
+        whole = _PIECES + _PLAIN
+    elif prompt == "chat":
+        whole = _PIECES + _CHAT
+    else:
+        own = tokenizer.chat_template
+        if not isinstance(own, str):
+            raise ModelError("the tokeniser has no chat template of its own, or several")
+        whole = _PIECES + _FLATTENED + own
+    return _AROUND.replace("WHOLE", whole).replace("AROUND", around) if around else whole
+
+
+_AROUND = """\
+{%- set written -%}WHOLE{%- endset -%}
+{{- written | replace('IMAGE', 'AROUNDIMAGEAROUND') | replace('AROUNDAROUND', 'AROUND') -}}
+""".replace("IMAGE", IMAGE)
+"""What a template writes, with a token around each image."""

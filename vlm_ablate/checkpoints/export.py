@@ -69,7 +69,7 @@ def export(
         prepared, reason = None, fitting.reason
         if fitting.family:
             try:
-                prepared = processor_for(vlm, origin.data.image, origin.data.prompt)
+                prepared = processor_for(vlm, origin.data.image, origin.data.prompt, fitting.family)
             except ModelError as error:
                 reason = error.message
         if prepared:
@@ -112,7 +112,7 @@ def _write_transformers(
             save_adapters(vlm, model, partial / ADAPTER)
     result = None
     if check:
-        result = check_export(vlm, partial, origin.data)
+        result = check_export(vlm, partial, origin.data, prepared)
         if dtype is torch.float32 and result.logits > TOLERANCE * max(result.scale, 1.0):
             raise ModelError(
                 f"{type(model).__name__} gives other logits than the run's own model: {result.logits:.2g} apart"
@@ -121,7 +121,7 @@ def _write_transformers(
 
 
 @torch.no_grad()
-def check_export(vlm: VLM, folder: Path, data: Preparation) -> Check:
+def check_export(vlm: VLM, folder: Path, data: Preparation, prepared: Prepared) -> Check:
     """Load a folder as anyone would and compare token ids, pixels and logits with the run's own.
 
     Raises:
@@ -132,7 +132,6 @@ def check_export(vlm: VLM, folder: Path, data: Preparation) -> Check:
 
     from vlm_ablate.data.sample import Image, ImageRef, Sample, Text
     from vlm_ablate.evaluation.ask import Prompts
-    from vlm_ablate.models.tokens import IMAGE
 
     noise = np.random.default_rng(0).integers(0, 256, (97, 131, 3), np.uint8)
     words = "What is shown in this picture?"
@@ -142,8 +141,9 @@ def check_export(vlm: VLM, folder: Path, data: Preparation) -> Check:
     with quietly():
         processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
     model = load_as_told(folder)
-    theirs = processor(images=[Pillow.fromarray(noise)], text=IMAGE + words, return_tensors="pt")
-    pixels, own = theirs["pixel_values"][0], batch.pixel_values
+    theirs = processor(images=[Pillow.fromarray(noise)], text=prepared.picture + words, return_tensors="pt")
+    pixels, own = theirs["pixel_values"], batch.pixel_values
+    pixels = pixels[0] if pixels.dim() == 5 else pixels  # by sample and view, or by view
     assert own is not None  # there is one image
     if not torch.equal(theirs["input_ids"], batch.input_ids):
         raise ModelError("transformers' processor gives other token ids than the run was trained on")
@@ -151,7 +151,9 @@ def check_export(vlm: VLM, folder: Path, data: Preparation) -> Check:
         raise ModelError(
             f"transformers' processor gives views {tuple(pixels.shape)}, the run {tuple(own.shape)}"
         )
-    theirs = {k: v.to(model.dtype) if v.is_floating_point() else v for k, v in theirs.items() if k != "token_type_ids"}
+    if not prepared.token_types:
+        theirs.pop("token_type_ids", None)
+    theirs = {name: v.to(model.dtype) if v.is_floating_point() else v for name, v in theirs.items()}
     found = model(**theirs).logits.float()
     ours = vlm.logits(batch)
     return Check(

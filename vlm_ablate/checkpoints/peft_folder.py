@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
@@ -11,7 +12,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import PreTrainedModel
 
-from vlm_ablate.checkpoints.families.siglip_family import to_theirs
+from vlm_ablate.checkpoints.families.known import family_of
+from vlm_ablate.checkpoints.to_transformers import our_names
 from vlm_ablate.config.stages import Training
 from vlm_ablate.errors import ModelError
 from vlm_ablate.models.adapters import backbone_of
@@ -31,16 +33,18 @@ def save_adapters(vlm: VLM, model: PreTrainedModel, folder: Path) -> None:
     Raises:
         ModelError: there are none, or they are LoRA in one backbone and DoRA in the other.
     """
-    peft = get_peft_model(model, _config(vlm))
+    family = family_of(model.config, type(model).__name__)
+    names = our_names(family, model.config, model.state_dict())
+    peft = get_peft_model(model, _config(vlm, names))
     with torch.no_grad():
         for name in vlm.adapters:
-            for path, module in _adapted(vlm, name).items():
+            for path, module in _adapted(vlm, name, names).items():
                 _copy(module, cast(nn.Module, peft.base_model.model).get_submodule(path))
     peft.save_pretrained(str(folder), save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # peft's has nothing but headings; the card is one level up
 
 
-def _config(vlm: VLM) -> LoraConfig:
+def _config(vlm: VLM, names: Mapping[str, str]) -> LoraConfig:
     adapters = vlm.adapters
     if not adapters:
         raise ModelError("the run has no adapters to keep", hint="leave out --keep-adapters")
@@ -49,7 +53,7 @@ def _config(vlm: VLM) -> LoraConfig:
             "one peft adapter cannot be LoRA in one backbone and DoRA in the other", hint="leave out --keep-adapters"
         )
     first = next(iter(adapters.values()))
-    paths = {name: list(_adapted(vlm, name)) for name in adapters}
+    paths = {name: list(_adapted(vlm, name, names)) for name in adapters}
     return LoraConfig(
         r=first.r,
         lora_alpha=cast(int, first.alpha),  # peft takes fractions too
@@ -63,12 +67,12 @@ def _config(vlm: VLM) -> LoraConfig:
     )
 
 
-def _adapted(vlm: VLM, name: str) -> dict[str, nn.Module]:
+def _adapted(vlm: VLM, name: str, names: Mapping[str, str]) -> dict[str, nn.Module]:
     """Path in transformers' model -> our adapted module."""
     found: dict[str, nn.Module] = {}
     for path, module in backbone_of(vlm, name).named_modules():
         if isinstance(module, BaseTunerLayer):
-            theirs = to_theirs(ours := f"{_PREFIX[name]}{path}.weight")
+            theirs = names.get(ours := f"{_PREFIX[name]}{path}.weight")
             if theirs is None:
                 raise ModelError(f"{ours} has no place in transformers' checkpoint")
             found[theirs.removesuffix(".weight")] = cast(nn.Module, module)  # a layer of peft is both

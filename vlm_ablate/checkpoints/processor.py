@@ -1,18 +1,21 @@
 """transformers' own processors set up to give the token ids and pixels that a run was trained and scored on.
 
-Which processor fits is decided by how images are cut, not by the model: `Idefics2Processor` writes whole images and
-four crops (also squares, with any filter), `Idefics3Processor` writes tiles with their positions.
+Of Idefics2 and Idefics3, which processor fits is decided by how images are cut, not by the model: `Idefics2Processor`
+writes whole images and four crops (also squares, with any filter), `Idefics3Processor` writes tiles with their places.
+LLaVA and PaliGemma take a flat list of pictures, as `LlavaProcessor` gives it.
 """
 
 from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from vlm_ablate.checkpoints.chat import chat_template
+from vlm_ablate.checkpoints.families.base import ExportFamily
 from vlm_ablate.config.data import ImageConfig
 from vlm_ablate.errors import ModelError
+from vlm_ablate.models.tokens import FAKE, IMAGE
 from vlm_ablate.models.views import view_side
 from vlm_ablate.models.vlm import VLM
 
@@ -29,15 +32,20 @@ class Prepared:
 
     processor: ProcessorMixin
     remarks: tuple[str, ...] = ()
+    picture: str = IMAGE
+    """What stands for a picture in a text that the processor is given."""
+    token_types: bool = False
+    """Whether the model reads the type ids that the processor gives."""
 
 
-def processor_for(vlm: VLM, image: ImageConfig, prompt: str) -> Prepared:
+def processor_for(vlm: VLM, image: ImageConfig, prompt: str, family: ExportFamily | None = None) -> Prepared:
     """The processor of this model's images and text, with a chat template that writes the prompt format.
 
     Args:
         vlm: the model; its tokeniser is copied.
         image: how its images are prepared.
         prompt: "plain", "chat" or "template" (`DataConfig.prompt`).
+        family: that the model is written as. None: Idefics2 or Idefics3.
 
     Raises:
         ModelError: no processor of transformers prepares images in this way.
@@ -46,6 +54,8 @@ def processor_for(vlm: VLM, image: ImageConfig, prompt: str) -> Prepared:
     from transformers.models.idefics2.image_processing_pil_idefics2 import Idefics2ImageProcessorPil
     from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 
+    if family is not None and not family.laid_out:
+        return _of_squares(vlm, image, prompt, family)
     tokenizer, count = deepcopy(vlm.tokenizer), placeholders(vlm, image)
     template = chat_template(prompt, tokenizer)
     common: dict[str, Any] = {
@@ -67,6 +77,42 @@ def processor_for(vlm: VLM, image: ImageConfig, prompt: str) -> Prepared:
         pixels = Idefics2ImageProcessorPil(do_image_splitting=image.split == "crops", size=size, **common)
         processor = Idefics2Processor(pixels, tokenizer, image_seq_len=count, chat_template=template)
     return Prepared(processor, tuple(_remarks(image)))
+
+
+def _of_squares(vlm: VLM, image: ImageConfig, prompt: str, family: ExportFamily) -> Prepared:
+    """A `LlavaProcessor`, which gives each picture's pixels by themselves and repeats `<image>` for its patches.
+
+    It writes no tokens around a picture: the text has them, and so has what the chat template writes.
+    """
+    from transformers import LlavaProcessor
+    from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+    if image.split != "none" or image.resize != "square":
+        raise ModelError(
+            f"{family.cls.__name__} takes whole squares, one view a picture",
+            hint="train with data.image: {resize: square, split: none}",
+        )
+    tokenizer, count = deepcopy(vlm.tokenizer), placeholders(vlm, image)
+    if family.token_types:
+        tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+        tokenizer.init_kwargs["model_input_names"] = tokenizer.model_input_names  # what is saved
+    patch = cast(int, vlm.vision.patch_size)
+    side = image.size // patch
+    pixels = SiglipImageProcessorPil(
+        size={"height": image.size, "width": image.size},
+        resample=_FILTERS[resample_of(image)],
+        image_mean=list(vlm.vision.mean),
+        image_std=list(vlm.vision.std),
+    )
+    processor = LlavaProcessor(
+        pixels,
+        tokenizer,
+        patch_size=patch,
+        vision_feature_select_strategy="full",  # of counting alone; the model's own configuration says what is read
+        num_additional_image_tokens=count - side * side,
+        chat_template=chat_template(prompt, tokenizer, around=FAKE),
+    )
+    return Prepared(processor, tuple(_remarks(image)), f"{FAKE}{IMAGE}{FAKE}", family.token_types)
 
 
 def placeholders(vlm: VLM, image: ImageConfig) -> int:

@@ -1,34 +1,46 @@
-"""Weights of released checkpoints, and of this package's own, into an assembly."""
+"""Where a model's weights come from at the start of training: released checkpoints, our own, runs; all or by part."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import cast
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, PretrainedConfig
 
-from vlm_ablate.checkpoints.families.base import EMBEDDING, HEAD, POSITIONS, Family
+from vlm_ablate.checkpoints.adapters_of import fold_adapters
 from vlm_ablate.checkpoints.families.known import family_of
-from vlm_ablate.checkpoints.own import load_checkpoint, merged_tensors, planned_tensors
-from vlm_ablate.config.model import ModelConfig
-from vlm_ablate.errors import ModelError
-from vlm_ablate.models.language.vocabulary import ExtendedEmbedding, ExtendedHead
+from vlm_ablate.checkpoints.own import TENSORS, load_checkpoint, merged_tensors, planned_tensors
+from vlm_ablate.checkpoints.placing import PARTS, import_tensors
+from vlm_ablate.checkpoints.to_transformers import plain_tensors
+from vlm_ablate.checkpoints.trained import WEIGHTS, is_trained_stage, read_trained_stage
+from vlm_ablate.config.model import RUN, WHOLE, ModelConfig
+from vlm_ablate.errors import AssetMissing, ModelError
+from vlm_ablate.models.language.vocabulary import ExtendedEmbedding
 from vlm_ablate.models.pretrained import (
     bundled_config,
     config_folder,
     is_own_checkpoint,
+    opened_tensors,
     read_config,
+    read_named,
     read_tensors,
     resolve,
+    tensor_names,
     tensor_shapes,
 )
 from vlm_ablate.models.released import adapter_folder, check_parts, read_model
 from vlm_ablate.models.renaming import Renaming
+from vlm_ablate.models.trained_state import load_trained
 from vlm_ablate.models.views import Views
-from vlm_ablate.models.vision.siglip import resize_positions
 from vlm_ablate.models.vlm import VLM, build_vlm
+
+_NEW = ("connector", "architecture")
+"""Parts that a run's weights and a folder of ours hold whole, whatever else is in them."""
+_OWN = Renaming(((r"", r""),))
+"""Checkpoints of this package: tensors have their own names."""
 
 
 def started_vlm(
@@ -36,154 +48,166 @@ def started_vlm(
 ) -> VLM:
     """The model of a configuration with the weights that training starts from: its parts', then those of `init_from`.
 
+    Runs stand in it by the folders of their last stages, see `runs/starts.py`.
+
     Raises:
         AssetMissing: a part's files, or the checkpoint, are not on this machine.
         ModelError: the parts do not fit together, or the checkpoint does not fit them.
     """
     check_parts(config)
     vlm = build_vlm(config, views, seed=seed, language_dtype=language_dtype)
-    if config.init_from:
-        import_checkpoint(vlm, config.init_from)
+    for part, id in config.starts.items():
+        _start(vlm, part, id, planning=False)
     return vlm
 
 
-def import_checkpoint(vlm: VLM, id: str) -> None:
-    """Load a whole released checkpoint (local folder or hub id) into a model of the same assembly.
+def check_starts(vlm: VLM, config: ModelConfig) -> None:
+    """Whether `started_vlm` would load what `init_from` names, from names and shapes alone: for a model on meta.
 
-    Adapters that stand beside its weights are folded into them.
-
-    Raises:
-        AssetMissing: it is not on this machine.
-        ModelError: it is of another family, or its tensors or token ids are not those of this assembly.
-    """
-    folder = resolve(id)
-    if is_own_checkpoint(folder):
-        loaded = load_checkpoint(folder)
-        _check_placeholder(vlm, loaded.image_token_id, str(folder))
-        import_tensors(vlm, merged_tensors(loaded), _OWN)
-        return
-    config = read_config(str(folder), planning=False)
-    family = _family(vlm, config, id)
-    tensors = read_model(folder).state_dict() if adapter_folder(folder) else read_tensors(folder)
-    import_tensors(vlm, tensors, family.names(config))
-    theirs = getattr(config, "image_token_id", None)
-    if family.own_placeholder and theirs is not None:
-        _copy_row(vlm, theirs, vlm.image_token_id)
-
-
-def check_checkpoint(vlm: VLM, id: str) -> None:
-    """Whether `import_checkpoint` would load it, from names and shapes alone: for plans, with a model on meta.
-
-    A well-known hub id that is not on this machine is judged by the configuration that the package carries.
+    A well-known hub id that is not on this machine is judged by the configuration that the package carries. A run that
+    stands there by its name is not looked at: who knows the home puts its folder there before (`runs/starts.py`).
 
     Raises:
-        AssetMissing: neither the checkpoint nor its configuration is on this machine.
+        AssetMissing: neither a checkpoint nor its configuration is on this machine.
         ModelError: it is not of this assembly.
     """
-    folder = config_folder(id, planning=True)
-    if is_own_checkpoint(folder):
-        import_tensors(vlm, planned_tensors(folder), _OWN)
-        return
-    config = read_config(str(folder), planning=True)
-    names = _family(vlm, config, id).names(config)
-    if any(folder.glob("*.safetensors")) or bundled_config(id) != folder:
-        shapes = tensor_shapes(folder)
-    else:
-        with torch.device("meta"):
-            whole = AutoModelForImageTextToText.from_config(config)
-        shapes = {name: tensor.shape for name, tensor in whole.state_dict().items()}
-    import_tensors(vlm, {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}, names)
+    for part, id in config.starts.items():
+        if not id.startswith(RUN):
+            _start(vlm, part, id, planning=True)
 
 
-def _family(vlm: VLM, config: PretrainedConfig, id: str) -> Family:
-    family = family_of(config, id)
-    if not family.own_placeholder:
-        _check_placeholder(vlm, getattr(config, "image_token_id", None), id)
-    return family
+def _start(vlm: VLM, part: str, id: str, *, planning: bool) -> None:
+    """Load one part, or all; what is wrong with a part is told of its field."""
+    try:
+        if part == WHOLE:
+            _import(vlm, id, PARTS, planning=planning)
+        elif part == "adapters":
+            fold_adapters(vlm, resolve(id), planning=planning)
+        else:
+            _check_part(vlm, part)
+            _import(vlm, id, (part,), planning=planning)
+    except (AssetMissing, ModelError) as error:
+        if part != WHOLE:
+            error.message = f"model.init_from.{part}: {error.message}"
+        raise
 
 
-def _check_placeholder(vlm: VLM, theirs: int | None, id: str) -> None:
-    if theirs is not None and theirs != vlm.image_token_id:
+def _check_part(vlm: VLM, part: str) -> None:
+    if not any(name.startswith(f"{part}.") for name, _ in vlm.named_parameters()):
         raise ModelError(
-            f"init_from: <image> is token {theirs} in {id!r} and {vlm.image_token_id} here",
+            f"the {part} {getattr(vlm.config, part).name!r} of this model has no weights",
+            hint=f"leave out model.init_from.{part}",
+        )
+
+
+@dataclass(frozen=True)
+class _Incoming:
+    """What a checkpoint brings for the parts that are asked for."""
+
+    tensors: Mapping[str, Tensor]
+    names: Renaming
+    all_names: Iterable[str]
+    """Of all its tensors, by its own names."""
+    placeholder: int | None = None
+    """Id of `<image>` there; None: it does not say."""
+    copied: bool = False
+    """The placeholder is another token there, whose embedding ours gets."""
+
+
+def _import(vlm: VLM, id: str, parts: Sequence[str], *, planning: bool) -> None:
+    """Load parts of a checkpoint (local folder or hub id) into a model with the same ones.
+
+    Adapters that stand beside its weights are folded into them.
+    """
+    folder = config_folder(id, planning=True) if planning else resolve(id)
+    if is_trained_stage(folder):
+        found = _of_stage(folder, parts, planning)
+    elif is_own_checkpoint(folder):
+        found = _of_own(folder, parts, planning)
+    else:
+        found = _of_family(folder, id, parts, planning)
+    words = "language" in parts
+    if words and not found.copied and found.placeholder not in (None, vlm.image_token_id):
+        raise ModelError(
+            f"init_from: <image> is token {found.placeholder} in {id!r} and {vlm.image_token_id} here",
             hint="give the same checkpoint as the language model's `id`, so that its tokeniser is used",
         )
+    if len(parts) < len(PARTS):
+        there = {ours.partition(".")[0] for name in found.all_names if (ours := found.names.to_ours(name))}
+        absent = [part for part in parts if part not in there]
+        if absent:
+            raise ModelError(f"{folder} has no weights of a part {absent[0]!r}; it has {', '.join(sorted(there))}")
+    import_tensors(vlm, found.tensors, found.names, parts)
+    if words and found.copied and found.placeholder is not None and not planning:
+        _copy_row(vlm, found.placeholder, vlm.image_token_id)
 
 
-_OWN = Renaming(((r"", r""),))
-"""Checkpoints of this package: tensors have their own names."""
+def _of_stage(folder: Path, parts: Sequence[str], planning: bool) -> _Incoming:
+    """Of a run: new parts from its file; for others its model is built, adapters folded in."""
+    told = read_trained_stage(folder, check=not planning)
+    if set(parts) <= set(_NEW):
+        return _of_file(folder / WEIGHTS, parts, planning)
+    if planning:
+        vlm = build_vlm(told.model, told.views, load_weights=False)
+        return _of_vlm(vlm, plain_tensors(vlm))
+    vlm = started_vlm(told.model, told.views, seed=told.seed)
+    load_trained(vlm, told.weights)
+    return _of_vlm(vlm, merged_tensors(vlm))
 
 
-@torch.no_grad()
-def import_tensors(vlm: VLM, tensors: Mapping[str, Tensor], names: Renaming) -> None:
-    """Load tensors that `names` finds places for.
-
-    Layers that the vision encoder cut off, because nothing reads them, are left out, and so is a head that equals the
-    embedding where both are one table here.
-
-    Raises:
-        ModelError: tensors are missing or surplus, or have other shapes.
-    """
-    incoming, surplus = names.group(tensors)
-    own = {name: p for name, p in vlm.named_parameters() if "trainable_tokens" not in name}
-    for name in vlm.vision.cut_away:
-        incoming.pop(f"vision.backbone.{name}", None)
-    tied = vlm.language.model.get_output_embeddings().weight is vlm.language.model.get_input_embeddings().weight
-    if tied and HEAD in incoming:
-        _check_same_table(incoming.pop(HEAD), incoming.get(EMBEDDING, []), tensors)
-    missing = sorted(set(own) - set(incoming))
-    surplus += sorted(set(incoming) - set(own))
-    if missing or surplus:
-        raise ModelError(
-            f"the checkpoint does not fit this assembly: missing {missing[:4]}, surplus {surplus[:4]}"
-            f" ({len(missing)} missing, {len(surplus)} surplus)"
-        )
-    for name, parameter in own.items():
-        parts = [tensors[theirs] for theirs in incoming[name]]
-        tensor = torch.cat(parts) if len(parts) > 1 else parts[0]
-        if name in (EMBEDDING, HEAD):
-            tensor = _split_rows(vlm, name, tensor)
-        elif name == POSITIONS:
-            tensor = resize_positions(tensor.float(), len(parameter))
-        elif "alpha_" in name and tensor.dim() == 3:
-            tensor = tensor[0, 0]  # Idefics' gates by channel: (1, 1, hidden) there, (hidden,) here
-        if tensor.shape != parameter.shape:
-            raise ModelError(
-                f"{name}: the checkpoint has {tuple(tensor.shape)}, this assembly {tuple(parameter.shape)}"
-            )
-        parameter.copy_(tensor)
+def _of_own(folder: Path, parts: Sequence[str], planning: bool) -> _Incoming:
+    if set(parts) <= set(_NEW):
+        return _of_file(folder / TENSORS, parts, planning)
+    if planning:
+        tensors = planned_tensors(folder)
+        return _Incoming(tensors, _OWN, tensors)
+    vlm = load_checkpoint(folder)
+    return _of_vlm(vlm, merged_tensors(vlm))
 
 
-def _check_same_table(head: list[str], embedding: list[str], tensors: Mapping[str, Tensor]) -> None:
-    """Whether the rows of a checkpoint's output head are those of its embedding; on meta, where none are, taken so."""
-    if not embedding or any(tensors[name].is_meta for name in (*head, *embedding)):
-        return
-    rows, table = (torch.cat([tensors[name] for name in names]) for names in (head, embedding))
-    shared = min(len(rows), len(table))
-    if not torch.equal(rows[:shared], table[:shared]):
-        raise ModelError(
-            f"the checkpoint's output head ({head[0]}) is another table than its embedding, and finds no place:"
-            " in this assembly both are one",
-            hint="give the same checkpoint as the language model's `id`",
-        )
+def _of_vlm(vlm: VLM, tensors: Mapping[str, Tensor]) -> _Incoming:
+    return _Incoming(tensors, _OWN, tensors, vlm.image_token_id)
 
 
-def _split_rows(vlm: VLM, name: str, table: Tensor) -> Tensor:
-    """Rows of new tokens go to their own parameter; the rest is returned for the base table.
+def _of_file(file: Path, parts: Sequence[str], planning: bool) -> _Incoming:
+    """Tensors of some parts under our own names; on the meta device for a plan."""
+    wanted = tuple(f"{part}." for part in parts)
+    with opened_tensors(file) as opened:
+        names = list(opened.keys())
+        read: Callable[[str], Tensor] = opened.get_tensor
+        if planning:
+            read = lambda name: torch.empty(opened.get_slice(name).get_shape(), device="meta")  # noqa: E731
+        return _Incoming({name: read(name) for name in names if name.startswith(wanted)}, _OWN, names)
 
-    A table that ends before the last new token knows nothing of those beyond its end: they stay as they were.
-    """
-    model = vlm.language.model
-    module = model.get_input_embeddings() if name == EMBEDDING else model.get_output_embeddings()
-    base = len(cast(Tensor, module.weight))
-    extended = module if isinstance(module, ExtendedEmbedding | ExtendedHead) else None
-    end = base if extended is None else extended.start + len(extended.trainable_tokens)
-    if not base <= len(table) <= max(base, end):
-        raise ModelError(f"the checkpoint's vocabulary has {len(table)} rows, this assembly's {max(base, end)}")
-    if extended is not None and len(table) > extended.start:
-        known = table[extended.start : end]
-        extended.trainable_tokens[: len(known)].copy_(known)
-    return table[:base]
+
+def _of_family(folder: Path, id: str, parts: Sequence[str], planning: bool) -> _Incoming:
+    """Of a released checkpoint; of one that is planned with, names and shapes."""
+    config = read_config(str(folder), planning=planning)
+    family = family_of(config, id)
+    names = family.names(config)
+    told = (getattr(config, "image_token_id", None), family.own_placeholder)
+    if planning:
+        shapes = _shapes(folder, config, id)
+        tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+        return _Incoming(tensors, names, shapes, *told)
+    if adapter_folder(folder):
+        tensors = dict(read_model(folder).state_dict())
+        return _Incoming(tensors, names, tensors, *told)
+    if len(parts) == len(PARTS):
+        tensors = read_tensors(folder)
+        return _Incoming(tensors, names, tensors, *told)
+    there, wanted = tensor_names(folder), tuple(f"{part}." for part in parts)
+    return _Incoming(
+        read_named(folder, [n for n in there if (names.to_ours(n) or "").startswith(wanted)]), names, there, *told
+    )
+
+
+def _shapes(folder: Path, config: PretrainedConfig, id: str) -> Mapping[str, Sequence[int]]:
+    if any(folder.glob("*.safetensors")) or bundled_config(id) != folder:
+        return tensor_shapes(folder)
+    with torch.device("meta"):
+        whole = AutoModelForImageTextToText.from_config(config)
+    return {name: tensor.shape for name, tensor in whole.state_dict().items()}
 
 
 @torch.no_grad()

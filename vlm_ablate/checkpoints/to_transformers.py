@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 import torch
@@ -11,7 +12,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
-from vlm_ablate.checkpoints.families.base import ExportFamily
+from vlm_ablate.checkpoints.families.base import ExportFamily, Family
 from vlm_ablate.checkpoints.families.known import EXPORTS
 from vlm_ablate.errors import ModelError
 from vlm_ablate.models.adapters import merge_adapters
@@ -28,6 +29,10 @@ class Fit:
     config: PretrainedConfig | None
     reason: str = ""
     """Why there is none."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Our name of a tensor -> transformers'."""
+    unread: Mapping[str, torch.Size] = field(default_factory=dict)
+    """transformers' name -> shape of tensors of the vision tower that nothing reads, and that were cut off here."""
 
     @property
     def cls(self) -> type[PreTrainedModel] | None:
@@ -48,11 +53,21 @@ def fit(vlm: VLM) -> Fit:
             theirs = {name: tensor.shape for name, tensor in family.cls(config).state_dict().items()}
     except (ValueError, TypeError, AttributeError, ModelError) as error:
         return Fit(None, None, f"{name} cannot be configured so: {error}")
-    ours = {family.to_theirs(own) or own: tensor.shape for own, tensor in plain_tensors(vlm).items()}
-    differing = sorted(n for n in ours.keys() | theirs.keys() if ours.get(n) != theirs.get(n))
+    names = our_names(family, config, theirs)
+    ours = {names.get(own, own): tensor.shape for own, tensor in plain_tensors(vlm).items()}
+    cut = {names[own] for name in getattr(vlm.vision, "cut_away", ()) if (own := f"vision.backbone.{name}") in names}
+    unread = {name: theirs[name] for name in cut if name not in ours}
+    wanted = {name: shape for name, shape in theirs.items() if name not in unread}
+    differing = sorted(n for n in ours.keys() | wanted.keys() if ours.get(n) != wanted.get(n))
     if differing:
         return Fit(None, None, f"{name} has other tensors: {', '.join(differing[:3])}")
-    return Fit(family, config)
+    return Fit(family, config, "", names, unread)
+
+
+def our_names(family: Family, config: PretrainedConfig, theirs: Iterable[str]) -> dict[str, str]:
+    """Our name of a tensor -> transformers', of those that a class has."""
+    names = family.names(config)
+    return {ours: name for name in theirs if (ours := names.to_ours(name)) is not None}
 
 
 def to_transformers(vlm: VLM, *, merged: bool = True) -> PreTrainedModel:
@@ -76,23 +91,39 @@ def to_transformers(vlm: VLM, *, merged: bool = True) -> PreTrainedModel:
         merge_adapters(vlm)
     with torch.device("meta"):
         model = found.family.cls(found.config)
-    model.load_state_dict(exported_tensors(vlm, found.family), strict=True, assign=True)
+    model.load_state_dict(exported_tensors(vlm, found), strict=True, assign=True)
     model.tie_weights()
-    # Rotary frequencies are buffers outside the state dict: take ours, the meta ones have no values.
-    model.model.text_model.rotary_emb = deepcopy(vlm.language.model.model.rotary_emb)
+    # Buffers outside the state dict have no values on the meta device: rotary frequencies are ours.
+    getattr(model.model, found.family.text_module).rotary_emb = deepcopy(vlm.language.model.model.rotary_emb)
+    _fill_buffers(model)
     model.eval()
     return model
 
 
-def exported_tensors(vlm: VLM, family: ExportFamily) -> dict[str, Tensor]:
-    """All tensors under transformers' names, new vocabulary rows joined to their tables, adapters left out."""
-    tensors = {}
-    for name, tensor in plain_tensors(vlm).items():
-        theirs = family.to_theirs(name)
-        if theirs is None:
-            raise ModelError(f"{name} has no place in transformers' checkpoint")
-        tensors[theirs] = tensor
-    return tensors
+def _fill_buffers(model: PreTrainedModel) -> None:
+    """Give buffers that no checkpoint has the values that their modules start with."""
+    for module in model.modules():
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            if not buffer.is_meta:
+                continue
+            if name == "position_ids":
+                value = torch.arange(buffer.shape[-1]).expand(buffer.shape).clone()
+            elif name == "embed_scale":
+                value = torch.tensor(cast(float, module.scalar_embed_scale))
+            else:
+                raise ModelError(f"{type(module).__name__} has a buffer {name!r} of which nothing says what is in it")
+            setattr(module, name, value)
+
+
+def exported_tensors(vlm: VLM, found: Fit) -> dict[str, Tensor]:
+    """All tensors under transformers' names, new vocabulary rows joined to their tables, adapters left out.
+
+    Layers of the vision tower that were cut off here, because nothing reads them, are zeros.
+    """
+    plain = plain_tensors(vlm)
+    like = next(iter(plain.values()))
+    zeros = {name: torch.zeros(shape, dtype=like.dtype) for name, shape in found.unread.items()}
+    return {found.names[name]: tensor for name, tensor in plain.items()} | zeros
 
 
 def plain_tensors(vlm: VLM) -> dict[str, Tensor]:

@@ -138,7 +138,9 @@ def plan_arms(
         shards: devices of a group; None: as each arm is launched.
     """
     from vlm_ablate.accounting import check_lengths, shards_of
+    from vlm_ablate.home import Home
     from vlm_ablate.runs.plans import KeptPlans
+    from vlm_ablate.runs.starts import placed_run
 
     @cache
     def planner(devices: int) -> Planner:
@@ -147,13 +149,14 @@ def plan_arms(
 
         return Planner(sample=sample, shards=devices, sharding=sharding)
 
+    home = Home.default()  # where the runs are that arms start from
     plans: dict[str, ModelPlan] = {}
     errors: dict[str, VlmAblateError] = {}
     for arm in arms:
         try:
             devices = shards or shards_of(arm.config.execution)
             kept = KeptPlans(sample, devices, sharding)
-            found = kept.plan(arm.config, partial(_made, planner, devices))
+            found = kept.plan(placed_run(arm.config, home), partial(_made, planner, devices))
             check_lengths(found, arm.config)
             plans[arm.name] = found
         except VlmAblateError as error:

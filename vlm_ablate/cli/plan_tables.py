@@ -50,6 +50,7 @@ def tables(loaded: LoadedExperiment, arms: Sequence[ResolvedArm], plans: Plans, 
         return
     yield _costs(planned, plans, shown)
     yield Text(_sample(plans, shown), style="dim")
+    yield Text(_disk(planned, plans), style="dim")
     yield Text()
     yield _by_part(planned, plans)
     yield _flops(planned, plans)
@@ -78,6 +79,8 @@ def _views(arms: Sequence[ResolvedArm], plans: Plans) -> str:
                 crops = "4 crops and the whole, the largest " if config.split == "crops" else ""
                 where = arm.name + f" {name}" * (len(arm.config.stages) > 1) + f" from step {step}" * bool(step)
                 text = f"{width} x {height} px -> {tiles}{crops}{max(w for _, w in sizes)} x {max(sizes)[0]} px"
+                if count := plans[arm.name].stages[name].image_tokens.get(config.size):
+                    text += f", {count:,} tokens"
                 if text != before:
                     found[where] = before = text
     groups = group_by_value(found)
@@ -97,6 +100,27 @@ def _sample(plans: Plans, shown: PlanOptions) -> str:
     hours = f"GPU-hours on {shown.gpu.title} at {shown.mfu:.0%} of {peak}"
     counted = "MFU: the model's own operations, without what checkpointing computes again, half of causal attention"
     return f"{text}; {hours} ({counted}; HFU up to {hfu:.0%}), for rows that are full: {rows} tokens."
+
+
+def _disk(arms: Sequence[ResolvedArm], plans: Plans) -> str:
+    """What a run takes of the disk: at most while it trains, and what stays. Arms that agree stand together."""
+    found: dict[str, str] = {}
+    for arm in arms:
+        stays = most = weights = 0
+        for name, stage in arm.config.stages.items():
+            plan = plans[arm.name].stages[name]
+            most = max(most, stays + CHECKPOINTS_AT_ONCE * plan.checkpoint_bytes)
+            kept = stage.schedule == "constant" and arm.config.execution.continuable
+            weights = max(weights, plan.weights_bytes)  # a stage's file has what earlier stages trained, too
+            stays += weights + kept * plan.checkpoint_bytes
+        found[arm.name] = f"{size(max(most, stays))} while it trains, of which {size(stays)} stay"
+    groups = group_by_value(found)
+    told = groups_text(groups) if len(groups) > 1 else next(iter(found.values()))
+    return f"Disk of a run: {told}: the weights of every stage, and the last checkpoint of stages at a constant rate."
+
+
+CHECKPOINTS_AT_ONCE = 3
+"""Two are kept of a stage that trains, while the next is written."""
 
 
 def _titled(title: str, note: str) -> Text:

@@ -50,6 +50,9 @@ class Execution(Strict, decides="execution"):
     """Name of a stage -> what it does otherwise."""
     checkpoint_every: int = Field(100, gt=0)
     """Optimiser steps between resumable checkpoints."""
+    continuable: bool = added(True)
+    """Keep the last checkpoint of a finished stage whose `schedule` is constant (trained parameters and moments, see
+    `plan`), so that the same stage with more steps goes on from there. Other stages keep none."""
     log_every: int = Field(10, gt=0)
     """Optimiser steps between tracked metrics."""
     workers: int = Field(0, ge=0)

@@ -75,8 +75,10 @@ class RunConfig(Strict):
     def _has_something_to_score(self) -> RunConfig:
         if self.stages:
             return self
-        if not self.model.init_from:
-            raise FieldError(("stages",), "no stage: write one, or score a checkpoint as it is: model.init_from")
+        if not isinstance(self.model.init_from, str):
+            parts = "; of single parts it makes no whole" if self.model.init_from else ""
+            told = f"no stage: write one, or score a checkpoint as it is: model.init_from{parts}"
+            raise FieldError(("stages",), told)
         if self.evaluation.curve is not None:
             raise FieldError(("evaluation", "curve"), "nothing is trained here, so nothing is scored along the way")
         return self

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
-from vlm_ablate.config.model import ModelConfig
+from vlm_ablate.config.model import WHOLE, ModelConfig
 from vlm_ablate.errors import ModelError
 from vlm_ablate.models.pretrained import quietly, tensor_names
 
@@ -30,8 +30,8 @@ def check_parts(config: ModelConfig) -> None:
     """
     for part in ("vision", "language"):
         folder = Path(getattr(getattr(config, part), "id", None) or "").expanduser()
-        start = Path(config.init_from).expanduser() if config.init_from else None
-        if adapter_folder(folder) and folder != start:
+        starts = [Path(id).expanduser() for at, id in config.starts.items() if at in (part, WHOLE)]
+        if adapter_folder(folder) and folder not in starts:
             raise ModelError(
                 f"model.{part}: {folder} holds adapters beside its weights, which a part alone does not read",
                 hint=f"start from the whole (model.init_from: {folder}), or export it without --keep-adapters",

@@ -2,39 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from vlm_ablate.errors import StorageError
 from vlm_ablate.home import Home
-from vlm_ablate.runs.folder import RunFolder
+from vlm_ablate.runs.names import asked_for
 from vlm_ablate.runs.once import looking_once
 from vlm_ablate.runs.results import find_results
 from vlm_ablate.runs.spec import RunSpec
 from vlm_ablate.runs.view import Results, history_of, record_of
 from vlm_ablate.tracking.records import History, RunRecord
-
-
-def asked_for(home: Home) -> Iterator[tuple[RunFolder, dict[str, Any]]]:
-    """Every run that was ever asked for here: its folder and what `run.json` says. What cannot be read is passed by."""
-    for root in sorted(home.runs.iterdir()) if home.runs.is_dir() else ():
-        folder = RunFolder(root)
-        try:
-            body = folder.read()
-        except StorageError:
-            continue
-        if body and names_run(body):
-            yield folder, body
-
-
-def names_run(body: Mapping[str, Any]) -> bool:
-    """Whether what a `run.json` says has all by which a run is found."""
-    spec, stages = body.get("spec"), body.get("stages")
-    if not (isinstance(spec, dict) and isinstance(body.get("id"), str) and isinstance(stages, list) and stages):
-        return False
-    labels = all(isinstance(spec.get(name), str) for name in ("experiment", "arm", "label", "scale"))
-    return labels and isinstance(spec.get("seed"), int) and all(isinstance(key, str) for key in stages)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from vlm_ablate.config.loading import ResolvedArm
 from vlm_ablate.config.run_config import RunConfig
 from vlm_ablate.errors import VlmAblateError
 from vlm_ablate.home import Home
-from vlm_ablate.runs.catalogue import asked_for
+from vlm_ablate.runs.names import asked_for
 from vlm_ablate.runs.spec import RunSpec
 
 

@@ -49,7 +49,7 @@ def _stage(key: StageKey, folder: StageFolder | None, home: Home) -> Explained:
         return Explained(what, key.key, folder.root.name, str(outcome["status"]), _where(outcome))
     state = "begun" if folder else "missing"
     others = [f for root in _folders(home.stages) if (f := StageFolder(root)).outcome() and _depth(f) == key.index + 1]
-    near = _nearest(key.inputs, key.fingerprints(), others)
+    near = _nearest(key.inputs, key.fingerprints(home), others)
     return Explained(what, key.key, folder.root.name if folder else None, state, "", *near)
 
 

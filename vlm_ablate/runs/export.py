@@ -67,7 +67,7 @@ def _run_rows(found: FinishedRun) -> list[tuple[str, Any]]:
         ("paper's table", spec.paper),
         ("paper's cell", ", ".join(f"{k}: {v}" for k, v in (spec.cell or {}).items())),
         ("id", spec.id),
-        ("started from", spec.config.model.init_from),
+        ("started from", ", ".join(f"{id} ({part})" for part, id in spec.config.model.starts.items())),
         ("data fingerprint", tags.get(schema.DATA_FINGERPRINT)),
         ("code", tags.get(schema.GIT)),
         ("versions", tags.get(schema.VERSIONS)),
@@ -112,7 +112,7 @@ def _scores(found: FinishedRun) -> str:
 def _licences(found: FinishedRun) -> str:
     records = schema.read_json_tag(found.record.tags, schema.LICENCES, []) if found.record else []
     model = found.spec.config.model
-    starts = [model.init_from, *(getattr(getattr(model, part), "id", None) for part in ("vision", "language"))]
+    starts = [*model.starts.values(), *(getattr(getattr(model, part), "id", None) for part in ("vision", "language"))]
     named = ", ".join(f"`{start}`" for start in dict.fromkeys(starts) if start)
     text = "The weights carry on from the parts above"
     text += f" ({named}); their licences apply." if named else "; their licences apply."

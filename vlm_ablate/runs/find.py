@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlm_ablate.errors import ModelError, StorageError, UnknownNameError, VlmAblateError
+from vlm_ablate.errors import ModelError, StorageError
 from vlm_ablate.home import Home
-from vlm_ablate.runs.catalogue import asked_for, names_run
 from vlm_ablate.runs.folder import RunFolder
+from vlm_ablate.runs.names import RunNotUsable, asked_for, named_run, names_run
 from vlm_ablate.runs.results import check_weights, find_results
 from vlm_ablate.runs.spec import RunSpec
 from vlm_ablate.runs.view import Results, record_of
@@ -23,13 +22,6 @@ if TYPE_CHECKING:
 
     from vlm_ablate.models.vlm import VLM
     from vlm_ablate.tracking.records import RunRecord
-
-_KEY = re.compile(r"[0-9a-f]{2,12}")
-_LAST_KEY = re.compile(r"(?P<name>.*\S)\s+[(\[]?(?P<key>[0-9a-f]{4,12})[)\]]?\s*")
-"""A name with a key behind it, in brackets or not. Shorter ones are seeds."""
-SHOWN = 8
-"""Digits of an id that messages show; enough to name it."""
-
 
 @dataclass(frozen=True)
 class FinishedRun:
@@ -44,13 +36,14 @@ class FinishedRun:
         return self.results.stages[-1].weights
 
     @property
+    def home(self) -> Home:
+        """Where it is."""
+        return Home(self.results.folder.root.parent.parent)
+
+    @property
     def record(self) -> RunRecord:
         """What tables are computed from."""
         return record_of(self.results)
-
-
-class RunNotUsable(VlmAblateError):
-    """A run that exists but has no model to give."""
 
 
 def find_run(name: str, home: Home) -> FinishedRun:
@@ -122,28 +115,35 @@ def load_run(found: FinishedRun, *, device: torch.device | str = "cpu") -> VLM:
     from vlm_ablate.checkpoints.start_from import started_vlm
     from vlm_ablate.models.trained_state import load_trained
     from vlm_ablate.models.views import Views
+    from vlm_ablate.runs.starts import placed
 
     config = found.spec.config
     if config.model.init_from:
-        _check_origin(found, config.model.init_from)
+        _check_origin(found)
     check_weights(found.results.stages[-1])
-    vlm = started_vlm(config.model, Views.of(config.images()), seed=found.spec.seeds.init)
+    vlm = started_vlm(placed(config.model, found.home), Views.of(config.images()), seed=found.spec.seeds.init)
     if config.stages:
         load_trained(vlm, found.weights)
     return vlm.to(device).eval().requires_grad_(False)
 
 
-def _check_origin(found: FinishedRun, id: str) -> None:
+def _check_origin(found: FinishedRun) -> None:
     """What the run kept is its difference from where it started; from elsewhere it would be another model."""
-    from vlm_ablate.checkpoints.released import started_from
+    from vlm_ablate.runs.started import started
 
     then: dict[str, Any] = found.results.outcomes[0].get("init_from") or {}
-    if then and then != (now := started_from(id)):
-        raise ModelError(
-            f"{found.spec.run_name!r} started from other weights than those that are in {id!r} now"
-            f" (sha256 {then['sha256']} then, {now['sha256']} now)",
-            hint="put the checkpoint back that it started from",
-        )
+    if not then:
+        return
+    now = started(found.spec.config.model, found.home)
+    if then == now:
+        return
+    parts = [""] if "id" in then else [part for part in then if then[part] != now.get(part)]
+    old, new = (told[parts[0]] if parts[0] else told for told in (then, now))
+    raise ModelError(
+        f"{found.spec.run_name!r} started from other weights than those that are in {old['id']!r} now"
+        f" (sha256 {old['sha256']} then, {new['sha256']} now)",
+        hint="put the checkpoint back that it started from",
+    )
 
 
 def _found(name: str, home: Home) -> tuple[Path, dict[str, Any]]:
@@ -155,54 +155,5 @@ def _found(name: str, home: Home) -> tuple[Path, dict[str, Any]]:
             raise StorageError(f"{given.file} names no run", hint="give the folder of a run, as it is below `runs`")
         return given.file, body
     files = {body["id"]: folder.file for folder, body in asked_for(home)}
-    body = _body(name, home)
+    body = named_run(name, home)
     return files[body["id"]], body
-
-
-def _body(name: str, home: Home) -> dict[str, Any]:
-    """What `run.json` says of the run of that name in a home."""
-    bodies = [body for _, body in asked_for(home)]
-    found = [b for b in bodies if _has_key(b, name) or _is_called(b["spec"], name)]
-    if not found and (parts := _LAST_KEY.fullmatch(name)):
-        found = [b for b in bodies if _has_key(b, parts["key"]) and _is_called(b["spec"], parts["name"])]
-    different = {tuple(body["stages"]): body for body in sorted(found, key=_preference)}
-    if len(different) == 1:
-        return next(iter(different.values()))
-    if found:
-        names = "; ".join(f"{full_name(body['spec'])} {body['id'][:SHOWN]}" for body in different.values())
-        raise RunNotUsable(f"{name!r} names {len(different)} runs: {names}", hint="write one of these, or its key")
-    known = [full_name(body["spec"]) for body in bodies] + [
-        f"{b['spec']['arm']} seed {b['spec']['seed']}" for b in bodies
-    ]
-    raise UnknownNameError(f"run (in {home.runs})", name, dict.fromkeys(known))
-
-
-def _preference(body: dict[str, Any]) -> tuple[bool, int]:
-    """Of runs with the same weights the last one that ended well is taken."""
-    return body.get("status") == schema.FINISHED, int(body.get("started_ms") or 0)
-
-
-def full_name(spec: dict[str, Any]) -> str:
-    """A name that tells a run from all others but those with other settings: experiment, arm, seed, scale."""
-    return f"{spec['experiment']} {spec['arm']} seed {spec['seed']} {spec['scale']}"
-
-
-def _has_key(body: dict[str, Any], key: str) -> bool:
-    """Whether the run's id, or the key of its weights, begins so."""
-    return bool(_KEY.fullmatch(key)) and any(known.startswith(key) for known in (body["id"], *body["stages"][-1:]))
-
-
-def _is_called(spec: dict[str, Any], name: str) -> bool:
-    """Whether the words of `name` stand in the full name (or the label and seed), in order and without a gap."""
-    if name.strip() == f"{spec['label']} · seed {spec['seed']}":
-        return True
-    wanted, whole = _words(name), _words(full_name(spec))
-    short = [_words(spec["experiment"].rpartition("/")[2]), _words(spec["experiment"])]
-    rest = whole[len(short[1]) :]
-    return bool(wanted) and any((start + rest)[: len(wanted)] == wanted for start in ([], *short))
-
-
-def _words(name: str) -> list[str]:
-    """`arm · seed 0 · laptop`, `arm seed 0`, `arm/0` -> [arm, 0, ...]."""
-    plain = re.sub(r"\bseed[\s=:_-]*(\d+)", r" \1", name)
-    return [word for word in re.split(r"[\s·/,@]+", plain) if word]

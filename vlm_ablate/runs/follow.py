@@ -82,7 +82,7 @@ class _Follower:
 
     def __init__(self, spec: RunSpec, home: Home, ranks: Ranks, interruption: Interruption) -> None:
         self._spec, self._home, self._ranks, self._interruption = spec, home, ranks, interruption
-        self._model = StageModel(spec)
+        self._model = StageModel(spec, home)
         self._mixtures: list[Mixture] = []
 
     def train(self, index: int, before: str | None, flops: Sequence[float] | None) -> None:

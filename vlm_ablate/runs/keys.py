@@ -15,11 +15,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from vlm_ablate.config.base import Decides, Strict
 from vlm_ablate.config.decides import dump
+from vlm_ablate.config.model import RUN, WHOLE, ModelConfig
 from vlm_ablate.config.stages import Stage, Training
+from vlm_ablate.home import Home
 from vlm_ablate.models.views import Views
 from vlm_ablate.registry import benchmarks
 from vlm_ablate.runs.fingerprints import Fingerprints, Part, fingerprints_of
 from vlm_ablate.runs.once import once
+from vlm_ablate.runs.starts import start_fingerprints
 
 if TYPE_CHECKING:
     from vlm_ablate.config.evaluation import BenchmarkEntry
@@ -49,10 +52,11 @@ class StageKey:
     """What they cover, as plain data."""
     parts: dict[str, Part]
     """What -> part whose files decide: the model's, and the sources of this stage and those before."""
+    model: ModelConfig
 
-    def fingerprints(self) -> Fingerprints:
-        """Of the files of its parts, as they are on this machine now."""
-        return fingerprints_of(self.parts)
+    def fingerprints(self, home: Home) -> Fingerprints:
+        """Of the files of its parts, and of the runs of a home that it starts from, as they are on this machine now."""
+        return fingerprints_of(self.parts) | start_fingerprints(self.model, home)
 
 
 @dataclass(frozen=True)
@@ -99,11 +103,12 @@ def stage_keys(config: RunConfig, seeds: Seeds) -> tuple[StageKey, ...]:
     }
     parts: dict[str, Part] = {"vision": config.model.vision, "language": config.model.language}
     parts |= {"connector": config.model.connector, "architecture": config.model.architecture}
-    if config.model.init_from:
-        parts["init_from"] = _Checkpoint(config.model.init_from)
+    for part, id in config.model.starts.items():
+        if not id.startswith(RUN):
+            parts["init_from" if part == WHOLE else f"init_from.{part}"] = _Checkpoint(id)
     if not config.stages:
         inputs = {"numerics": NUMERICS, "model": model, "views": common["views"], "stages": []}
-        return (StageKey(AS_RELEASED, 0, key_of(inputs), inputs, parts),)
+        return (StageKey(AS_RELEASED, 0, key_of(inputs), inputs, parts, config.model),)
     stages: list[dict[str, Any]] = []
     keys = []
     for index, (name, stage) in enumerate(config.stages.items()):
@@ -111,7 +116,7 @@ def stage_keys(config: RunConfig, seeds: Seeds) -> tuple[StageKey, ...]:
         stages.append(dumped(stage, "training") | numerics)
         parts = parts | {f"data {name}.{source}": entry.source for source, entry in stage.data.mixture.items()}
         inputs = {**common, "stages": list(stages)}
-        keys.append(StageKey(name, index, key_of(inputs), inputs, parts))
+        keys.append(StageKey(name, index, key_of(inputs), inputs, parts, config.model))
     return tuple(keys)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from vlm_ablate.config.model import RUN, WHOLE
 from vlm_ablate.config.run_config import RunConfig
 from vlm_ablate.data.sources.configs import RecordsConfig
 from vlm_ablate.data.sources.kept import find_kept, keep
@@ -68,8 +69,9 @@ def needs_of(arms: Mapping[str, RunConfig]) -> list[Need]:
             if id := getattr(part, "id", None):
                 revision = getattr(part, "revision", None)
                 found.add(arm, "weights", id, f"{name}{_at(revision)}", revision)
-        if model.init_from:
-            found.add(arm, "weights", model.init_from, "whole model", None)
+        for part, id in model.starts.items():
+            if not id.startswith(RUN):
+                found.add(arm, "weights", id, "whole model" if part == WHOLE else part, None)
     for arm, config in arms.items():
         for stage in config.stages.values():
             for entry in stage.data.mixture.values():

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from vlm_ablate.home import Home
 from vlm_ablate.lease import holder
-from vlm_ablate.runs.catalogue import asked_for
 from vlm_ablate.runs.folder import RunFolder
 from vlm_ablate.runs.live import IDLE_SECONDS, LiveRun, read_live
+from vlm_ablate.runs.names import asked_for
 from vlm_ablate.tracking import schema
 
 SILENT_SECONDS = 6 * IDLE_SECONDS

@@ -68,7 +68,8 @@ class KeptPlans:
         states = [part_state(part) for part in (model.vision, model.language, model.connector, model.architecture)]
         if None in states:
             return None
-        states.append(_files_state(model.init_from, None) if model.init_from else None)
+        starts = [_files_state(id, None) for id in model.starts.values()]
+        states += starts or [None]
         body = [config.model_dump_json(), self._asked, states, _software()]
         return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:24]
 

@@ -12,8 +12,8 @@ from vlm_ablate.errors import VlmAblateError
 from vlm_ablate.home import Home
 from vlm_ablate.lease import Lease, LeaseHeld, LeaseLost
 from vlm_ablate.masking import masked
-from vlm_ablate.runs.catalogue import asked_for
 from vlm_ablate.runs.folder import run_folder
+from vlm_ablate.runs.names import asked_for
 from vlm_ablate.runs.results import find_results
 from vlm_ablate.runs.spec import RunSpec
 from vlm_ablate.runs.view import view_of

@@ -30,7 +30,7 @@ def find_stages(spec: RunSpec, home: Home) -> tuple[StageFolder, ...]:
     found: list[StageFolder] = []
     for key in spec.stage_keys:
         before = found[-1].root.name if found else None
-        stage = find_stage(home, key.key, key.fingerprints(), before)
+        stage = find_stage(home, key.key, key.fingerprints(home), before)
         if not stage.root.is_dir():
             break
         found.append(stage)

@@ -132,6 +132,11 @@ class Scoring:
         checked = file_sha256(folder.predictions)
         folder.end({**body, "ended_ms": time.time_ns() // 1_000_000, "predictions_sha256": checked})
 
+    def curve_metrics(self) -> tuple[str, ...]:
+        """Names of the scores that a point of the curve has; none without a curve."""
+        curve = self._evaluation.curve
+        return tuple(f"curve/{column}" for column in curve.benchmarks or self._evaluation.benchmarks) if curve else ()
+
     def curve_point(self, vlm: VLM, stage: StageFolder, step: int) -> dict[str, float]:
         """Metric name -> score of the model as it is at `step`, on the tune split, with the mean last."""
         curve = self._evaluation.curve

@@ -13,6 +13,7 @@ from vlm_ablate.data.dataset import Skips
 from vlm_ablate.data.mixture import Mixture
 from vlm_ablate.data.module import VLMDataModule
 from vlm_ablate.errors import StorageError
+from vlm_ablate.home import Home
 from vlm_ablate.models.adapters import apply_training
 from vlm_ablate.models.compiled import compile_layers, release
 from vlm_ablate.models.documents import choose
@@ -22,6 +23,7 @@ from vlm_ablate.models.vlm import VLM
 from vlm_ablate.runs.folder import StageFolder
 from vlm_ablate.runs.results import check_weights
 from vlm_ablate.runs.spec import RunSpec
+from vlm_ablate.runs.starts import placed
 from vlm_ablate.training.counters import Seen
 from vlm_ablate.training.fit import training_device
 from vlm_ablate.training.stages import prepare
@@ -31,11 +33,12 @@ class StageModel:
     """The one model of a run.
 
     Args:
+        home: where the runs are that it may start from.
         notice: hears what the user should know.
     """
 
-    def __init__(self, spec: RunSpec, notice: Callable[[str], None] = lambda message: None) -> None:
-        self.spec, self.config, self._notice = spec, spec.config, notice
+    def __init__(self, spec: RunSpec, home: Home, notice: Callable[[str], None] = lambda message: None) -> None:
+        self.spec, self.config, self._home, self._notice = spec, spec.config, home, notice
         self._stages = list(spec.config.stages.items())
         self._vlm: VLM | None = None
         self._holds: str | None = None
@@ -106,7 +109,7 @@ class StageModel:
         device = training_device()
         half = device.type == "cuda" and self.config.language_in_bf16
         return started_vlm(
-            self.config.model,
+            placed(self.config.model, self._home),
             Views.of(self.config.images()),
             seed=self.spec.seeds.init,
             language_dtype=torch.bfloat16 if half else torch.float32,

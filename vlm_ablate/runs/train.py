@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 from vlm_ablate.accounting import StagePlan
-from vlm_ablate.checkpoints.released import started_from
 from vlm_ablate.config.decides import dump
 from vlm_ablate.data.dataset import Skips, build_mixtures
 from vlm_ablate.data.mixture import Mixture
@@ -27,11 +26,14 @@ from vlm_ablate.runs.folder import RunFolder, StageFolder, find_stage, leased
 from vlm_ablate.runs.group import Group
 from vlm_ablate.runs.keys import StageKey
 from vlm_ablate.runs.log import Log
+from vlm_ablate.runs.longer import Wanted, shorter, take_over
 from vlm_ablate.runs.results import find_stages, is_finished
 from vlm_ablate.runs.score import Scoring
 from vlm_ablate.runs.spec import RunSpec
 from vlm_ablate.runs.speed import Speed, device_name, speed_on, too_small
 from vlm_ablate.runs.stage_model import StageModel, seen_before
+from vlm_ablate.runs.started import started
+from vlm_ablate.runs.starts import noted, placed_run
 from vlm_ablate.storage import file_sha256
 from vlm_ablate.tracking import schema
 from vlm_ablate.tracking.origin import provenance_tags
@@ -66,7 +68,7 @@ class StageRunner:
         self._reporter, self._interruption, self._waiting = reporter, interruption, waiting
         self._stages = list(spec.config.stages.items())
         self._features = Features(spec, home)
-        self._model = StageModel(spec, self._notice)
+        self._model = StageModel(spec, home, self._notice)
         self._group: Group | None = None
         """Of the ranks, once there is something to train."""
         self.trained: tuple[str, ...] = ()
@@ -119,23 +121,21 @@ class StageRunner:
             ModelError: it does not fit the assembly.
         """
         self._start(found, len(found))
-        (key,), id = self.spec.stage_keys, self.config.model.init_from
-        assert id is not None
-        with leased(lambda: find_stage(self.home, key.key, key.fingerprints(), None), self._waiting) as folder:
+        (key,), model = self.spec.stage_keys, self.config.model
+        with leased(lambda: find_stage(self.home, key.key, key.fingerprints(self.home), None), self._waiting) as folder:
             if folder.outcome() is None:
-                started, clock = time.time_ns() // 1_000_000, time.monotonic()
-                told = {"stage": key.name, "before": None, "inputs": key.inputs, "fingerprints": key.fingerprints()}
-                folder.describe(told)
+                began, clock = time.time_ns() // 1_000_000, time.monotonic()
+                self._describe(folder, key, None)
                 sizes = {schema.PARAMS_TOTAL: float(sum(count_parameters(self._model.released()).values()))}
                 folder.end(
                     {
                         "stage": key.name,
                         "status": schema.FINISHED,
-                        "init_from": started_from(id),
+                        "init_from": started(model, self.home),
                         "sizes": sizes,
                         "provenance": provenance_tags(),
                         "execution": dump(self.config.execution, "execution"),
-                        "started_ms": started,
+                        "started_ms": began,
                         "ended_ms": time.time_ns() // 1_000_000,
                         "seconds": time.monotonic() - clock,
                     }
@@ -166,7 +166,7 @@ class StageRunner:
     def _stage(self, index: int, before: StageFolder | None, mixture: Mixture, rates: _Rates) -> StageFolder:
         """Train one stage, or take it from whoever trains it now."""
         key, name = self.spec.stage_keys[index], before.root.name if before else None
-        with leased(lambda: find_stage(self.home, key.key, key.fingerprints(), name), self._waiting) as folder:
+        with leased(lambda: find_stage(self.home, key.key, key.fingerprints(self.home), name), self._waiting) as folder:
             outcome = folder.outcome()
             if outcome is not None and outcome["status"] == schema.DIVERGED:
                 raise Diverged(str(outcome["message"]))
@@ -184,11 +184,9 @@ class StageRunner:
         rates: _Rates,
     ) -> None:
         name, stage = self._stages[index]
-        started, clock = time.time_ns() // 1_000_000, time.monotonic()
+        began, clock = time.time_ns() // 1_000_000, time.monotonic()
         if folder.manifest() is None:
-            parent = before.root.name if before else None
-            prints = key.fingerprints()
-            folder.describe({"stage": name, "before": parent, "inputs": key.inputs, "fingerprints": prints})
+            self._describe(folder, key, before)
         if self._group is None:
             self._group = Group(self.spec, self.home)
         group = self._group
@@ -201,7 +199,7 @@ class StageRunner:
         self._reporter(StageStarted(self.spec.id, name, index, len(self._stages), stage.steps))
         body: dict[str, Any] = {
             "stage": name,
-            "started_ms": started,
+            "started_ms": began,
             "provenance": provenance_tags(),
             "execution": dump(self.config.execution.of_stage(name), "execution")
             | {"attention": vlm.attention, "stored_features": {"on": kept.on, "why": kept.reason}}
@@ -212,8 +210,11 @@ class StageRunner:
             "licences": [record.to_dict() for source in mixture.sources for record in source.licences],
         }
         if index == 0 and self.config.model.init_from:
-            body["init_from"] = started_from(self.config.model.init_from)
+            body["init_from"] = started(self.config.model, self.home)
         files = CheckpointFiles(folder.root, self._notice)
+        self._continue_shorter(key, index, folder, before, files)
+        if continued := (folder.manifest() or {}).get("continued"):
+            body["continued"] = continued
         speed = rates.speed(name, stored=kept.on)
         try:
             with closing(Log(folder.log)) as log:
@@ -239,8 +240,42 @@ class StageRunner:
                 "ended_ms": time.time_ns() // 1_000_000,
             }
         )
-        files.clear()
+        files.clear(but=stage.steps if job.continuable else None)
         self._reporter(StageFinished(self.spec.id, name, key.key))
+
+    def _continue_shorter(
+        self, key: StageKey, index: int, folder: StageFolder, before: StageFolder | None, files: CheckpointFiles
+    ) -> None:
+        """Let a stage that has not begun go on from a shorter one, if there is one."""
+        name, stage = self._stages[index]
+        execution, curve = self.config.execution.of_stage(name), self.config.evaluation.curve
+        if files.found() or not execution.continuable:
+            return
+        wanted = Wanted(
+            first_step=sum(s.steps for _, s in self._stages[:index]),
+            log_every=execution.log_every,
+            curve_steps=curve_steps(stage.steps, curve.points) if curve else (),
+            curve_metrics=self._scoring.curve_metrics(),
+        )
+        found = shorter(key, stage, before, self.home, wanted, self._notice)
+        if found is None:
+            return
+        ended, steps = found
+        take_over(ended, steps, folder, wanted)
+        told = f"{self.spec.run_name}: stage {name!r} goes on after the {steps} steps of {ended.root.name}"
+        self._reporter(Notice(self.spec.id, told, "info"))
+
+    def _describe(self, folder: StageFolder, key: StageKey, before: StageFolder | None) -> None:
+        starts = noted(self.config.model, self.home)
+        folder.describe(
+            {
+                "stage": key.name,
+                "before": before.root.name if before else None,
+                "inputs": key.inputs,
+                "fingerprints": key.fingerprints(self.home),
+                **({"starts": starts} if starts else {}),
+            }
+        )
 
     def _in_step(self, job: StageJob, group: Group) -> Seen:
         """Train with all ranks. One that fails is the reason of what fails here then."""
@@ -317,7 +352,7 @@ class StageRunner:
         from vlm_ablate.accounting import CPU_FLOPS, GPU_FLOPS, check_lengths, plan_features, plan_model, shards_of
 
         try:
-            plan = plan_model(self.config, shards=shards_of(self.config.execution))
+            plan = plan_model(placed_run(self.config, self.home), shards=shards_of(self.config.execution))
             check_lengths(plan, self.config)
         except VlmAblateError:
             raise

@@ -171,6 +171,8 @@ class Monitor(StepEnd):
             self._collect()
         if tracked:
             self._track(module, self._first_step + step)
+        if step % module.execution.log_every == 0:  # what a last step tracks early, a longer stage tracks again
+            self._window.clear()
         self._report(self._first_step + step, step)
 
     def _collect(self) -> None:
@@ -200,7 +202,6 @@ class Monitor(StepEnd):
                 model_flops_per_s=(self.counter.useful - self._useful) / seconds,
             )
         )
-        self._window.clear()
         self._clock, self._tokens, self._useful = now, seen.tokens, self.counter.useful
 
     def _report(self, step: int, stage_step: int) -> None:
@@ -252,7 +253,7 @@ class CurvePoints(StepEnd):
 
 
 class Checkpoints(StepEnd):
-    """Writes a resumable checkpoint every so many steps and on a request to stop."""
+    """Writes a resumable checkpoint every so many steps, on a request to stop, and if asked for at the end."""
 
     def __init__(
         self,
@@ -263,9 +264,10 @@ class Checkpoints(StepEnd):
         run: str,
         first_step: int,
         saving: Callable[[], None],
+        at_end: bool = False,
         ranks: Ranks = Ranks(),
     ) -> None:
-        self._ranks = ranks
+        self._ranks, self._at_end = ranks, at_end
         self._files, self._interruption, self._reporter = files, interruption, reporter
         self._run, self._first_step, self._saving = run, first_step, saving
 
@@ -274,14 +276,16 @@ class Checkpoints(StepEnd):
         self._interruption.reclaim()
 
     def on_step_end(self, trainer: pl.Trainer, module: TrainingModule, step: int) -> None:
-        if step >= module.stage.steps:
+        ended = step >= module.stage.steps
+        if ended and not self._at_end:
             return  # the end of a stage is recorded by its final state
-        stop = self._ranks.any(self._interruption.requested)
-        if stop or step % module.execution.checkpoint_every == 0:
+        stop = not ended and self._ranks.any(self._interruption.requested)
+        if ended or stop or step % module.execution.checkpoint_every == 0:
             self._saving()
             trainer.save_checkpoint(self._files.writing)  # by all ranks: each may hold a share
             if self._ranks.first:
                 self._files.keep(step)
-            self._reporter(Checkpointed(run=self._run, step=self._first_step + step))
+            if not ended:
+                self._reporter(Checkpointed(run=self._run, step=self._first_step + step))
         if stop:
             raise StopRequested(f"stopped after step {self._first_step + step}")

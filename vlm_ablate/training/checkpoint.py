@@ -76,15 +76,20 @@ class CheckpointFiles:
         for file in [*(file for _, file in self.found()[:-KEPT]), *left]:
             file.unlink(missing_ok=True)
 
-    def clear(self) -> None:
+    def clear(self, *, but: int | None = None) -> None:
         """Remove all: the stage has ended.
+
+        Args:
+            but: the steps of a checkpoint that is kept.
 
         Raises:
             LeaseLost: this process has lost the right to write there.
         """
         check_writable(self.folder / _WRITING)
         for file in [*self.folder.glob("checkpoint-*"), *self.folder.glob(f".{_WRITING}.*")]:
-            file.unlink(missing_ok=True)
+            named = _named(file)
+            if named is None or named[0] != but:
+                file.unlink(missing_ok=True)
 
 
 def _checksum(file: Path) -> str:

@@ -66,6 +66,11 @@ class StageJob:
     ranks: Ranks = field(default_factory=Ranks)
     """Those that train it together. All but the first have a reporter and a tracker that hear nothing."""
 
+    @property
+    def continuable(self) -> bool:
+        """Whether its last checkpoint is kept, for a longer stage to go on from."""
+        return self.stage.schedule == "constant" and self.execution.continuable
+
 
 def prepare(vlm: VLM, stage: Stage, index: int, init_seed: int, adapt: Callable[[VLM, Stage], Any]) -> None:
     """Adapt the model for a stage. New adapters draw from the initialisation seed, whatever ran before.
@@ -135,6 +140,7 @@ def _callbacks(job: StageJob, counter: Counter) -> list[pl.Callback]:
         run=job.run,
         first_step=job.first_step,
         saving=job.saving,
+        at_end=job.continuable,
         ranks=job.ranks,
     )
     return [*callbacks, checkpoints, waiting]

@@ -77,6 +77,11 @@ class ExportFamily(Family):
     connector: ClassVar[str]
     """Name of the connector that makes an assembly one of this family."""
 
+    text_module: ClassVar[str] = "text_model"
+    """Name of the decoder inside the class."""
+    token_types: ClassVar[bool] = False
+    """Whether the class must be told which tokens are the prompt's: a tokeniser's type ids, all 0, say that all are."""
+
     def refusal(self, vlm: VLM) -> str | None:
         """Why it does not compute what `vlm` computes; None when it may: names and shapes are compared afterwards."""
         raise NotImplementedError
@@ -85,9 +90,11 @@ class ExportFamily(Family):
         """The configuration of `vlm` as one of this family."""
         raise NotImplementedError
 
-    def to_theirs(self, name: str) -> str | None:
-        """transformers' name of our tensor; None when they have no place for it."""
-        raise NotImplementedError
+
+def scales_logits(text: PretrainedConfig) -> bool:
+    """Whether a language model does something to its logits after the output head."""
+    names = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+    return any(getattr(text, name, None) not in (None, 1, 1.0) for name in names)
 
 
 def resampler(perceiver: PretrainedConfig) -> Parts:

@@ -19,10 +19,10 @@ from vlm_ablate.models.vlm import VLM
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-EXPORTS: tuple[ExportFamily, ...] = (Idefics2(), Idefics3())
-"""Families that an assembly may be written as, in the order in which they are tried."""
+EXPORTS: tuple[ExportFamily, ...] = (Idefics2(), Idefics3(), Llava(), PaliGemma())
+"""Families that an assembly may be written as; its connector says which."""
 FAMILIES: dict[str, Family] = {
-    name: family for family in (*EXPORTS, Llava(), PaliGemma(), Idefics(), Mllama()) for name in family.model_types
+    name: family for family in (*EXPORTS, Idefics(), Mllama()) for name in family.model_types
 }
 """`model_type` of a configuration -> its family; COVERAGE.md says what of each is covered."""
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, cast
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
-from vlm_ablate.checkpoints.families.base import ExportFamily, Inputs, slots
+from vlm_ablate.checkpoints.families.base import ExportFamily, Inputs, scales_logits, slots
 from vlm_ablate.checkpoints.families.processors import tiled_images, whole_images
 from vlm_ablate.config.data import ImageConfig
 from vlm_ablate.models.batch import Batch
@@ -44,9 +44,6 @@ class SiglipFamily(ExportFamily):
     def names(self, config: PretrainedConfig) -> Renaming:
         return Renaming(tuple((re.escape(theirs), ours) for theirs, ours in PREFIXES.items()))
 
-    def to_theirs(self, name: str) -> str | None:
-        return to_theirs(name)
-
     def inputs(self, model: PreTrainedModel, vlm: VLM, batch: Batch) -> Inputs:
         if batch.pixel_values is None:
             return {}
@@ -65,7 +62,7 @@ class SiglipFamily(ExportFamily):
         if (tower := _tower_problem(vlm)) is not None:
             return tower
         text = vlm.language.model.config
-        if _scales_logits(text):
+        if scales_logits(text):
             return f"the {text.model_type!r} head changes its logits, which no vision-language class does"
         return None
 
@@ -79,11 +76,6 @@ class SiglipFamily(ExportFamily):
             "image_token_id": vlm.image_token_id,
             "tie_word_embeddings": text.tie_word_embeddings,
         }
-
-
-def to_theirs(name: str) -> str | None:
-    """transformers' name of our tensor `name` in Idefics2 or Idefics3; None when they have no place for it."""
-    return next((theirs + name.removeprefix(own) for theirs, own in PREFIXES.items() if name.startswith(own)), None)
 
 
 def _tower_problem(vlm: VLM) -> str | None:
@@ -100,8 +92,3 @@ def _tower_problem(vlm: VLM) -> str | None:
     if vlm.views.padded or vlm.vision.grid(vlm.views.side, vlm.views.side) != (side, side):
         return "the tower interpolates its positions, where Idefics2 and Idefics3 bucket them (siglip-native)"
     return None
-
-
-def _scales_logits(text: PretrainedConfig) -> bool:
-    names = ("final_logit_softcapping", "logit_scale", "logits_scaling")
-    return any(getattr(text, name, None) not in (None, 1, 1.0) for name in names)

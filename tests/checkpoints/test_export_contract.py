@@ -1,0 +1,113 @@
+"""Every class that an export writes: it loads with transformers alone and gives the run's tokens, logits and words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, Gemma2Config, GemmaConfig
+
+from tests.checkpoints.test_export import NANO, PICTURES, SHUFFLE, adapt
+from tests.models.conftest import TEXT, save_lm
+from tests.models.support import a_vlm, assert_equal, assert_same_texts
+from vlm_ablate.checkpoints.export import export
+from vlm_ablate.checkpoints.exported import Origin
+from vlm_ablate.checkpoints.families.known import EXPORTS
+from vlm_ablate.checkpoints.released import assembly_of
+from vlm_ablate.checkpoints.start_from import started_vlm
+from vlm_ablate.checkpoints.to_transformers import fit
+from vlm_ablate.config.data import ImageConfig, Preparation
+from vlm_ablate.data.sample import Image, ImageRef, Sample, Text
+from vlm_ablate.evaluation.ask import Prompts
+from vlm_ablate.models.generation import end_ids
+from vlm_ablate.models.views import Views
+from vlm_ablate.models.vlm import VLM
+
+BOTH_WAYS = dict(name="autoregressive", prompt="bidirectional")
+
+
+def gemma(folder: Path) -> Path:
+    return save_lm(folder, GemmaConfig(**TEXT, head_dim=8))
+
+
+def gemma_2(folder: Path) -> Path:
+    return save_lm(folder, Gemma2Config(**TEXT, head_dim=8, sliding_window=64, query_pre_attn_scalar=8))
+
+
+def hub(tower: str, **fields: Any) -> dict[str, Any]:
+    return {"name": "hf", "id": tower, **fields}
+
+
+CASES: dict[str, tuple[str, Callable[..., VLM]]] = {
+    "idefics2": ("Idefics2", lambda **_: a_vlm(*NANO)),
+    "idefics3": ("Idefics3", lambda **_: a_vlm(*NANO, connector=SHUFFLE)),
+    "llava": ("Llava", lambda clip, llama, **_: a_vlm(hub(clip, layer=-2), llama, connector="mlp")),
+    "llava-class-token": (
+        "Llava",
+        lambda clip, llama, **_: a_vlm(
+            hub(clip, class_token="keep"), llama, connector=dict(name="mlp", activation="relu", bias=False)
+        ),
+    ),
+    "llava-siglip": ("Llava", lambda siglip, llama, **_: a_vlm(hub(siglip, layer=-2), llama, connector="mlp")),
+    "paligemma": (
+        "PaliGemma",
+        lambda siglip, folder, **_: a_vlm(hub(siglip), gemma(folder), connector="linear", architecture=BOTH_WAYS),
+    ),
+    "paligemma-2": (
+        "PaliGemma",
+        lambda siglip, folder, **_: a_vlm(
+            Path(siglip), gemma_2(folder), connector="linear", architecture=BOTH_WAYS
+        ),
+    ),
+}
+
+
+def test_every_family_is_here() -> None:
+    assert {f"{kind}ForConditionalGeneration" for kind, _ in CASES.values()} == {e.cls.__name__ for e in EXPORTS}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_an_export_is_the_run(name: str, siglip: Path, clip: Path, llama: Path, tmp_path: Path) -> None:
+    kind, build = CASES[name]
+    vlm = adapt(build(siglip=str(siglip), clip=str(clip), llama=llama, folder=tmp_path / "lm"), language="lora").eval()
+    data = Preparation(image=ImageConfig(size=32, resample="bilinear"), prompt="chat")
+    made = export(vlm, Origin("run", data, "A run"), tmp_path / "out")
+    assert made.cls == f"{kind}ForConditionalGeneration", made.reason
+
+    processor = AutoProcessor.from_pretrained(tmp_path / "out")
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "out").eval()
+    words = [Image(ImageRef(PICTURES[0])), Image(ImageRef(PICTURES[1])), Text("what is it ?")]
+    batch = Prompts(vlm, data, side="left").batch([Sample("one", tuple(words), "t", dialogue=True)])
+    content = [{"type": "image"}, {"type": "image"}, {"type": "text", "text": "what is it ?"}]
+    messages = [{"role": "user", "content": content}]
+    text = processor.apply_chat_template(messages, add_generation_prompt=True)
+    inputs = processor(images=list(PICTURES[:2]), text=text, return_tensors="pt")
+    assert torch.equal(inputs["input_ids"], batch.input_ids)
+    assert ("token_type_ids" in inputs) == (kind == "PaliGemma"), "its prompts attend both ways where these say so"
+    with torch.no_grad():
+        logits = model(**inputs).logits
+        assert_equal(logits, vlm.logits(batch), limit=4)
+        assert_same_texts(vlm.generate(batch, max_new_tokens=12), model, inputs, end_ids(vlm.language), vlm.tokenizer)
+
+    config, image = assembly_of(AutoConfig.from_pretrained(tmp_path / "out"), tmp_path / "out")
+    assert image == data.image
+    again = started_vlm(config, Views.of([image])).eval()
+    with torch.no_grad():
+        assert_equal(again.logits(batch), logits, limit=4)
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        (dict(connector="mlp"), "last layer before its norm"),
+        (dict(connector=dict(name="mlp", gated=True)), "gated: false"),
+        (dict(connector="mlp", architecture=BOTH_WAYS), "LLaVA attends causally"),
+        (dict(connector="mlp", image=ImageConfig(size=64)), "whole squares of 32 px"),
+        (dict(connector="linear", architecture=BOTH_WAYS), "a Gemma or Gemma 2, not a 'llama'"),
+    ],
+)
+def test_why_there_is_no_class(fields: dict[str, Any], reason: str, siglip: Path, llama: Path) -> None:
+    assert reason in fit(a_vlm(hub(str(siglip)), llama, **fields)).reason

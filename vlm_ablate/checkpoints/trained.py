@@ -1,0 +1,74 @@
+"""The folder of a run's trained stage as something that another model starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from vlm_ablate.config.model import WHOLE, ModelConfig, PartStarts
+from vlm_ablate.errors import ModelError
+from vlm_ablate.models.pretrained import read_json
+from vlm_ablate.models.views import Views
+from vlm_ablate.sealed import unsealed
+from vlm_ablate.storage import file_sha256
+
+MANIFEST, WEIGHTS, _OUTCOME = "stage.json", "weights.safetensors", "outcome.json"
+
+
+@dataclass(frozen=True)
+class TrainedStage:
+    """What is needed to build its model."""
+
+    weights: Path
+    """What training made, as `models/trained_state.py` writes it."""
+    model: ModelConfig
+    """The assembly that training began with."""
+    views: Views
+    seed: int
+    """Of parameters that no file brings."""
+
+
+def is_trained_stage(folder: Path) -> bool:
+    """Whether a folder is that of a stage, with its weights."""
+    return (folder / MANIFEST).is_file() and (folder / WEIGHTS).is_file()
+
+
+def read_trained_stage(folder: Path, *, check: bool = True) -> TrainedStage:
+    """What the folder says of itself.
+
+    Args:
+        check: compare the file of weights with the checksum that was recorded.
+
+    Raises:
+        ModelError: it is damaged, or names parts that are not registered here.
+    """
+    file = folder / MANIFEST
+    if check and (folder / _OUTCOME).is_file():
+        recorded = read_json(folder / _OUTCOME).get("weights_sha256")
+        if recorded and file_sha256(folder / WEIGHTS) != recorded:
+            raise ModelError(f"{folder / WEIGHTS} is damaged: its checksum is not that of what was trained")
+    try:
+        body = unsealed(read_json(file))
+        inputs = body["inputs"]
+        model = ModelConfig.model_validate(inputs["model"])
+        starts = {id: str(folder.parent / name) for id, name in body.get("starts", {}).items()}
+        return TrainedStage(
+            folder / WEIGHTS, _placed(model, starts), Views(**inputs["views"]), int(inputs["seeds"]["init"])
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, ValidationError) as error:
+        raise ModelError(
+            f"{file} cannot be read: {' '.join(str(error).split())[:300]}",
+            hint="parts of a plug-in are known when `plugins:` names it",
+        ) from error
+
+
+def _placed(model: ModelConfig, folders: Mapping[str, str]) -> ModelConfig:
+    """The model with the folders of the runs that it started from in the place of their names."""
+    starts: dict[str, Any] = {part: folders.get(id, id) for part, id in model.starts.items()}
+    if not starts:
+        return model
+    return model.model_copy(update={"init_from": starts[WHOLE] if WHOLE in starts else PartStarts(**starts)})

@@ -1,0 +1,28 @@
+"""What a run records of where its model's weights came from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vlm_ablate.checkpoints.released import started_from
+from vlm_ablate.config.model import RUN, WHOLE, ModelConfig
+from vlm_ablate.home import Home
+from vlm_ablate.runs.starts import digest_of, stage_of
+
+
+def started(model: ModelConfig, home: Home) -> dict[str, Any]:
+    """Of the whole: id, kind and hash; of parts: these by part. Empty where it starts from its parts' own files.
+
+    Raises:
+        AssetMissing: a checkpoint is not on this machine.
+        UnknownNameError: a run is not in the home.
+    """
+    told = {part: _told(id, home) for part, id in model.starts.items()}
+    return told.get(WHOLE, told)
+
+
+def _told(id: str, home: Home) -> dict[str, Any]:
+    if not id.startswith(RUN):
+        return started_from(id)
+    stage = stage_of(id.removeprefix(RUN).strip(), home)
+    return {"id": id, "type": "run", "stage": stage.root.name, "sha256": digest_of(stage)}
