@@ -10,6 +10,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, ClassVar
@@ -59,9 +60,15 @@ def _serve(link: Connection, environment: dict[str, str], place: str) -> None:
     os._exit(worker.main())
 
 
-def _command(place: str, parts: str, home: str) -> None:
-    """What `vlm-ablate run` does behind its options: a campaign over all runs."""
+def _command(place: str, parts: str, home: str, server: str) -> None:
+    """What `vlm-ablate run` does behind its options: a campaign over all runs.
+
+    Args:
+        server: address of the process that everything is forked from; without it this one would start one of its own.
+    """
     os.setsid()
+    forkserver._forkserver._forkserver_address = server  # type: ignore[attr-defined]
+    forkserver._forkserver.ensure_running = lambda: None  # type: ignore[attr-defined]
     os.environ["FAULTS_PLACE"] = place
     _mark(place, "parent")
     log = os.open(f"{place}/output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -127,7 +134,9 @@ class Command:
 
     def start(self) -> Command:
         self.place.mkdir(parents=True, exist_ok=True)
-        self.process = _context.Process(target=_command, args=(str(self.place), str(self.parts), str(self.home)))
+        server = forkserver._forkserver._forkserver_address  # type: ignore[attr-defined]
+        told = (str(self.place), str(self.parts), str(self.home), server)
+        self.process = _context.Process(target=_command, args=told)
         self.process.start()
         return self
 
