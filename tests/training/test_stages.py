@@ -1,5 +1,6 @@
 """A stage continued from anywhere with the very same result; damaged checkpoints; divergence; progress."""
 
+import math
 import os
 import pickle
 import signal
@@ -19,7 +20,7 @@ from vlm_ablate.config.execution import Execution
 from vlm_ablate.config.stages import Stage, Training
 from vlm_ablate.errors import Diverged, ModelError, StorageError
 from vlm_ablate.events import Checkpointed, StepDone
-from vlm_ablate.training.callbacks import Monitor
+from vlm_ablate.training.callbacks import DivergenceDetector, Monitor
 from vlm_ablate.training.checkpoint import CheckpointFiles
 from vlm_ablate.training.counters import Seen
 from vlm_ablate.training.interruption import StopRequested
@@ -297,6 +298,16 @@ def test_not_finite_is_divergence(tmp_path):
         trained.vlm.connector.weight[0, 0] = float("nan")
     with pytest.raises(Diverged, match="not finite at step 1"):
         trained.train()
+
+
+@pytest.mark.parametrize(
+    ("loss", "norm", "what"), [(math.nan, 1.0, "loss"), (math.inf, 1.0, "loss"), (1.0, math.nan, "gradient norm")]
+)
+def test_what_is_not_finite_is_said(loss: float, norm: float, what: str) -> None:
+    detector = DivergenceDetector(ratio=2.0)
+    detector.update(4.0, 1.0, 1)
+    with pytest.raises(Diverged, match=rf"the {what} is not finite at step 2 \(smoothed loss before: 4\)"):
+        detector.update(loss, norm, 2)
 
 
 def test_full_disk_while_saving(tmp_path, monkeypatch):
