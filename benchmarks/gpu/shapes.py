@@ -176,8 +176,13 @@ def run_config(
     })  # fmt: skip
 
 
-def planned(shape: Shape, training: str, vision: str | None = None, checkpointing: bool = False) -> StagePlan:
-    """What the package's own plan says of that training: operations by view, token and pair of tokens."""
+def planned(shape: Shape, training: str, vision: str | None = None, checkpointing: bool = False) -> StagePlan | None:
+    """What the package's own plan says of that training: operations by view, token and pair of tokens. None, and why is
+    printed, where the libraries of this machine cannot make one: what is timed is timed without."""
     with configured(shape) as (config, image):
         sample = SampleShape(text_tokens=sum(shape.texts) // 2)
-        return plan_model(run_config(config, image, training, vision, checkpointing), sample=sample).last
+        try:
+            return plan_model(run_config(config, image, training, vision, checkpointing), sample=sample).last
+        except (NotImplementedError, RuntimeError) as error:
+            print(f"no plan, so no MFU: {type(error).__name__}: {str(error).splitlines()[0]}")
+            return None

@@ -16,6 +16,7 @@ from shapes import ADAPTED, RANK, Shape, build, described, device_of, planned
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from vlm_ablate.accounting import StagePlan
 from vlm_ablate.accounting.gpus import gpu_called
 from vlm_ablate.checkpoints.to_transformers import fit
 from vlm_ablate.errors import ModelError
@@ -67,9 +68,9 @@ def trainer(model: nn.Module, loss: Loss) -> Callable[[Sequence[Batch]], None]:
 def measured(
     step: Callable[[Sequence[Batch]], None],
     batches: Sequence[Sequence[Batch]],
-    flops: Callable[[Batch], float],
-    share: float,
+    plan: StagePlan | None,
     *,
+    stored: bool = False,
     warm: int = 1,
 ) -> dict[str, float | None]:
     """Real tokens a second, MFU, HFU and peak memory of steps on these batches, of which the first ones warm up.
@@ -77,8 +78,8 @@ def measured(
     Args:
         step: trains on one.
         batches: each in micro-batches, on the host.
-        flops: the model's own operations.
-        share: HFU over MFU.
+        plan: has the model's own operations; None: nothing is said of MFU.
+        stored: the encoder computes nothing.
         warm: steps that are not timed.
     """
     cuda = device_of().type == "cuda"
@@ -94,13 +95,16 @@ def measured(
         torch.cuda.synchronize()
     seconds = time.perf_counter() - begun
     every = [part for batch in batches for part in batch]
-    gpu = gpu_called(torch.cuda.get_device_name()) if cuda else None
-    mfu = sum(map(flops, every)) / seconds / gpu.flops if gpu else None
+    gpu, mfu = gpu_called(torch.cuda.get_device_name()) if cuda else None, None
+    if plan is not None:
+        per_view, per_token, per_pair = plan.model_rates
+        done = sum(map(flops_by_rates(0.0 if stored else per_view, per_token, per_pair), every))
+        mfu = done / seconds / gpu.flops if gpu else None
     real, places = sum(int(b.attention_mask.sum()) for b in every), sum(b.segment.numel() for b in every)
     return {
         "tokens_per_s": real / seconds,
         "mfu": mfu,
-        "hfu": mfu * share if mfu else None,
+        "hfu": mfu * plan.hardware_share if mfu and plan is not None else None,
         "peak_gib": torch.cuda.max_memory_allocated() / 2**30 if cuda else None,
         "fill": real / places,
         "seconds_a_step": seconds / len(batches),
@@ -138,12 +142,10 @@ def ours(
     batches = [documents_of(vlm, shape, seed=number) for number in range(steps)]
     batches = batches if ragged else [padded(batch) for batch in batches]
     plan = planned(shape, training, vision, checkpointing)
-    per_view, per_token, per_pair = plan.model_rates
-    useful = flops_by_rates(0.0 if stored else per_view, per_token, per_pair)
     with features(vlm, batches) if stored else nullcontext():
         step = trainer(vlm, (lambda batch: loss_everywhere(vlm, batch)) if everywhere else lambda b: vlm(b).loss_sum)
         warm = steps if compiler else 1
-        found = measured(step, [[batch] for batch in batches], useful, plan.hardware_share, warm=warm)
+        found = measured(step, [[batch] for batch in batches], plan, stored=stored, warm=warm)
     return {"attention": vlm.attention, "compiled_layers": layers, **found}
 
 
@@ -186,11 +188,10 @@ def theirs(shape: Shape, training: str, *, checkpointing: bool = False, steps: i
         return value
 
     step, rows = trainer(model, loss), shape.documents
-    useful = flops_by_rates(*plan.model_rates)
     while True:
         try:
             parts = [in_rows(batch, rows) for batch in batches]
-            return {"rows": rows, **measured(step, parts, useful, plan.hardware_share)}
+            return {"rows": rows, **measured(step, parts, plan)}
         except torch.OutOfMemoryError:
             if rows == 1:
                 raise

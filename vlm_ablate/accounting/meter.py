@@ -19,6 +19,7 @@ from weakref import WeakValueDictionary, finalize
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.fx.experimental import _config
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -88,6 +89,8 @@ class Meter:
         self._weight_shapes = {*matrices, *(torch.Size(reversed(shape)) for shape in matrices)}
         with ExitStack() as stack:
             self._counter = stack.enter_context(FlopCounterMode(display=False))
+            # Models pick real positions by a mask (transformers before 5.20 does in SigLIP): all are taken.
+            stack.enter_context(_config.patch(meta_nonzero_assume_all_nonzero=True))  # type: ignore[attr-defined]  # it has
             stack.enter_context(AssumeNoPadding())  # type: ignore[no-untyped-call]  # torch's __init__ has no types
             stack.enter_context(FusedAttention(self))
             if autocast:
