@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import os
+import pickle
+import shutil
+import signal
+import time
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,18 +30,23 @@ from vlm_ablate.data.dataset import build_mixture
 from vlm_ablate.data.encode import stage_encoder
 from vlm_ablate.data.module import VLMDataModule
 from vlm_ablate.data.sample import Text
+from vlm_ablate.errors import StorageError
+from vlm_ablate.lease import Lease, LeaseLost
 from vlm_ablate.models.adapters import apply_training
 from vlm_ablate.models.batch import Batch
 from vlm_ablate.models.trained_state import trainable_state_dict
 from vlm_ablate.models.views import Views
 from vlm_ablate.models.vlm import VLM, build_vlm
 from vlm_ablate.runs.spec import RunSpec
+from vlm_ablate.training.callbacks import StepMetrics
 from vlm_ablate.training.checkpoint import CheckpointFiles
 from vlm_ablate.training.counters import Seen
 from vlm_ablate.training.fit import build_trainer, quiet_lightning
 from vlm_ablate.training.interruption import StopRequested
 from vlm_ablate.training.module import TrainingModule
-from vlm_ablate.training.parallel import Ranks, shard
+from vlm_ablate.training.parallel import shard, trainer_options
+from vlm_ablate.training.ranks import Ranks
+from vlm_ablate.training.shards import read_whole
 from vlm_ablate.training.stages import StageJob, prepare, train_stage
 
 Strategy = Literal["ddp", "fsdp2"]
@@ -49,9 +60,10 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> RunSpec:
     return make_spec(parts, stages={"tune": {"steps": 4, "batch_size": 4, "learning_rate": 1e-2}})
 
 
-def built(spec: RunSpec) -> VLM:
-    """A model that drops nothing."""
-    vlm = build_vlm(spec.config.model, Views.of(spec.config.images()), seed=1)
+def built(spec: RunSpec, ranks: Ranks = Ranks()) -> VLM:
+    """A model that drops nothing; of ranks that are to have a share each, only the first has read its weights."""
+    views, read = Views.of(spec.config.images()), ranks.first or not ranks.sharded
+    vlm = build_vlm(spec.config.model, views, load_weights=read, seed=1)
     for module in vlm.modules():
         if hasattr(module, "attention_dropout"):
             module.attention_dropout = 0.0
@@ -116,7 +128,7 @@ def gradients(spec: RunSpec, folder: Path, ranks: Ranks) -> dict[Kind, dict[str,
             shard=partial(shard, vlm, ranks=ranks) if ranks.sharded else None,
         )  # fmt: skip
         with quiet_lightning():
-            trainer = build_trainer(stage, [keep], folder, **ranks.trainer_options())
+            trainer = build_trainer(stage, [keep], folder, **trainer_options(ranks))
             trainer.fit(module, datamodule=Fixed(batches(spec, vlm, ranks, images=images, ragged=ragged)))
         found[training, images, ragged] = keep.gradients
     return found
@@ -136,22 +148,38 @@ def test_ranks_give_the_gradients_of_one_process(spec: RunSpec, tmp_path: Path, 
                 )
 
 
-def trained(spec: RunSpec, folder: Path, ranks: Ranks, stop_at: int | None = None) -> dict[str, Tensor]:
-    """The trained weights of a stage of LoRA on squares, whole; {} where it was stopped."""
-    vlm = built(spec)
+def trained(
+    spec: RunSpec, folder: Path, ranks: Ranks, stop_at: int | None = None, kill: Sequence[int] = (), every: int = 100
+) -> dict[str, Tensor]:
+    """The trained weights of a stage of LoRA on squares, whole; {} where it was stopped.
+
+    Args:
+        kill: ranks that are killed in the third step, after the checkpoint of the second.
+        every: steps between checkpoints.
+    """
+    vlm = built(spec, ranks)
     (folder / "stage").mkdir(parents=True, exist_ok=True)
     lora = LoraConfig(r=2, dropout=0.0)
     stage = spec.config.last_stage.model_copy(update={"language": Training.lora, "lora": lora})
     prepare(vlm, stage, 0, 3, apply_training)
     mixture = build_mixture(stage.data, 0)
-    execution = Execution(checkpoint_every=100, log_every=2)
+    execution = Execution(checkpoint_every=every, log_every=1)
+    files = CheckpointFiles(folder / "stage")
+
+    def track(metrics: StepMetrics) -> None:
+        if metrics.step == stop_at:
+            job.interruption.request()
+        if metrics.step == 3 and ranks.place.rank in kill:
+            while [step for step, _ in files.found()][-1:] != [2]:
+                time.sleep(0.01)  # ranks write shares while they go on
+            os.kill(os.getpid(), signal.SIGKILL)
+
     job = StageJob(
-        vlm=vlm, stage=stage, execution=execution, index=0, checkpoints=CheckpointFiles(folder / "stage"), run="r",
+        vlm=vlm, stage=stage, execution=execution, index=0, checkpoints=files, run="r",
         data=VLMDataModule(stage, execution=execution, mixture=mixture, tokenizer=vlm.tokenizer,
                            tokens_per_view=vlm.placeholders, mean=vlm.vision.mean, std=vlm.vision.std),
         dropout_seed=2, first_step=0, total_steps=stage.steps, seen=Seen(), reporter=lambda event: None,
-        track=lambda metrics: job.interruption.request() if metrics.step == stop_at else None,
-        ranks=ranks,
+        track=track, ranks=ranks,
     )  # fmt: skip
     try:
         seen = train_stage(job)
@@ -169,6 +197,64 @@ def test_two_ranks_stopped_go_on_as_one_and_one_as_two(spec: RunSpec, tmp_path: 
     compare(trained(spec, tmp_path, Ranks()), expected)
     for mine in together(partial(trained, spec, tmp_path), tmp_path, strategy):
         compare(mine, expected)
+
+
+@pytest.mark.parametrize(("strategy", "kill"), [("ddp", (1,)), ("fsdp2", (0, 1))])
+def test_killed_ranks_go_on_as_one_or_as_two(
+    spec: RunSpec, tmp_path: Path, strategy: Strategy, kill: Sequence[int]
+) -> None:
+    expected = trained(spec, tmp_path / "alone", Ranks())
+    assert together(partial(trained, spec, tmp_path, kill=kill, every=2), tmp_path, strategy, dying=True) == []
+    assert [step for step, _ in CheckpointFiles(tmp_path / "stage").found()] == [2]
+    if len(kill) == 1:
+        compare(trained(spec, tmp_path, Ranks()), expected)
+    else:
+        for mine in together(partial(trained, spec, tmp_path), tmp_path, strategy):
+            compare(mine, expected)
+
+
+def test_of_a_damaged_share_the_checkpoint_before_is_used(spec: RunSpec, tmp_path: Path) -> None:
+    """As one process and as other ranks; and what killed writers have left is removed."""
+    expected = trained(spec, tmp_path / "alone", Ranks())
+    together(partial(trained, spec, tmp_path, kill=(0, 1), every=1), tmp_path, "fsdp2", dying=True)
+    notices: list[str] = []
+    files = CheckpointFiles(tmp_path / "stage", notices.append)
+    assert [(step, folder.suffix) for step, folder in files.found()] == [(1, ".shares"), (2, ".shares")]
+    share = files.found()[-1][1] / "__1_0.distcp"
+    share.write_bytes(share.read_bytes()[:-1] + b"?")
+    (files.folder / "checkpoint-writing-dead.shares").mkdir()
+    assert files.step() == 1 and "of step 2 is damaged" in notices[0]
+    assert len(list(files.folder.glob("*.damaged"))) == 1
+    (kept,) = (folder for _, folder in files.found())
+    (kept / ".nfs0001").touch()  # what a network file system may put there
+    for mine in together(partial(trained, spec, tmp_path, every=2), tmp_path, "fsdp2"):
+        compare(mine, expected)
+    assert not list(files.folder.glob("checkpoint-writing-*"))
+    shutil.rmtree(files.found()[-1][1])
+    compare(trained(spec, tmp_path, Ranks()), expected)
+
+
+def test_shares_become_no_checkpoint_once_the_lease_is_lost(tmp_path: Path) -> None:
+    files = CheckpointFiles(tmp_path / "stage")
+    with Lease.acquire(files.folder, ttl=1, heartbeat=60) as lease:
+        files.writing_shares.mkdir()
+        (files.writing_shares / "__0_0.distcp").write_bytes(b"share")
+        (files.folder / f".lease-{lease.token + 1}").write_bytes((files.folder / f".lease-{lease.token}").read_bytes())
+        with pytest.raises(LeaseLost):
+            files.keep(4, {"__0_0.distcp": "0" * 64})
+    assert files.found() == []
+
+
+def test_the_list_of_parts_of_a_checkpoint_runs_nothing(tmp_path: Path) -> None:
+    class Runs:
+        def __reduce__(self) -> Any:
+            return os.system, (f"touch {tmp_path / 'ran'}",)
+
+    (tmp_path / "rest.ckpt").touch()
+    (tmp_path / ".metadata").write_bytes(pickle.dumps(Runs()))
+    with pytest.raises(StorageError, match=r"\.metadata cannot be read: .*system does not belong there"):
+        read_whole(tmp_path)
+    assert not (tmp_path / "ran").exists()
 
 
 def compare(mine: dict[str, Tensor], expected: dict[str, Tensor]) -> None:

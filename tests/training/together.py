@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import time
 import traceback
 from collections.abc import Callable
@@ -14,15 +15,20 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 
-from vlm_ablate.training.parallel import Place, Ranks
+from vlm_ablate.training.ranks import Place, Ranks
 
 SECONDS = 100.0
 
 
 def together(
-    function: Callable[[Ranks], Any], folder: Path, strategy: Literal["ddp", "fsdp2"], world: int = 2
-) -> list[Any]:
-    """What `function(ranks)` gives on each rank."""
+    function: Callable[[Ranks], Any], folder: Path, strategy: Literal["ddp", "fsdp2"], world: int = 2, *,
+    dying: bool = False,
+) -> list[Any]:  # fmt: skip
+    """What `function(ranks)` gives on each rank.
+
+    Args:
+        dying: a rank is killed; then all of them end, with an error or killed, and nothing is given.
+    """
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     context = multiprocessing.get_context("fork")
     places = [Place(rank, world, strategy) for rank in range(world)]
@@ -35,7 +41,13 @@ def together(
     for process in processes:
         process.join(max(0.0, until - time.monotonic()))
     left = [process.kill() for process in processes if process.is_alive()]
-    failed = [file.read_text() for rank in range(world) if (file := folder / f"failed-{rank}").exists()]
+    said = [file for rank in range(world) if (file := folder / f"failed-{rank}").exists()]
+    failed = [file.read_text() for file in said]
+    for file in said:
+        file.unlink()
+    if dying:
+        assert not left and len(failed) + sum(process.exitcode == -signal.SIGKILL for process in processes) == world
+        return []
     assert not failed and not left, "\n".join(failed) or "ranks hang"
     return [torch.load(folder / f"answer-{rank}", weights_only=False) for rank in range(world)]
 

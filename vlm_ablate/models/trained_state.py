@@ -29,12 +29,17 @@ def trainable_state_dict(vlm: VLM) -> dict[str, Tensor]:
 
     Contiguous tensors on the CPU, ready for safetensors. Of a model whose ranks hold a share each, all must ask.
     """
+    return {name: _whole(tensor.detach()).cpu().contiguous().clone() for name, tensor in _trained(vlm).items()}
+
+
+def _trained(vlm: VLM) -> dict[str, Tensor]:
+    """The model's own tensors that training has made or will make."""
     names = {_through_adapters(vlm, name) for name in vlm.touched}
     return {
-        name: _whole(parameter.detach()).cpu().contiguous().clone()
+        name: parameter
         for name, parameter in vlm.named_parameters()
         if name in names or name.startswith(_NEW_PARTS) or "trainable_tokens" in name or "lora_" in name
-    } | {name: b.detach().cpu().clone() for name, b in _new_buffers(vlm)}
+    } | dict(_new_buffers(vlm))
 
 
 def _whole(tensor: Tensor) -> Tensor:
@@ -76,7 +81,7 @@ def load_trainable_state_dict(
         ModelError: the state is of another configuration.
     """
     restore_adapters(vlm, metadata)
-    fill(vlm, tensors, trainable_state_dict(vlm), fault="the checkpoint is of another configuration")
+    fill(vlm, tensors, _trained(vlm), fault="the checkpoint is of another configuration")
     vlm.touched |= {name.replace(".base_layer", "") for name in tensors}
 
 
@@ -141,7 +146,7 @@ def save_trained(vlm: VLM, file: Path) -> None:
 
 
 def load_trained(vlm: VLM, file: Path) -> None:
-    """Read what `save_trained` wrote.
+    """Read what `save_trained` wrote; into a model on the meta device no more than names and shapes.
 
     Raises:
         ModelError: the file is of another configuration, or no such file.
@@ -150,7 +155,14 @@ def load_trained(vlm: VLM, file: Path) -> None:
 
     try:
         with safe_open(file, framework="pt") as opened:
-            tensors, metadata = {n: opened.get_tensor(n) for n in list(opened.keys())}, opened.metadata()
+            tensors, metadata = {n: _read(opened, n, vlm) for n in list(opened.keys())}, opened.metadata()
     except (OSError, SafetensorError) as error:
         raise ModelError(f"cannot read the trained weights {file}: {error}") from error
     load_trainable_state_dict(vlm, tensors, metadata)
+
+
+def _read(opened: Any, name: str, vlm: VLM) -> Tensor:
+    if vlm.device.type != "meta":
+        tensor: Tensor = opened.get_tensor(name)
+        return tensor
+    return torch.empty(opened.get_slice(name).get_shape(), device="meta")

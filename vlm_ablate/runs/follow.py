@@ -1,6 +1,7 @@
-"""A rank that is not the first: `python -m vlm_ablate.runs.follow PORT RANK WORLD`, started by `group.py`.
+"""A rank that is not the first: `python -m vlm_ablate.runs.follow ADDRESS PORT GROUP RANK WORLD DEVICES`.
 
-It trains the stages that the first rank names, in step with it, and records and reports nothing.
+Started by `group.py`, or on another machine by `launch/seats.py`. It trains the stages that the first rank names, in
+step with it, and records and reports nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
-from torch._C._distributed_c10d import Store, TCPStore
+from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
 from vlm_ablate.data.dataset import Skips, build_mixtures
 from vlm_ablate.data.mixture import Mixture
@@ -31,7 +32,7 @@ from vlm_ablate.training.checkpoint import CheckpointFiles
 from vlm_ablate.training.counters import flops_by_rates
 from vlm_ablate.training.fit import configure_threads
 from vlm_ablate.training.interruption import Interruption, StopRequested
-from vlm_ablate.training.parallel import PATIENCE, Place, Ranks
+from vlm_ablate.training.ranks import PATIENCE, Place, Ranks
 from vlm_ablate.training.stages import StageJob, train_stage
 
 LOOK_SECONDS = 0.1
@@ -40,10 +41,12 @@ CONNECT_SECONDS = 60
 
 def main() -> int:
     """Follow until the first rank says so or is gone."""
-    port, rank, world = (int(argument) for argument in sys.argv[1:4])
+    address, port, group = sys.argv[1:4]
+    rank, world, devices = (int(argument) for argument in sys.argv[4:7])
     _end_with_the_first()
-    store = TCPStore("127.0.0.1", port, timeout=timedelta(seconds=CONNECT_SECONDS))
-    store.set_timeout(PATIENCE)
+    reached = TCPStore(address, int(port), timeout=timedelta(seconds=CONNECT_SECONDS))
+    reached.set_timeout(PATIENCE)
+    store = PrefixStore(group, reached)
     interruption = Interruption()
     try:
         told = json.loads(store.get(SETUP))
@@ -51,7 +54,7 @@ def main() -> int:
         configure_threads()
         spec = RunSpec.from_dict(told["spec"])
         store.set(f"is/{rank}", json.dumps(identity(spec)))
-        ranks = Ranks(Place(rank, world, told["strategy"]), store)
+        ranks = Ranks(Place(rank, world, told["strategy"], devices, told["near"]), store)
         follower = _Follower(spec, Home(Path(told["home"])), ranks, interruption)
         with interruption.handling_signals():
             _follow(store, follower)
@@ -92,7 +95,7 @@ class _Follower:
             data = {name: stage.data for name, stage in spec.config.stages.items()}
             self._mixtures = list(build_mixtures(data, spec.seeds.data).values())
         parent = StageFolder(self._home.stages / before) if before else None
-        vlm, seen, skips = self._model.ready(index, parent), seen_before(parent), Skips()
+        vlm, seen, skips = self._model.ready(index, parent, ranks), seen_before(parent), Skips()
         vlm.features = None
         name, stage = list(spec.config.stages.items())[index]
         job = StageJob(
@@ -126,7 +129,7 @@ class _Follower:
 
 
 def _end_with_the_first() -> None:
-    """A rank whose first is gone has nobody to train for."""
+    """A rank has nobody to train for once the first is gone, or who has started it on another machine."""
     parent = os.getppid()
 
     def watch() -> None:

@@ -19,13 +19,14 @@ from vlm_ablate.models.compiled import compile_layers, release
 from vlm_ablate.models.documents import choose
 from vlm_ablate.models.trained_state import load_trained
 from vlm_ablate.models.views import Views
-from vlm_ablate.models.vlm import VLM
+from vlm_ablate.models.vlm import VLM, build_vlm
 from vlm_ablate.runs.folder import StageFolder
 from vlm_ablate.runs.results import check_weights
 from vlm_ablate.runs.spec import RunSpec
 from vlm_ablate.runs.starts import placed
 from vlm_ablate.training.counters import Seen
 from vlm_ablate.training.fit import training_device
+from vlm_ablate.training.ranks import Ranks
 from vlm_ablate.training.stages import prepare
 
 
@@ -45,19 +46,23 @@ class StageModel:
         """Name of the folder whose weights the model has."""
         self._told_of_padding = False
 
-    def of(self, stage: StageFolder) -> VLM:
+    def of(self, stage: StageFolder, ranks: Ranks = Ranks()) -> VLM:
         """The model with the weights of a finished stage.
+
+        Args:
+            ranks: see `ready`.
 
         Raises:
             ModelError: they are damaged.
         """
         if self._vlm is None:
-            self._vlm = self._build()
+            self._vlm = self._build(ranks)
         if self._holds != stage.root.name:
-            check_weights(stage)
+            if self._vlm.device.type != "meta":
+                check_weights(stage)
             load_trained(self._vlm, stage.weights)
             self._holds = stage.root.name
-        return self._vlm.to(training_device())
+        return self._vlm if ranks.sharded else self._vlm.to(training_device())
 
     def released(self) -> VLM:
         """The model as a checkpoint brings it, of a run that trains nothing."""
@@ -65,10 +70,15 @@ class StageModel:
             self._vlm = self._build()
         return self._vlm
 
-    def ready(self, index: int, before: StageFolder | None) -> VLM:
-        """The model as a stage begins with it: with the weights of the stage before, and what it trains chosen."""
+    def ready(self, index: int, before: StageFolder | None, ranks: Ranks = Ranks()) -> VLM:
+        """The model as a stage begins with it: with the weights of the stage before, and what it trains chosen.
+
+        Args:
+            ranks: that train it. When they hold a share each, the first has the model in host memory, and the others
+                its structure on the meta device; `parallel.shard` gives each its share.
+        """
         name, stage = self._stages[index]
-        vlm = self.of(before) if before else self._fresh()
+        vlm = self.of(before, ranks) if before else self._fresh(ranks)
         checkpointing = self.config.execution.of_stage(name).gradient_checkpointing
         prepare(vlm, stage, index, self.spec.seeds.init, partial(apply_training, gradient_checkpointing=checkpointing))
         self._attend(vlm, stage)
@@ -105,20 +115,20 @@ class StageModel:
             expect=None if vlm.features is None else vlm.features.expect,
         )
 
-    def _build(self) -> VLM:
+    def _build(self, ranks: Ranks = Ranks()) -> VLM:
         device = training_device()
         half = device.type == "cuda" and self.config.language_in_bf16
-        return started_vlm(
-            placed(self.config.model, self._home),
-            Views.of(self.config.images()),
-            seed=self.spec.seeds.init,
-            language_dtype=torch.bfloat16 if half else torch.float32,
-        ).to(device)
+        model, views, seed = placed(self.config.model, self._home), Views.of(self.config.images()), self.spec.seeds.init
+        dtype = torch.bfloat16 if half else torch.float32
+        if ranks.sharded and not ranks.first:
+            return build_vlm(model, views, load_weights=False, seed=seed, language_dtype=dtype)
+        vlm = started_vlm(model, views, seed=seed, language_dtype=dtype)
+        return vlm if ranks.sharded else vlm.to(device)
 
-    def _fresh(self) -> VLM:
+    def _fresh(self, ranks: Ranks) -> VLM:
         """The model as it was built. A first stage finds none that another stage has changed."""
         if self._vlm is None or self._holds is not None:
-            self._vlm, self._holds = self._build(), None
+            self._vlm, self._holds = self._build(ranks), None
         return self._vlm
 
     def _attend(self, vlm: VLM, stage: RunStage) -> None:

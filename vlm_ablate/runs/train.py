@@ -42,7 +42,7 @@ from vlm_ablate.training.checkpoint import CheckpointFiles
 from vlm_ablate.training.counters import Seen, flops_by_rates
 from vlm_ablate.training.fit import training_device
 from vlm_ablate.training.interruption import Interruption, StopRequested
-from vlm_ablate.training.parallel import Ranks
+from vlm_ablate.training.ranks import Ranks
 from vlm_ablate.training.stages import StageJob, curve_steps, train_stage
 
 
@@ -191,7 +191,7 @@ class StageRunner:
             self._group = Group(self.spec, self.home)
         group = self._group
         group.train(index, before, rates.flops.get(name))
-        vlm = self._model.ready(index, before)
+        vlm = self._model.ready(index, before, group.ranks)
         seen, skips = seen_before(before), Skips()
         kept = self._features.attach_for(vlm, name, mixture, seen.sequences)
         if group.several:  # the others would wait for a rank that has to encode

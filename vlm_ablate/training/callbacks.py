@@ -15,11 +15,11 @@ from lightning.pytorch.callbacks import Callback
 
 from vlm_ablate.errors import Diverged
 from vlm_ablate.events import Checkpointed, Reporter, StepDone
-from vlm_ablate.training.checkpoint import CheckpointFiles
 from vlm_ablate.training.counters import Counter, Seen
 from vlm_ablate.training.interruption import Interruption, StopRequested
 from vlm_ablate.training.module import TrainingModule
-from vlm_ablate.training.parallel import Ranks
+from vlm_ablate.training.ranks import Ranks
+from vlm_ablate.training.saving import Saver
 
 
 @dataclass(frozen=True)
@@ -257,7 +257,7 @@ class Checkpoints(StepEnd):
 
     def __init__(
         self,
-        files: CheckpointFiles,
+        saver: Saver,
         interruption: Interruption,
         reporter: Reporter,
         *,
@@ -268,7 +268,7 @@ class Checkpoints(StepEnd):
         ranks: Ranks = Ranks(),
     ) -> None:
         self._ranks, self._at_end = ranks, at_end
-        self._files, self._interruption, self._reporter = files, interruption, reporter
+        self._saver, self._interruption, self._reporter = saver, interruption, reporter
         self._run, self._first_step, self._saving = run, first_step, saving
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -276,16 +276,21 @@ class Checkpoints(StepEnd):
         self._interruption.reclaim()
 
     def on_step_end(self, trainer: pl.Trainer, module: TrainingModule, step: int) -> None:
+        self._report()
         ended = step >= module.stage.steps
         if ended and not self._at_end:
             return  # the end of a stage is recorded by its final state
         stop = not ended and self._ranks.any(self._interruption.requested)
         if ended or stop or step % module.execution.checkpoint_every == 0:
             self._saving()
-            trainer.save_checkpoint(self._files.writing)  # by all ranks: each may hold a share
-            if self._ranks.first:
-                self._files.keep(step)
+            self._saver.save(trainer, step)  # by all ranks: each may hold a share
+            if ended or stop:
+                self._saver.finish()
             if not ended:
-                self._reporter(Checkpointed(run=self._run, step=self._first_step + step))
+                self._report()
         if stop:
             raise StopRequested(f"stopped after step {self._first_step + step}")
+
+    def _report(self) -> None:
+        for step in self._saver.valid():
+            self._reporter(Checkpointed(run=self._run, step=self._first_step + step))

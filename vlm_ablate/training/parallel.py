@@ -1,4 +1,4 @@
-"""One run over several ranks: how they meet and agree, and the two ways in which they share a step.
+"""The two ways in which the ranks of a run share a step.
 
 `ddp`: each rank has the whole model, and gradients are averaged. `fsdp2`: each rank holds a share of every weight,
 gradient and moment; layers are gathered one by one while they compute. Both give the gradient of one process.
@@ -6,113 +6,40 @@ gradient and moment; layers are gathered one by one while they compute. Both giv
 
 from __future__ import annotations
 
-import json
-import os
-import socket
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import timedelta
-from typing import Any, Literal
+from collections.abc import Mapping
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from torch import Tensor, nn
-from torch._C._distributed_c10d import PrefixStore, Store
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from vlm_ablate.models.vlm import VLM
-
-PATIENCE = timedelta(days=7)
-"""A rank waits as long as another is at work: a dead one is noticed by who has started it, not by the clock."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a rank stands in its group."""
-
-    rank: int = 0
-    world: int = 1
-    strategy: Literal["ddp", "fsdp2"] = "ddp"
-    """Means nothing to a rank that is alone."""
+from vlm_ablate.training import shards
+from vlm_ablate.training.ranks import PATIENCE, Place, Ranks
+from vlm_ablate.training.scatter import deal, to_be_dealt
 
 
-class Ranks:
-    """The group of ranks that train one run, as one of them sees it. Everything here is called by all of them.
-
-    Args:
-        place: of this rank. A rank that is alone needs no store and asks nobody.
-        store: that all ranks reach.
-    """
-
-    def __init__(self, place: Place = Place(), store: Store | None = None) -> None:
-        self.place, self._store, self._said = place, store, 0
-        if place.world > 1:
-            assert store is not None
-            if "lo" in (name for _, name in socket.if_nameindex()):
-                os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # the ranks of one machine
-            if torch.cuda.is_available():
-                torch.cuda.set_device(place.rank)
-            dist.init_process_group(
-                "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE,
-                store=PrefixStore("group", store), rank=place.rank, world_size=place.world,
-            )  # fmt: skip
-
-    @property
-    def first(self) -> bool:
-        """Whether this rank records, reports and writes."""
-        return self.place.rank == 0
-
-    @property
-    def sharded(self) -> bool:
-        """Whether a rank holds only its share of the weights while it trains."""
-        return self.place.world > 1 and self.place.strategy == "fsdp2"
-
-    def total(self, values: Sequence[float]) -> list[float]:
-        """Sums over the ranks of numbers in the host's memory: no step waits for a GPU."""
-        return self._reduced(values, dist.ReduceOp.SUM)
-
-    def any(self, flag: bool) -> bool:
-        """Whether it holds on any rank."""
-        return bool(self.total([float(flag)])[0])
-
-    def most(self, number: int) -> int:
-        """The largest over the ranks."""
-        return int(self._reduced([number], dist.ReduceOp.MAX)[0])
-
-    def said_by_first(self, value: Any) -> Any:
-        """What the first rank says, plain data; what the others say is not heard."""
-        if self._store is None:
-            return value
-        key, self._said = f"said/{self._said}", self._said + 1
-        if self.first:
-            self._store.set(key, json.dumps(value))
-        return json.loads(self._store.get(key))
-
-    def trainer_options(self) -> dict[str, Any]:
-        """Arguments of `build_trainer`: devices, strategy and where ranks have met; none for one rank."""
-        if self.place.world == 1:
-            return {}
-        strategy: Strategy = (
-            Sharded(self.place.world) if self.sharded else DDPStrategy(timeout=PATIENCE, broadcast_buffers=False)
-        )
-        return {"devices": self.place.world, "strategy": strategy, "environment": _Environment(self.place)}
-
-    def close(self) -> None:
-        """Leave the group."""
-        if self.place.world > 1 and dist.is_initialized():
-            dist.destroy_process_group()
-
-    def _reduced(self, values: Sequence[float], how: Any) -> list[float]:
-        if self.place.world == 1:
-            return list(values)
-        tensor = torch.tensor(values, dtype=torch.float64)
-        dist.all_reduce(tensor, op=how)
-        found: list[float] = tensor.tolist()
-        return found
+def trainer_options(ranks: Ranks) -> dict[str, Any]:
+    """Arguments of `build_trainer`: devices, strategy and where ranks have met; none for one rank."""
+    place = ranks.place
+    if place.world == 1:
+        return {}
+    strategy: Strategy = DDPStrategy(timeout=PATIENCE, broadcast_buffers=False)
+    if ranks.writers is not None:
+        strategy = Sharded(place.world, ranks.writers)
+    return {
+        "devices": place.devices or place.world,
+        "num_nodes": place.nodes,
+        "strategy": strategy,
+        "environment": _Environment(place),
+    }
 
 
 class _Environment(ClusterEnvironment):
@@ -151,39 +78,70 @@ class _Environment(ClusterEnvironment):
         pass
 
     def local_rank(self) -> int:
-        return self._place.rank
+        return self._place.local
 
     def node_rank(self) -> int:
-        return 0
+        return self._place.rank // (self._place.devices or self._place.world)
 
 
 class Sharded(ModelParallelStrategy):
-    """FSDP2, with the checkpoints of one process: whole tensors, so that any number of ranks, or one, goes on."""
+    """FSDP2, with checkpoints in shares; it goes on from those, by any number of ranks, and from those of one process.
 
-    def __init__(self, world: int) -> None:
+    Args:
+        world: number of ranks.
+        writers: the ranks, for the threads that write.
+    """
+
+    def __init__(self, world: int, writers: dist.ProcessGroup) -> None:
         super().__init__(
-            data_parallel_size=world, tensor_parallel_size=1, save_distributed_checkpoint=False, timeout=PATIENCE
+            data_parallel_size=world, tensor_parallel_size=1, save_distributed_checkpoint=True, timeout=PATIENCE
         )
+        self._writers = writers
+        self.writing: Future[Any] | None = None
+        """Of the checkpoint that was begun last."""
 
     @property
     def lightning_restore_optimizer(self) -> bool:
         return True
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """What the module keeps, whole, on the first rank; empty values elsewhere."""
+        """What the module keeps, a share of it."""
         assert self.lightning_module is not None
-        return {name: self._whole(value) for name, value in self.lightning_module.state_dict().items()}
+        return self.lightning_module.state_dict()
 
     def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
-        """The optimiser's state, whole, on the first rank."""
-        state = optimizer.state_dict()
-        moments = {n: {k: self._whole(v) for k, v in own.items()} for n, own in state["state"].items()}
-        return {**state, "state": moments}
+        """The optimiser's state, a share of it."""
+        state: dict[str, Any] = optimizer.state_dict()
+        return state
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        """Begin to write; see `writing`."""
+        self.writing = shards.begin(checkpoint, Path(filepath), self._writers, first=self.is_global_zero)
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        """Every rank reads the file, and keeps its share."""
+        """Every rank reads the file and keeps its share, or reads its share of a folder."""
+        if Path(checkpoint_path).is_dir():
+            return shards.read_shares(Path(checkpoint_path), self._places, self._writers)
         loaded: dict[str, Any] = self.checkpoint_io.load_checkpoint(checkpoint_path, weights_only=weights_only)
         return loaded
+
+    def _places(self, rest: dict[str, Any]) -> shards.Place:
+        """Where the tensors of a checkpoint go."""
+        assert self.lightning_module is not None
+        weights = self.lightning_module.state_dict()
+        parameters = [self._numbered(*pair) for pair in zip(self.optimizers, rest["optimizer_states"], strict=True)]
+
+        def place(name: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+            if (weight := shards.weight(name)) is not None:
+                like = weights.get(weight)
+            else:
+                optimizer, number, _ = shards.moment(name)
+                like = parameters[optimizer].get(number)
+            if not isinstance(like, Tensor) or like.shape != shape:
+                return torch.empty(shape, dtype=dtype)  # `TrainingModule.load_state_dict` says what does not fit
+            return torch.zeros_like(like.detach(), dtype=dtype)
+
+        return place
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         """Put this rank's share of the weights in their place."""
@@ -195,22 +153,23 @@ class Sharded(ModelParallelStrategy):
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         """Put this rank's share of the moments in their place."""
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
-            parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            numbers = [n for group in state["param_groups"] for n in group["params"]]
-            named = dict(zip(numbers, parameters, strict=True))
+            named = self._numbered(optimizer, state)
             shares = {n: {k: _share(v, named[n]) for k, v in own.items()} for n, own in state["state"].items()}
             optimizer.load_state_dict({**state, "state": shares})
 
-    def _whole(self, value: Any) -> Any:
-        if not isinstance(value, DTensor):
-            return value
-        whole = value.full_tensor()
-        return whole.cpu() if self.is_global_zero else whole.new_empty(0)
+    @staticmethod
+    def _numbered(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> dict[int, Tensor]:
+        """Number of a parameter in the state of an optimiser -> the parameter."""
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        numbers = [n for group in state["param_groups"] for n in group["params"]]
+        return dict(zip(numbers, parameters, strict=True))
 
 
 def _share(value: Any, like: Tensor | None) -> Any:
-    """The share of a whole tensor that stands where `like` does; a number or step counter stays what it is."""
-    if not isinstance(like, DTensor) or not isinstance(value, Tensor) or value.shape != like.shape:
+    """The share of a whole tensor that stands where `like` does; a share, number or step counter stays what it is."""
+    if isinstance(value, DTensor) or not isinstance(like, DTensor):
+        return value
+    if not isinstance(value, Tensor) or value.shape != like.shape:
         return value
     # Every rank has read the same values: nothing needs to be sent.
     return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
@@ -219,14 +178,25 @@ def _share(value: Any, like: Tensor | None) -> Any:
 def shard(vlm: VLM, mesh: DeviceMesh, ranks: Ranks) -> None:
     """Give each rank a share of every weight: layer by layer in both backbones, everything else in one piece.
 
+    The first rank may be the only one that has read the weights, in its host memory, and the others hold the structure
+    on the meta device: then each is sent its share (`scatter.py`).
+
     The connector and blocks of cross-attention stand in that piece, whole during a step, so that a rank whose
     micro-batch leaves them out has gradients of zero for them. Encoders must run equally often on all ranks; see
     `VLM.passes`.
     """
+    whole = to_be_dealt(vlm, ranks)
     for layer in [*_layers(vlm.vision.backbone), *vlm.language.layers]:
         fully_shard(layer, mesh=mesh)
     fully_shard(vlm, mesh=mesh)
+    if whole is not None:
+        deal(vlm, whole, _device(mesh), ranks)
     vlm.passes = ranks.most
+
+
+def _device(mesh: DeviceMesh) -> torch.device:
+    """Where the shares of a mesh are on this rank."""
+    return torch.device("cuda", torch.cuda.current_device()) if mesh.device_type == "cuda" else torch.device("cpu")
 
 
 def _layers(backbone: nn.Module) -> list[nn.Module]:

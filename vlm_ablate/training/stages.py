@@ -13,6 +13,7 @@ import torch
 
 from vlm_ablate.config.execution import Execution
 from vlm_ablate.config.stages import Stage, Training
+from vlm_ablate.errors import Diverged
 from vlm_ablate.events import Reporter
 from vlm_ablate.training.callbacks import Checkpoints, CurvePoints, Monitor, StepMetrics, StepSeeds, derived_seed
 from vlm_ablate.training.checkpoint import CheckpointFiles
@@ -20,7 +21,9 @@ from vlm_ablate.training.counters import BatchFlops, Counter, Seen
 from vlm_ablate.training.fit import build_trainer, fit, quiet_lightning
 from vlm_ablate.training.interruption import Interruption
 from vlm_ablate.training.module import TrainingModule
-from vlm_ablate.training.parallel import Ranks, shard
+from vlm_ablate.training.parallel import shard, trainer_options
+from vlm_ablate.training.ranks import Ranks
+from vlm_ablate.training.saving import Saver, saver
 from vlm_ablate.training.waiting import Waiting
 
 if TYPE_CHECKING:
@@ -107,15 +110,21 @@ def train_stage(job: StageJob) -> Seen:
     )
     latest = job.checkpoints.latest() if ranks.first else None
     resume = ranks.said_by_first(str(latest) if latest else None)
+    writer = saver(job.checkpoints, ranks)
     with quiet_lightning(), job.interruption.deferred():
-        options = ranks.trainer_options()
-        trainer = build_trainer(job.stage, _callbacks(job, counter), job.checkpoints.folder, **options)
-        fit(trainer, module, job.data, Path(resume) if resume else None)
+        options = trainer_options(ranks)
+        trainer = build_trainer(job.stage, _callbacks(job, counter, writer), job.checkpoints.folder, **options)
+        try:
+            fit(trainer, module, job.data, Path(resume) if resume else None)
+        except Diverged:  # all ranks are here, and none is left with half a checkpoint
+            writer.finish()
+            raise
+        writer.finish()
     job.vlm.eval()
     return counter.seen
 
 
-def _callbacks(job: StageJob, counter: Counter) -> list[pl.Callback]:
+def _callbacks(job: StageJob, counter: Counter, writer: Saver) -> list[pl.Callback]:
     """In the order in which they act at the end of a step: the checkpoint holds what those before it saw."""
     waiting = Waiting()
     monitor = Monitor(
@@ -134,7 +143,7 @@ def _callbacks(job: StageJob, counter: Counter) -> list[pl.Callback]:
         measure = job.measure
         callbacks.append(CurvePoints(job.curve_steps, lambda step: measure(step, counter.seen), job.first_step))
     checkpoints = Checkpoints(
-        job.checkpoints,
+        writer,
         job.interruption,
         job.reporter,
         run=job.run,
