@@ -90,7 +90,7 @@ def test_a_run_of_a_lost_machine_goes_on_elsewhere_from_its_checkpoint(home: Hom
 def _refused_at_once(campaign: Campaign) -> None:
     for placement, told in (
         (Placement(devices=2), "asks for 1 CPU, 2 GPU, and no Ray node has that: .* is 1 CPU, 0 GPU"),
-        (Placement(nodes=3), "asks for 3 nodes, and the Ray cluster has 1"),
+        (Placement(nodes=3), "3 nodes a run: the ranks of a run of Ray's are on one machine"),
     ):
         with pytest.raises(VlmAblateError, match=told):
             campaign.submit(make_spec("mlp", 1), placement)

@@ -1,17 +1,18 @@
-"""`run --devices 2`: a whole run over two ranks, its weights those of one process; and what cannot be asked for."""
+"""`run --devices 2`: a whole run over two ranks, its weights and export those of one process; what cannot be had."""
 
 from __future__ import annotations
 
 import json
+import shutil
+import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-import torch
-import yaml
-from safetensors.torch import load_file
-from training.squares import save_parts
 from typer.testing import CliRunner
 
+import vlm_ablate
+from tests.runs.ranked import compare_exports, compare_weights, write_experiment
 from vlm_ablate.cli.app import app
 from vlm_ablate.config.expand import load_experiment
 from vlm_ablate.errors import VlmAblateError
@@ -20,45 +21,16 @@ from vlm_ablate.launch import local
 from vlm_ablate.launch.base import Placement, placed
 from vlm_ablate.launch.configs import LocalConfig
 from vlm_ablate.launch.local import LocalLauncher
+from vlm_ablate.lease import holder
 from vlm_ablate.runs.execute import execute
-from vlm_ablate.runs.group import disagreement, identity
+from vlm_ablate.runs.group import CODE, disagreement, identity
 from vlm_ablate.runs.results import find_stages
 from vlm_ablate.runs.spec import RunSpec, specs_of
-
-LORA = {"r": 2, "dropout": 0.0}
-STAGES = {
-    "align": {"steps": 3, "batch_size": 4, "learning_rate": 1e-3, "language": "full"},
-    "tune": {"steps": 3, "batch_size": 4, "learning_rate": 1e-3, "language": "dora", "lora": LORA},
-}
 
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An experiment of two stages in which nothing is drawn."""
-    folder = tmp_path_factory.mktemp("devices")
-    save_parts(folder)
-    config = folder / "lm" / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"attention_dropout": 0.0}))
-    experiment = {
-        "name": "tests/devices",
-        "title": "Ranks",
-        "plugins": ["training.squares"],
-        "seeds": [0],
-        "model": {
-            "vision": {"name": "siglip-native", "id": str(folder / "vision")},
-            "language": {"name": "hf", "id": str(folder / "lm")},
-            "connector": "linear",
-            "architecture": "autoregressive",
-        },
-        "data": {"mixture": {"one": {"source": "squares"}}, "image": {"size": 16}, "sequence_length": 64},
-        "stages": STAGES,
-        "execution": {"checkpoint_every": 2, "log_every": 1},
-        "evaluation": {"benchmarks": {"colour": {"benchmark": "squares"}}, "shots": 0, "blind": False},
-        "arms": {"only": {}},
-    }
-    written = folder / "devices.yaml"
-    written.write_text(yaml.safe_dump(experiment, sort_keys=False))
-    return written
+    return write_experiment(tmp_path_factory.mktemp("devices"))
 
 
 @pytest.fixture
@@ -76,21 +48,18 @@ def alone(file: Path, tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_two_ranks_leave_the_weights_of_one(
-    file: Path, spec: RunSpec, home: Home, alone: Home, monkeypatch: pytest.MonkeyPatch, strategy: str
+    file: Path, spec: RunSpec, home: Home, alone: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str
 ) -> None:
     monkeypatch.setattr(local, "cores", lambda: 2)
     asked = ["run", str(file), "--scale", "paper", "--home", str(home.root), "--devices", "2"]
     result = CliRunner().invoke(app, [*asked, "--set", f"execution.strategy={strategy}"])
     assert result.exit_code == 0, result.output
+    compare_weights(spec, home, alone)
+    compare_exports(spec, home, alone, tmp_path)
     for mine, theirs in zip(find_stages(spec, home), find_stages(spec, alone), strict=True):
-        outcome, expected = mine.outcome(), theirs.outcome()
-        assert outcome is not None and expected is not None
-        assert outcome["seen"] == expected["seen"] and outcome["skipped"] == 0
+        outcome = mine.outcome()
+        assert outcome is not None
         assert (outcome["execution"]["devices"], outcome["execution"]["strategy"]) == (2, strategy)
-        weights, others = load_file(mine.weights), load_file(theirs.weights)
-        assert weights.keys() == others.keys()
-        for name, value in weights.items():
-            torch.testing.assert_close(value, others[name], rtol=1e-5, atol=1e-5, msg=lambda m, at=name: f"{at}: {m}")
         assert [line["step"] for line in map(json.loads, mine.log.read_text().splitlines())] == [
             line["step"] for line in map(json.loads, theirs.log.read_text().splitlines())
         ]
@@ -139,7 +108,32 @@ def test_what_ranks_cannot_do_is_told_before_anything(spec: RunSpec, monkeypatch
 def test_ranks_that_are_not_the_same_are_named(spec: RunSpec) -> None:
     mine = identity(spec)
     assert disagreement(mine, {1: dict(mine), 2: dict(mine)}) is None
-    other = mine | {"code of vlm_ablate": "0" * 16}
+    other = mine | {CODE: "0" * 16}
     assert "rank 2 differs from rank 0 in its code of vlm_ablate" in str(disagreement(mine, {1: dict(mine), 2: other}))
+    assert "install the same revision" in str(disagreement(mine, {1: other}))
     changed = identity(with_execution(spec, max_skipped=0.5))
     assert "its configuration" in str(disagreement(mine, {1: changed}))
+    assert "in its code" in str(disagreement(mine, {1: changed | {CODE: "0" * 16}})), "which may be why"
+    older = {name: value for name, value in mine.items() if name != "version of peft"} | {"version of torch": "2.0.0"}
+    told = str(disagreement(mine, {1: older}))
+    assert f"in its version of peft: 'none', not '{version('peft')}'" in told and "the same versions" in told
+
+
+@pytest.mark.expensive
+def test_a_rank_with_other_code_is_refused_before_a_model_is_built(
+    spec: RunSpec, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second rank is started from a copy of this package in which a comment was added."""
+    copy = shutil.copytree(Path(vlm_ablate.__file__).parent, tmp_path / "copy" / "vlm_ablate")
+    with (copy / "limits.py").open("a") as file:
+        file.write("# changed\n")
+    interpreter = tmp_path / "python"
+    interpreter.write_text(f'#!/bin/sh\ncd {copy.parent} && exec {sys.executable} "$@"\n')
+    interpreter.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(interpreter))
+    two, _ = placed(spec, Placement(devices=2))
+    outcome = execute(two, home=home)
+    assert outcome.status == "failed"
+    assert "rank 1 differs from rank 0 in its code of vlm_ablate" in outcome.message
+    assert "install the same revision" in outcome.message
+    assert not list(home.stages.glob("*/checkpoint-*")) and holder(home.runs / spec.id) is None

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from vlm_ablate.home import Home
     from vlm_ablate.launch.base import Placement
+    from vlm_ablate.launch.seats import Seat
     from vlm_ablate.runs.outcome import RunOutcome
     from vlm_ablate.runs.spec import RunSpec
 
@@ -74,6 +75,8 @@ class Where:
     config: BaseModel
     """Of a registered launcher."""
     placement: Placement
+    seat: Seat | None = None
+    """Of this process among others that were started together."""
 
 
 def where_to(
@@ -85,6 +88,7 @@ def where_to(
     nodes: int | None = None,
     ray_address: str | None = None,
     sets: Sequence[str] = (),
+    together: bool = False,
 ) -> Where:
     """What the options say, before anything is started.
 
@@ -96,14 +100,21 @@ def where_to(
         nodes: of each run.
         ray_address: of a cluster.
         sets: `FIELD=VALUE` of the launcher's configuration.
+        together: whether the command may be one of several processes that were started together, by torchrun for one.
 
     Raises:
+        VlmAblateError: it is one of them, and may not, or the options ask for other ranks than were started.
         ConfigError: the launcher has no such setting, or does not take its value.
         UnknownNameError: there is none of that name.
     """
     from vlm_ablate.errors import ConfigError, Problem
     from vlm_ablate.launch.base import Placement
+    from vlm_ablate.launch.seats import Seat
 
+    seat = Seat.of_environment()
+    if seat is not None:
+        _check_seat(seat, launcher, jobs, gpus, nodes, together=together)
+        jobs, gpus, nodes = 1, seat.per_machine, seat.machines
     given: dict[str, tuple[str, Any]] = {}
     if jobs is not None:
         given["jobs"] = ("--jobs", jobs)
@@ -114,7 +125,30 @@ def where_to(
         if not equals or not name.strip():
             raise ConfigError([Problem("--launcher-set", "", f"{text[:60]!r} is not FIELD=VALUE, like partition=gpu")])
         given[name.strip()] = ("--launcher-set", _value(value))
-    return Where(_config(launcher, given, threads), Placement(gpus, nodes))
+    return Where(_config(launcher, given, threads), Placement(gpus, nodes), seat)
+
+
+def _check_seat(
+    seat: Seat, launcher: str, jobs: int | None, gpus: int | None, nodes: int | None, *, together: bool
+) -> None:
+    from vlm_ablate.errors import VlmAblateError
+
+    started = f"{seat.count} processes were started together (WORLD_SIZE), {seat.per_machine} on each machine"
+    if not together:
+        raise VlmAblateError(f"{started}, and this command takes one", hint="torchrun starts `vlm-ablate run` only")
+    wrong = [
+        (option, value)
+        for option, value, own in (
+            ("--launcher", launcher, "local"),
+            ("--jobs", jobs, 1),
+            ("--devices", gpus, seat.per_machine),
+            ("--nodes", nodes, seat.machines),
+        )
+        if value is not None and value != own
+    ]
+    if wrong:
+        told = ", ".join(f"{option} {value}" for option, value in wrong)
+        raise VlmAblateError(f"{started}: {told} cannot be had", hint=f"leave {wrong[0][0]} out")
 
 
 def _value(text: str) -> Any:

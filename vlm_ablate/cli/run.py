@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from vlm_ablate.config.expand import LoadedExperiment
     from vlm_ablate.home import Home
+    from vlm_ablate.launch.seats import Seat
     from vlm_ablate.runs.outcome import RunOutcome
     from vlm_ablate.runs.spec import RunSpec
 
@@ -68,6 +69,7 @@ def run(
     from vlm_ablate.cli.home import open_home, take_over_earlier
     from vlm_ablate.config.expand import load_experiment
     from vlm_ablate.hub import set_hub_access
+    from vlm_ablate.launch.seats import holding
     from vlm_ablate.runs.spec import specs_of
 
     set_hub_access(allow_hub)
@@ -75,10 +77,12 @@ def run(
     specs = specs_of(loaded, seeds=seed_list(seeds))
     where = where_to(
         launcher, jobs=jobs, threads=threads, gpus=gpus_per_run, nodes=nodes_per_run, ray_address=ray_address,
-        sets=launcher_sets or [],
+        sets=launcher_sets or [], together=True,
     )  # fmt: skip
-    warn(loaded.warnings)
     place = open_home(home)
+    if where.seat is not None and where.seat.index:
+        raise typer.Exit(_follow(where.seat, specs))
+    warn(loaded.warnings)
     uri = tracking_uri or place.tracking_uri
     console = out()
     count = counted(len(specs), "run")
@@ -88,7 +92,8 @@ def run(
     if rerun:
         _put_aside(specs, place)
     look_over_material([spec for spec in specs if not _is_done(spec, place)])
-    outcomes = launch(specs, place, uri, where)
+    with holding(where.seat, specs, place, lambda message: warn([message])):
+        outcomes = launch(specs, place, uri, where)
     if any(not outcome.reused for outcome in outcomes):
         _publish(loaded, scale, place, uri)
     counts = Counter(outcome.status for outcome in outcomes)
@@ -102,6 +107,19 @@ def run(
     console.print("the table: ", Text(command, style="bold"), sep="", soft_wrap=True)
     if counts["failed"] or not (counts["finished"] or counts["diverged"]):
         raise typer.Exit(1)
+
+
+def _follow(seat: Seat, specs: Sequence[RunSpec]) -> int:
+    """One of several processes that train together, but the first: returns its exit status."""
+    from vlm_ablate.cli.console import err
+    from vlm_ablate.launch.seats import follow
+
+    console = err()
+    console.print(f"rank {seat.index} of {seat.count}: trains what rank 0 says, which reports", soft_wrap=True)
+    status, message = follow(seat, specs)
+    if message:
+        console.print(f"rank {seat.index}: ended with rank 0: {message}", soft_wrap=True, markup=False)
+    return status
 
 
 def _put_aside(specs: Sequence[RunSpec], home: Home) -> None:

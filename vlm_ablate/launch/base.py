@@ -30,17 +30,6 @@ class Placement:
     nodes: int | None = None
     """None: as the run's execution section says, else one."""
 
-    def check_one_machine(self) -> None:
-        """
-        Raises:
-            VlmAblateError: a run is to have several machines, whose ranks cannot be brought together.
-        """
-        if (self.nodes or 1) > 1:
-            raise VlmAblateError(
-                f"{self.nodes} nodes a run: the ranks of a run are on one machine",
-                hint="leave --nodes out; --devices takes all GPUs of a machine",
-            )
-
 
 def placed(spec: RunSpec, placement: Placement) -> tuple[RunSpec, Placement]:
     """A run with its placement in its execution section, which decides no result, and the placement with what it left

@@ -158,7 +158,6 @@ class EngineLauncher:
         """See `Launcher.submit`."""
         with self._lock:
             self._engine.check(placement)
-            placement.check_one_machine()
             future = RunFuture(spec, self._stop)
             left = None if self._closing else self._left.pop(spec.id)
             if left is not None:

@@ -25,6 +25,7 @@ from vlm_ablate.launch.devices import cores, gpus, worker_environment
 from vlm_ablate.launch.endings import INTERRUPTED, exit_message
 from vlm_ablate.runs.folder import run_folder
 from vlm_ablate.runs.live import LAUNCHER_VARIABLE
+from vlm_ablate.runs.meeting import Meeting
 from vlm_ablate.runs.outcome import RunOutcome, failed, note_from_outside
 from vlm_ablate.runs.spec import RunSpec
 from vlm_ablate.storage import HOME_VARIABLE
@@ -59,8 +60,12 @@ class LocalLauncher:
 
     def submit(self, spec: RunSpec, placement: Placement) -> RunFuture:
         """See `Launcher.submit`."""
-        if (placement.nodes or 1) > 1:
-            raise VlmAblateError(f"{placement.nodes} nodes a run: this launcher has this machine only")
+        if (placement.nodes or 1) > 1 and Meeting.of_environment() is None:
+            raise VlmAblateError(
+                f"{placement.nodes} nodes a run: this launcher has this machine only",
+                hint="start the same command on each machine with torchrun (docs/how-to/several-gpus.md), or use"
+                " --launcher slurm",
+            )
         wanted = placement.devices or 1
         if wanted > 1 and wanted > self._have:
             kind = "GPUs" if self._devices else "cores and no GPU"

@@ -108,6 +108,12 @@ class RayEngine:
 
     def check(self, placement: Placement) -> None:
         """See `Engine.check`."""
+        if (placement.nodes or 1) > 1:
+            raise VlmAblateError(
+                f"{placement.nodes} nodes a run: the ranks of a run of Ray's are on one machine",
+                hint="leave --nodes out, --devices takes all GPUs of a machine; several machines a run have Slurm"
+                " (--launcher slurm) and torchrun (docs/how-to/several-gpus.md)",
+            )
         if self.config.autoscaling:
             return
         wanted = self._wanted(placement)
@@ -120,8 +126,6 @@ class RayEngine:
                 f"a run asks for {asked}, and no Ray node has that: the most that any has is {has}",
                 hint="ask for less a run: --devices, --launcher-set cpus=N; autoscaling=true waits for more nodes",
             )
-        if (placement.nodes or 1) > len(nodes):
-            raise VlmAblateError(f"a run asks for {placement.nodes} nodes, and the Ray cluster has {len(nodes)}")
 
     def _wanted(self, placement: Placement) -> dict[str, float]:
         found = any(node["Resources"].get("GPU") for node in self._nodes())

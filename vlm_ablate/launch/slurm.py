@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from vlm_ablate.errors import VlmAblateError
+from vlm_ablate.home import Home
 from vlm_ablate.launch.base import Placement
 from vlm_ablate.launch.configs import SlurmConfig
 from vlm_ablate.launch.devices import gpus
 from vlm_ablate.launch.engine import EngineLauncher
-from vlm_ablate.launch.handover import Handover, Task, check_home
+from vlm_ablate.launch.handover import Handover, Saying, Task, check_home
 from vlm_ablate.launch.remote import attend
+from vlm_ablate.launch.seats import follow, holding, seat_of_slurm
 from vlm_ablate.launch.slurm_nodes import USUAL_MINUTES, Slurm, submit_options
 
 FOLDER = "slurm"
@@ -153,7 +155,7 @@ class ProcessEngine(_Submitted):
 
 
 def run_task(task: str, root: str, token: str) -> None:
-    """In a job: one run.
+    """In a job: one run. In a job of several machines this is called on each; the first has the run.
 
     Raises:
         HomeNotShared: this machine does not see the home.
@@ -161,8 +163,18 @@ def run_task(task: str, root: str, token: str) -> None:
     heard: list[int] = []
     for number in _SIGNALS:
         signal.signal(number, lambda number, frame: heard.append(number))
+    seat = seat_of_slurm()
+    if seat is not None and seat.index:
+        follow(seat, check=lambda: check_home(root, token))
+        return
     check_home(root, token)
-    ended = attend(Task(Path(task)), leave=lambda: bool(heard))
+    home = Home(Path(Task(Path(task)).read()["home"]))
+    try:
+        with holding(seat, (), home, lambda message: print(message, flush=True)):
+            ended = attend(Task(Path(task)), leave=lambda: bool(heard))
+    except VlmAblateError as error:  # of the machines beside this one
+        Saying(Task(Path(task))).send(("died", str(error)))
+        raise
     if ended == "interrupted" and heard and not Task(Path(task)).withdrawn:
         _requeue()
 
