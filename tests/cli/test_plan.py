@@ -129,8 +129,8 @@ def test_gpu_hours_and_what_does_not_fit_follow_the_gpu() -> None:
 
 def test_what_run_refuses_has_no_gpu_hours() -> None:
     arm = ("--scale", "paper", "--arms", "ar_perceiver_frozen")
-    code, out, err = plan(*arm, "--set", "execution.nodes=2")
-    assert code == 0 and "`run` refuses what is planned here" in err and "2 nodes a run" in err
+    code, out, err = plan(*arm, "--shards", "2", "--sharding", "zero1")
+    assert code == 0 and "`run` refuses what is planned here" in err and "nothing shares zero1" in err
     assert rows(out.partition("Parameters by part")[0], "Costs")["ar_perceiver_frozen"][-1] == "-"
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from vlm_ablate.config.run_config import RunConfig
-from vlm_ablate.errors import VlmAblateError
-from vlm_ablate.launch.base import Placement
 
 
 def refused(config: RunConfig, *, shards: int | None = None, sharding: str = "zero3") -> str | None:
@@ -15,14 +13,10 @@ def refused(config: RunConfig, *, shards: int | None = None, sharding: str = "ze
         shards: devices of a group, where the plan is asked for another number than the execution section names.
         sharding: what they share.
     """
-    execution = config.execution
-    try:
-        Placement(execution.devices, execution.nodes).check_one_machine()
-    except VlmAblateError as error:
-        return f"{error.message} (execution.nodes)"
     if (shards or 1) == 1:
         return None
     if sharding != "zero3":
         return f"nothing shares {sharding}: ranks of a run share all of it (fsdp2, planned as zero3) or nothing (ddp)"
-    problem = config.unfit_for_ranks(execution.model_copy(update={"devices": shards, "strategy": "fsdp2"}))
+    group = {"devices": shards, "nodes": None, "strategy": "fsdp2"}
+    problem = config.unfit_for_ranks(config.execution.model_copy(update=group))
     return f"{problem[1]} (execution.{problem[0]})" if problem else None
