@@ -3,8 +3,8 @@
 ```
 HOME/stages/KEY[.n]/          a trained stage
     stage.json                what went into its key, and fingerprints of the files that decided
-    checkpoint-STEP-SHA.ckpt  the last two resumable checkpoints, while it trains; at a constant rate the last one stays;
-                              `.shares`, a folder, of ranks that hold shares of the model
+    checkpoint-STEP-SHA.ckpt  the last two resumable checkpoints, while it trains; at a constant rate the last one stays
+                              (`.shares`, a folder, of ranks that hold shares of the model)
     log.jsonl                 metrics against steps
     weights.safetensors       what training has made so far, all stages included
     outcome.json              how it ended

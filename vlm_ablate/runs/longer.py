@@ -132,14 +132,22 @@ def _belongs(entry: LogLine, steps: int, wanted: Wanted) -> bool:
 
 
 def _put(file: Path, place: Path) -> None:
-    """The same file in another place: linked where the file system can, since nobody changes it, else copied."""
+    """The same file or folder in another place: linked where the file system can, as nobody changes it, else copied."""
     with storage_errors("write", place):
         place.parent.mkdir(parents=True, exist_ok=True)
         check_writable(place)
         partial = place.with_name(f".{place.name}.partial")
-        partial.unlink(missing_ok=True)
-        try:
-            os.link(file, partial)
-        except OSError:
-            shutil.copyfile(file, partial)
+        if file.is_dir():  # of ranks that wrote a share each
+            shutil.rmtree(partial, ignore_errors=True)
+            shutil.copytree(file, partial, copy_function=_link)
+        else:
+            partial.unlink(missing_ok=True)
+            _link(file, partial)
         os.replace(partial, place)
+
+
+def _link(file: str | Path, place: str | Path) -> None:
+    try:
+        os.link(file, place)
+    except OSError:
+        shutil.copyfile(file, place)
