@@ -17,7 +17,7 @@ from typing import Literal
 
 import pytest
 
-from tests.runs.gated import GATE
+from runs.gated import GATE
 from tests.runs.ranked import compare_weights, write_experiment
 from vlm_ablate.config.expand import load_experiment
 from vlm_ablate.events import Event, RunStarted
