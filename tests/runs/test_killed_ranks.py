@@ -70,7 +70,8 @@ def started(file: Path, home: Home, strategy: str) -> Iterator[subprocess.Popen[
 def descendants(pid: int) -> dict[int, str]:
     """Processes below one -> their command lines."""
     found: dict[int, str] = {}
-    for child in (Path(f"/proc/{pid}/task/{pid}/children").read_text()).split():
+    threads = Path(f"/proc/{pid}/task").glob("*/children")  # of each thread those that it has started
+    for child in " ".join(file.read_text() for file in threads).split():
         found[int(child)] = Path(f"/proc/{child}/cmdline").read_bytes().replace(b"\0", b" ").decode()
         found |= descendants(int(child))
     return found
