@@ -6,7 +6,7 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from vlm_ablate.checkpoints.families.base import Family, Inputs, Parts, slots
-from vlm_ablate.checkpoints.families.llava import PROJECTOR
+from vlm_ablate.checkpoints.families.squares import PROJECTOR
 from vlm_ablate.models.batch import Batch
 from vlm_ablate.models.language.inside import TEXT, WELDED
 from vlm_ablate.models.renaming import Renaming
