@@ -272,10 +272,9 @@ def test_mistake_in_a_scale_names_the_scale_file(write: Write, edit: tuple[str, 
 
 
 def test_plugin_that_cannot_be_imported(write: Write) -> None:
-    found = problems(write(("seeds: [0, 1]", "plugins: [no_such_module]")))
-    assert found == [
-        "experiments/demo.yaml: plugins[0]: cannot import 'no_such_module': No module named 'no_such_module'"
-    ]
+    (found,) = problems(write(("seeds: [0, 1]", "plugins: [no_such_module]")))
+    assert found.startswith("experiments/demo.yaml: plugins[0]: cannot import 'no_such_module': No module named")
+    assert "no no_such_module.py is in" in found
 
 
 def test_circle_of_bases(write: Write) -> None:

@@ -79,7 +79,9 @@ def _views(arms: Sequence[ResolvedArm], plans: Plans) -> str:
                 crops = "4 crops and the whole, the largest " if config.split == "crops" else ""
                 where = arm.name + f" {name}" * (len(arm.config.stages) > 1) + f" from step {step}" * bool(step)
                 text = f"{width} x {height} px -> {tiles}{crops}{max(w for _, w in sizes)} x {max(sizes)[0]} px"
-                if count := plans[arm.name].stages[name].image_tokens.get(config.size):
+                stage = plans[arm.name].stages.get(name)
+                count = stage.image_tokens.get(config.size) if stage else plans[arm.name].placeholders_per_image
+                if count:
                     text += f", {count:,} tokens"
                 if text != before:
                     found[where] = before = text
