@@ -132,6 +132,21 @@ def test_there_is_a_line_a_second_at_most_and_it_counts_the_others(monkeypatch: 
     assert len(shown) == 5
 
 
+def test_no_notice_is_left_out_for_another_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(lines, "LINE_SECONDS", 1.0)
+    monkeypatch.setattr(lines.time, "monotonic", lambda: now[0])
+    shown: list[str] = []
+    steady = lines.SteadyLines(lambda text, style: shown.append(text))
+    for kind in ("started", "info", "finished", "warning", "failed", "finished"):
+        steady.add(kind, kind)
+    now[0] += lines.LINE_SECONDS
+    steady.tick()
+    assert shown == ["started", "failed  (and 2 finished)"]
+    steady.flush()
+    assert shown[2:] == ["warning", "info"]
+
+
 def test_durations() -> None:
     assert [duration(s) for s in (0.4, 59.4, 60, 3600, 86399)] == [
         "0 s",

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from vlm_ablate.cli.app import app
 from vlm_ablate.cli.launchers import this_command
-from vlm_ablate.cli.run import _table_command
+from vlm_ablate.cli.run import table_command
 from vlm_ablate.errors import TrackingError
 from vlm_ablate.evaluation.predictions import Prediction
 from vlm_ablate.launch.worker import _log_to
@@ -42,7 +42,7 @@ def test_what_fails_at_a_store_is_told_without_its_password(address: str) -> Non
 @pytest.mark.parametrize("address", ADDRESSES)
 def test_printed_commands_hold_no_password(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["vlm-ablate", "run", "x.yaml", "--tracking-uri", address])
-    told = (this_command(), _table_command(Path("x.yaml"), "laptop", None, [], None, address))
+    told = (this_command(), table_command(Path("x.yaml"), "laptop", None, [], None, address))
     assert all(SECRET not in command and "--tracking-uri" in command for command in told)
 
 

@@ -1,4 +1,4 @@
-"""Lines for a log: at most one a second, and what came in between is counted, so that a hundred quick ends are one."""
+"""Lines for a log: at most one a second. A hundred quick ends become one that counts them; notices wait their turn."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from dataclasses import dataclass
 
 LINE_SECONDS = 1.0
 """Least time between two lines."""
-IMPORTANT = ("failed", "warning", "skipped", "diverged", "stopped", "finished", "recorded", "started")
+IMPORTANT = ("failed", "skipped", "diverged", "stopped", "finished", "recorded", "started")
 """Kinds of lines, those that are shown first in front; any other comes after them."""
-WORDS = {"recorded": "recorded earlier", "warning": "warnings"}
+NOTICES = ("warning", "info")
+"""Kinds that stand nowhere else, so that none is left out for another line; they come after what failed."""
+WORDS = {"recorded": "recorded earlier"}
 
 
 @dataclass(frozen=True)
@@ -41,19 +43,22 @@ class SteadyLines:
     def tick(self) -> None:
         """Show what waits, if it is time."""
         if self._waiting and time.monotonic() - self._shown >= LINE_SECONDS:
-            self.flush()
+            self._next()
 
     def flush(self) -> None:
-        """Show what waits, now."""
-        if not self._waiting:
-            return
+        """Show all that waits, now."""
+        while self._waiting:
+            self._next()
+
+    def _next(self) -> None:
         self._shown = time.monotonic()
         first = min(self._waiting, key=_rank)
         rest = Counter(line.kind for line in self._waiting if line is not first and line.kind in IMPORTANT)
         counted = ", ".join(f"{rest[kind]} {WORDS.get(kind, kind)}" for kind in IMPORTANT if rest[kind])
         self._show(first.text + (f"  (and {counted})" if counted else ""), first.style)
-        self._waiting.clear()
+        self._waiting = [line for line in self._waiting if line.kind in NOTICES and line is not first]
 
 
 def _rank(line: _Line) -> int:
-    return IMPORTANT.index(line.kind) if line.kind in IMPORTANT else len(IMPORTANT)
+    order = (IMPORTANT[0], *NOTICES, *IMPORTANT[1:])
+    return order.index(line.kind) if line.kind in order else len(order)
