@@ -8,6 +8,7 @@ import re
 import numpy as np
 import pytest
 
+from vlm_ablate.data.prompts import chat
 from vlm_ablate.data.sample import Text
 from vlm_ablate.offline import forms
 from vlm_ablate.offline.alt_text import WORDLESS, alt_text
@@ -73,3 +74,22 @@ def test_alt_text_takes_the_place_of_captions_alone_and_says_the_same_again() ->
     exact, web = learned("exact"), learned("alt_text")
     assert web == learned("alt_text") and exact != web
     assert [t for t in exact if "/vqa " in t] == [t for t in web if "/vqa " in t] != []
+
+
+def test_dialogues_ask_what_documents_ask_and_the_prompt_format_writes_their_roles() -> None:
+    options = {"rows": 6, "tasks": {"captions": 1, "vqa": 1}, "described": 0.3}
+    documents, dialogues = (Offline(OfflineSourceConfig(**options, dialogue=d)) for d in (False, True))
+    kinds = set()
+    for document, dialogue in ((documents[i], dialogues[i]) for i in range(6)):
+        kinds.add(dialogue.dialogue)
+        if not dialogue.dialogue:
+            assert chat(dialogue).runs == chat(document).runs, "what is only described is no conversation"
+            continue
+        learned = [
+            [s.text.strip() for s in sample.segments if isinstance(s, Text) and s.supervised]
+            for sample in (document, dialogue)
+        ]
+        assert learned[0] == learned[1]
+        assert chat(dialogue).text.count("User:") == chat(dialogue).text.count("Assistant:") == len(learned[0])
+        assert "User:" not in chat(document).text
+    assert kinds == {True, False}

@@ -57,6 +57,9 @@ class OfflineSourceConfig(ComponentConfig):
     """Share of samples whose pictures are followed by all that is in them instead of a question and its answer."""
     captions: Literal["exact", "alt_text"] = added("exact")
     """"alt_text" is what the web writes instead: most of it says little, or nothing, or is another picture's."""
+    dialogue: bool = added(False)
+    """Samples are dialogues, as instruction data are: each question a turn of the user's, in the words of the zero-shot
+    templates, and its answer one of the assistant's. `prompt: chat` writes their roles; documents it leaves plain."""
     side: int = Field(64, ge=32)
     """Side in pixels of the composed pictures (pages: twice as tall; wide ones: half as wide again)."""
 

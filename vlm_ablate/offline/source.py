@@ -1,6 +1,7 @@
 """The source "offline": several pictures of one task with a question or caption each, as one interleaved document.
 
-Training samples have the shape of few-shot prompts, because that is how the papers' ablations are scored.
+Training samples have the shape of few-shot prompts, because that is how the papers' ablations are scored; or they are
+dialogues, as the data of instruction tuning are.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 
 from vlm_ablate.data.sample import Image, ImageRef, Sample, Text
 from vlm_ablate.data.sources.base import Source
+from vlm_ablate.evaluation.prompts import get_template
 from vlm_ablate.offline.alt_text import alt_text
 from vlm_ablate.offline.configs import OfflineSourceConfig, TaskName
 from vlm_ablate.offline.store import ItemStore, item_store, items
@@ -49,9 +51,11 @@ class Offline(Source):
         store = self._store(task)
         segments: list[Image | Text] = []
         described = self._described[index]
+        dialogue = self.config.dialogue and not described
+        shot = _turns if dialogue else _shot
         for i in range(first, first + self.config.pictures):
-            segments += _described(store, i) if described else _shot(store, i, self._answer(store, i))
-        return Sample(f"offline/{task}/{first}", tuple(segments), f"offline/{task}")
+            segments += _described(store, i) if described else shot(store, i, self._answer(store, i))
+        return Sample(f"offline/{task}/{first}", tuple(segments), f"offline/{task}", dialogue)
 
     def _answer(self, store: ItemStore, i: int) -> str:
         """What is learned: the exact answer, or for captions alt text where that is asked for."""
@@ -90,6 +94,13 @@ def _described(store: ItemStore, i: int) -> list[Image | Text]:
     """One picture with all that is in it, as the web's image-text pairs are to the papers' mixtures."""
     row = store.rows[i]
     return [Image(ImageRef(store.images[i], row["id"])), Text(f"{row['description']}\n\n", supervised=True)]
+
+
+def _turns(store: ItemStore, i: int, answer: str) -> list[Image | Text]:
+    """One picture with the user's question, or their wish for a caption, and the assistant's answer."""
+    row = store.rows[i]
+    asked = row["question"] or get_template("caption").user
+    return [Image(ImageRef(store.images[i], row["id"])), Text(asked), Text(answer, supervised=True)]
 
 
 def _shot(store: ItemStore, i: int, answer: str) -> list[Image | Text]:
