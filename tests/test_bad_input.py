@@ -49,6 +49,8 @@ from typer.testing import CliRunner, Result
 from vlm_ablate.cli.app import app
 from vlm_ablate.home import Home
 from vlm_ablate.models.connectors.linear import LinearConnector
+from vlm_ablate.runs.catalogue import asked_for
+from vlm_ablate.runs.live import read_live
 from vlm_ablate.tracking.read import read_records
 from vlm_ablate.tracking.records import RunRecord
 
@@ -234,6 +236,12 @@ def test_a_tracking_server_that_is_down(command: str, parts: Path, tmp_path: Pat
     assert not list((tmp_path / "home").glob("stages/*"))
 
 
+def _trains(arm: str, home: Home) -> bool:
+    """Whether a run of the arm has made some steps."""
+    live = [read_live(folder) for folder, body in asked_for(home) if body["spec"]["arm"] == arm]
+    return any(run is not None and run.doing == "training" and run.step > 5 for run in live)
+
+
 def test_after_ctrl_c_what_is_done_is_kept_and_a_checkpoint_stays(parts: Path, tmp_path: Path, home: Home) -> None:
     arms = {"first": {}, "long": {"stages.train.steps": 100_000, "execution.checkpoint_every": 100_000}}
     file = write(tmp_path, parts, arms)
@@ -242,11 +250,11 @@ def test_after_ctrl_c_what_is_done_is_kept_and_a_checkpoint_stays(parts: Path, t
     going = subprocess.Popen(
         [*command, "--jobs", "1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )
-    assert going.stdout is not None and going.stderr is not None
-    for line in going.stdout:
-        if line.startswith("started   long"):
-            break
-    time.sleep(1)  # some steps
+    assert going.stderr is not None
+    until = time.monotonic() + 200
+    while not _trains("long", home):
+        assert going.poll() is None and time.monotonic() < until
+        time.sleep(0.1)
     going.send_signal(signal.SIGINT)
     told = going.stderr.read()
     assert going.wait() == 130, told
