@@ -175,10 +175,10 @@ def test_what_a_store_refuses_is_reported_alone(home: Home) -> None:
 
 
 def test_names_that_mlflow_refuses_are_shown_under_safe_ones(home: Home) -> None:
-    view = view_of(write_results(make_spec(), home, points=[(1, {"curve/(1) 50%": 4.0})]))
+    view = view_of(write_results(make_spec(), home, points=[(1, {"sizes/(1) 50%": 4.0})]))
     show(replace(view, params={**view.params, "stages.(1) 50%.steps": "3"}), home)
     (record,) = read_records(home.tracking_uri, "demo/t01")
-    assert record.metrics["curve/(1) 50%"] == 4.0 and record.params["stages.(1) 50%.steps"] == "3"
+    assert record.metrics["sizes/(1) 50%"] == 4.0 and record.params["stages.(1) 50%.steps"] == "3"
 
 
 def test_ended_runs_that_a_store_lacks_are_given_by_the_next_command(home: Home) -> None:

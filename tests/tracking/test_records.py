@@ -18,7 +18,7 @@ from vlm_ablate.errors import TrackingError
 from vlm_ablate.home import Home
 from vlm_ablate.runs.catalogue import records_of, results_of
 from vlm_ablate.runs.results import find_results
-from vlm_ablate.runs.view import Results, view_of
+from vlm_ablate.runs.view import Results, history_of, view_of
 from vlm_ablate.tracking import schema
 from vlm_ablate.tracking.client_reader import ClientReader
 from vlm_ablate.tracking.publish import publish
@@ -205,3 +205,19 @@ def test_ui_pages_name_every_experiment_and_open_the_view_written_for_it(recorde
 def test_a_missing_store_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(TrackingError, match="no tracking store"):
         read_records(f"sqlite:///{tmp_path}/mlflow.db", "demo/t01")
+
+
+def test_scores_along_the_way_of_another_table_that_shares_a_stage_are_not_this_ones(home: Home) -> None:
+    """A stage that two tables share is scored along the way for the one that trains it: its columns, and their mean."""
+    points = [
+        (10, {LOSS: 3.0, "curve/other": 70.0, "curve/mean": 70.0}),
+        (20, {LOSS: 2.0, "curve/vqa": 20.0, "curve/other": 60.0, "curve/mean": 40.0}),
+        (30, {LOSS: 1.0, "curve/vqa": 30.0, "curve/mean": 30.0}),
+    ]
+    results = write_results(make_spec(), home, points=points)
+    history = history_of(results, [LOSS, "curve/vqa", "curve/other", "curve/mean"])
+    told = {name: [(p.step, p.value) for p in found] for name, found in history.items()}
+    assert told["curve/vqa"] == told["curve/mean"] == [(20, 20.0), (30, 30.0)]
+    assert not told["curve/other"] and len(told[LOSS]) == 3
+    shown = {(key, step): value for key, value, _, step in view_of(results).points if key.startswith("curve/")}
+    assert shown == {(name, step): 10.0 * (step // 10) for name in ("curve/vqa", "curve/mean") for step in (20, 30)}

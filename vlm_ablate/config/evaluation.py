@@ -67,6 +67,11 @@ class EvaluationConfig(Strict, decides="score"):
     precision: Literal["fp32", "bf16"] | None = added(None)
     """What scores are computed in; None: as the last stage trains, or fp32 where nothing is trained."""
 
+    @property
+    def curve_columns(self) -> tuple[str, ...]:
+        """Columns that a point along the way has."""
+        return tuple((self.curve.benchmarks if self.curve else ()) or self.benchmarks)
+
     @model_validator(mode="after")
     def _curve_names_columns(self) -> EvaluationConfig:
         for name in self.curve.benchmarks if self.curve else ():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlm_ablate.errors import VlmAblateError
 from vlm_ablate.reporting.frame import Report
-from vlm_ablate.reporting.health import CURVE, CURVE_METRIC
+from vlm_ablate.reporting.health import CURVE_METRIC
 from vlm_ablate.reporting.statistics import Estimate, estimate
 from vlm_ablate.reporting.style import INK, MARKERS, PALETTE, SOFT, drawing, to_bytes
 from vlm_ablate.tracking import schema
@@ -29,7 +29,7 @@ PANELS = (
 
 def history_metrics(columns: Iterable[str]) -> tuple[str, ...]:
     """What a caller must read of a run (`tracking.read.read_history`) for curves and the health of benchmarks."""
-    return (CURVE_METRIC, *(f"{CURVE}{column}" for column in columns), *schema.SEEN)
+    return (CURVE_METRIC, *map(schema.curve_metric, columns), *schema.SEEN)
 
 
 @dataclass(frozen=True)

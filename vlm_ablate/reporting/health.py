@@ -20,10 +20,8 @@ EDGE = 0.05
 """Share of the way from the blind floor to the ceiling within which an arm sits at either."""
 RISING = 1 / 3
 """Least Kendall's tau of step and score: of two points of a curve the later is higher in two of three cases."""
-CURVE = "curve/"
-"""Prefix of the metrics that are scored along the way, on a part of the tune split."""
-CURVE_METRIC = f"{CURVE}{schema.MEAN}"
-"""Their mean over the columns."""
+CURVE_METRIC = schema.curve_metric(schema.MEAN)
+"""The mean score along the way."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,9 @@ class Health:
     at_floor: Mapping[str, str]
     """Arm -> label of those that score hardly more than without images."""
     at_ceiling: Mapping[str, str]
-    """Arm -> label of those that leave nothing to be gained."""
+    """Arm -> label of those that leave nothing to be gained; none where an arm passes what was taken for a ceiling."""
+    passed: bool
+    """Whether an arm does so: words tell the language model less than images tell an arm that was trained on them."""
     rising: float | None
     """Mean of Kendall's tau of step and score over runs; None: not scored along the way."""
     signal_to_noise: float | None
@@ -84,12 +84,15 @@ def _health(
     means = {row.arm: found.mean for row in rows if (found := row.score(column))}
     labels = {row.arm: row.label for row in rows}
     low, high = floor.get(column), ceiling.get(column)
+    passed = high is not None and any(mean > high + EDGE * (high - (low or 0.0)) for mean in means.values())
+    high = None if passed else high
     margin = EDGE * ((100.0 if high is None else high) - (low or 0.0))
     return Health(
         column=column,
         at_floor={a: labels[a] for a, m in means.items() if low is not None and m < low + margin},
         at_ceiling={a: labels[a] for a, m in means.items() if high is not None and m > high - margin},
-        rising=_rising(f"{CURVE}{column}", histories),
+        passed=passed,
+        rising=_rising(schema.curve_metric(column), histories),
         signal_to_noise=_signal_to_noise([list(row.scores.get(column, {}).values()) for row in rows]),
     )
 

@@ -77,6 +77,8 @@ def _described(health: Health, report: Report) -> str:
         parts.append(f"{len(scored) - len(health.at_floor)} of {len(scored)} above floor")
     if health.at_ceiling:
         parts.append(f"{len(health.at_ceiling)} at ceiling")
+    if health.passed:
+        parts.append("the ceiling is passed, and so is none")
     if health.rising is not None:
         parts.append(f"rising {health.rising:.2f}")
     if health.signal_to_noise is not None:

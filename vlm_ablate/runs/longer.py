@@ -23,9 +23,8 @@ from vlm_ablate.runs.keys import StageKey
 from vlm_ablate.runs.log import Log, LogLine, read_log
 from vlm_ablate.runs.results import is_finished
 from vlm_ablate.storage import check_writable, storage_errors
+from vlm_ablate.tracking import schema
 from vlm_ablate.training.checkpoint import CheckpointFiles
-
-_CURVE = "curve/"
 
 
 @dataclass(frozen=True)
@@ -126,7 +125,7 @@ def _missing_points(found: StageFolder, steps: int, wanted: Wanted) -> list[int]
 def _belongs(entry: LogLine, steps: int, wanted: Wanted) -> bool:
     """Whether the longer stage, undisturbed, would have logged this."""
     step = entry.step - wanted.first_step
-    if any(name.startswith(_CURVE) for name in entry.values):
+    if any(name.startswith(schema.CURVE) for name in entry.values):
         return step in wanted.curve_steps
     return step <= steps and step % wanted.log_every == 0
 

@@ -200,7 +200,7 @@ def _log(stage: StageFolder, history: History) -> None:
     """Training metrics and points of the curve from the store's history."""
     by_step: dict[tuple[int, int], dict[str, float]] = {}
     for key, points in history.items():
-        if key.startswith(("train/", "seen/", "curve/")):
+        if key.startswith(("train/", "seen/", schema.CURVE)):
             for point in points:
                 by_step.setdefault((point.step, point.time_ms), {})[key] = point.value
     check_writable(stage.log)

@@ -24,6 +24,7 @@ from vlm_ablate.runs.folder import ScoreFolder, StageFolder, leased
 from vlm_ablate.runs.keys import ScoreKey
 from vlm_ablate.runs.spec import RunSpec
 from vlm_ablate.storage import file_sha256
+from vlm_ablate.tracking import schema
 
 
 class _Shared:
@@ -134,8 +135,7 @@ class Scoring:
 
     def curve_metrics(self) -> tuple[str, ...]:
         """Names of the scores that a point of the curve has; none without a curve."""
-        curve = self._evaluation.curve
-        return tuple(f"curve/{column}" for column in curve.benchmarks or self._evaluation.benchmarks) if curve else ()
+        return tuple(map(schema.curve_metric, self._evaluation.curve_columns)) if self._evaluation.curve else ()
 
     def curve_point(self, vlm: VLM, stage: StageFolder, step: int) -> dict[str, float]:
         """Metric name -> score of the model as it is at `step`, on the tune split, with the mean last."""
@@ -143,10 +143,11 @@ class Scoring:
         assert curve is not None
         values: dict[str, float] = {}
         shared = _Shared(vlm, self._spec.config)
-        for column in curve.benchmarks or self._evaluation.benchmarks:
+        for column in self._evaluation.curve_columns:
             entry = self._evaluation.benchmarks[column].model_copy(update={"split": "tune", "limit": curve.limit})
-            values[f"curve/{column}"] = self._curve_score(vlm, stage, column, entry, step, shared.of(column)).score
-        return values | {"curve/mean": sum(values.values()) / len(values)}
+            scored = self._curve_score(vlm, stage, column, entry, step, shared.of(column))
+            values[schema.curve_metric(column)] = scored.score
+        return values | {schema.curve_metric(schema.MEAN): sum(values.values()) / len(values)}
 
     def _curve_score(
         self, vlm: VLM, stage: StageFolder, column: str, entry: BenchmarkEntry, step: int, sharing: Sharing | None

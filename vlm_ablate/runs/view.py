@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from vlm_ablate.evaluation.predictions import read_predictions
@@ -91,12 +92,25 @@ class Results:
                 yield Answers(key.column, bool(record["blind"]), told)
 
     def entries(self) -> list[LogLine]:
-        """The logs of all stages, in order, as they were when they were first asked for."""
-        return self._entries
+        """The logs of all stages, in order."""
+        return [entry for entries in self.logs for entry in entries]
 
     @cached_property
-    def _entries(self) -> list[LogLine]:
-        return [entry for stage in self.stages for entry in read_log(stage.log)]
+    def logs(self) -> list[list[LogLine]]:
+        """Stage -> its log, as they were when they were first asked for."""
+        return [[self._own(entry) for entry in read_log(stage.log)] for stage in self.stages]
+
+    def _own(self, entry: LogLine) -> LogLine:
+        """Without scores along the way in columns of another table, for which the stage was trained first."""
+        mean = schema.curve_metric(schema.MEAN)
+        found = {name for name in entry.values if name.startswith(schema.CURVE) and name != mean}
+        own = [schema.curve_metric(column) for column in self.spec.config.evaluation.curve_columns]
+        if found <= set(own) <= found or not found:
+            return entry
+        values = {name: value for name, value in entry.values.items() if name not in {mean, *found.difference(own)}}
+        if found.issuperset(own):
+            values[mean] = fmean(values[name] for name in own)
+        return entry._replace(values=values)
 
 
 def _scores(predictions: Path) -> list[float | None]:
@@ -168,8 +182,8 @@ def view_of(results: Results, *, with_weights: bool = False) -> RunView:
     steps = sum(stage.steps for stage in results.spec.config.stages.values())
     end = record.end_time or max([record.start_time, *(e.time_ms for e in results.entries())])
     points: list[Metrics] = []
-    for stage in results.stages:
-        entries, sizes = read_log(stage.log), (stage.outcome() or {}).get("sizes", {})
+    for stage, entries in zip(results.stages, results.logs, strict=True):
+        sizes = (stage.outcome() or {}).get("sizes", {})
         for entry in entries:
             points += [(key, value, entry.time_ms, entry.step) for key, value in entry.values.items()]
         # Known when the stage has ended: behind what a store may have been given of it already.

@@ -30,6 +30,7 @@ from vlm_ablate.sweeps.trials import (
     StudyTrials,
     TooManyFailures,
 )
+from vlm_ablate.tracking import schema
 
 FAILURES = 5
 """Trials that fail one after another before the sweep gives up."""
@@ -192,7 +193,7 @@ class SweepRunner:
         if sweep.pruner.name not in ("median", "hyperband"):
             return
         for work in [w for w in self._open if len(w.outcomes) < len(w.specs) and w.spec.id == point.run]:
-            value = point.scores.get(f"curve/{sweep.objective.score}")
+            value = point.scores.get(schema.curve_metric(sweep.objective.score))
             total, points = sum(s.steps for s in work.spec.config.stages.values()), self.loaded.curve_points
             step = len(work.outcomes) * points + round(point.step / total * points)
             if value is None or step in work.reported or work.pruned:

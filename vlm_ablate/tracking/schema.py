@@ -115,6 +115,15 @@ def score_metric(column: str, *, blind: bool = False) -> str:
     return f"{'score_blind' if blind else 'score'}/{column}"
 
 
+CURVE = "curve/"
+"""Prefix of the scores along the way, on a part of the tune split."""
+
+
+def curve_metric(column: str) -> str:
+    """Metric name of a score along the way (0..100), e.g. `curve/vqa`; `curve/mean` is the mean over the columns."""
+    return f"{CURVE}{column}"
+
+
 def ceiling_metric(column: str) -> str:
     """Metric name of what the run's language model scores when it is told in words what the images show (0..100).
 

@@ -19,7 +19,7 @@ RUNS_VIEW, COMPARE_VIEW = "vlm-ablate", "vlm-ablate-compare"
 """Keys of the views that this package writes; views that people share have keys of their own."""
 _MARK = "deflate;"
 
-_CURVE = "curve/mean"
+_CURVE = schema.curve_metric(schema.MEAN)
 _MEAN = schema.score_metric(schema.MEAN)
 _RUN_NAME = "attributes.`Run Name`"
 
