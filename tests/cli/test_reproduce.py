@@ -120,7 +120,7 @@ def test_finished_it_writes_all_tables_and_the_page_over_all_at_once(folder: Pat
     for name in ("first", "second", "third"):
         assert (folder / f"home/tables/idefics2/{name}/tiny/table.png").is_file()
     page = (folder / "home/tables/all-tiny.md").read_text()
-    assert "Idefics2, Table 12 (appendix)" in page and page.count("Three layers are better than one.") == 3
+    assert "Idefics2, Table 12, appendix" in page and page.count("Three layers are better than one.") == 3
     assert "Over 1 table, 0 of 3 pairs of arms stand in the paper's order" in page, "rows of two tables count once"
     assert "One name, two settings" in page
     assert "<table" in (folder / "home/tables/all-tiny.html").read_text()

@@ -86,13 +86,13 @@ GOLDEN = [
     ),
     pytest.param(
         ("perceiver_layers: 1}", "perceiver_layers: 2}"),
-        ["experiments/demo.yaml:20: arms.one.cell: Table 12 (appendix) (idefics2_t12) has no row perceiver_layers: 2 "
+        ["experiments/demo.yaml:20: arms.one.cell: Table 12, appendix (idefics2_t12) has no row perceiver_layers: 2 "
          "(did you mean 'perceiver_layers: 3'?)"],
         id="cell that does not exist",
     ),
     pytest.param(
         ("{perceiver_layers: 1}", "{perceiver_layer: 1}"),
-        ["experiments/demo.yaml:20: arms.one.cell.perceiver_layer: Table 12 (appendix) (idefics2_t12) has no column "
+        ["experiments/demo.yaml:20: arms.one.cell.perceiver_layer: Table 12, appendix (idefics2_t12) has no column "
          "'perceiver_layer'; it has perceiver_layers, avg_score (did you mean 'perceiver_layers'?)"],
         id="column that does not exist",
     ),
