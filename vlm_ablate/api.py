@@ -82,7 +82,7 @@ class Study:
             plan = planner.plan(placed_run(arm.config, self.home))
             rows[arm.label] = {
                 "visual_tokens_per_image": plan.visual_tokens_per_image,
-                "total_parameters": (plan.last if plan.stages else plan).total_parameters,
+                "total_parameters": plan.final_parameters,
                 "trainable_parameters": plan.trainable_parameters,
             }
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("arm")

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+from vlm_ablate.accounting.features import GIB
 from vlm_ablate.accounting.plans import ModelPlan
 from vlm_ablate.config.execution import Execution
 from vlm_ablate.config.stages import Stage
 from vlm_ablate.errors import ModelError
 
-LESS_MEMORY = (
-    "lower execution.micro_batch_size, set execution.gradient_checkpointing, "
-    "or share the model out: execution.strategy: fsdp2 with --devices N"
-)
-GIB = 2**30
+SHARED_OUT = "share the model out: execution.strategy: fsdp2 with --devices N"
+LESS_MEMORY = f"lower execution.micro_batch_size, set execution.gradient_checkpointing, or {SHARED_OUT}"
 
 
 def shards_of(execution: Execution) -> int:
@@ -48,7 +46,7 @@ def check_fits(plan: ModelPlan, memory: int, device: str) -> list[str]:
         if held > memory:
             raise ModelError(
                 f"stage {name!r}: weights, moments and gradients take {held / GIB:.1f} GiB, and {room}",
-                hint=f"train less of it (lora, frozen), or {LESS_MEMORY.rpartition('or ')[2]}",
+                hint=f"train less of it (lora, frozen), or {SHARED_OUT}",
             )
         if stage.memory.peak > memory:
             peak = f"{stage.memory.peak / GIB:.1f} GiB at the peak"

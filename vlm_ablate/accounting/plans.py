@@ -145,12 +145,6 @@ class StagePlan:
         return self.flops - sum(self.recomputed.values()) - self.causal / 2
 
     @property
-    def hardware_flops(self) -> float:
-        """Operations per sample that kernels do which leave out masked keys, and which HFU counts: `model_flops` and
-        what checkpointing does a second time."""
-        return self.flops - (self.causal + self.causal_recomputed) / 2
-
-    @property
     def model_rates(self) -> tuple[float, float, float]:
         """`model_flops` by what a batch has: of a view, of a token, and of a pair of tokens of one document (a document
         of n tokens has n * n). The first is encoder and connector, the last causal attention."""
@@ -218,6 +212,11 @@ class ModelPlan:
     def total_parameters(self) -> int:
         """All parameters without adapters, as the papers count."""
         return sum(self.parameters.values())
+
+    @property
+    def final_parameters(self) -> int:
+        """All parameters of what comes out of training, the last stage's adapters included."""
+        return self.last.total_parameters if self.stages else self.total_parameters
 
     @property
     def flops(self) -> float:

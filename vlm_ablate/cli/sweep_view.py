@@ -182,9 +182,10 @@ def _costs(loaded: LoadedSweep, study: StudyPlan, number: int | None) -> Any:
     from rich.table import Table
 
     from vlm_ablate.accounting import short_count
+    from vlm_ablate.accounting.features import GIB
     from vlm_ablate.errors import ConfigError, ModelError
     from vlm_ablate.sweeps.config import ARM
-    from vlm_ablate.sweeps.cost import GIB, Costs, over_limits
+    from vlm_ablate.sweeps.cost import Costs, over_limits
     from vlm_ablate.sweeps.space import extremes
 
     costs, table = Costs(), Table(box=box.SIMPLE_HEAD)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vlm_ablate.accounting import FeaturePlan, Lengths
+from vlm_ablate.accounting.features import GIB
 from vlm_ablate.config.stages import Training
 from vlm_ablate.data.encode import Encoder, stage_encoder
 from vlm_ablate.data.mixture import Mixture
@@ -22,7 +23,6 @@ from vlm_ablate.runs.spec import RunSpec
 
 LOOKED_AT = 32
 """Samples by which it is decided."""
-_GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Features:
         digest = " ".join(f"{what} {files[what]}" for what in sorted(files)) if known else ""
         if reason := refusal(vlm.vision, padded=Views.of(config.images()).padded, files=digest):
             return Decision(False, reason)
-        limit = int(config.execution.features_gib * _GIB)
+        limit = int(config.execution.features_gib * GIB)
         vlm.features = StoredFeatures(vlm.vision, self._root, limit=limit, files=digest)
         return decision
 

@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from vlm_ablate.accounting.features import GIB
 from vlm_ablate.config.run_config import RunConfig
 from vlm_ablate.sweeps.config import Sweep
 
 if TYPE_CHECKING:
     from vlm_ablate.accounting import Planner
     from vlm_ablate.runs.plans import KeptPlans
-
-GIB = 2**30
 
 
 @dataclass(frozen=True)
