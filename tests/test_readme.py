@@ -23,7 +23,8 @@ from vlm_ablate.registry import connectors
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 DOCS = sorted(file for file in (ROOT / "docs").rglob("*.md") if "generated" not in file.parts)
-EVERYTHING = "\n".join([README, *(page.read_text() for page in DOCS)]).replace("\\\n", " ")
+LISTS = [ROOT / "experiments/README.md", ROOT / "benchmarks/README.md"]
+EVERYTHING = "\n".join([README, *(page.read_text() for page in [*DOCS, *LISTS])]).replace("\\\n", " ")
 IN_BLOCKS = [
     line.partition("  #")[0].partition(" > ")[0].strip()
     for line in re.findall(r"^(?:\$ )?(vlm-ablate .*)$", EVERYTHING, re.MULTILINE)
@@ -34,7 +35,7 @@ IN_TEXT = [
 ]
 # What text says of a command need not give it arguments.
 COMMANDS = list(dict.fromkeys([*IN_BLOCKS, *(command for command in IN_TEXT if len(command.split()) > 2)]))
-PAGES = [*ROOT.glob("*.md"), *DOCS, *ROOT.glob("vlm_ablate/**/*.md"), *ROOT.glob("notebooks/*.ipynb")]
+PAGES = [*ROOT.glob("*.md"), *LISTS, *DOCS, *ROOT.glob("vlm_ablate/**/*.md"), *ROOT.glob("notebooks/*.ipynb")]
 PATH = re.compile(r"(?<![\w/.-])(?:experiments|vlm_ablate|results|notebooks|benchmarks|tests)/[\w./*-]*[\w/*]")
 
 
@@ -69,7 +70,7 @@ def test_a_printed_command_has_the_arguments_and_options_it_is_given(command: st
             assert (ROOT / part).is_file(), part
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_path_that_a_page_names_is_there(page: Path) -> None:
     named = set(PATH.findall(page.read_text()))
     assert [path for path in named if "NAME" not in path and not list(ROOT.glob(path.rstrip("/")))] == []
@@ -130,7 +131,7 @@ def test_the_notebook_shows_the_same_connector() -> None:
     assert code == block("python", "@connectors.register").partition("\n")[2].strip()
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", *DOCS], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [ROOT / "README.md", *LISTS, *DOCS], ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_between_pages_lead_somewhere(page: Path) -> None:
     linked = re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL))
     assert [link for link in linked if not (page.parent / link).exists()] == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import cache
 from pathlib import Path
 
@@ -38,6 +39,16 @@ def test_experiment_is_valid_and_fair(file: Path, scale: str) -> None:
     assert loaded.experiment.name == str(file.relative_to(ROOT).with_suffix(""))
     results = [tuple(key.key for key in spec.score_keys) for spec in specs_of(loaded, seeds=[0])]
     assert len(set(results)) == len(results), "a scale must not make two arms the same"
+
+
+def test_the_list_of_experiments_says_what_the_files_say() -> None:
+    rows = dict(re.findall(r"^\| \[\w+\]\((\S+)\) \|(.*)\|$", (ROOT / "README.md").read_text(), re.MULTILINE))
+    assert rows.keys() == {str(file.relative_to(ROOT)) for file in FILES}
+    for name, row in rows.items():
+        experiment = at_scale(ROOT / name, "paper").experiment
+        *_, question, arms, claims, _, _ = (cell.strip() for cell in row.split("|"))
+        assert question == experiment.question or "(for `plan`)" in question, name
+        assert (int(arms), int(claims or 0)) == (len(experiment.arms), len(experiment.table.claims)), name
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
