@@ -36,7 +36,9 @@ def explain(
     """What is there of each run, under which key; and why what is missing is not reused from the nearest result.
 
     A key covers what decides a result: model, seeds, stages with their data; a score's also the benchmark's protocol.
-    Where and how it is computed (`execution`) is in no key. Example: vlm-ablate explain "ar_perceiver_lora seed 0"
+    Where and how it is computed (`execution`) is in no key.
+
+    Example: vlm-ablate explain "ar_perceiver_lora seed 0"
     """
     from vlm_ablate.cli.console import out
     from vlm_ablate.cli.home import open_home
