@@ -19,11 +19,11 @@ from typing import Literal, Protocol
 from vlm_ablate.errors import VlmAblateError
 from vlm_ablate.events import Notice, RunFinished
 from vlm_ablate.launch.base import Context, Placement, RunFuture
-from vlm_ablate.launch.endings import INTERRUPTED
 from vlm_ablate.launch.handover import Handover, Listening, Task
 from vlm_ablate.launch.leftovers import Leftovers
 from vlm_ablate.launch.wire import Message
 from vlm_ablate.lease import Lease
+from vlm_ablate.runs.endings import INTERRUPTED
 from vlm_ablate.runs.folder import run_folder
 from vlm_ablate.runs.live import ask_to_stop
 from vlm_ablate.runs.outcome import RunOutcome, failed, note_from_outside, outcome_of

@@ -22,7 +22,7 @@ from vlm_ablate.events import RunFinished
 from vlm_ablate.launch.base import Context, Placement, RunFuture
 from vlm_ablate.launch.configs import LocalConfig
 from vlm_ablate.launch.devices import cores, gpus, worker_environment
-from vlm_ablate.launch.endings import INTERRUPTED, exit_message
+from vlm_ablate.runs.endings import INTERRUPTED, exit_message
 from vlm_ablate.runs.folder import run_folder
 from vlm_ablate.runs.live import LAUNCHER_VARIABLE
 from vlm_ablate.runs.meeting import Meeting

@@ -23,11 +23,11 @@ from typing import Any, Literal
 from vlm_ablate.events import RunFinished
 from vlm_ablate.home import Home
 from vlm_ablate.launch.devices import thread_variables
-from vlm_ablate.launch.endings import exit_message
 from vlm_ablate.launch.handover import Saying, Task
 from vlm_ablate.launch.wire import Message
 from vlm_ablate.launch.worker import serve
 from vlm_ablate.lease import holder
+from vlm_ablate.runs.endings import exit_message
 from vlm_ablate.runs.folder import run_folder
 from vlm_ablate.runs.live import LAUNCHER_VARIABLE
 from vlm_ablate.storage import HOME_VARIABLE

@@ -196,12 +196,22 @@ def follow(seat: Seat, specs: Sequence[RunSpec] = (), *, check: Callable[[], Non
     """
     store = seat.meeting.store(timedelta(seconds=COME_SECONDS))
     try:
-        check()
-        check_home(*json.loads(store.get(_HOME)))
-    except VlmAblateError as error:
-        store.set(f"seat/{seat.index}", json.dumps(_told(specs, str(error))))
-        raise
-    store.set(f"seat/{seat.index}", json.dumps(_told(specs)))
+        try:
+            check()
+            check_home(*json.loads(store.get(_HOME)))
+        except VlmAblateError as error:
+            store.set(f"seat/{seat.index}", json.dumps(_told(specs, str(error))))
+            raise
+        store.set(f"seat/{seat.index}", json.dumps(_told(specs)))
+        return _start_ranks(seat, store)
+    except RuntimeError as error:  # torch's, of a store that is gone
+        raise VlmAblateError(
+            f"rank 0 is gone: {str(error).splitlines()[0][:200]}",
+            hint="the same command goes on from the last checkpoint",
+        ) from error
+
+
+def _start_ranks(seat: Seat, store: Any) -> tuple[int, str]:
     ranks = _Ranks(seat, store)
     kept = {number: signal.signal(number, ranks.pass_on) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)}
     try:
@@ -212,11 +222,6 @@ def follow(seat: Seat, specs: Sequence[RunSpec] = (), *, check: Callable[[], Non
         ranks.end(GRACE_SECONDS)
         store.set(f"left/{seat.index}", "")
         return int(status), str(message)
-    except RuntimeError as error:  # torch's, of a store that is gone
-        raise VlmAblateError(
-            f"rank 0 is gone: {str(error).splitlines()[0][:200]}",
-            hint="the same command goes on from the last checkpoint",
-        ) from error
     finally:
         ranks.end()
         for number, handler in kept.items():

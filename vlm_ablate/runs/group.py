@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -25,6 +24,7 @@ from torch._C._distributed_c10d import PrefixStore, TCPStore
 from vlm_ablate.errors import VlmAblateError
 from vlm_ablate.home import Home
 from vlm_ablate.provenance import code_digest, library_versions
+from vlm_ablate.runs.endings import ending
 from vlm_ablate.runs.folder import StageFolder
 from vlm_ablate.runs.meeting import BEAT, ENDED, GROUPS, Meeting, beat_name, gone_name, group_name
 from vlm_ablate.runs.spec import RunSpec
@@ -32,6 +32,7 @@ from vlm_ablate.training.ranks import PATIENCE, Place, Ranks
 
 SETUP, END = "setup", "end"
 LOOK_SECONDS = 0.05
+WATCH_SECONDS = 1.0
 SILENT_SECONDS = 120.0
 """How long the process of a machine may show no life."""
 GRACE_SECONDS = 30.0
@@ -125,17 +126,19 @@ class Group:
         if not self.several or isinstance(error, VlmAblateError):
             return error
         until = time.monotonic() + 5.0
-        while time.monotonic() < until:
-            if told := self._failures():
-                return VlmAblateError(told)
-            time.sleep(LOOK_SECONDS)
+        with contextlib.suppress(RuntimeError):  # torch's: the store is gone, and `error` is all that is known
+            while time.monotonic() < until:
+                if told := self._failures():
+                    return VlmAblateError(told)
+                time.sleep(LOOK_SECONDS)
         return error
 
     def close(self) -> None:
         """End the other ranks."""
         self._closing = True
         if self.several:
-            self._command({END: True})
+            with contextlib.suppress(RuntimeError):  # torch's: the store is gone
+                self._command({END: True})
             until = time.monotonic() + GRACE_SECONDS
             # One that has failed elsewhere hangs in a step that the first has left.
             while time.monotonic() < until and not self._broken and self._alive():
@@ -199,9 +202,9 @@ class Group:
                 told = json.loads(self._store.get(f"failed/{rank}"))
                 said.append((not told["reason"], rank, str(told["message"])))
             elif process is not None and process.poll() not in (None, 0):
-                gone.append(f"rank {rank} {_ended(process.returncode)}")
+                gone.append(f"rank {rank} {ending(process.returncode)}")
             elif self._store.check([gone_name(rank)]):
-                gone.append(f"rank {rank} {_ended(int(self._store.get(gone_name(rank))))}")
+                gone.append(f"rank {rank} {ending(int(self._store.get(gone_name(rank))))}")
         gone += [f"the machine of rank {rank} shows no life" for rank in self._silent()]
         if gone:
             return gone[0]
@@ -220,23 +223,25 @@ class Group:
 
     def _watch(self) -> None:
         """End this process when it still waits for a rank that is gone; the run goes on from its checkpoint."""
-        since: float | None = None
+        failed: str | None = None
+        since = 0.0
         while not self._closing:
-            try:
-                self._beats += 1
-                self._store.set(BEAT, str(self._beats))
-                failed = self._failures()
-            except RuntimeError:  # torch's: the store is gone, and who has opened it
-                return
-            if since is None and failed:
+            if failed is None:
+                try:
+                    self._beats += 1
+                    self._store.set(BEAT, str(self._beats))
+                    failed = self._failures()
+                except RuntimeError:  # torch's: the store is gone, and who has opened it
+                    failed = "the meeting point of the ranks is gone"
                 since = time.monotonic()
-            if since is not None and time.monotonic() - since > GRACE_SECONDS:
+            elif time.monotonic() - since > GRACE_SECONDS:
                 print(f"{failed}; the other ranks wait for it in vain", file=sys.stderr, flush=True)
                 os._exit(LEFT_ALONE)
-            time.sleep(1.0)
+            time.sleep(WATCH_SECONDS)
 
     def _kill(self) -> None:
-        self._store.set(ENDED, "")
+        with contextlib.suppress(RuntimeError):  # torch's: the store is gone; the processes here are not
+            self._store.set(ENDED, "")
         for process in self._processes.values():
             if process.poll() is None:
                 process.kill()
@@ -259,14 +264,6 @@ def start_rank(
     where = [meeting.address, str(meeting.port), group]
     command = [sys.executable, "-m", "vlm_ablate.runs.follow", *where, str(rank), str(world), str(devices)]
     return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=apart)
-
-
-def _ended(status: int) -> str:
-    """What an exit status tells, as `subprocess` gives it; negative: minus the number of a signal."""
-    if status >= 0:
-        return f"exited with status {status}"
-    name = signal.Signals(-status).name
-    return f"was ended by {name}" + (": killed from outside, or out of memory" if name == "SIGKILL" else "")
 
 
 def _check_devices(wanted: int) -> None:
