@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +18,7 @@ from vlm_ablate.home import Home
 from vlm_ablate.launch.handover import Handover, Saying, Task
 from vlm_ablate.launch.leftovers import Leftovers
 from vlm_ablate.launch.wire import Message
-from vlm_ablate.lease import Lease
+from vlm_ablate.lease import Lease, holder
 
 SPEC = make_spec("mlp", 1)
 
@@ -70,6 +72,25 @@ def test_a_job_of_a_command_that_lives_is_its_own(home: Home) -> None:
     task = left_by_another(home)
     with Lease.acquire(task.root.parents[1]), taken(home) as left:
         assert left.pop(SPEC.id) is None
+
+
+@pytest.mark.parametrize("meanwhile", ["said", "removed"])
+def test_a_launch_that_another_command_has_settled_meanwhile_is_given_back(
+    home: Home, monkeypatch: pytest.MonkeyPatch, meanwhile: str
+) -> None:
+    task = left_by_another(home, ("begun",))
+    root, acquire = task.root.parents[1], Lease.acquire
+
+    def later(folder: Path, **options: Any) -> Lease:
+        if meanwhile == "removed":
+            shutil.rmtree(folder)
+        else:
+            Saying(task).send(("died", "killed"))
+        return acquire(folder, **options)
+
+    monkeypatch.setattr(Lease, "acquire", later)
+    left = Leftovers.of(home, setup(home))
+    assert left.pop(SPEC.id) is None and holder(root) is None
 
 
 @pytest.mark.parametrize("change", [{"threads": 2}, {"tracking_uri": "http://elsewhere"}, {"launcher": "another"}])

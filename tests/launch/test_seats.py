@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from torch._C._distributed_c10d import TCPStore
 
 from tests.tracking.specs import make_spec
 from vlm_ablate.cli.launchers import where_to
-from vlm_ablate.errors import VlmAblateError
+from vlm_ablate.errors import StorageError, VlmAblateError
 from vlm_ablate.home import Home
-from vlm_ablate.launch import seats
+from vlm_ablate.launch import seats, slurm
 from vlm_ablate.launch.base import Placement
 from vlm_ablate.launch.configs import LocalConfig, SlurmConfig
+from vlm_ablate.launch.handover import Handover, Listening, Task
 from vlm_ablate.launch.local import LocalLauncher
 from vlm_ablate.launch.seats import Seat, follow, holding, seat_of_slurm
 from vlm_ablate.launch.slurm import SlurmEngine
@@ -116,6 +119,27 @@ def test_nobody_at_the_meeting_point_is_an_error(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(seats, "COME_SECONDS", 1)
     with pytest.raises(VlmAblateError, match=r"the meeting point 127.0.0.1:9 of the ranks does not answer"):
         follow(Seat(1, 2, 1, "127.0.0.1", 9))
+
+
+def test_a_first_process_that_goes_before_it_has_told_the_home_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seats, "COME_SECONDS", 0.2)
+    held = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    with pytest.raises(VlmAblateError, match="rank 0 is gone"):
+        follow(Seat(1, 2, 1, "127.0.0.1", held.port))
+
+
+def test_a_fault_of_the_run_of_one_machine_is_no_word_about_others(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    handover = Handover.create(home, {"home": str(home.root)})
+    task = handover.task(1, make_spec())
+
+    def fail(task: Task, *, leave: Callable[[], bool]) -> str:
+        raise StorageError("the share is away")
+
+    monkeypatch.setattr(slurm, "attend", fail)
+    monkeypatch.setattr(slurm, "_SIGNALS", ())
+    with pytest.raises(StorageError):
+        slurm.run_task(str(task.root), str(handover.root), handover.token)
+    assert not list(Listening(task)()), "the job is given another try"
 
 
 def test_several_machines_need_somebody_who_starts_ranks_there(monkeypatch: pytest.MonkeyPatch) -> None:

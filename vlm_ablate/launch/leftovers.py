@@ -52,11 +52,19 @@ class Leftovers:
     def _take(self, root: Path, setup: Mapping[str, Any]) -> None:
         if holder(root) is not None or _shared(read_json(root / "setup.json") or {}) != _shared(setup):
             return
-        found = {run: Leftover(task, job) for task in _tasks(root) if (job := task.job) and (run := _unfinished(task))}
-        if not found:
+        if not _jobs(root):
             return
         lease = Lease.acquire(root, wait=False)
-        self._taken.append((Handover(root, (root / "token").read_text()), lease))
+        try:
+            # Who had it until now may have heard the last of its jobs, and removed the folder.
+            handover, found = Handover(root, (root / "token").read_text()), _jobs(root)
+        except BaseException:
+            lease.release()
+            raise
+        if not found:
+            lease.release()
+            return
+        self._taken.append((handover, lease))
         self._found = found | self._found
 
     def pop(self, run: str) -> Leftover | None:
@@ -78,8 +86,10 @@ class Leftovers:
         self._taken = []
 
 
-def _tasks(root: Path) -> list[Task]:
-    return [Task(file.parent) for file in sorted(root.glob("runs/*/task.json"))]
+def _jobs(root: Path) -> dict[str, Leftover]:
+    """Of a launch, by run: those that somebody may wait for."""
+    tasks = [Task(file.parent) for file in sorted(root.glob("runs/*/task.json"))]
+    return {run: Leftover(task, job) for task in tasks if (job := task.job) and (run := _unfinished(task))}
 
 
 def _unfinished(task: Task) -> str:
@@ -87,7 +97,7 @@ def _unfinished(task: Task) -> str:
     if task.withdrawn:
         return ""
     said = [message[0] for message in Listening(task)()]
-    if said and any(kind in _LAST for kind in said):
+    if any(kind in _LAST for kind in said):
         return ""
     try:
         return str(task.read()["id"])

@@ -172,8 +172,9 @@ def run_task(task: str, root: str, token: str) -> None:
     try:
         with holding(seat, (), home, lambda message: print(message, flush=True)):
             ended = attend(Task(Path(task)), leave=lambda: bool(heard))
-    except VlmAblateError as error:  # of the machines beside this one
-        Saying(Task(Path(task))).send(("died", str(error)))
+    except VlmAblateError as error:
+        if seat is not None:  # the machines beside this one do not come, or cannot be used
+            Saying(Task(Path(task))).send(("died", str(error)))
         raise
     if ended == "interrupted" and heard and not Task(Path(task)).withdrawn:
         _requeue()
