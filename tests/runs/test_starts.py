@@ -27,6 +27,7 @@ from vlm_ablate.runs.folder import StageFolder
 from vlm_ablate.runs.spec import RunSpec
 from vlm_ablate.runs.stage_model import StageModel
 from vlm_ablate.runs.starts import placed_run
+from vlm_ablate.sweeps.cost import Costs
 
 LEARNT: dict[str, Any] = {"train": STAGE | {"steps": 3, "language": "lora", "lora": {"r": 2, "dropout": 0.0}}}
 
@@ -139,6 +140,13 @@ def test_what_does_not_fit_is_told_of_its_field_before_weights_are_read(
     with pytest.raises(VlmAblateError) as caught:
         plan_model(placed_run(from_run(parts, start, **fields).config, home))
     assert re.search(told, " ".join(str(caught.value).split())), str(caught.value)
+
+
+def test_a_sweep_plans_trials_that_start_from_a_run_and_keeps_their_plans_in_its_home(parts: Path, home: Home) -> None:
+    spec = from_run(parts, {"connector": "run:first seed 0"})
+    before = set(home.cache.glob("plans/*"))
+    assert Costs(home).cost(spec.config).parameters == plan_model(placed_run(spec.config, home)).total_parameters
+    assert len({*home.cache.glob("plans/*")} - before) == 1
 
 
 def test_other_widths_are_told(parts: Path, home: Home, tmp_path: Path) -> None:

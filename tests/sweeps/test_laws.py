@@ -140,6 +140,9 @@ def test_nsga2_breeds_generations_and_keeps_a_front(
     """Each trial is asked for by a sampler of its own, as after a restart: generations are the study's."""
 
     class Ranks:
+        def __init__(self, home: Home) -> None:
+            pass
+
         def cost(self, config: RunConfig) -> Cost:
             return Cost(float(config.stages["train"].lora.r), 0.0, 1, 1)
 

@@ -362,13 +362,14 @@ def plan(file: SweepFile, home: HomeOption = None, allow_hub: HubOption = False)
     Example: vlm-ablate sweep plan t03_learning_rate
     """
     from vlm_ablate.cli.console import err, out, warn
+    from vlm_ablate.cli.home import open_home
     from vlm_ablate.cli.sweep_view import plan_view
     from vlm_ablate.hub import set_hub_access
     from vlm_ablate.sweeps.loading import load_sweep
 
     set_hub_access(allow_hub)
-    loaded = load_sweep(file)
+    loaded, place = load_sweep(file), open_home(home)
     with err().status("planning on the meta device"):
-        lines = plan_view(loaded)
+        lines = plan_view(loaded, place)
     out().print(*lines, sep="\n")
     warn(loaded.base.warnings)

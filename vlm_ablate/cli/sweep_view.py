@@ -12,6 +12,8 @@ from vlm_ablate.events import Event, RunFinished
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from vlm_ablate.home import Home
+    from vlm_ablate.sweeps.cost import Costs
     from vlm_ablate.sweeps.loading import LoadedSweep, StudyPlan
     from vlm_ablate.sweeps.results import StudyResult, TrialRecord
     from vlm_ablate.sweeps.trials import OpenTrial, StudyTrials
@@ -146,16 +148,20 @@ def study_markdown(result: StudyResult, loaded: LoadedSweep) -> str:
     return "\n".join([*head, "", *table, "", *(f"- {line}" for line in remarks(result, loaded))])
 
 
-def plan_view(loaded: LoadedSweep) -> list[Any]:
+def plan_view(loaded: LoadedSweep, home: Home) -> list[Any]:
     """Trials and runs, and what one costs in the file and at the ends of the space.
+
+    Args:
+        home: where plans are kept, and the runs are that others start from.
 
     Raises:
         ModelError, AssetMissing: the model of the file cannot be built.
     """
     from rich.text import Text
 
-    from vlm_ablate.sweeps.cost import needs_cost
+    from vlm_ablate.sweeps.cost import Costs, needs_cost
 
+    costs = Costs(home)
     sweep, lines = loaded.sweep, []
     for study in loaded.studies:
         number = sweep.budget.trials
@@ -166,7 +172,7 @@ def plan_view(loaded: LoadedSweep) -> list[Any]:
         seeds = counted(len(sweep.seeds), "seed")
         trials = f"{number} trials of {seeds}{runs}" if number else f"trials of {seeds} until the budget is spent"
         lines.append(Text(f"{study.name}: {trials}", style="bold"))
-        lines.append(_costs(loaded, study, number))
+        lines.append(_costs(loaded, study, number, costs))
     limits = sweep.budget.model_dump(exclude_none=True)
     lines.append(Text("ends at: " + (", ".join(f"{v:g} {k}" for k, v in limits.items()) or "the end of the grid")))
     if needs_cost(sweep):
@@ -176,7 +182,7 @@ def plan_view(loaded: LoadedSweep) -> list[Any]:
     return lines
 
 
-def _costs(loaded: LoadedSweep, study: StudyPlan, number: int | None) -> Any:
+def _costs(loaded: LoadedSweep, study: StudyPlan, number: int | None, costs: Costs) -> Any:
     """The file as it stands, and each field at its ends with the rest as in the file."""
     from rich import box
     from rich.table import Table
@@ -185,10 +191,10 @@ def _costs(loaded: LoadedSweep, study: StudyPlan, number: int | None) -> Any:
     from vlm_ablate.accounting.features import GIB
     from vlm_ablate.errors import ConfigError, ModelError
     from vlm_ablate.sweeps.config import ARM
-    from vlm_ablate.sweeps.cost import Costs, over_limits
+    from vlm_ablate.sweeps.cost import over_limits
     from vlm_ablate.sweeps.space import extremes
 
-    costs, table = Costs(), Table(box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD)
     for column in ("", "parameters", "operations", "H100-hours\na run", "H100-hours\nall trials", "peak memory", ""):
         table.add_column(column, justify="right" if column else "left")
     seen: list[tuple[str, dict[str, Any]]] = [("as the file has it", values) for values, _ in study.first_trials()]

@@ -57,7 +57,7 @@ class Campaign:
         target: str = EXECUTE,
         grace_seconds: float = GRACE_SECONDS,
     ) -> None:
-        self._launcher, self._home, self._on_event = launcher, home, on_event
+        self._launcher, self.home, self._on_event = launcher, home, on_event
         self._uri, self._target, self._grace = tracking_uri or home.tracking_uri, target, grace_seconds
         self._lock = threading.RLock()
         self._futures: dict[str, RunFuture] = {}
@@ -77,14 +77,14 @@ class Campaign:
         Raises:
             TrackingError, StorageError: before anything was started, the store or the home folder cannot be used.
         """
-        self._home.prepare()
+        self.home.prepare()
         ensure_store(self._uri, self._notify)
         try:
-            if given := publish_missing(self._home, self._uri, self._notify):
+            if given := publish_missing(self.home, self._uri, self._notify):
                 self._notify(f"the tracking store was given {given} earlier run{'s' * (given > 1)}")
         except TrackingError as error:
             self._notify(f"earlier runs wait for the tracking store: {error.message}")
-        self._launcher.open(Context(self._home, self._uri, self._hear, self._target))
+        self._launcher.open(Context(self.home, self._uri, self._hear, self._target))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -135,10 +135,10 @@ class Campaign:
     def _place(self, future: RunFuture, placement: Placement) -> None:
         """Settle a run from what is on disk, hold it back behind another, or hand it to the launcher."""
         spec = future.spec
-        found = find_results(spec, self._home)
+        found = find_results(spec, self.home)
         if found.done:
             if found.attempt.get("status") != found.status:
-                note_from_outside(spec, self._home, found.status, found.message)
+                note_from_outside(spec, self.home, found.status, found.message)
                 self._publish()
             outcome = outcome_of(found, reused=True)
             self._hear(RunFinished(spec.id, outcome.status, outcome.mean, outcome.message, 0.0, reused=True))
@@ -216,7 +216,7 @@ class Campaign:
 
     def _publish(self) -> None:
         try:
-            publish_missing(self._home, self._uri, self._notify)
+            publish_missing(self.home, self._uri, self._notify)
         except TrackingError as error:
             self._notify(f"the tracking store failed: {error.message}")
 

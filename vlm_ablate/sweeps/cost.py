@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from vlm_ablate.accounting.features import GIB
 from vlm_ablate.config.run_config import RunConfig
+from vlm_ablate.home import Home
 from vlm_ablate.sweeps.config import Sweep
 
 if TYPE_CHECKING:
@@ -30,7 +31,14 @@ class Cost:
 
 
 class Costs:
-    """Plans runs; what several share is worked out once."""
+    """Plans runs; what several share is worked out once.
+
+    Args:
+        home: where plans are kept, and the runs are that others start from; None: the default one.
+    """
+
+    def __init__(self, home: Home | None = None) -> None:
+        self._home = home or Home.default()
 
     def cost(self, config: RunConfig) -> Cost:
         """The cost of one run.
@@ -38,8 +46,11 @@ class Costs:
         Raises:
             AssetMissing: a configuration is not on this machine.
             ModelError: the parts do not fit together.
+            UnknownNameError, RunNotUsable: a run that it starts from is not there, or has no weights to give.
         """
-        plan = self._kept.plan(config, lambda config: self._planner.plan(config))
+        from vlm_ablate.runs.starts import placed_run
+
+        plan = self._kept.plan(placed_run(config, self._home), lambda config: self._planner.plan(config))
         stages = plan.stages.values()
         flops = sum(stage.flops * stage.samples for stage in stages)
         hours = sum(stage.gpu_hours() for stage in stages)
@@ -50,7 +61,7 @@ class Costs:
         from vlm_ablate.accounting import SampleShape, Sharding
         from vlm_ablate.runs.plans import KeptPlans
 
-        return KeptPlans(SampleShape(), 1, Sharding("zero3"))
+        return KeptPlans(SampleShape(), 1, Sharding("zero3"), self._home)
 
     @cached_property
     def _planner(self) -> Planner:

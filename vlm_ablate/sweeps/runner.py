@@ -76,6 +76,9 @@ class SweepRunner:
         placement: of each run.
     """
 
+    _costs: Costs
+    """Of the home that is worked in."""
+
     def __init__(
         self,
         loaded: LoadedSweep,
@@ -91,7 +94,6 @@ class SweepRunner:
         self._on_event, self._on_end, self._placement = on_event, on_end, placement or Placement()
         self._news: queue.SimpleQueue[CurvePoint | RunFuture] = queue.SimpleQueue()
         self._open: list[_Work] = []
-        self._costs = Costs()
         self._failures = 0
         self._ready_seconds = self._trial_seconds = 0.0
         """What the last trial took to be made ready, and the last that was computed to its end."""
@@ -109,6 +111,7 @@ class SweepRunner:
             TooManyFailures: one trial after another fails.
             StorageError: the home cannot be written.
         """
+        self._costs = Costs(campaign.home)
         try:
             while True:
                 while len(self._open) < self.places + self._ahead() and self._begin_next(campaign):
