@@ -52,7 +52,8 @@ def test_two_ranks_leave_the_weights_of_one(
 ) -> None:
     monkeypatch.setattr(local, "cores", lambda: 2)
     asked = ["run", str(file), "--scale", "paper", "--home", str(home.root), "--devices", "2"]
-    result = CliRunner().invoke(app, [*asked, "--set", f"execution.strategy={strategy}"])
+    asked += ["--set", f"execution.strategy={strategy}", "--set", "execution.features=on"]
+    result = CliRunner().invoke(app, asked)
     assert result.exit_code == 0, result.output
     compare_weights(spec, home, alone)
     compare_exports(spec, home, alone, tmp_path)
@@ -60,9 +61,11 @@ def test_two_ranks_leave_the_weights_of_one(
         outcome = mine.outcome()
         assert outcome is not None
         assert (outcome["execution"]["devices"], outcome["execution"]["strategy"]) == (2, strategy)
+        assert outcome["execution"]["stored_features"] == {"on": False, "why": "several ranks"}
         assert [line["step"] for line in map(json.loads, mine.log.read_text().splitlines())] == [
             line["step"] for line in map(json.loads, theirs.log.read_text().splitlines())
         ]
+    assert not (home.cache / "features").exists(), "neither while it trains nor while it answers"
 
 
 def test_ranks_do_not_change_what_a_run_is_called(spec: RunSpec) -> None:

@@ -12,6 +12,9 @@ import sys
 import textwrap
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
+
+from training.squares import make_spec
 
 from tests.runs.executed import assert_same_result, stages
 from vlm_ablate.events import Notice, RunStarted, StepDone
@@ -19,9 +22,11 @@ from vlm_ablate.home import Home
 from vlm_ablate.lease import Lease
 from vlm_ablate.lease_files import Owner
 from vlm_ablate.runs.execute import execute
-from vlm_ablate.runs.folder import run_folder
+from vlm_ablate.runs.folder import StageFolder, run_folder
 from vlm_ablate.runs.outcome import note_from_outside
+from vlm_ablate.runs.train import StageRunner
 from vlm_ablate.tracking.read import read_records
+from vlm_ablate.training.interruption import Interruption
 
 STOPPED = """
     import os, signal
@@ -47,6 +52,17 @@ def left_by(folder: Path, token: int, **owner: object) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     known = {"host": "afar", "pid": 7, "started": 1, "system": "another", "id": "x", "ttl": 1.0}
     (folder / f".lease-{token}").write_text(json.dumps(asdict(Owner(**(known | owner)))))
+
+
+def test_who_does_not_hold_a_stage_leaves_its_checkpoints_alone(parts: Path, home: Home) -> None:
+    """Its holder looks whether they are whole, puts damaged ones aside and says so."""
+    spec, events = make_spec(parts), []
+    runner = StageRunner(spec, home, *[SimpleNamespace()] * 2, events.append, Interruption(), lambda owner: None)
+    begun = home.stages / "begun" / f"checkpoint-4-{'0' * 16}.ckpt"
+    begun.parent.mkdir()
+    begun.touch()
+    runner._start([StageFolder(begun.parent)], 0)
+    assert events[0].resumed_step == 4 and begun.exists()
 
 
 def contents(home: Home, spec) -> dict[Path, bytes]:

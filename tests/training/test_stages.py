@@ -25,6 +25,7 @@ from vlm_ablate.training.checkpoint import CheckpointFiles
 from vlm_ablate.training.counters import Seen
 from vlm_ablate.training.interruption import StopRequested
 from vlm_ablate.training.module import TrainingModule
+from vlm_ablate.training.shards import begin
 from vlm_ablate.training.stages import StageJob, curve_steps, prepare, train_stage
 
 from .rows import RowData, SmallVLM, sample_row
@@ -317,6 +318,17 @@ def test_full_disk_while_saving(tmp_path, monkeypatch):
     with pytest.raises(StorageError, match=r"cannot write .*checkpoint-writing-.*: the disk is full"):
         trained.train()
     assert trained.files("align").found() == []
+
+
+def test_full_disk_while_the_first_rank_writes_what_is_not_shared_out(tmp_path, monkeypatch):
+    checkpoint = {"state_dict": {}, "optimizer_states": []}
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match=r"cannot create .*: a part of the path is a file"):
+        begin(checkpoint, tmp_path / "file" / "shares", None, first=True)
+    full = tmp_path / "full"
+    monkeypatch.setattr(storage, "_new_partial", lambda path, mode: (full, os.open("/dev/full", os.O_WRONLY)))
+    with pytest.raises(StorageError, match=r"cannot write .*rest.ckpt: the disk is full"):
+        begin(checkpoint | {"padding": torch.zeros(2**16)}, tmp_path / "shares", None, first=True)
 
 
 class Evil:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from vlm_ablate.models.vlm import VLM
     from vlm_ablate.tracking.records import RunRecord
 
+
 @dataclass(frozen=True)
 class FinishedRun:
     """A run that has ended well, and what it left."""

@@ -41,10 +41,12 @@ class _Shared:
 
     def of(self, column: str) -> Sharing | None:
         """Of one benchmark: the same for all whose pictures are prepared alike; None: nothing is shared."""
-        image = self._evaluation.preparation(column).image
         if not self.on:
             return None
-        return self._sharings.setdefault(image.model_dump_json(), Sharing.of(self._vlm, image))
+        image = self._evaluation.preparation(column).image
+        if (name := image.model_dump_json()) not in self._sharings:
+            self._sharings[name] = Sharing.of(self._vlm, image)
+        return self._sharings[name]
 
 
 def _counts(sharing: Sharing | None) -> tuple[int, int, int]:

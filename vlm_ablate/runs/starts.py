@@ -70,7 +70,8 @@ def _digest_or_missing(name: str, home: Home) -> str:
 
 def digest_of(stage: StageFolder) -> str:
     """16 hex digits of the weights after a stage: what training made, and the files that it was made from."""
-    files = {what: d for what, d in (stage.manifest() or {}).get("fingerprints", {}).items() if "data" not in what}
+    kept = (stage.manifest() or {}).get("fingerprints", {})
+    files = {what: digest for what, digest in kept.items() if not what.startswith("data ")}
     body = {"weights": (stage.outcome() or {}).get("weights_sha256", ""), "files": files}
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -109,4 +110,3 @@ def noted(model: ModelConfig, home: Home) -> dict[str, str]:
     """`run:NAME` -> name of the folder below `stages` that it stands for: what a stage's manifest keeps."""
     runs = [id for id in model.starts.values() if id.startswith(RUN)]
     return {id: stage_of(id.removeprefix(RUN).strip(), home).root.name for id in runs}
-

@@ -157,8 +157,9 @@ class StageRunner:
 
     def _start(self, found: Sequence[StageFolder], done: int) -> None:
         steps = [stage.steps for _, stage in self._stages]
-        begun = CheckpointFiles(found[done].root).step() if len(found) > done else 0
-        spec = self.spec
+        # Whether they are whole is looked at by who holds the stage's lease.
+        checkpoints = CheckpointFiles(found[done].root).found() if len(found) > done else []
+        begun, spec = checkpoints[-1][0] if checkpoints else 0, self.spec
         self._reporter(
             RunStarted(spec.id, spec.run_name, spec.arm, spec.seed, sum(steps), resumed_step=sum(steps[:done]) + begun)
         )
@@ -193,9 +194,9 @@ class StageRunner:
         group.train(index, before, rates.flops.get(name))
         vlm = self._model.ready(index, before, group.ranks)
         seen, skips = seen_before(before), Skips()
-        kept = self._features.attach_for(vlm, name, mixture, seen.sequences)
         if group.several:  # the others would wait for a rank that has to encode
-            vlm.features, kept = None, Decision(False, "several ranks")
+            self._features.decisions[name] = Decision(False, "several ranks")
+        kept = self._features.attach_for(vlm, name, mixture, seen.sequences)
         self._reporter(StageStarted(self.spec.id, name, index, len(self._stages), stage.steps))
         body: dict[str, Any] = {
             "stage": name,

@@ -15,12 +15,12 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import torch
 from lightning.pytorch.plugins import TorchCheckpointIO
 
 from vlm_ablate.storage import atomic_file, check_writable, file_sha256, storage_errors
+from vlm_ablate.training.disk import save
 
 _NAME = re.compile(r"checkpoint-(\d+)-([0-9a-f]{16})\.(?:ckpt|shares)")
 _WRITING, _WRITING_SHARES = "checkpoint-writing-*.ckpt", "checkpoint-writing-*.shares"
@@ -163,14 +163,3 @@ class AtomicCheckpoints(TorchCheckpointIO):
             return read_whole(Path(path))
         loaded: dict[str, Any] = super().load_checkpoint(path, map_location, weights_only)
         return loaded
-
-
-def save(value: Any, file: IO[bytes]) -> None:
-    """`torch.save`, with the operating system's error when the disk is full: torch makes a RuntimeError of it."""
-    try:
-        torch.save(value, file)
-    except RuntimeError as error:
-        cause = error.__cause__ or error.__context__
-        if isinstance(cause, OSError):
-            raise cause from error
-        raise

@@ -31,9 +31,11 @@ def trainer_options(ranks: Ranks) -> dict[str, Any]:
     place = ranks.place
     if place.world == 1:
         return {}
-    strategy: Strategy = DDPStrategy(timeout=PATIENCE, broadcast_buffers=False)
+    strategy: Strategy
     if ranks.writers is not None:
         strategy = Sharded(place.world, ranks.writers)
+    else:
+        strategy = DDPStrategy(timeout=PATIENCE, broadcast_buffers=False)
     return {
         "devices": place.devices or place.world,
         "num_nodes": place.nodes,

@@ -25,7 +25,8 @@ from torch.distributed.checkpoint.state_dict_saver import async_save
 from torch.distributed.tensor import DTensor
 
 from vlm_ablate.errors import StorageError
-from vlm_ablate.storage import atomic_file, file_sha256
+from vlm_ablate.storage import atomic_file, file_sha256, storage_errors
+from vlm_ablate.training.disk import save
 
 REST = "rest.ckpt"
 _PLACES = ".metadata"
@@ -51,9 +52,10 @@ def begin(checkpoint: Mapping[str, Any], folder: Path, group: ProcessGroup, *, f
     """
     rest, shares = _split(checkpoint)
     if first:
-        folder.mkdir(parents=True, exist_ok=True)
+        with storage_errors("create", folder):
+            folder.mkdir(parents=True, exist_ok=True)
         with atomic_file(folder / REST) as file:
-            torch.save(rest, file)
+            save(rest, file)
     begun: Future[Any] = async_save(shares, checkpoint_id=folder, process_group=group)  # type: ignore[assignment]  # of this stager
     return begun
 
