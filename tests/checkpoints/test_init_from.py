@@ -16,12 +16,18 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from typer.testing import CliRunner, Result
 
 from tests.checkpoints.test_parity import CASES, batch_for, our_logits, reference_inputs, save_reference
+from tests.models.support import a_vlm
 from vlm_ablate.checkpoints.families.known import parts_of
+from vlm_ablate.checkpoints.own import save_checkpoint
 from vlm_ablate.checkpoints.released import fingerprint
+from vlm_ablate.checkpoints.start_from import check_starts
 from vlm_ablate.cli.app import app
+from vlm_ablate.config.data import ImageConfig
 from vlm_ablate.config.experiment import RunConfig
+from vlm_ablate.config.model import ModelConfig
 from vlm_ablate.errors import ModelError
 from vlm_ablate.home import Home
+from vlm_ablate.models.vlm import build_vlm
 from vlm_ablate.runs.execute import execute
 from vlm_ablate.runs.export import export_run
 from vlm_ablate.runs.find import find_run, load_run
@@ -108,6 +114,15 @@ def test_a_run_starts_from_an_exported_run(
     before, after = (load_run(find_run(s.id, home)) for s in (first, second))
     batch = batch_for(before, left=False, native=False)
     torch.testing.assert_close(our_logits(after, batch), our_logits(before, batch), rtol=1e-4, atol=1e-4)
+
+
+def test_a_plan_looks_where_our_own_folder_has_the_placeholder(parts: Path, tmp_path: Path) -> None:
+    vlm = a_vlm(parts / "vision", parts / "lm", connector="linear", architecture="cross_attention")
+    save_checkpoint(vlm, tmp_path, ImageConfig(size=32))
+    other = {"language": {"name": "llama-nano", "weights": "random"}, "init_from": str(tmp_path)}
+    config = ModelConfig.model_validate(vlm.config.model_dump(mode="json") | other)
+    with pytest.raises(ModelError, match="<image> is token"):
+        check_starts(build_vlm(config, vlm.views, load_weights=False), config)
 
 
 # --- through the command line ----------------------------------------------------------------------------------------

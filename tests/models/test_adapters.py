@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from tests.models.support import a_batch, a_vlm
 from vlm_ablate.config.stages import LoraConfig, Stage
@@ -203,6 +204,17 @@ def test_state_of_another_configuration_is_refused(llama, siglip, tmp_path) -> N
     save_trained(a_vlm(siglip, llama), tmp_path / "trained.safetensors")
     with pytest.raises(ModelError, match="another configuration"):
         load_trained(a_vlm(siglip, llama, architecture="cross_attention"), tmp_path / "trained.safetensors")
+
+
+@pytest.mark.parametrize(
+    "told",
+    ["{", "[]", '{"language": {}}', '{"language": 5}', '{"ears": {"kind": "lora"}}', '{"language": {"kind": "x"}}'],
+)
+def test_adapters_that_a_file_does_not_tell_of_in_order_are_refused(llama, siglip, tmp_path, told: str) -> None:
+    file = tmp_path / "trained.safetensors"
+    save_file(trainable_state_dict(a_vlm(siglip, llama)), file, metadata={"adapters": told})
+    with pytest.raises(ModelError, match=r"trained\.safetensors does not say what adapters it has"):
+        load_trained(a_vlm(siglip, llama), file)
 
 
 def test_adapter_initialisation_depends_on_the_seed_alone(llama, siglip) -> None:

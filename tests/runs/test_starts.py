@@ -16,6 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from vlm_ablate.accounting import plan_model
 from vlm_ablate.checkpoints.own import merged_tensors
+from vlm_ablate.checkpoints.trained import read_trained_stage
 from vlm_ablate.config.run_config import RunConfig
 from vlm_ablate.errors import ModelError, VlmAblateError
 from vlm_ablate.home import Home
@@ -93,6 +94,28 @@ def test_a_whole_run_and_its_adapters_alone(parts: Path, home: Home) -> None:
         assert all(torch.allclose(own[name], tensor, atol=1e-6) for name, tensor in language.items())
     assert equal(tensors(whole, "connector"), {n: t for n, t in merged.items() if n.startswith("connector.")})
     assert not equal(tensors(adapters, "connector"), tensors(whole, "connector"))
+
+
+def test_adapters_of_a_damaged_file_are_not_taken(parts: Path, home: Home) -> None:
+    source = find_run("first", home).results.stages[-1]
+    ended = source.outcome()
+    assert ended is not None
+    source.end(ended | {"weights_sha256": "0" * 64})
+    try:
+        with pytest.raises(ModelError, match=r"init_from\.adapters: .* checksum is not that of what was trained"):
+            begun(from_run(parts, {"adapters": "run:first seed 0"}), home)
+    finally:
+        source.end(ended)
+
+
+def test_a_stage_starts_from_no_folder_outside_its_home(parts: Path, home: Home, tmp_path: Path) -> None:
+    there = find_run("first", home).results.stages[-1].root
+    body = json.loads((there / "stage.json").read_text())
+    del body["sum"]
+    for name in ("../../elsewhere", "..", "", str(tmp_path), ["x"]):
+        (tmp_path / "stage.json").write_text(json.dumps(body | {"starts": {"run:x seed 0": name}}))
+        with pytest.raises(ModelError, match=r"stage\.json cannot be read"):
+            read_trained_stage(tmp_path)
 
 
 def test_what_a_run_started_from_is_recorded_and_decides_its_key(parts: Path, home: Home, tmp_path: Path) -> None:

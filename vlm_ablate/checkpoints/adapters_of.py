@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 
 from vlm_ablate.checkpoints.own import TENSORS
-from vlm_ablate.checkpoints.trained import WEIGHTS, is_trained_stage
+from vlm_ablate.checkpoints.trained import WEIGHTS, check_weights, is_trained_stage
 from vlm_ablate.errors import ModelError
 from vlm_ablate.models.adapters import merge_adapters, take_out_adapters
 from vlm_ablate.models.pretrained import is_own_checkpoint, opened_tensors, tensor_names
-from vlm_ablate.models.trained_state import fill, restore_adapters
+from vlm_ablate.models.trained_state import adapters_in, fill, restore_adapters
 from vlm_ablate.models.vlm import VLM
 
 _PEFT = "adapter_config.json"
@@ -27,10 +26,14 @@ def fold_adapters(vlm: VLM, folder: Path, *, planning: bool = False) -> None:
         folder: of a run's stage, of our own format with adapters kept, or peft's, of the language model alone.
 
     Raises:
-        ModelError: there are none, or they do not fit.
+        ModelError: there are none, they are damaged, or they do not fit.
     """
-    if is_trained_stage(folder) or is_own_checkpoint(folder):
-        _fold_ours(vlm, folder / (WEIGHTS if is_trained_stage(folder) else TENSORS), planning)
+    if is_trained_stage(folder):
+        if not planning:
+            check_weights(folder)
+        _fold_ours(vlm, folder / WEIGHTS, planning)
+    elif is_own_checkpoint(folder):
+        _fold_ours(vlm, folder / TENSORS, planning)
     elif (folder / _PEFT).is_file():
         _fold_peft(vlm, folder, planning)
     else:
@@ -45,14 +48,14 @@ def _fold_ours(vlm: VLM, file: Path, planning: bool) -> None:
     with opened_tensors(file) as opened:
         metadata = opened.metadata() or {}
         names = [name for name in list(opened.keys()) if "lora_" in name]
-        if not names or not json.loads(metadata.get("adapters", "{}")):
+        if not names or not adapters_in(metadata, file):
             raise ModelError(
                 f"{file} has no adapters", hint="its stages train none, or fold them in: name the whole, or a part"
             )
         tensors = {name: opened.get_tensor(name) for name in names}
     touched = set(vlm.touched)
     with torch.random.fork_rng():  # new adapters are drawn before they are filled
-        restore_adapters(vlm, metadata)
+        restore_adapters(vlm, metadata, file)
     needed = {name for name, _ in vlm.named_parameters() if "lora_" in name}
     try:
         fill(vlm, tensors, needed, fault=f"the adapters in {file} do not fit this model")

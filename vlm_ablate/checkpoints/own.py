@@ -139,7 +139,7 @@ def load_checkpoint(folder: str | Path, *, device: torch.device | str = "cpu") -
     description = read_description(folder)
     vlm = build_vlm(located(description.model, folder), Views.of([description.image]))
     tensors, metadata = _read(folder)
-    restore_adapters(vlm, metadata)
+    restore_adapters(vlm, metadata, folder / TENSORS)
     parts = (_LANGUAGE, *((_VISION,) if (folder / "vision").is_dir() else ()))
     kept = vlm.state_dict().keys()
     needed = {n for n in kept if "lora_" in n or not n.startswith(parts)}
@@ -153,11 +153,10 @@ def merged_tensors(vlm: VLM) -> dict[str, Tensor]:
     return plain_tensors(vlm)
 
 
-def planned_tensors(folder: Path) -> dict[str, Tensor]:
-    """As `merged_tensors` of the folder's model, on the meta device: nothing but configurations is read."""
+def planned_checkpoint(folder: Path) -> VLM:
+    """The folder's model on the meta device, without adapters: nothing but configurations is read."""
     description = read_description(folder)
-    vlm = build_vlm(located(description.model, folder), Views.of([description.image]), load_weights=False)
-    return plain_tensors(vlm)
+    return build_vlm(located(description.model, folder), Views.of([description.image]), load_weights=False)
 
 
 def _read(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -12,7 +12,7 @@ from transformers import AutoModelForImageTextToText, PretrainedConfig
 
 from vlm_ablate.checkpoints.adapters_of import fold_adapters
 from vlm_ablate.checkpoints.families.known import family_of
-from vlm_ablate.checkpoints.own import TENSORS, load_checkpoint, merged_tensors, planned_tensors
+from vlm_ablate.checkpoints.own import TENSORS, load_checkpoint, merged_tensors, planned_checkpoint
 from vlm_ablate.checkpoints.placing import PARTS, import_tensors
 from vlm_ablate.checkpoints.to_transformers import plain_tensors
 from vlm_ablate.checkpoints.trained import WEIGHTS, is_trained_stage, read_trained_stage
@@ -159,8 +159,8 @@ def _of_own(folder: Path, parts: Sequence[str], planning: bool) -> _Incoming:
     if set(parts) <= set(_NEW):
         return _of_file(folder / TENSORS, parts, planning)
     if planning:
-        tensors = planned_tensors(folder)
-        return _Incoming(tensors, _OWN, tensors)
+        vlm = planned_checkpoint(folder)
+        return _of_vlm(vlm, plain_tensors(vlm))
     vlm = load_checkpoint(folder)
     return _of_vlm(vlm, merged_tensors(vlm))
 

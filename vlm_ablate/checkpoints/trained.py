@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from vlm_ablate.config.model import WHOLE, ModelConfig, PartStarts
 from vlm_ablate.errors import ModelError
 from vlm_ablate.models.pretrained import read_json
@@ -37,6 +35,21 @@ def is_trained_stage(folder: Path) -> bool:
     return (folder / MANIFEST).is_file() and (folder / WEIGHTS).is_file()
 
 
+def check_weights(folder: Path) -> None:
+    """Compare the weights of a stage with the checksum that was recorded when they were written, if any was.
+
+    Raises:
+        ModelError: they were changed or damaged since, or the record cannot be read.
+    """
+    file = folder / _OUTCOME
+    recorded = read_json(file).get("weights_sha256") if file.is_file() else None
+    if recorded and file_sha256(folder / WEIGHTS) != recorded:
+        raise ModelError(
+            f"{folder / WEIGHTS} is damaged: its checksum is not that of what was trained",
+            hint="put the file back, or train again with `vlm-ablate run FILE --rerun`",
+        )
+
+
 def read_trained_stage(folder: Path, *, check: bool = True) -> TrainedStage:
     """What the folder says of itself.
 
@@ -47,23 +60,32 @@ def read_trained_stage(folder: Path, *, check: bool = True) -> TrainedStage:
         ModelError: it is damaged, or names parts that are not registered here.
     """
     file = folder / MANIFEST
-    if check and (folder / _OUTCOME).is_file():
-        recorded = read_json(folder / _OUTCOME).get("weights_sha256")
-        if recorded and file_sha256(folder / WEIGHTS) != recorded:
-            raise ModelError(f"{folder / WEIGHTS} is damaged: its checksum is not that of what was trained")
+    if check:
+        check_weights(folder)
     try:
         body = unsealed(read_json(file))
         inputs = body["inputs"]
         model = ModelConfig.model_validate(inputs["model"])
-        starts = {id: str(folder.parent / name) for id, name in body.get("starts", {}).items()}
+        starts = {id: str(_beside(folder, name)) for id, name in body.get("starts", {}).items()}
         return TrainedStage(
             folder / WEIGHTS, _placed(model, starts), Views(**inputs["views"]), int(inputs["seeds"]["init"])
         )
-    except (KeyError, TypeError, ValueError, AttributeError, ValidationError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ModelError(
             f"{file} cannot be read: {' '.join(str(error).split())[:300]}",
             hint="parts of a plug-in are known when `plugins:` names it",
         ) from error
+
+
+def _beside(folder: Path, name: str) -> Path:
+    """The folder of another stage of the same home.
+
+    Raises:
+        ValueError: the name leads elsewhere.
+    """
+    if name in ("", "..") or Path(name).name != name:
+        raise ValueError(f"it started from {name!r}, which is no folder beside it")
+    return folder.parent / name
 
 
 def _placed(model: ModelConfig, folders: Mapping[str, str]) -> ModelConfig:

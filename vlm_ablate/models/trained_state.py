@@ -7,14 +7,15 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from vlm_ablate.config.stages import Training
 from vlm_ablate.errors import ModelError
 from vlm_ablate.models.adapters import inject, merge
 from vlm_ablate.models.vlm import VLM, Adapter
@@ -68,7 +69,7 @@ def adapter_metadata(vlm: VLM) -> dict[str, str]:
 
 
 def load_trainable_state_dict(
-    vlm: VLM, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+    vlm: VLM, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None, *, file: Path | None = None
 ) -> None:
     """Put back what `trainable_state_dict` gave, into a model of the same configuration.
 
@@ -76,11 +77,12 @@ def load_trainable_state_dict(
         vlm: freshly built, or with the same adapters already in it.
         tensors: the state.
         metadata: from `adapter_metadata`; adapters that it names are put in first. None: they are there.
+        file: that the state was read from, for messages.
 
     Raises:
         ModelError: the state is of another configuration.
     """
-    restore_adapters(vlm, metadata)
+    restore_adapters(vlm, metadata, file)
     fill(vlm, tensors, _trained(vlm), fault="the checkpoint is of another configuration")
     vlm.touched |= {name.replace(".base_layer", "") for name in tensors}
 
@@ -107,17 +109,41 @@ def fill(vlm: VLM, tensors: Mapping[str, Tensor], needed: Iterable[str], *, faul
         own[name].copy_(tensor)
 
 
-def restore_adapters(vlm: VLM, metadata: Mapping[str, str] | None) -> None:
-    """Put the adapters in that `adapter_metadata` told of, their weights still to be loaded; take others out."""
-    if metadata and _ADAPTERS in metadata:
-        _match_adapters(vlm, json.loads(metadata[_ADAPTERS]))
+def adapters_in(metadata: Mapping[str, str] | None, file: Path | None = None) -> dict[str, Adapter] | None:
+    """Backbone -> its adapters, as `adapter_metadata` told of them; None where nothing is told.
+
+    Args:
+        file: that it was read from, for messages.
+
+    Raises:
+        ModelError: it was written by something else, or is damaged.
+    """
+    if not metadata or _ADAPTERS not in metadata:
+        return None
+    try:
+        return dict(_told_adapters().validate_json(metadata[_ADAPTERS]).items())
+    except ValueError as error:
+        told = " ".join(str(error).split())[:300]
+        raise ModelError(f"{file or 'the checkpoint'} does not say what adapters it has: {told}") from error
 
 
-def _match_adapters(vlm: VLM, wanted: dict[str, dict[str, Any]]) -> None:
+@cache
+def _told_adapters() -> TypeAdapter[dict[Literal["vision", "language"], Adapter]]:
+    return TypeAdapter(dict[Literal["vision", "language"], Adapter])
+
+
+def restore_adapters(vlm: VLM, metadata: Mapping[str, str] | None, file: Path | None = None) -> None:
+    """Put the adapters in that `adapter_metadata` told of, their weights still to be loaded; take others out.
+
+    Raises:
+        ModelError: see `adapters_in`; or the model has no such modules.
+    """
+    wanted = adapters_in(metadata, file)
+    if wanted is None:
+        return
     for name in set(vlm.adapters) - set(wanted):
         merge(vlm, name)
-    for name, fields in wanted.items():
-        adapter = Adapter(**{**fields, "kind": Training(fields["kind"]), "modules": tuple(fields["modules"])})
+    for name, adapter in wanted.items():
         if vlm.adapters.get(name) != adapter:
             merge(vlm, name)
             inject(vlm, name, adapter)
@@ -158,7 +184,7 @@ def load_trained(vlm: VLM, file: Path) -> None:
             tensors, metadata = {n: _read(opened, n, vlm) for n in list(opened.keys())}, opened.metadata()
     except (OSError, SafetensorError) as error:
         raise ModelError(f"cannot read the trained weights {file}: {error}") from error
-    load_trainable_state_dict(vlm, tensors, metadata)
+    load_trainable_state_dict(vlm, tensors, metadata, file=file)
 
 
 def _read(opened: Any, name: str, vlm: VLM) -> Tensor:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from vlm_ablate.errors import ModelError
+from vlm_ablate.checkpoints import trained
 from vlm_ablate.home import Home
 from vlm_ablate.runs.folder import ScoreFolder, StageFolder, find_stage, run_folder
 from vlm_ablate.runs.keys import ScoreKey
 from vlm_ablate.runs.spec import RunSpec
 from vlm_ablate.runs.view import Results
-from vlm_ablate.storage import file_sha256
 from vlm_ablate.tracking import schema
 
 
@@ -56,11 +55,5 @@ def check_weights(stage: StageFolder) -> None:
 
     Raises:
         ModelError: it was changed or damaged since it was written.
-        StorageError: it cannot be read.
     """
-    expected = (stage.outcome() or {}).get("weights_sha256")
-    if expected and file_sha256(stage.weights) != expected:
-        raise ModelError(
-            f"{stage.weights} is damaged: its checksum is not that of what was trained",
-            hint="put the file back, or train again with `vlm-ablate run FILE --rerun`",
-        )
+    trained.check_weights(stage.root)
