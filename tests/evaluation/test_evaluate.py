@@ -12,6 +12,7 @@ from itertools import groupby
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from vlm_ablate.config.data import DataConfig
@@ -25,7 +26,7 @@ from vlm_ablate.evaluation.prompts import build_prompt, get_template
 from vlm_ablate.evaluation.record import ScoreRecord
 from vlm_ablate.models.vlm import VLM
 
-from .conftest import tiny_vlm
+from .conftest import Squares, SquaresConfig, tiny_vlm
 
 HERE = Path(__file__).parent
 
@@ -130,8 +131,6 @@ def test_pictures_without_an_identity_are_encoded_one_by_one(
 
 
 def test_small_cache_gives_the_same_tokens(vlm: VLM, data_config: DataConfig) -> None:
-    import torch
-
     from vlm_ablate.registry import benchmarks
 
     refs = {i.id: i.images[0] for i in benchmarks.build(entry().benchmark).items("report")}
@@ -141,6 +140,19 @@ def test_small_cache_gives_the_same_tokens(vlm: VLM, data_config: DataConfig) ->
             one, two = large.get(refs), small.get(refs)
             assert all(torch.equal(*pair) for key in refs for pair in zip(one[key], two[key], strict=True))
     assert large.encoded == len(refs) and small.encoded == 2 * len(refs)
+
+
+def test_an_image_is_named_in_a_few_bytes_by_what_it_shows(vlm: VLM, data_config: DataConfig) -> None:
+    crops = data_config.image.model_copy(update={"split": "crops"})
+    cache = VisualCache(vlm, crops, by_content=True)
+    refs = {i.id: i.images[0] for i in Squares(SquaresConfig(items=3)).items("report")}
+    first = next(iter(refs))
+    with torch.no_grad():
+        found = cache.get({**refs, "again": refs[first]})
+    assert {len(views) for views in found.values()} == {5} and cache.encoded == len(refs)
+    names = [cache.name(key) for key in found]
+    assert all(isinstance(name, bytes) and len(name) == 16 for name in names)
+    assert len(set(names)) == len(refs) and cache.name("again") == cache.name(first)
 
 
 def test_a_finished_file_is_not_computed_again(vlm: VLM, data_config: DataConfig, tmp_path: Path, monkeypatch) -> None:

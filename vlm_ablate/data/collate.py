@@ -55,21 +55,19 @@ class Collator:
         self,
         prompts: Sequence[Layout],
         images: Sequence[Sequence[Sequence[torch.Tensor]]],
-        names: Sequence[Sequence[str | bytes]] | None = None,
+        names: Sequence[Sequence[str | bytes]],
     ) -> Batch:
         """One batch of prompts whose images were encoded earlier.
 
         Args:
             prompts: token ids.
             images: of each prompt its images, of each image its views, each (visual_tokens, width).
-            names: of each prompt the names of its images; equal ones have equal views. None: not known.
+            names: of each prompt the names of its images; equal ones have equal views.
         """
         views = [view for pictures in images for picture in pictures for view in picture]
         per_image = [tuple(len(picture) for picture in pictures) for pictures in images]
         rows = [str(row) for row in range(len(prompts))]
         batch = self._batch(prompts, rows, per_image, None, None, Encoded.of(views) if views else None)
-        if names is None:
-            return batch
         counted = zip((name for row in names for name in row), (n for row in per_image for n in row), strict=True)
         return replace(batch, view_keys=tuple(f"{name!r} {view}".encode() for name, n in counted for view in range(n)))
 

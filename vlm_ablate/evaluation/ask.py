@@ -111,7 +111,7 @@ class Prompts:
         self,
         layouts: Sequence[Layout],
         images: Sequence[Sequence[Sequence[Tensor]]],
-        names: Sequence[Sequence[str | bytes]] | None = None,
+        names: Sequence[Sequence[str | bytes]],
     ) -> Batch:
         """Prompts whose images were encoded earlier: of each its images, of each image the tokens of its views.
 

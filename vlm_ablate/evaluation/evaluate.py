@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]
 
-_WORTH = 0.3
+_MORE_IN_COMMON = 0.3
+"""Of a prompt: what prompts must share more with their neighbours when they stand by picture, or they stand by length,
+which pads less."""
 _WINDOW = 16
 """Batches whose prompts are laid out together before they are sorted by length; bounds memory on large benchmarks."""
 
@@ -213,9 +215,12 @@ class _Asking:
     ) -> None:
         self._prompts, self._benchmark, self._texts = prompts, benchmark, texts
         self._beginnings = sharing.beginnings if sharing else None
-        self.begins_alike = sharing is not None
-        """Whether what prompts of a batch begin with in common is computed once."""
         self._pictures = sharing.pictures if sharing else VisualCache(prompts.vlm, prompts.encoder.image)
+
+    @property
+    def begins_alike(self) -> bool:
+        """Whether what prompts of a batch begin with in common is computed once."""
+        return self._beginnings is not None
 
     def answer(self, batch: Sequence[_Request]) -> list[str]:
         """Answers of one batch."""
@@ -232,12 +237,12 @@ class _Asking:
 
 def _arranged(requests: Sequence[_Request], *, alike: bool) -> list[_Request]:
     """By length, so that a batch is padded little; or where they begin `alike` with the same pictures side by side, if
-    that puts more in common beside each other by `_WORTH` of a prompt: several questions on one picture."""
+    that puts more in common beside each other by `_MORE_IN_COMMON`, as several questions on one picture do."""
     by_length = sorted(requests, key=lambda r: (len(r.layout.input_ids), r.item.id))
     if not alike:
         return by_length
     by_picture = sorted(by_length, key=lambda r: [key for key, _ in r.images])
-    return by_picture if _in_common(by_picture) > _in_common(by_length) + _WORTH else by_length
+    return by_picture if _in_common(by_picture) > _in_common(by_length) + _MORE_IN_COMMON else by_length
 
 
 def _in_common(requests: Sequence[_Request]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from vlm_ablate.config.data import ImageConfig
 from vlm_ablate.data.images import load_views
 from vlm_ablate.data.normalise import Normaliser
 from vlm_ablate.data.sample import ImageRef
+from vlm_ablate.models.feature_store import KEY_BYTES
 from vlm_ablate.models.features import view_key
 
 if TYPE_CHECKING:
@@ -80,19 +82,23 @@ class VisualCache:
 
     @torch.no_grad()
     def _encode(self, refs: Mapping[str, ImageRef]) -> dict[str, list[Tensor]]:
+        stored = self._vlm.features is not None
         views: list[np.ndarray] = []
+        view_keys: list[bytes] = []
         spans: dict[str | bytes, range] = {}
         for key, ref in refs.items():
             cut = load_views(ref, self._image)[0]
+            keys_of_cut = [view_key(view) for view in cut] if self._by_content or stored else []
             if self._by_content:
-                self._names[key] = b"".join(map(view_key, cut))
+                self._names[key] = hashlib.blake2b(b"".join(keys_of_cut), digest_size=KEY_BYTES).digest()
             if (name := self.name(key)) not in self._kept and name not in spans:
                 spans[name] = range(len(views), len(views) + len(cut))
                 views += cut
+                view_keys += keys_of_cut
         tokens: dict[int, Tensor] = {}
         for chunk in chunks_of_size(views):
             pixels = _pixels([views[i] for i in chunk], self._normalise, self._vlm.device)
-            keys = None if self._vlm.features is None else [view_key(views[i]) for i in chunk]
+            keys = [view_keys[i] for i in chunk] if stored else None
             tokens |= zip(chunk, self._vlm.encode_images(pixels, None, keys), strict=True)
         self.encoded += len(spans)
         found = {name: [tokens[i] for i in span] for name, span in spans.items()}
