@@ -217,19 +217,23 @@ def load_plugins(modules: Sequence[str] = (), *, file: str = "plugins", beside: 
         beside: folder of that file.
 
     Raises:
-        ConfigError: a named module cannot be imported, or another of its name lies beside the file.
+        ConfigError: they are no list of names, a named module cannot be imported, or another of its name lies beside
+            the file.
     """
     load_parts()
+    if not isinstance(modules, list | tuple):  # what a file says may be anything
+        raise ConfigError([Problem(file, "plugins", f"must be a list of modules, like [my.parts], not {modules!r}")])
     for i, module in enumerate(modules):
+        place = f"plugins[{i}]"
+        if not isinstance(module, str) or not all(part.isidentifier() for part in module.split(".")):
+            raise ConfigError([Problem(file, place, f"{module!r} is not the name of a module, like my.parts")])
         if module not in _loaded:
-            _load_plugin(module, file, f"plugins[{i}]", beside)
+            _load_plugin(module, file, place, beside)
         if unlike := _unlike(module, beside):
-            raise ConfigError([Problem(file, f"plugins[{i}]", unlike)])
+            raise ConfigError([Problem(file, place, unlike)])
 
 
 def _load_plugin(module: str, file: str, place: str, beside: Path | None) -> None:
-    if not isinstance(module, str) or not all(part.isidentifier() for part in module.split(".")):
-        raise ConfigError([Problem(file, place, f"{module!r} is not the name of a module, like my.parts")])
     top, folders = module.partition(".")[0], [*([beside] if beside else []), Path.cwd()]
     try:
         _reach(top, folders)

@@ -277,6 +277,20 @@ def test_plugin_that_cannot_be_imported(write: Write) -> None:
     assert "no no_such_module.py is in" in found
 
 
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        ("5", "plugins: must be a list of modules, like [my.parts], not 5"),
+        ("json", "plugins: must be a list of modules, like [my.parts], not 'json'"),
+        ("{json: 1}", "plugins: must be a list of modules, like [my.parts], not {'json': 1}"),
+        ("[[json]]", "plugins[0]: ['json'] is not the name of a module, like my.parts"),
+        ("[json, 5]", "plugins[1]: 5 is not the name of a module, like my.parts"),
+    ],
+)
+def test_plugins_that_are_no_names(write: Write, written: str, told: str) -> None:
+    assert problems(write(("seeds: [0, 1]", f"plugins: {written}"))) == [f"experiments/demo.yaml: {told}"]
+
+
 def test_circle_of_bases(write: Write) -> None:
     write(text="base: b.yaml\n", name="a.yaml")
     file = write(text="base: a.yaml\n", name="b.yaml")
