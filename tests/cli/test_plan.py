@@ -109,6 +109,12 @@ def test_stages_image_size_sharding_and_modules_are_shown() -> None:
     assert "self_attn.q_proj (" in out and ".layers.0-" in out, "module paths, layers together"
 
 
+def test_the_home_is_the_one_that_is_named(tmp_path: Path) -> None:
+    code, _, err = plan("--scale", "laptop", "--arms", "ar_perceiver_frozen", "--home", str(tmp_path))
+    assert code == 0, err
+    assert len(list((tmp_path / "cache" / "plans").glob("*.json"))) == 1
+
+
 def test_a_size_that_is_none_is_refused() -> None:
     code, _, err = plan_idefics3("--image", "1456")
     assert code == 2 and "write WIDTHxHEIGHT" in err

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from vlm_ablate.cli.console import ArmsOption, HubOption, ScaleOption, SeedsOption, SetOption, usage_error
+from vlm_ablate.cli.console import ArmsOption, HomeOption, HubOption, ScaleOption, SeedsOption, SetOption, usage_error
 from vlm_ablate.errors import VlmAblateError
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from vlm_ablate.accounting import ModelPlan, Planner, SampleShape, Sharding
     from vlm_ablate.config.loading import ResolvedArm
     from vlm_ablate.config.run_config import RunConfig
+    from vlm_ablate.home import Home
 
 
 LONGEST_SIDE = 20_000
@@ -62,6 +63,7 @@ def plan(
     gpu: Annotated[Gpu, typer.Option(help="GPU of the GPU-hours.")] = "h100",
     mfu: Annotated[float, typer.Option(min=0.01, max=1, help="Share of its peak that is put to use.")] = 0.4,
     modules: Annotated[bool, typer.Option("--modules", help="List the modules that carry adapters.")] = False,
+    home: HomeOption = None,
     allow_hub: HubOption = False,
 ) -> None:
     """Arms as a diff of the base, warnings, and each arm's parameters, tokens, FLOPs, memory and bytes. No weights.
@@ -70,10 +72,12 @@ def plan(
     """
     from vlm_ablate.cli.console import arm_list, err, out, seed_list, warn
     from vlm_ablate.config.expand import load_experiment
+    from vlm_ablate.home import Home
     from vlm_ablate.hub import set_hub_access
     from vlm_ablate.launch.promises import refused
 
     set_hub_access(allow_hub)
+    place = Home.at(home)
     fields = {
         "execution.micro_batch_size": micro_batch,
         "stages.*.precision": precision,
@@ -91,7 +95,7 @@ def plan(
 
         device = GPUS[gpu]
         sample = SampleShape(images=images, text_tokens=text_tokens, width=width, height=height)
-        plans, errors = plan_arms(chosen, sample=sample, shards=shards, sharding=Sharding(sharding))
+        plans, errors = plan_arms(chosen, sample=sample, shards=shards, sharding=Sharding(sharding), home=place)
         material = look_over({arm.name: arm.config for arm in chosen})
     problems = {arm.name: refused(arm.config, shards=shards, sharding=sharding) for arm in chosen}
     unlaunched = {name: why for name, why in problems.items() if why}
@@ -130,12 +134,18 @@ def _sides(text: str | None) -> tuple[int | None, int | None]:
 
 
 def plan_arms(
-    arms: Sequence[ResolvedArm], *, sample: SampleShape, shards: int | None = None, sharding: Sharding
+    arms: Sequence[ResolvedArm],
+    *,
+    sample: SampleShape,
+    shards: int | None = None,
+    sharding: Sharding,
+    home: Home | None = None,
 ) -> tuple[dict[str, ModelPlan], dict[str, VlmAblateError]]:
     """Plans by arm, and what is wrong with the arms that cannot be planned. What was planned before is not again.
 
     Args:
         shards: devices of a group; None: as each arm is launched.
+        home: where plans are kept, and the runs that arms start from are; None: the default one.
     """
     from vlm_ablate.accounting import check_lengths, shards_of
     from vlm_ablate.home import Home
@@ -149,13 +159,13 @@ def plan_arms(
 
         return Planner(sample=sample, shards=devices, sharding=sharding)
 
-    home = Home.default()  # where the runs are that arms start from
+    home = home or Home.default()
     plans: dict[str, ModelPlan] = {}
     errors: dict[str, VlmAblateError] = {}
     for arm in arms:
         try:
             devices = shards or shards_of(arm.config.execution)
-            kept = KeptPlans(sample, devices, sharding)
+            kept = KeptPlans(sample, devices, sharding, home)
             found = kept.plan(placed_run(arm.config, home), partial(_made, planner, devices))
             check_lengths(found, arm.config)
             plans[arm.name] = found

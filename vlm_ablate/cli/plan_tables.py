@@ -154,27 +154,24 @@ def _sizes(loaded: LoadedExperiment, arms: Sequence[ResolvedArm], plans: Plans) 
 
 def _costs(arms: Sequence[ResolvedArm], plans: Plans, shown: PlanOptions) -> Table:
     hours_too = timed(plans)
-    refused = {name for arm in arms if arm.name in shown.refused for name, *_ in _rows([arm], plans, arms)}
     columns = ("forward\nFLOPs", "training\nFLOPs", "peak\nmemory", "bytes of a\ncheckpoint")
     grid = _grid("Costs", *columns, *(("GPU-hours\na run",) if hours_too else ()))
-    for name, plan, stage in _rows(arms, plans):
+    for arm, name, plan, stage in _rows(arms, plans):
         cells = (flops(plan.flops), flops(stage.flops), size(stage.memory.peak), size(stage.checkpoint_bytes))
         hours = stage.gpu_hours(mfu=shown.mfu, peak=shown.gpu.flops)
         spent = f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"
-        if name in refused:
+        if arm in shown.refused:
             spent = "-"
         grid.add_row(name, *cells, *((spent,) if hours_too else ()))
     return grid
 
 
-def _rows(
-    arms: Sequence[ResolvedArm], plans: Plans, among: Sequence[ResolvedArm] | None = None
-) -> Iterable[tuple[str, ModelPlan, StagePlan]]:
-    """(name, plan, stage) of each stage of each arm; stages are named where there are several, in any arm `among`."""
-    staged = any(len(plans[arm.name].stages) > 1 for arm in among or arms)
+def _rows(arms: Sequence[ResolvedArm], plans: Plans) -> Iterable[tuple[str, str, ModelPlan, StagePlan]]:
+    """(arm, name of the row, plan, stage) of each stage of each arm; a row names its stage if any arm has several."""
+    staged = any(len(plans[arm.name].stages) > 1 for arm in arms)
     for arm in arms:
         for stage in plans[arm.name].stages.values():
-            yield (f"{arm.name} {stage.name}" if staged else arm.name), plans[arm.name], stage
+            yield arm.name, (f"{arm.name} {stage.name}" if staged else arm.name), plans[arm.name], stage
 
 
 def _flops(arms: Sequence[ResolvedArm], plans: Plans) -> Table:
@@ -182,7 +179,7 @@ def _flops(arms: Sequence[ResolvedArm], plans: Plans) -> Table:
     parts = [p for p in first.forward_flops if any(plans[arm.name].forward_flops[p] for arm in arms)]
     title = _titled("FLOPs of a sample by part", "(forward / training)")
     grid = _grid(title, *(p.replace("_", "\n") for p in parts))
-    for name, plan, stage in _rows(arms, plans):
+    for _, name, plan, stage in _rows(arms, plans):
         pairs = ((plan.forward_flops[p], stage.training_flops[p]) for p in parts)
         grid.add_row(name, *(f"{flops(a)} / {flops(b)}" if a else "-" for a, b in pairs))
     return grid
@@ -203,7 +200,7 @@ def _memory(arms: Sequence[ResolvedArm], plans: Plans) -> Table:
     rows = list(_rows(arms, plans))
     holds = {title: of for title, of in _HOLDS.items() if any(of(stage.memory) for *_, stage in rows)}
     grid = _grid("Memory of a device by what it holds", *holds, "peak")
-    for name, _, stage in rows:
+    for _, name, _, stage in rows:
         grid.add_row(name, *(size(of(stage.memory)) for of in holds.values()), size(stage.memory.peak))
     return grid
 
@@ -264,7 +261,7 @@ def _by_part(arms: Sequence[ResolvedArm], plans: Plans) -> Table:
     title = _titled("Parameters by part", "(* trained; in brackets how many are, where not all)")
     staged = any(len(plans[arm.name].stages) > 1 for arm in arms)
     grid = _grid(title, *(p.replace("_", "\n") for p in parts), *(("trainable",) if staged else ()))
-    for name, _, stage in _rows(arms, plans):
+    for _, name, _, stage in _rows(arms, plans):
         sums = (short_count(stage.trainable_parameters),) if staged else ()
         grid.add_row(name, *(_part(stage.total[p], stage.trainable[p]) for p in parts), *sums)
     return grid
