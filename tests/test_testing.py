@@ -13,11 +13,14 @@ from torch import Tensor, nn
 from training import squares
 
 from vlm_ablate.config.base import ComponentConfig
+from vlm_ablate.config.model import ModelConfig
 from vlm_ablate.evaluation.benchmarks.base import BenchmarkItem, Split
 from vlm_ablate.evaluation.metrics import ItemScore, Metric, metrics
 from vlm_ablate.models.architectures.autoregressive import Autoregressive
 from vlm_ablate.models.architectures.configs import AutoregressiveConfig
 from vlm_ablate.models.connectors.base import Connector
+from vlm_ablate.models.views import Views
+from vlm_ablate.models.vlm import build_vlm
 from vlm_ablate.offline.configs import OfflineSourceConfig, OfflineVqaConfig, SiglipNanoConfig
 from vlm_ablate.registry import architectures, benchmarks, connectors, sources
 from vlm_ablate.testing import (
@@ -27,6 +30,7 @@ from vlm_ablate.testing import (
     check_metric,
     check_source,
     check_vision_encoder,
+    example_batch,
 )
 
 
@@ -85,6 +89,17 @@ def test_parts_of_this_package_pass() -> None:
     check_vision_encoder(SiglipNanoConfig(), side=64)
     check_source(squares.SquareSourceConfig())
     check_benchmark(squares.SquareBenchmarkConfig(), splits=("train", "tune", "report"))
+
+
+def test_examples_are_padded_as_asked_and_leave_the_tokeniser_as_it_is() -> None:
+    nano = {"vision": {"name": "siglip-nano", "weights": "random"}, "language": {"name": "llama-nano"}}
+    model = ModelConfig.model_validate({**nano, "connector": "linear", "architecture": "autoregressive"})
+    vlm = build_vlm(model, Views(side=32))
+    for own in ("left", "right"):
+        vlm.tokenizer.padding_side = own
+        for left in (True, False):
+            assert bool(example_batch(vlm, left=left).attention_mask[:, -1].all()) == left
+            assert vlm.tokenizer.padding_side == own
 
 
 def test_the_offline_source_and_benchmark_pass() -> None:

@@ -128,10 +128,9 @@ def example_batch(vlm: VLM, texts: Sequence[str] = QUESTIONS, *, left: bool = Fa
         seed: of the views' pixels.
     """
     tokenizer, side = vlm.tokenizer, vlm.views.side
-    tokenizer.padding_side = "left" if left else "right"
     views = [text.count(IMAGE) for text in texts]
     expanded = [text.replace(IMAGE, IMAGE * vlm.placeholders(side, side)) for text in texts]
-    encoded = tokenizer(expanded, padding=True, return_tensors="pt")
+    encoded = tokenizer(expanded, padding=True, padding_side="left" if left else "right", return_tensors="pt")
     labels = encoded.input_ids.masked_fill(encoded.attention_mask == 0, IGNORE)
     labels = labels.masked_fill(labels == vlm.image_token_id, IGNORE)
     generator = torch.Generator().manual_seed(seed)

@@ -66,8 +66,9 @@ def test_a_command_takes_the_ranks_that_were_started(monkeypatch: pytest.MonkeyP
         ({"together": True, "gpus": 2}, "--devices 2 cannot be had"),
         ({"together": True, "launcher": "ray"}, "--launcher ray cannot be had"),
     ):
-        with pytest.raises(VlmAblateError, match=told):
+        with pytest.raises(VlmAblateError, match=told) as caught:
             where_to(**options)  # type: ignore[arg-type]
+        assert caught.value.exit_code == 2
 
 
 def meet(mine: list[RunSpec], theirs: list[RunSpec], home: Home) -> tuple[list[str], tuple[int, str]]:

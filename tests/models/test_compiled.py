@@ -93,6 +93,16 @@ def test_what_is_stored_of_an_encoder_is_computed_without(siglip, llama, traced)
     assert not traced
 
 
+def test_a_forward_that_was_put_on_a_module_is_there_again_afterwards(siglip, llama) -> None:
+    vlm = a_model(siglip, llama, "full")
+    one, other = (layer.mlp for layer in vlm.language.layers[:2])
+    one.forward = own = lambda *args, **kwargs: torch.zeros(1)  # as a plug-in or a library may do
+    compile_layers(vlm, "eager")
+    assert one.forward is not own
+    release(vlm)
+    assert one.forward is own and not [name for name in vars(other) if "forward" in name and "hook" not in name]
+
+
 def test_where_nothing_can_be_compiled_it_is_refused(siglip, llama, monkeypatch) -> None:
     vlm = a_vlm(siglip, llama)
     monkeypatch.setattr(compiled.shutil, "which", lambda name: None)

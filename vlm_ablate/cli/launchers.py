@@ -131,11 +131,11 @@ def where_to(
 def _check_seat(
     seat: Seat, launcher: str, jobs: int | None, gpus: int | None, nodes: int | None, *, together: bool
 ) -> None:
-    from vlm_ablate.errors import VlmAblateError
+    from vlm_ablate.cli.console import usage_error
 
     started = f"{seat.count} processes were started together (WORLD_SIZE), {seat.per_machine} on each machine"
     if not together:
-        raise VlmAblateError(f"{started}, and this command takes one", hint="torchrun starts `vlm-ablate run` only")
+        raise usage_error(f"{started}, and this command takes one", hint="torchrun starts `vlm-ablate run` only")
     wrong = [
         (option, value)
         for option, value, own in (
@@ -148,7 +148,7 @@ def _check_seat(
     ]
     if wrong:
         told = ", ".join(f"{option} {value}" for option, value in wrong)
-        raise VlmAblateError(f"{started}: {told} cannot be had", hint=f"leave {wrong[0][0]} out")
+        raise usage_error(f"{started}: {told} cannot be had", hint=f"leave {wrong[0][0]} out")
 
 
 def _value(text: str) -> Any:

@@ -24,7 +24,8 @@ from vlm_ablate.models import documents, dora
 from vlm_ablate.models.vlm import VLM
 
 BACKEND = "inductor"
-_PLAIN = "_forward_before_compiling"
+_BEFORE = "_forward_before_compiling"
+"""Attribute of a compiled module: the forward that it had of its own; None: that of its class."""
 _OLDEST = (7, 0)
 """Compute capability of a GPU that the compiler's kernels need."""
 
@@ -65,9 +66,11 @@ def compile_layers(vlm: VLM, backend: str = BACKEND) -> int:
 def release(vlm: VLM) -> None:
     """Undo `compile_layers`."""
     for module in vlm.modules():
-        if _PLAIN in vars(module):
-            delattr(module, _PLAIN)
+        if _BEFORE in vars(module):
+            before = vars(module).pop(_BEFORE)
             del module.forward
+            if before is not None:
+                module.forward = before
 
 
 def _compile(vlm: VLM, part: str, module: nn.Module, backend: str) -> None:
@@ -81,7 +84,7 @@ def _compile(vlm: VLM, part: str, module: nn.Module, backend: str) -> None:
             return plain(*args, **kwargs)
         return _told(fast, args, kwargs)
 
-    setattr(module, _PLAIN, plain)
+    setattr(module, _BEFORE, vars(module).get("forward"))
     module.forward = forward
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -21,9 +21,10 @@ def greedy(
     stop: list[str],
     cache: Cache | None = None,
 ) -> list[str]:
-    """Continue left-padded prompts; the model is in evaluation mode.
+    """Continue left-padded prompts.
 
     Args:
+        language: in evaluation mode.
         embeds: (batch, sequence, hidden).
         attention_mask: (batch, sequence) bool.
         max_new_tokens: at most so many tokens a row.
@@ -41,9 +42,10 @@ def greedy(
         pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (ends or [0])[0],
         use_cache=True,
     )
-    own, language.model.generation_config = language.model.generation_config, config
+    model: Any = language.model  # its type does not tell of `generate`
+    own, model.generation_config = model.generation_config, config
     try:
-        ids = language.model.eval().generate(
+        ids = model.generate(
             inputs_embeds=embeds,
             attention_mask=attention_mask.long(),
             generation_config=config,
@@ -51,7 +53,7 @@ def greedy(
             stopping_criteria=StoppingCriteriaList([StopStrings(tokenizer, stop)] if stop else []),
         )
     finally:
-        language.model.generation_config = own
+        model.generation_config = own
     return [decode(tokenizer, row, ends, stop) for row in ids.tolist()]
 
 
