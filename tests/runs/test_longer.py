@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from training.squares import STAGE, make_spec, save_parts
 
+from vlm_ablate.events import Event, Notice
 from vlm_ablate.home import Home
 from vlm_ablate.runs.execute import execute
 from vlm_ablate.runs.folder import StageFolder
@@ -93,6 +94,25 @@ def test_a_longer_run_continues_the_shorter_one_to_the_bit(
     assert ended["seen"] == same["seen"]
     assert ended["continued"] == {"stage": stage_of(run_of(parts, 6), home).root.name, "steps": 6}
     assert [p.name.split("-")[1] for p in one.root.glob("checkpoint-*")] == ["12"]
+
+
+def test_what_was_taken_over_and_then_lost_is_not_called_continued(
+    parts: Path, home: Home, tmp_path: Path, steps: list[int]
+) -> None:
+    longer = run_of(parts, 12)
+
+    def die(event: Event) -> None:
+        if isinstance(event, Notice) and "goes on after" in event.message:
+            raise RuntimeError
+
+    assert execute(longer, home=home, reporter=die).status == "failed"
+    begun = next(file for file in home.stages.glob("*/checkpoint-6-*") if not (file.parent / "outcome.json").exists())
+    begun.unlink()
+    begun.write_bytes(b"damaged")
+    stage_of(run_of(parts, 6), home).root.rename(tmp_path / "moved")
+    assert execute(longer, home=home).status == "finished" and len(steps) == 12
+    assert "continued" not in (stage_of(longer, home).outcome() or {})
+    assert "continued" not in (stage_of(longer, home).manifest() or {})
 
 
 @pytest.mark.parametrize(

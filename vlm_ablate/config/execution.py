@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from vlm_ablate.config.base import Strict, added
+from vlm_ablate.config.stages import Stage
 
 Strategy = Literal["auto", "ddp", "fsdp2"]
 Attention = Literal["auto", "padded", "documents", "varlen", "flash_attn"]
@@ -82,3 +83,12 @@ class Execution(Strict, decides="execution"):
         """As one stage is computed: the section with what `stages` says of it."""
         own = self.stages.get(name, StageExecution())
         return self.model_copy(update={"stages": {}, **own.model_dump(exclude_none=True)})
+
+
+def is_continuable(stage: Stage, execution: Execution) -> bool:
+    """Whether a stage's last checkpoint is kept, for a longer one to go on from: nothing in it depends on its length.
+
+    Args:
+        execution: of the stage.
+    """
+    return stage.schedule == "constant" and execution.continuable

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from vlm_ablate.accounting import FeaturePlan, Lengths
+from vlm_ablate.accounting import CPU_FLOPS, GPU_FLOPS, FeaturePlan, Lengths, ModelPlan, plan_features
 from vlm_ablate.accounting.features import GIB
 from vlm_ablate.config.stages import Training
 from vlm_ablate.data.encode import Encoder, stage_encoder
@@ -20,6 +21,7 @@ from vlm_ablate.models.views import Views
 from vlm_ablate.models.vlm import VLM
 from vlm_ablate.runs.fingerprints import MISSING, fingerprints_of
 from vlm_ablate.runs.spec import RunSpec
+from vlm_ablate.training.fit import training_device
 
 LOOKED_AT = 32
 """Samples by which it is decided."""
@@ -38,10 +40,17 @@ class Features:
 
     def __init__(self, spec: RunSpec, home: Home) -> None:
         self._spec, self._root = spec, features_folder(home)
-        self.planned: dict[str, Callable[..., FeaturePlan]] = {}
+        self._planned: dict[str, Callable[..., FeaturePlan]] = {}
         """Stage -> `plan_features` of its plan."""
         self.decisions: dict[str, Decision] = {}
         """Stage -> what follows; without a plan, nothing is kept unless it was asked for."""
+
+    def plan(self, plan: ModelPlan) -> None:
+        """Decide by this plan from now on."""
+        reached, config = GPU_FLOPS if training_device().type == "cuda" else CPU_FLOPS, self._spec.config
+        for name, stage in plan.stages.items():
+            execution = config.execution.of_stage(name)
+            self._planned[name] = partial(plan_features, config.stages[name], execution, stage, flops=reached)
 
     def decision(self, name: str) -> Decision:
         """Of one stage."""
@@ -55,13 +64,13 @@ class Features:
             start: index of the first one.
         """
         stage = self._spec.config.stages[name]
-        if name in self.planned and name not in self.decisions:
+        if name in self._planned and name not in self.decisions:
             encoder = stage_encoder(
                 vlm.tokenizer, stage.data, vlm.placeholders, start=start, batch_size=stage.batch_size
             )
             lengths = mean_lengths(encoder, mixture, start)
             pictures = round(sum(len(source) for source in mixture.sources) * lengths.images)
-            plan = self.planned[name](lengths=lengths, pictures=pictures)
+            plan = self._planned[name](lengths=lengths, pictures=pictures)
             self.decisions[name] = Decision(plan.on, plan.reason)
         return self.attach(vlm, name)
 

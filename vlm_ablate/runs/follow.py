@@ -21,19 +21,18 @@ from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 from vlm_ablate.data.dataset import Skips, build_mixtures
 from vlm_ablate.data.mixture import Mixture
 from vlm_ablate.errors import Diverged, VlmAblateError
-from vlm_ablate.events import silent
 from vlm_ablate.home import Home
 from vlm_ablate.models.trained_state import trainable_state_dict
 from vlm_ablate.runs.folder import StageFolder
 from vlm_ablate.runs.group import END, SETUP, identity
+from vlm_ablate.runs.job import stage_job
 from vlm_ablate.runs.spec import RunSpec
 from vlm_ablate.runs.stage_model import StageModel, seen_before
 from vlm_ablate.training.checkpoint import CheckpointFiles
-from vlm_ablate.training.counters import flops_by_rates
 from vlm_ablate.training.fit import configure_threads
 from vlm_ablate.training.interruption import Interruption, StopRequested
 from vlm_ablate.training.ranks import PATIENCE, Place, Ranks
-from vlm_ablate.training.stages import StageJob, train_stage
+from vlm_ablate.training.stages import train_stage
 
 LOOK_SECONDS = 0.1
 CONNECT_SECONDS = 60
@@ -97,26 +96,11 @@ class _Follower:
         parent = StageFolder(self._home.stages / before) if before else None
         vlm, seen, skips = self._model.ready(index, parent, ranks), seen_before(parent), Skips()
         vlm.features = None
-        name, stage = list(spec.config.stages.items())[index]
-        job = StageJob(
-            vlm=vlm,
-            stage=stage,
-            execution=spec.config.execution.of_stage(name),
-            index=index,
-            data=self._model.data(index, vlm, self._mixtures[index], seen.sequences, skips),
-            # The first rank names the file to go on from, and writes.
-            checkpoints=CheckpointFiles(self._home.stages),
-            run=spec.id,
-            dropout_seed=spec.seeds.dropout,
-            first_step=0,
-            total_steps=stage.steps,
-            seen=seen,
-            reporter=silent,
-            track=lambda metrics: None,
-            interruption=self._interruption,
-            flops=flops_by_rates(*flops) if flops else None,
-            ranks=ranks,
-        )
+        # The first rank names the file to go on from, and writes.
+        job = stage_job(
+            self._model, index, vlm, self._mixtures[index], seen, skips, checkpoints=CheckpointFiles(self._home.stages),
+            interruption=self._interruption, flops=flops, ranks=ranks,
+        )  # fmt: skip
         try:
             train_stage(job)
         except (Diverged, StopRequested):

@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vlm_ablate.config.execution import is_continuable
 from vlm_ablate.config.run_config import RunStage
 from vlm_ablate.home import Home
 from vlm_ablate.runs.fingerprints import agree
@@ -22,9 +23,11 @@ from vlm_ablate.runs.folder import StageFolder
 from vlm_ablate.runs.keys import StageKey
 from vlm_ablate.runs.log import Log, LogLine, read_log
 from vlm_ablate.runs.results import is_finished
+from vlm_ablate.runs.spec import RunSpec
 from vlm_ablate.storage import check_writable, storage_errors
 from vlm_ablate.tracking import schema
 from vlm_ablate.training.checkpoint import CheckpointFiles
+from vlm_ablate.training.stages import curve_steps
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,59 @@ class Wanted:
     """Metrics of each."""
 
 
-def shorter(
+def continue_shorter(
+    spec: RunSpec, index: int, folder: StageFolder, before: StageFolder | None, home: Home,
+    curve_metrics: Collection[str], notice: Callable[[str], None] = lambda message: None,
+) -> tuple[StageFolder, int] | None:  # fmt: skip
+    """Let a stage that has not begun go on from the longest shorter one that it may continue.
+
+    Args:
+        folder: of the stage.
+        before: the stage that it starts from.
+        curve_metrics: of each point of the run's curve.
+        notice: hears why a shorter one that is there is not continued.
+
+    Returns:
+        The shorter one and its steps; None: there is none.
+
+    Raises:
+        StorageError: the folder cannot be written.
+        LeaseLost: this process has lost the right to write there.
+    """
+    stages = list(spec.config.stages.items())
+    name, stage = stages[index]
+    execution, curve = spec.config.execution.of_stage(name), spec.config.evaluation.curve
+    if not is_continuable(stage, execution):
+        return None
+    wanted = Wanted(
+        first_step=sum(earlier.steps for _, earlier in stages[:index]),
+        log_every=execution.log_every,
+        curve_steps=curve_steps(stage.steps, curve.points) if curve else (),
+        curve_metrics=curve_metrics,
+    )
+    found = _shorter(spec.stage_keys[index], stage, before, home, wanted, notice)
+    if found is not None:
+        _take_over(*found, folder, wanted)
+    return found
+
+
+def continued_from(folder: StageFolder, done: int) -> dict[str, Any] | None:
+    """The shorter stage that a stage goes on from, and its steps, as the manifest tells; None: from none.
+
+    One whose checkpoint was lost or damaged before it was used is forgotten.
+
+    Args:
+        done: steps of the stage's last whole checkpoint.
+    """
+    said = folder.manifest() or {}
+    continued: dict[str, Any] | None = said.get("continued")
+    if continued is not None and continued["steps"] > done:
+        _describe_anew(folder, {name: value for name, value in said.items() if name != "continued"})
+        return None
+    return continued
+
+
+def _shorter(
     key: StageKey, stage: RunStage, before: StageFolder | None, home: Home, wanted: Wanted,
     notice: Callable[[str], None] = lambda message: None,
 ) -> tuple[StageFolder, int] | None:  # fmt: skip
@@ -53,8 +108,6 @@ def shorter(
         wanted: a curve whose points the shorter one has not all measured is measured anew, and trained for that.
         notice: hears why one that is there is not continued.
     """
-    if stage.schedule != "constant":
-        return None
     prints, parent = key.fingerprints(home), before.root.name if before else None
     for steps, found in sorted(_kept(home, stage.steps), key=lambda pair: pair[0], reverse=True):
         manifest = found.manifest() or {}
@@ -73,7 +126,7 @@ def shorter(
     return None
 
 
-def take_over(found: StageFolder, steps: int, folder: StageFolder, wanted: Wanted) -> None:
+def _take_over(found: StageFolder, steps: int, folder: StageFolder, wanted: Wanted) -> None:
     """Give the longer stage's folder the shorter one's log, curve and last checkpoint, the checkpoint last.
 
     The folder's manifest says then what it continues.
@@ -82,8 +135,7 @@ def take_over(found: StageFolder, steps: int, folder: StageFolder, wanted: Wante
         StorageError: it cannot be written.
         LeaseLost: this process has lost the right to write there.
     """
-    said = {name: value for name, value in (folder.manifest() or {}).items() if name not in ("format", "key")}
-    folder.describe({**said, "continued": {"stage": found.root.name, "steps": steps}})
+    _describe_anew(folder, (folder.manifest() or {}) | {"continued": {"stage": found.root.name, "steps": steps}})
     log = Log(folder.log)
     log.rewind(-1)
     for entry in read_log(found.log):
@@ -97,6 +149,10 @@ def take_over(found: StageFolder, steps: int, folder: StageFolder, wanted: Wante
     for step, file in CheckpointFiles(found.root).found():
         if step == steps:
             _put(file, folder.root / file.name)
+
+
+def _describe_anew(folder: StageFolder, said: Mapping[str, Any]) -> None:
+    folder.describe({name: value for name, value in said.items() if name not in ("format", "key")})
 
 
 def _kept(home: Home, below: int) -> Iterator[tuple[int, StageFolder]]:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
-from functools import partial
 from typing import Any
 
-from vlm_ablate.accounting import StagePlan
 from vlm_ablate.config.decides import dump
 from vlm_ablate.data.dataset import Skips, build_mixtures
 from vlm_ablate.data.mixture import Mixture
 from vlm_ablate.data.module import data_fingerprint
-from vlm_ablate.errors import Diverged, VlmAblateError
-from vlm_ablate.events import CurvePoint, Notice, Reporter, RunStarted, StageFinished, StageStarted
+from vlm_ablate.errors import Diverged
+from vlm_ablate.events import Notice, Reporter, RunStarted, StageFinished, StageStarted
 from vlm_ablate.home import Home
 from vlm_ablate.lease_files import Owner
 from vlm_ablate.models.adapters import count_parameters
@@ -24,26 +22,24 @@ from vlm_ablate.runs import artifacts
 from vlm_ablate.runs.features import Decision, Features
 from vlm_ablate.runs.folder import RunFolder, StageFolder, find_stage, leased
 from vlm_ablate.runs.group import Group
+from vlm_ablate.runs.job import stage_job, telling
 from vlm_ablate.runs.keys import StageKey
 from vlm_ablate.runs.log import Log
-from vlm_ablate.runs.longer import Wanted, shorter, take_over
+from vlm_ablate.runs.longer import continue_shorter, continued_from
+from vlm_ablate.runs.rates import Rates, plan_run
 from vlm_ablate.runs.results import find_stages, is_finished
 from vlm_ablate.runs.score import Scoring
 from vlm_ablate.runs.spec import RunSpec
-from vlm_ablate.runs.speed import Speed, device_name, speed_on, too_small
 from vlm_ablate.runs.stage_model import StageModel, seen_before
 from vlm_ablate.runs.started import started
-from vlm_ablate.runs.starts import noted, placed_run
+from vlm_ablate.runs.starts import noted
 from vlm_ablate.storage import file_sha256
 from vlm_ablate.tracking import schema
 from vlm_ablate.tracking.origin import provenance_tags
-from vlm_ablate.training.callbacks import StepMetrics
 from vlm_ablate.training.checkpoint import CheckpointFiles
-from vlm_ablate.training.counters import Seen, flops_by_rates
-from vlm_ablate.training.fit import training_device
+from vlm_ablate.training.counters import Seen
 from vlm_ablate.training.interruption import Interruption, StopRequested
-from vlm_ablate.training.ranks import Ranks
-from vlm_ablate.training.stages import StageJob, curve_steps, train_stage
+from vlm_ablate.training.stages import StageJob, train_stage
 
 
 class StageRunner:
@@ -164,7 +160,7 @@ class StageRunner:
             RunStarted(spec.id, spec.run_name, spec.arm, spec.seed, sum(steps), resumed_step=sum(steps[:done]) + begun)
         )
 
-    def _stage(self, index: int, before: StageFolder | None, mixture: Mixture, rates: _Rates) -> StageFolder:
+    def _stage(self, index: int, before: StageFolder | None, mixture: Mixture, rates: Rates) -> StageFolder:
         """Train one stage, or take it from whoever trains it now."""
         key, name = self.spec.stage_keys[index], before.root.name if before else None
         with leased(lambda: find_stage(self.home, key.key, key.fingerprints(self.home), name), self._waiting) as folder:
@@ -182,7 +178,7 @@ class StageRunner:
         folder: StageFolder,
         before: StageFolder | None,
         mixture: Mixture,
-        rates: _Rates,
+        rates: Rates,
     ) -> None:
         name, stage = self._stages[index]
         began, clock = time.time_ns() // 1_000_000, time.monotonic()
@@ -213,13 +209,20 @@ class StageRunner:
         if index == 0 and self.config.model.init_from:
             body["init_from"] = started(self.config.model, self.home)
         files = CheckpointFiles(folder.root, self._notice)
-        self._continue_shorter(key, index, folder, before, files)
-        if continued := (folder.manifest() or {}).get("continued"):
+        done = files.step()
+        if not done and self._continue_shorter(index, folder, before):
+            done = files.step()
+        if continued := continued_from(folder, done):
             body["continued"] = continued
-        speed = rates.speed(name, stored=kept.on)
+        job = stage_job(
+            self._model, index, vlm, mixture, seen, skips, checkpoints=files, interruption=self._interruption,
+            flops=rates.flops.get(name), ranks=group.ranks,
+        )  # fmt: skip
         try:
             with closing(Log(folder.log)) as log:
-                job = self._job(vlm, index, folder, files, log, mixture, seen, skips, rates.flops.get(name), speed)
+                log.rewind(job.first_step + done)
+                speed = rates.speed(name, stored=kept.on)
+                job = telling(job, self.spec, folder, log, self._reporter, self._scoring, speed)
                 seen = self._in_step(job, group)
         except Diverged as error:
             end = {"status": schema.DIVERGED, "message": error.message, "seen": seen.to_dict()}
@@ -244,27 +247,17 @@ class StageRunner:
         files.clear(but=stage.steps if job.continuable else None)
         self._reporter(StageFinished(self.spec.id, name, key.key))
 
-    def _continue_shorter(
-        self, key: StageKey, index: int, folder: StageFolder, before: StageFolder | None, files: CheckpointFiles
-    ) -> None:
-        """Let a stage that has not begun go on from a shorter one, if there is one."""
-        name, stage = self._stages[index]
-        execution, curve = self.config.execution.of_stage(name), self.config.evaluation.curve
-        if files.found() or not execution.continuable:
-            return
-        wanted = Wanted(
-            first_step=sum(s.steps for _, s in self._stages[:index]),
-            log_every=execution.log_every,
-            curve_steps=curve_steps(stage.steps, curve.points) if curve else (),
-            curve_metrics=self._scoring.curve_metrics(),
-        )
-        found = shorter(key, stage, before, self.home, wanted, self._notice)
+    def _continue_shorter(self, index: int, folder: StageFolder, before: StageFolder | None) -> bool:
+        """Let a stage that has not begun go on from a shorter one; whether there is one."""
+        found = continue_shorter(
+            self.spec, index, folder, before, self.home, self._scoring.curve_metrics(), self._notice
+        )  # fmt: skip
         if found is None:
-            return
-        ended, steps = found
-        take_over(ended, steps, folder, wanted)
+            return False
+        name, (ended, steps) = self._stages[index][0], found
         told = f"{self.spec.run_name}: stage {name!r} goes on after the {steps} steps of {ended.root.name}"
         self._reporter(Notice(self.spec.id, told, "info"))
+        return True
 
     def _describe(self, folder: StageFolder, key: StageKey, before: StageFolder | None) -> None:
         starts = noted(self.config.model, self.home)
@@ -287,130 +280,22 @@ class StageRunner:
         except Exception as error:
             raise group.blame(error) from error
 
-    def _job(
-        self,
-        vlm: VLM,
-        index: int,
-        folder: StageFolder,
-        files: CheckpointFiles,
-        log: Log,
-        mixture: Mixture,
-        seen: Seen,
-        skips: Skips,
-        flops: tuple[float, float] | None,
-        speed: Speed | None,
-    ) -> StageJob:
-        name, stage = self._stages[index]
-        execution, curve = self.config.execution.of_stage(name), self.config.evaluation.curve
-        first = sum(s.steps for _, s in self._stages[:index])
-        log.rewind(first + files.step())
-
-        def track(metrics: StepMetrics) -> None:
-            values = {
-                schema.TRAIN_LOSS: metrics.loss,
-                schema.TRAIN_GRAD_NORM: metrics.grad_norm,
-                schema.TRAIN_LR: metrics.learning_rate,
-                schema.TRAIN_TOKENS_PER_S: metrics.tokens_per_s,
-                schema.WAITING: metrics.waiting,
-            }
-            values |= speed.metrics(metrics.model_flops_per_s) if speed else {}
-            log.add(values | _seen_metrics(metrics.seen), metrics.step)
-
-        def measure(step: int, now: Seen) -> None:
-            scores = self._scoring.curve_point(vlm, folder, step)
-            log.add(scores | _seen_metrics(now), step)
-            self._reporter(CurvePoint(self.spec.id, step, scores))
-
-        return StageJob(
-            vlm=vlm,
-            stage=stage,
-            execution=execution,
-            index=index,
-            data=self._model.data(index, vlm, mixture, seen.sequences, skips),
-            checkpoints=files,
-            run=self.spec.id,
-            dropout_seed=self.spec.seeds.dropout,
-            first_step=first,
-            total_steps=sum(s.steps for _, s in self._stages),
-            seen=seen,
-            reporter=self._reporter,
-            track=track,
-            saving=log.sync,
-            interruption=self._interruption,
-            flops=flops_by_rates(*flops) if flops else None,
-            useful=speed.flops if speed else None,
-            curve_steps=curve_steps(stage.steps, curve.points) if curve else (),
-            measure=measure if curve else None,
-            ranks=self._group.ranks if self._group else Ranks(),
-        )
-
-    def _plan(self) -> _Rates:
-        """What a batch costs in each stage, and the sizes to be recorded, from the plan.
+    def _plan(self) -> Rates:
+        """What the plan says of each stage; it is kept for people, too.
 
         Raises:
-            VlmAblateError: parts that do not fit together, or on the GPU: shown before weights are read.
+            VlmAblateError: see `plan_run`.
         """
-        from vlm_ablate.accounting import CPU_FLOPS, GPU_FLOPS, check_lengths, plan_features, plan_model, shards_of
-
-        try:
-            plan = plan_model(placed_run(self.config, self.home), shards=shards_of(self.config.execution))
-            check_lengths(plan, self.config)
-        except VlmAblateError:
-            raise
-        except Exception as error:  # parts that cannot be built on the meta device may still train
-            self._notice(f"no plan, and FLOPs are not counted: {type(error).__name__}: {error}")
-            return _Rates({}, {}, {})
-        for problem in too_small(plan):
-            self._notice(problem)
+        plan = plan_run(self.config, self.home, self._notice)
+        if plan is None:
+            return Rates()
         artifacts.write_plan(plan, self._folder.artifacts / schema.PLAN_FILE)
-        images = plan.sample.images
-        flops, sizes = {}, {}
-        reached = GPU_FLOPS if training_device().type == "cuda" else CPU_FLOPS
-        for name, stage in plan.stages.items():
-            execution, own = self.config.execution.of_stage(name), self.config.stages[name]
-            self._features.planned[name] = partial(plan_features, own, execution, stage, flops=reached)
-            flops[name] = (
-                (stage.training_flops["vision"] + stage.training_flops["connector"]) / (images * stage.views),
-                (stage.training_flops["language"] + stage.training_flops["cross_attention"]) / stage.sequence,
-            )
-            sizes[name] = {
-                schema.PARAMS_TOTAL: float(stage.total_parameters),
-                schema.PARAMS_TRAINABLE: float(stage.trainable_parameters),
-                schema.VISUAL_TOKENS: float(plan.visual_tokens_per_image),
-                schema.FLOPS_PER_SAMPLE: float(stage.flops),
-            }
-        return _Rates(flops, sizes, plan.stages)
+        self._features.plan(plan)
+        return Rates.of(plan)
 
     def _told(self, read: int, skipped: int) -> None:
         if skipped:
-            self._notice(
-                f"{self.spec.run_name}: {skipped} of {read} samples cannot be used; others took their place"
-            )
+            self._notice(f"{self.spec.run_name}: {skipped} of {read} samples cannot be used; others took their place")
 
     def _notice(self, message: str) -> None:
         self._reporter(Notice(self.spec.id, message, "warning"))
-
-
-class _Rates:
-    """What the plan says of each stage; of FLOPs, those of a view and of a token (`flops_by_rates`)."""
-
-    def __init__(
-        self,
-        flops: dict[str, tuple[float, float]],
-        sizes: dict[str, dict[str, float]],
-        plans: Mapping[str, StagePlan],
-    ) -> None:
-        self.flops, self.sizes, self._plans = flops, sizes, plans
-
-    def speed(self, name: str, *, stored: bool) -> Speed | None:
-        """What a stage's MFU is measured by, where it can be."""
-        return speed_on(device_name(), self._plans[name], stored=stored) if name in self._plans else None
-
-
-def _seen_metrics(seen: Seen) -> dict[str, float]:
-    return {
-        schema.SEEN_IMAGES: float(seen.images),
-        schema.SEEN_TEXT_TOKENS: float(seen.text_tokens),
-        schema.SEEN_VISUAL_TOKENS: float(seen.visual_tokens),
-        schema.SEEN_FLOPS: seen.flops,
-    }

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import lightning.pytorch as pl
 import torch
 
-from vlm_ablate.config.execution import Execution
+from vlm_ablate.config.execution import Execution, is_continuable
 from vlm_ablate.config.stages import Stage, Training
 from vlm_ablate.errors import Diverged
 from vlm_ablate.events import Reporter
@@ -72,7 +72,7 @@ class StageJob:
     @property
     def continuable(self) -> bool:
         """Whether its last checkpoint is kept, for a longer stage to go on from."""
-        return self.stage.schedule == "constant" and self.execution.continuable
+        return is_continuable(self.stage, self.execution)
 
 
 def prepare(vlm: VLM, stage: Stage, index: int, init_seed: int, adapt: Callable[[VLM, Stage], Any]) -> None:
