@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import os
 import secrets
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -143,6 +144,38 @@ def write_atomically(path: Path, data: bytes | str, *, private: bool = False, du
     """Write the whole of `path` in one go (see `atomic_file`)."""
     with atomic_file(path, private=private, durable=durable) as file:
         file.write(data.encode() if isinstance(data, str) else data)
+
+
+def link_or_copy(file: Path, place: Path) -> None:
+    """The same file or folder in another place, whole or absent: linked where the file system can, else copied.
+
+    For what nobody changes.
+
+    Raises:
+        StorageError: it cannot be written.
+        LeaseLost: this process has lost the right to write there.
+    """
+    with storage_errors("write", place):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        check_writable(place)
+        partial = place.with_name(f".{place.name}{_PARTIAL}")
+        if file.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
+            shutil.copytree(file, partial, copy_function=_link)
+            os.replace(partial, place)
+        else:
+            partial.unlink(missing_ok=True)
+            _link(file, partial)
+            os.replace(partial, place)
+            partial.unlink(missing_ok=True)  # nothing is replaced where the same file was there
+
+
+def _link(file: str | Path, place: str | Path) -> None:
+    try:
+        os.link(file, place)
+    except OSError:
+        with atomic_path(Path(place)) as copy:
+            shutil.copyfile(file, copy)
 
 
 def fresh_file(path: Path, *, private: bool = False) -> IO[bytes]:

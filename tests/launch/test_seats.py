@@ -22,8 +22,9 @@ from vlm_ablate.launch.base import Placement
 from vlm_ablate.launch.configs import LocalConfig, SlurmConfig
 from vlm_ablate.launch.handover import Handover, Listening, Task
 from vlm_ablate.launch.local import LocalLauncher
-from vlm_ablate.launch.seats import Seat, follow, holding, seat_of_slurm
+from vlm_ablate.launch.seats import Seat, follow, holding
 from vlm_ablate.launch.slurm import SlurmEngine
+from vlm_ablate.launch.slurm_nodes import seat_of_slurm
 from vlm_ablate.runs.meeting import VARIABLE, Meeting
 from vlm_ablate.runs.spec import RunSpec
 

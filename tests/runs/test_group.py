@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -13,16 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from torch._C._distributed_c10d import TCPStore
+from torch._C._distributed_c10d import HashStore, TCPStore
 
 from tests.tracking.specs import make_spec
 from vlm_ablate.home import Home
 from vlm_ablate.launch.base import Placement, placed
-from vlm_ablate.runs import group
+from vlm_ablate.runs import group, meeting
 from vlm_ablate.runs.endings import ending, exit_message
 from vlm_ablate.runs.folder import RunFolder
 from vlm_ablate.runs.group import Group
-from vlm_ablate.runs.meeting import VARIABLE, Meeting
+from vlm_ablate.runs.meeting import VARIABLE, Meeting, Pulse
 from vlm_ablate.training.ranks import Ranks
 
 
@@ -76,6 +77,18 @@ def test_without_a_store_the_ranks_of_this_machine_are_ended(alone: Alone) -> No
     assert alone.group.blame(error) is error
     alone.group.close()
     assert alone.second.poll() is not None
+
+
+def test_a_process_lives_as_long_as_its_pulse_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meeting, "SILENT_SECONDS", 0.05)
+    store, pulse = HashStore(), Pulse()
+    assert not pulse.silent(store, "beat"), "it may not have begun to tell"
+    time.sleep(0.1)
+    assert pulse.silent(store, "beat")
+    store.set("beat", "1")
+    assert not pulse.silent(store, "beat")
+    time.sleep(0.1)
+    assert pulse.silent(store, "beat")
 
 
 def test_the_end_of_a_process_is_told_whatever_ended_it(tmp_path: Path) -> None:

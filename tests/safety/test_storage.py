@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from vlm_ablate.errors import StorageError
-from vlm_ablate.storage import atomic_file, atomic_path, fresh_file, locked, write_atomically
+from vlm_ablate.storage import atomic_file, atomic_path, fresh_file, link_or_copy, locked, write_atomically
 
 _WRITE = """
 import sys
@@ -133,3 +133,23 @@ def test_a_name_to_write_to_that_fails_leaves_the_old_file(tmp_path: Path) -> No
         path.write_text("half")
         raise RuntimeError
     assert names(tmp_path) == {"file"} and (tmp_path / "file").read_text() == "old"
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["linked", "copied"])
+def test_the_same_file_or_folder_in_another_place_whole_and_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    def refused(*places: object) -> None:
+        raise OSError("no links here")
+
+    if not links:
+        monkeypatch.setattr(os, "link", refused)
+    folder, place = tmp_path / "of", tmp_path / "new" / "place"
+    folder.mkdir()
+    (folder / "file").write_text("text")
+    for _ in range(2):  # whoever was killed after it does it again
+        link_or_copy(folder / "file", place)
+    link_or_copy(folder, tmp_path / "new" / "folder")
+    for found in (place, tmp_path / "new" / "folder" / "file"):
+        assert found.read_text() == "text" and found.samefile(folder / "file") is links
+    assert sorted(path.name for path in (tmp_path / "new").rglob("*")) == ["file", "folder", "place"]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from vlm_ablate.config.model import WHOLE, ModelConfig, PartStarts
+from vlm_ablate.config.model import ModelConfig
 from vlm_ablate.errors import ModelError
 from vlm_ablate.models.pretrained import read_json
 from vlm_ablate.models.views import Views
@@ -66,10 +64,8 @@ def read_trained_stage(folder: Path, *, check: bool = True) -> TrainedStage:
         body = unsealed(read_json(file))
         inputs = body["inputs"]
         model = ModelConfig.model_validate(inputs["model"])
-        starts = {id: str(_beside(folder, name)) for id, name in body.get("starts", {}).items()}
-        return TrainedStage(
-            folder / WEIGHTS, _placed(model, starts), Views(**inputs["views"]), int(inputs["seeds"]["init"])
-        )
+        model = model.starting_from({id: str(_beside(folder, name)) for id, name in body.get("starts", {}).items()})
+        return TrainedStage(folder / WEIGHTS, model, Views(**inputs["views"]), int(inputs["seeds"]["init"]))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ModelError(
             f"{file} cannot be read: {' '.join(str(error).split())[:300]}",
@@ -86,11 +82,3 @@ def _beside(folder: Path, name: str) -> Path:
     if name in ("", "..") or Path(name).name != name:
         raise ValueError(f"it started from {name!r}, which is no folder beside it")
     return folder.parent / name
-
-
-def _placed(model: ModelConfig, folders: Mapping[str, str]) -> ModelConfig:
-    """The model with the folders of the runs that it started from in the place of their names."""
-    starts: dict[str, Any] = {part: folders.get(id, id) for part, id in model.starts.items()}
-    if not starts:
-        return model
-    return model.model_copy(update={"init_from": starts[WHOLE] if WHOLE in starts else PartStarts(**starts)})

@@ -82,3 +82,10 @@ class ModelConfig(Strict, decides="training"):
         if isinstance(self.init_from, PartStarts):
             return {part: id for part, id in self.init_from if id}
         return {WHOLE: self.init_from} if self.init_from else {}
+
+    def starting_from(self, places: Mapping[str, str]) -> ModelConfig:
+        """The same, with other places for some of those that `starts` names."""
+        starts: dict[str, Any] = {part: places.get(id, id) for part, id in self.starts.items()}
+        if not places.keys() & {*self.starts.values()}:
+            return self
+        return self.model_copy(update={"init_from": starts[WHOLE] if WHOLE in starts else PartStarts(**starts)})

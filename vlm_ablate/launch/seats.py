@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import secrets
 import shutil
 import signal
@@ -23,15 +22,13 @@ from typing import Any
 from vlm_ablate.errors import VlmAblateError
 from vlm_ablate.home import Home
 from vlm_ablate.launch.handover import check_home
-from vlm_ablate.runs.meeting import BEAT, ENDED, GROUPS, VARIABLE, Meeting, beat_name, gone_name, group_name
+from vlm_ablate.runs.meeting import BEAT, ENDED, GROUPS, VARIABLE, Meeting, Pulse, beat_name, gone_name, group_name
 from vlm_ablate.runs.spec import RunSpec
 from vlm_ablate.storage import storage_errors, write_atomically
 
 COME_SECONDS = 600.0
 """How long the others may take to come: machines do not start at the same moment."""
 LEAVE_SECONDS = 10.0
-SILENT_SECONDS = 120.0
-"""How long a group's first rank may show no life."""
 LOOK_SECONDS = 0.2
 BEAT_SECONDS = 2.0
 GRACE_SECONDS = 30.0
@@ -238,7 +235,8 @@ class _Ranks:
         self._told: set[int] = set()
         self._passed_on = False
         self._beats, self._beaten = 0, 0.0
-        self._heard, self._heard_at = b"", time.monotonic()
+        self._first = Pulse()
+        """Of the group's first rank."""
 
     def look(self) -> None:
         """Start what is to be started, tell what has ended, end what nobody waits for."""
@@ -252,7 +250,10 @@ class _Ranks:
             if process.poll() not in (None, 0) and rank not in self._told:
                 self._told.add(rank)
                 self._store.set(f"{group_name(self._group)}/{gone_name(rank)}", str(process.returncode))
-        if self._processes and (self._store.check([f"{group_name(self._group)}/{ENDED}"]) or self._silent()):
+        name = group_name(self._group)
+        if self._processes and (
+            self._store.check([f"{name}/{ENDED}"]) or self._first.silent(self._store, f"{name}/{BEAT}")
+        ):
             self.end()
 
     def pass_on(self, number: int, frame: Any) -> None:
@@ -283,33 +284,9 @@ class _Ranks:
         for rank in range(self._seat.index * here, (self._seat.index + 1) * here):
             place = (rank, setup["world"], setup["devices"])
             self._processes[rank] = start_rank(self._seat.meeting, group_name(self._group), *place, apart=True)
-        self._heard_at = time.monotonic()
+        self._first = Pulse()
 
     def _beat(self) -> None:
         if time.monotonic() - self._beaten > BEAT_SECONDS:
             self._beats, self._beaten = self._beats + 1, time.monotonic()
             self._store.set(beat_name(self._seat.index), str(self._beats))
-
-    def _silent(self) -> bool:
-        """Whether the group's first rank has shown no life for long."""
-        name, now = f"{group_name(self._group)}/{BEAT}", time.monotonic()
-        heard = self._store.get(name) if self._store.check([name]) else b""
-        if heard != self._heard:
-            self._heard, self._heard_at = heard, now
-        return now - self._heard_at > SILENT_SECONDS
-
-
-def seat_of_slurm(environment: Mapping[str, str] = os.environ) -> Seat | None:
-    """Of the one process that a job has on each of its machines; None: it has one machine."""
-    count = int(environment.get("SLURM_JOB_NUM_NODES") or 1)
-    if count == 1:
-        return None
-    first = _first_host(environment["SLURM_JOB_NODELIST"])
-    port = 20_000 + int(environment["SLURM_JOB_ID"]) % 40_000  # the same on all of them, another for each job
-    return Seat(int(environment["SLURM_PROCID"]), count, 1, first, port)
-
-
-def _first_host(names: str) -> str:
-    """`gpu[07-09,12],cpu1` -> `gpu07`."""
-    found = re.match(r"([^\[,]*)(?:\[(\w+)[^\]]*\])?([^\[,]*)", names)
-    return "".join(part or "" for part in found.groups()) if found else names

@@ -25,8 +25,8 @@ from vlm_ablate.launch.devices import gpus
 from vlm_ablate.launch.engine import EngineLauncher
 from vlm_ablate.launch.handover import Handover, Saying, Task, check_home
 from vlm_ablate.launch.remote import attend
-from vlm_ablate.launch.seats import follow, holding, seat_of_slurm
-from vlm_ablate.launch.slurm_nodes import USUAL_MINUTES, Slurm, submit_options
+from vlm_ablate.launch.seats import follow, holding
+from vlm_ablate.launch.slurm_nodes import USUAL_MINUTES, Slurm, seat_of_slurm, submit_options
 
 FOLDER = "slurm"
 """In the launch's folder: scripts and output of the jobs."""

@@ -1,8 +1,10 @@
-"""What Slurm's own commands tell: whether a job can ever run, which jobs are over, whether a machine sees the home."""
+"""What Slurm tells: its commands, whether a job can ever run, which are over, whether a machine sees the home; and in a
+job its environment, which of the job's machines this is."""
 
 from __future__ import annotations
 
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -13,6 +15,7 @@ from vlm_ablate.errors import VlmAblateError, nearest
 from vlm_ablate.launch.base import Placement
 from vlm_ablate.launch.configs import SlurmConfig
 from vlm_ablate.launch.handover import Handover
+from vlm_ablate.launch.seats import Seat
 
 ANSWER_SECONDS = 30.0
 """How long Slurm's controller may take to answer."""
@@ -185,3 +188,19 @@ def _answer(command: Sequence[str]) -> str:
 def _last(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return (lines[-1] if lines else "it does not say why")[:300]
+
+
+def seat_of_slurm(environment: Mapping[str, str] = os.environ) -> Seat | None:
+    """Of the one process that a job has on each of its machines; None: it has one machine."""
+    count = int(environment.get("SLURM_JOB_NUM_NODES") or 1)
+    if count == 1:
+        return None
+    first = _first_host(environment["SLURM_JOB_NODELIST"])
+    port = 20_000 + int(environment["SLURM_JOB_ID"]) % 40_000  # the same on all of them, another for each job
+    return Seat(int(environment["SLURM_PROCID"]), count, 1, first, port)
+
+
+def _first_host(names: str) -> str:
+    """`gpu[07-09,12],cpu1` -> `gpu07`."""
+    found = re.match(r"([^\[,]*)(?:\[(\w+)[^\]]*\])?([^\[,]*)", names)
+    return "".join(part or "" for part in found.groups()) if found else names

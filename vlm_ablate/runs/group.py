@@ -26,15 +26,13 @@ from vlm_ablate.home import Home
 from vlm_ablate.provenance import code_digest, library_versions
 from vlm_ablate.runs.endings import ending
 from vlm_ablate.runs.folder import StageFolder
-from vlm_ablate.runs.meeting import BEAT, ENDED, GROUPS, Meeting, beat_name, gone_name, group_name
+from vlm_ablate.runs.meeting import BEAT, ENDED, GROUPS, Meeting, Pulse, beat_name, gone_name, group_name
 from vlm_ablate.runs.spec import RunSpec
 from vlm_ablate.training.ranks import PATIENCE, Place, Ranks
 
 SETUP, END = "setup", "end"
 LOOK_SECONDS = 0.05
 WATCH_SECONDS = 1.0
-SILENT_SECONDS = 120.0
-"""How long the process of a machine may show no life."""
 GRACE_SECONDS = 30.0
 """How long ranks may take to leave, and the first one to notice that another is gone."""
 LEFT_ALONE = 70
@@ -84,8 +82,6 @@ class Group:
         """Those that were started here."""
         self._commands = self._beats = 0
         self._closing = self._broken = False
-        self._heard: dict[int, tuple[bytes, float]] = {}
-        """Seat -> what it said last to show that it lives, and when that was new."""
         execution = spec.config.execution
         self._world = execution.ranks
         if self._world == 1:
@@ -176,6 +172,7 @@ class Group:
             )
         self._shared, self._name, self._seats = own, group_name(own.add(GROUPS, 1)), meeting.seats
         self._store = PrefixStore(self._name, own)
+        self._pulses = {seat: Pulse() for seat in range(1, meeting.seats)}
         return meeting
 
     def _alive(self) -> bool:
@@ -212,14 +209,8 @@ class Group:
 
     def _silent(self) -> list[int]:
         """First ranks of seats that have shown no life for long."""
-        found, now = [], time.monotonic()
-        for seat in range(1, self._seats):
-            heard = self._shared.get(beat_name(seat)) if self._shared.check([beat_name(seat)]) else b""
-            if seat not in self._heard or self._heard[seat][0] != heard:
-                self._heard[seat] = heard, now
-            if now - self._heard[seat][1] > SILENT_SECONDS:
-                found.append(seat * self._world // self._seats)
-        return found
+        silent = [seat for seat, pulse in self._pulses.items() if pulse.silent(self._shared, beat_name(seat))]
+        return [seat * self._world // self._seats for seat in silent]
 
     def _watch(self) -> None:
         """End this process when it still waits for a rank that is gone; the run goes on from its checkpoint."""

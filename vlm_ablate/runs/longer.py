@@ -8,11 +8,8 @@ checkpoint of the longer one.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from vlm_ablate.config.execution import is_continuable
@@ -24,7 +21,7 @@ from vlm_ablate.runs.keys import StageKey
 from vlm_ablate.runs.log import Log, LogLine, read_log
 from vlm_ablate.runs.results import is_finished
 from vlm_ablate.runs.spec import RunSpec
-from vlm_ablate.storage import check_writable, storage_errors
+from vlm_ablate.storage import link_or_copy
 from vlm_ablate.tracking import schema
 from vlm_ablate.training.checkpoint import CheckpointFiles
 from vlm_ablate.training.stages import curve_steps
@@ -145,10 +142,10 @@ def _take_over(found: StageFolder, steps: int, folder: StageFolder, wanted: Want
     log.close()
     for step in wanted.curve_steps:
         for file in found.curve.glob(f"*.{wanted.first_step + step}.jsonl") if step <= steps else ():
-            _put(file, folder.curve / file.name)
+            link_or_copy(file, folder.curve / file.name)
     for step, file in CheckpointFiles(found.root).found():
         if step == steps:
-            _put(file, folder.root / file.name)
+            link_or_copy(file, folder.root / file.name)
 
 
 def _describe_anew(folder: StageFolder, said: Mapping[str, Any]) -> None:
@@ -184,25 +181,3 @@ def _belongs(entry: LogLine, steps: int, wanted: Wanted) -> bool:
     if any(name.startswith(schema.CURVE) for name in entry.values):
         return step in wanted.curve_steps
     return step <= steps and step % wanted.log_every == 0
-
-
-def _put(file: Path, place: Path) -> None:
-    """The same file or folder in another place: linked where the file system can, as nobody changes it, else copied."""
-    with storage_errors("write", place):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        check_writable(place)
-        partial = place.with_name(f".{place.name}.partial")
-        if file.is_dir():  # of ranks that wrote a share each
-            shutil.rmtree(partial, ignore_errors=True)
-            shutil.copytree(file, partial, copy_function=_link)
-        else:
-            partial.unlink(missing_ok=True)
-            _link(file, partial)
-        os.replace(partial, place)
-
-
-def _link(file: str | Path, place: str | Path) -> None:
-    try:
-        os.link(file, place)
-    except OSError:
-        shutil.copyfile(file, place)

@@ -18,6 +18,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
@@ -27,11 +28,13 @@ from vlm_ablate.errors import VlmAblateError
 if TYPE_CHECKING:
     from datetime import timedelta
 
-    from torch._C._distributed_c10d import TCPStore
+    from torch._C._distributed_c10d import Store, TCPStore
 
 VARIABLE = "VLM_ABLATE_MEETING"
 """Environment variable of a first rank: the meeting, as JSON."""
 GROUPS, BEAT, ENDED = "groups", "beat", "ended"
+SILENT_SECONDS = 120.0
+"""How long a process may show no life."""
 
 
 def group_name(number: int) -> str:
@@ -47,6 +50,20 @@ def gone_name(rank: int) -> str:
 def beat_name(seat: int) -> str:
     """What rises while the process of a seat lives."""
     return f"beat/{seat}"
+
+
+class Pulse:
+    """Whether a process lives that lets a value in a store rise."""
+
+    def __init__(self) -> None:
+        self._heard, self._at = b"", time.monotonic()
+
+    def silent(self, store: Store, name: str) -> bool:
+        """Whether the value of that name has been the same for long; one that is not there yet, for so long."""
+        heard = store.get(name) if store.check([name]) else b""
+        if heard != self._heard:
+            self._heard, self._at = heard, time.monotonic()
+        return time.monotonic() - self._at > SILENT_SECONDS
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from vlm_ablate.runs.log import Log
 from vlm_ablate.runs.outcome import note_attempt
 from vlm_ablate.runs.rerun import ASIDE
 from vlm_ablate.runs.spec import RunSpec
-from vlm_ablate.storage import atomic_path, check_writable, file_sha256, storage_errors
+from vlm_ablate.storage import atomic_path, check_writable, file_sha256, link_or_copy, storage_errors
 from vlm_ablate.tracking import schema
 from vlm_ablate.tracking.records import History, RunRecord
 from vlm_ablate.tracking.sqlite_reader import SqliteReader
@@ -182,13 +182,7 @@ def take_over(
 def _weights(root: Path | None, stage: StageFolder) -> None:
     file = root / "artifacts" / schema.WEIGHTS_DIR / "trained.safetensors" if root else None
     if file is not None and file.is_file():
-        with storage_errors("copy", file):
-            check_writable(stage.weights)
-            stage.weights.unlink(missing_ok=True)  # of a process that was ended before it had taken over the stage
-            try:
-                os.link(file, stage.weights)
-            except OSError:
-                _copy(file, stage.weights)
+        link_or_copy(file, stage.weights)
 
 
 def _copy(file: Path, target: Path) -> None:

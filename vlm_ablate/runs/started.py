@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from vlm_ablate.checkpoints.released import started_from
-from vlm_ablate.config.model import RUN, WHOLE, ModelConfig
+from vlm_ablate.config.model import WHOLE, ModelConfig
 from vlm_ablate.home import Home
-from vlm_ablate.runs.starts import digest_of, stage_of
+from vlm_ablate.runs.starts import digest_of, run_named, stage_of
 
 
 def started(model: ModelConfig, home: Home) -> dict[str, Any]:
@@ -22,7 +22,8 @@ def started(model: ModelConfig, home: Home) -> dict[str, Any]:
 
 
 def _told(id: str, home: Home) -> dict[str, Any]:
-    if not id.startswith(RUN):
+    name = run_named(id)
+    if name is None:
         return started_from(id)
-    stage = stage_of(id.removeprefix(RUN).strip(), home)
+    stage = stage_of(name, home)
     return {"id": id, "type": "run", "stage": stage.root.name, "sha256": digest_of(stage)}

@@ -6,7 +6,7 @@ import hashlib
 import json
 from functools import partial
 
-from vlm_ablate.config.model import RUN, WHOLE, ModelConfig, PartStarts
+from vlm_ablate.config.model import RUN, WHOLE, ModelConfig
 from vlm_ablate.config.run_config import RunConfig
 from vlm_ablate.errors import UnknownNameError, VlmAblateError
 from vlm_ablate.home import Home
@@ -22,9 +22,9 @@ def field_of(part: str) -> str:
     return "model.init_from" if part == WHOLE else f"model.init_from.{part}"
 
 
-def named_starts(model: ModelConfig) -> dict[str, str]:
-    """Field -> name of the run that it takes weights from."""
-    return {field_of(part): id.removeprefix(RUN).strip() for part, id in model.starts.items() if id.startswith(RUN)}
+def run_named(id: str) -> str | None:
+    """The name of the run that an `init_from` names; None: it names a folder or a hub id."""
+    return id.removeprefix(RUN).strip() if id.startswith(RUN) else None
 
 
 def stage_of(name: str, home: Home) -> StageFolder:
@@ -55,9 +55,10 @@ def stage_of(name: str, home: Home) -> StageFolder:
 def start_fingerprints(model: ModelConfig, home: Home) -> dict[str, str]:
     """Field -> digest of the run's weights that it takes, and of what these are a change of; MISSING: not here."""
     found = {}
-    for where, name in named_starts(model).items():
-        what = where.removeprefix("model.")
-        found[what] = once(("start", name, home.root), partial(_digest_or_missing, name, home))
+    for part, id in model.starts.items():
+        if (name := run_named(id)) is not None:
+            what = field_of(part).removeprefix("model.")
+            found[what] = once(("start", name, home.root), partial(_digest_or_missing, name, home))
     return found
 
 
@@ -84,20 +85,19 @@ def placed(model: ModelConfig, home: Home) -> ModelConfig:
         RunNotUsable: it has no weights to give.
     """
     folders = {}
-    for where, name in named_starts(model).items():
+    for part, id in model.starts.items():
+        if (name := run_named(id)) is None:
+            continue
+        where = field_of(part)
         try:
-            folders[where] = str(stage_of(name, home).root)
+            folders[id] = str(stage_of(name, home).root)
         except UnknownNameError as error:
             error.message = f"{where}: {error.message}"
             error.args = (error.message,)
             raise
         except RunNotUsable as error:
             raise RunNotUsable(f"{where}: {error.message}", hint=error.hint) from error
-    if not folders:
-        return model
-    starts = {part: folders.get(field_of(part), id) for part, id in model.starts.items()}
-    start: str | PartStarts = starts[WHOLE] if WHOLE in starts else PartStarts(**starts)
-    return model.model_copy(update={"init_from": start})
+    return model.starting_from(folders)
 
 
 def placed_run(config: RunConfig, home: Home) -> RunConfig:
@@ -108,5 +108,5 @@ def placed_run(config: RunConfig, home: Home) -> RunConfig:
 
 def noted(model: ModelConfig, home: Home) -> dict[str, str]:
     """`run:NAME` -> name of the folder below `stages` that it stands for: what a stage's manifest keeps."""
-    runs = [id for id in model.starts.values() if id.startswith(RUN)]
-    return {id: stage_of(id.removeprefix(RUN).strip(), home).root.name for id in runs}
+    names = {id: run_named(id) for id in model.starts.values()}
+    return {id: stage_of(name, home).root.name for id, name in names.items() if name is not None}
