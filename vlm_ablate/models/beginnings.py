@@ -22,7 +22,9 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from vlm_ablate.events import remark
+from vlm_ablate.models import masks
 from vlm_ablate.models.architectures.base import Part
+from vlm_ablate.models.probing import agree
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -145,9 +147,9 @@ class Beginnings:
             cache = _laid_before(step, self._computed(step.before, prompts, embeds, lengths, decode))
         part, width = part_of(step, lengths, embeds.shape[1]), step.columns
         own = torch.tensor(step.lengths, device=embeds.device)[:, None]
-        place = torch.arange(width, device=embeds.device) - (width - own)
-        positions = place.clamp(min=0)[:, width - step.own :]
-        states = _states(decode(embeds[part.rows[:, None], part.columns], place >= 0, positions, cache, part))
+        real = torch.arange(width, device=embeds.device) >= width - own
+        positions = masks.positions(real.long())[:, width - step.own :]
+        states = _states(decode(embeds[part.rows[:, None], part.columns], real, positions, cache, part))
         if alone is not None:
             self._kept = alone, states
         return states
@@ -258,7 +260,6 @@ def _states(cache: DynamicCache) -> States:
     return [(cast(Tensor, layer.keys), cast(Tensor, layer.values)) for layer in layers]
 
 
-@torch.no_grad()
 def reads_on(decoder: PreTrainedModel, width: int) -> bool:
     """Whether a decoder reads on from kept keys and values as if it had read all at once: tried on a short text.
 
@@ -269,23 +270,19 @@ def reads_on(decoder: PreTrainedModel, width: int) -> bool:
     ropes = str((getattr(decoder.config, "rope_parameters", None), getattr(decoder.config, "rope_scaling", None)))
     if "dynamic" in ropes or "longrope" in ropes:  # the angles of a beginning hang on how long the whole is
         return False
-    parameter = next(decoder.parameters())
-    text = torch.randn(1, 7, width, generator=torch.Generator().manual_seed(0)).to(parameter)
-    place = torch.arange(7, device=parameter.device)[None]
-    try:
+
+    def read(text: Tensor) -> tuple[Tensor, Tensor]:
+        place = torch.arange(text.shape[1], device=text.device)[None]
         whole = decoder(inputs_embeds=text, position_ids=place, use_cache=False).last_hidden_state[:, 4:]
         cache = DynamicCache()
         decoder(inputs_embeds=text[:, :4], position_ids=place[:, :4], past_key_values=cache, use_cache=True)
         again = DynamicCache()
         for number, (keys, values) in enumerate(_states(cache)):
             again.update(keys, values, number)
-        mask = torch.ones_like(place, dtype=torch.bool)
         rest = decoder(
-            inputs_embeds=text[:, 4:], attention_mask=mask, position_ids=place[:, 4:], past_key_values=again,
-            use_cache=True,
+            inputs_embeds=text[:, 4:], attention_mask=torch.ones_like(place, dtype=torch.bool),
+            position_ids=place[:, 4:], past_key_values=again, use_cache=True,
         ).last_hidden_state  # fmt: skip
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, NotImplementedError, RuntimeError):
-        return False
-    coarse = torch.is_autocast_enabled(parameter.device.type) or parameter.dtype in (torch.bfloat16, torch.float16)
-    error = (rest - whole).abs().max() / whole.abs().max().clamp(min=1e-30)
-    return bool(error < (5e-2 if coarse else 1e-4))
+        return rest, whole
+
+    return agree(decoder, width, (7,), read)

@@ -26,6 +26,8 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
 from vlm_ablate.errors import ModelError
+from vlm_ablate.models.language.base import evaluating
+from vlm_ablate.models.probing import agree, in_half
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -299,7 +301,6 @@ def choose(wanted: Attention, device: torch.device, *, half: bool) -> Kernel:
     return wanted
 
 
-@torch.no_grad()
 def reads_documents(decoder: PreTrainedModel, width: int) -> bool:
     """Whether a decoder reads documents in one row as it reads them apart: tried on two short ones.
 
@@ -309,33 +310,25 @@ def reads_documents(decoder: PreTrainedModel, width: int) -> bool:
     """
     if not (getattr(decoder, "_supports_attention_backend", False) and getattr(decoder, "_supports_flash_attn", False)):
         return False
-    parameter = next(decoder.parameters())
-    generator = torch.Generator().manual_seed(0)
-    first, second, other = (torch.randn(1, n, width, generator=generator).to(parameter) for n in (4, 3, 4))
+    parameter, half = next(decoder.parameters()), in_half(decoder)
     place = torch.arange(4, device=parameter.device)[None]
 
-    def read(*documents: Tensor) -> Tensor:
-        lengths = [document.shape[1] for document in documents]
+    def in_a_row(*texts: Tensor) -> Tensor:
+        lengths = [text.shape[1] for text in texts]
         with reading(decoder, Documents.of(lengths, parameter.device)):
-            return _read(decoder, torch.cat(documents, 1), torch.cat([place[:, :n] for n in lengths], 1))
+            return _read(decoder, torch.cat(texts, 1), torch.cat([place[:, :n] for n in lengths], 1))
 
-    half = parameter.dtype in (torch.bfloat16, torch.float16)
-    modes = {module: module.training for module in decoder.modules()}
-    decoder.eval()
-    try:
-        # Beside a model in bf16 there may be adapters in fp32, which run under autocast.
-        with torch.autocast(parameter.device.type, parameter.dtype if half else None, enabled=half):
-            apart = [_read(decoder, document, place[:, : document.shape[1]]) for document in (first, second)]
-            together, beside = read(first, second), read(other, second)
-    except (ValueError, KeyError, TypeError, AttributeError, NotImplementedError, RuntimeError):
-        return False
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-    close = 5e-2 if half else 1e-4
-    expected = torch.cat(apart, 1)
-    error = (together - expected).abs().max() / expected.abs().max().clamp(min=1e-30)
-    return bool(error < close) and torch.equal(together[:, 4:], beside[:, 4:])
+    def read(first: Tensor, second: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+        apart = [_read(decoder, text, place[:, : text.shape[1]]) for text in (first, second)]
+        together, beside = in_a_row(first, second), in_a_row(other, second)
+        if not torch.equal(together[:, first.shape[1] :], beside[:, other.shape[1] :]):
+            raise ValueError("a document hangs on the one before it")
+        return together, torch.cat(apart, 1)
+
+    # Beside a model in bf16 there may be adapters in fp32, which run under autocast.
+    autocast = torch.autocast(parameter.device.type, parameter.dtype if half else None, enabled=half)
+    with evaluating(decoder), autocast:
+        return agree(decoder, width, (4, 3, 4), read)
 
 
 def _read(decoder: PreTrainedModel, embeds: Tensor, positions: Tensor) -> Tensor:

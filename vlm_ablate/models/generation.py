@@ -1,15 +1,112 @@
-"""Greedy generation through transformers' `generate`, with stop strings found in the decoded text."""
+"""Greedy generation through transformers' `generate`: what prompts begin with in common is computed once, stop strings
+are found in the decoded text."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers import Cache, GenerationConfig, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
+from transformers import (
+    Cache,
+    DynamicCache,
+    GenerationConfig,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
-from vlm_ablate.models.language.base import LanguageModel
+from vlm_ablate.models.architectures.base import Architecture, Part, Reading
+from vlm_ablate.models.batch import Batch
+from vlm_ablate.models.beginnings import Beginnings, Plan, part_of
+from vlm_ablate.models.language.base import LanguageModel, evaluating
 from vlm_ablate.models.tokens import END_OF_UTTERANCE
+
+
+def continued(
+    language: LanguageModel,
+    architecture: Architecture,
+    prompts: Batch,
+    reading: Reading,
+    text: Tensor,
+    *,
+    max_new_tokens: int,
+    stop: list[str],
+    beginnings: Beginnings | None,
+) -> list[str]:
+    """Greedy continuations of left-padded prompts.
+
+    Args:
+        reading: what the prompts give the language model to read.
+        text: (batch, sequence, hidden): their embedded tokens.
+        max_new_tokens, stop: see `greedy`.
+        beginnings: computes what prompts begin with in common once, where that pays and the views have names
+            (`Batch.view_keys`); None: every prompt is computed whole.
+    """
+    if beginnings is not None and reading.visual is not None and prompts.view_keys is not None:
+        reading = replace(reading, visual=replace(reading.visual, same=_same(prompts)))
+    embeds = architecture.embed(text, reading)
+    with evaluating(language.model):
+        plan = None if beginnings is None else _shared(language, architecture, prompts, reading, beginnings)
+        cache: DynamicCache | None = None
+        part: tuple[Part, ...] = ()
+        if beginnings is not None and plan is not None:
+            cache = _begun(language, architecture, embeds, reading, beginnings, plan)
+            part = (part_of(plan.step, prompts.attention_mask.sum(1), embeds.shape[1]),)
+        with architecture.seeing(reading, *part), architecture.decoding():
+            return greedy(
+                language, embeds, prompts.attention_mask, max_new_tokens=max_new_tokens, stop=stop, cache=cache
+            )
+
+
+def _same(batch: Batch) -> Tensor:
+    """(views,) long: of each view, in the order of the batch's rows, the number of the first with its name."""
+    assert batch.view_keys is not None
+    first: dict[bytes, int] = {}
+    order = batch.view_sample.argsort(stable=True).tolist()
+    numbers = [first.setdefault(batch.view_keys[view], number) for number, view in enumerate(order)]
+    return torch.tensor(numbers, dtype=torch.long, device=batch.view_sample.device)
+
+
+def _shared(
+    language: LanguageModel, architecture: Architecture, prompts: Batch, reading: Reading, beginnings: Beginnings
+) -> Plan | None:
+    """How prompts are computed that begin alike; None: each whole."""
+    views: list[tuple[bytes, int]] = []
+    if len(prompts.input_ids) < 2:
+        return None
+    if (visual := reading.visual) is not None:
+        if prompts.view_keys is None:
+            return None
+        counts = [visual.states.shape[1]] * len(visual.states) if visual.own is None else visual.own.sum(1).tolist()
+        order, keys = prompts.view_sample.argsort(stable=True).tolist(), prompts.view_keys
+        views = [(keys[view], architecture.placeholders(n)) for view, n in zip(order, counts, strict=True)]
+    if not beginnings.serve(language.decoder, language.hidden, looks_back=architecture.looks_back):
+        return None
+    return beginnings.plan(beginnings.named(prompts.input_ids, prompts.attention_mask, reading.is_image, views))
+
+
+def _begun(
+    language: LanguageModel,
+    architecture: Architecture,
+    embeds: Tensor,
+    reading: Reading,
+    beginnings: Beginnings,
+    plan: Plan,
+) -> DynamicCache:
+    """Keys and values of what stands before the columns of the last pass."""
+    decoder = language.decoder
+
+    def decode(embeds: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache, part: Part) -> DynamicCache:
+        with architecture.seeing(reading, part):
+            decoder(
+                inputs_embeds=embeds, attention_mask=mask, position_ids=positions, past_key_values=cache,
+                use_cache=True,
+            )  # fmt: skip
+        return cache
+
+    return beginnings.begin(plan, embeds, reading.segment > 0, decode)
 
 
 def greedy(

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from transformers import DynamicCache
 
 from vlm_ablate.config.model import ModelConfig
 from vlm_ablate.config.stages import Training
 from vlm_ablate.errors import ModelError
 from vlm_ablate.models import documents, masks, promises
-from vlm_ablate.models.architectures.base import Architecture, Part, Reading, Visual
+from vlm_ablate.models.architectures.base import Architecture, Reading, Visual
 from vlm_ablate.models.batch import IGNORE, Batch, Encoded
-from vlm_ablate.models.beginnings import Beginnings, Plan, part_of
+from vlm_ablate.models.beginnings import Beginnings
+from vlm_ablate.models.checkpointing import set_checkpointing
 from vlm_ablate.models.connectors.base import Connector
 from vlm_ablate.models.features import StoredFeatures
-from vlm_ablate.models.generation import greedy
+from vlm_ablate.models.generation import continued
 from vlm_ablate.models.language.base import LanguageModel
 from vlm_ablate.models.language.vocabulary import extend_vocabulary
 from vlm_ablate.models.pretrained import quietly
@@ -226,64 +226,10 @@ class VLM(nn.Module):
             raise ModelError("a row to be continued holds one prompt")
         prompts = replace(batch, labels=torch.full_like(batch.input_ids, IGNORE))
         reading = self._reading(prompts, self.encode(prompts))
-        if beginnings is not None and reading.visual is not None and prompts.view_keys is not None:
-            reading = replace(reading, visual=replace(reading.visual, same=_same(prompts)))
-        embeds = self.architecture.embed(self._embed_text(prompts), reading)
-        with self._evaluating():
-            plan = None if beginnings is None else self._shared(beginnings, prompts, reading)
-            cache: DynamicCache | None = None
-            part: tuple[Part, ...] = ()
-            if beginnings is not None and plan is not None:
-                cache = self._begin(beginnings, plan, embeds, reading)
-                part = (part_of(plan.step, prompts.attention_mask.sum(1), embeds.shape[1]),)
-            with self.architecture.seeing(reading, *part), self.architecture.decoding():
-                return greedy(
-                    self.language, embeds, prompts.attention_mask, max_new_tokens=max_new_tokens, stop=list(stop),
-                    cache=cache,
-                )  # fmt: skip
-
-    def _shared(self, beginnings: Beginnings, prompts: Batch, reading: Reading) -> Plan | None:
-        """How prompts are computed that begin alike; None: each whole."""
-        views: list[tuple[bytes, int]] = []
-        if len(prompts.input_ids) < 2:
-            return None
-        if (visual := reading.visual) is not None:
-            if prompts.view_keys is None:
-                return None
-            counts = [visual.states.shape[1]] * len(visual.states) if visual.own is None else visual.own.sum(1).tolist()
-            order = prompts.view_sample.argsort(stable=True).tolist()
-            keys = prompts.view_keys
-            parts = zip(order, counts, strict=True)
-            views = [(keys[view], self.architecture.placeholders(count)) for view, count in parts]
-        looks_back = self.architecture.looks_back
-        if not beginnings.serve(self.language.decoder, self.language.hidden, looks_back=looks_back):
-            return None
-        numbers = beginnings.named(prompts.input_ids, prompts.attention_mask, reading.is_image, views)
-        return beginnings.plan(numbers)
-
-    def _begin(self, beginnings: Beginnings, plan: Plan, embeds: Tensor, reading: Reading) -> DynamicCache:
-        """Keys and values of what stands before the columns of the last pass."""
-        decoder = self.language.decoder
-
-        def decode(embeds: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache, part: Part) -> DynamicCache:
-            with self.architecture.seeing(reading, part):
-                decoder(
-                    inputs_embeds=embeds, attention_mask=mask, position_ids=positions, past_key_values=cache,
-                    use_cache=True,
-                )  # fmt: skip
-            return cache
-
-        return beginnings.begin(plan, embeds, reading.segment > 0, decode)
-
-    @contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        """Within the block the language model does without dropout."""
-        training = self.language.model.training
-        self.language.model.eval()
-        try:
-            yield
-        finally:
-            self.language.model.train(training)
+        return continued(
+            self.language, self.architecture, prompts, reading, self._embed_text(prompts),
+            max_new_tokens=max_new_tokens, stop=list(stop), beginnings=beginnings,
+        )  # fmt: skip
 
     def attend_by(self, kernel: documents.Kernel) -> bool:
         """Choose what computes attention; whether batches may come without padding.
@@ -296,19 +242,7 @@ class VLM(nn.Module):
 
     def set_gradient_checkpointing(self, enabled: bool = True) -> None:
         """Recompute the layers of both backbones, and the blocks between them, instead of keeping their activations."""
-        self.architecture.gradient_checkpointing = enabled
-        for model, contexts in (
-            (self.language.model, self._recomputing),
-            (self.vision.backbone, None),
-        ):
-            if not getattr(model, "supports_gradient_checkpointing", False):
-                continue
-            if not enabled:
-                if any(getattr(part, "gradient_checkpointing", False) for part in model.modules()):
-                    _switch(model, "disable")
-                continue
-            options = {"use_reentrant": False, **({"context_fn": contexts} if contexts else {})}
-            _switch(model, "enable", options)
+        set_checkpointing(self.vision, self.language, self.architecture, enabled=enabled)
 
     def _decode(self, batch: Batch, visual: Encoded | None) -> Tensor:
         reading = self._reading(batch, visual)
@@ -330,18 +264,6 @@ class VLM(nn.Module):
             return None
         device, both_ways = reading.segment.device, self.architecture.both_ways(reading)
         return documents.Documents.of(reading.documents, device, kernel=self.attention, both_ways=both_ways)
-
-    def _recomputing(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        """For `torch.utils.checkpoint(context_fn=...)`: what is recomputed sees what the forward pass saw."""
-        now, own = documents.current(), getattr(self.architecture, "checkpoint_contexts", None)
-        before, again = own() if own else (nullcontext(), nullcontext())
-
-        @contextmanager
-        def recomputed() -> Iterator[None]:
-            with again, documents.reading(self.language.decoder, now):
-                yield
-
-        return before, recomputed()
 
     def _reading(self, batch: Batch, encoded: Encoded | None) -> Reading:
         """Where the placeholders are, what sees what, and the visual tokens in the order of the batch's rows."""
@@ -392,21 +314,6 @@ class VLM(nn.Module):
         side = self.views.side
         empty = torch.zeros(1, 3, side, side, device=device)
         return torch.stack([self.encode_images(empty, None).sum() for _ in range(count)]).sum() * 0.0
-
-
-def _same(batch: Batch) -> Tensor:
-    """(views,) long: of each view, in the order of the batch's rows, the number of the first with its name."""
-    assert batch.view_keys is not None
-    first: dict[bytes, int] = {}
-    order = batch.view_sample.argsort(stable=True).tolist()
-    numbers = [first.setdefault(batch.view_keys[view], number) for number, view in enumerate(order)]
-    return torch.tensor(numbers, dtype=torch.long, device=batch.view_sample.device)
-
-
-def _switch(model: nn.Module, state: str, *args: object) -> None:
-    """transformers renamed the switch in 5.x; the old name warns there and the new one is missing before."""
-    names = (f"activation_checkpointing_{state}", f"gradient_checkpointing_{state}")
-    next(getattr(model, name) for name in names if hasattr(model, name))(*args)
 
 
 def _dtype(module: nn.Module) -> torch.dtype:

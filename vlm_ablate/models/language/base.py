@@ -99,6 +99,18 @@ class LanguageModel(nn.Module):
         return self.tokenizer
 
 
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Within the block a model does without dropout; its modules are then in the modes that they were in."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
 def trained_dtype(dtype: torch.dtype) -> torch.dtype:
     """What trained parameters beside weights of `dtype` are kept in: fp32 or more."""
     return torch.promote_types(dtype, torch.float32)
