@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from vlm_ablate.checkpoints.chat import chat_template
 from vlm_ablate.checkpoints.families.base import ExportFamily
 from vlm_ablate.config.data import ImageConfig
+from vlm_ablate.data.images import filter_of
 from vlm_ablate.errors import ModelError
 from vlm_ablate.models.tokens import FAKE, IMAGE
 from vlm_ablate.models.views import view_side
@@ -21,9 +22,6 @@ from vlm_ablate.models.vlm import VLM
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, ProcessorMixin
-
-_FILTERS = {"bilinear": 2, "bicubic": 3, "lanczos": 1}
-"""Pillow's numbers of its filters."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ def processor_for(vlm: VLM, image: ImageConfig, prompt: str, family: ExportFamil
     tokenizer, count = deepcopy(vlm.tokenizer), placeholders(vlm, image)
     template = chat_template(prompt, tokenizer)
     common: dict[str, Any] = {
-        "resample": _FILTERS[resample_of(image)],
+        "resample": int(filter_of(image)),
         "image_mean": list(vlm.vision.mean),
         "image_std": list(vlm.vision.std),
     }
@@ -100,7 +98,7 @@ def _of_squares(vlm: VLM, image: ImageConfig, prompt: str, family: ExportFamily)
     side = image.size // patch
     pixels = SiglipImageProcessorPil(
         size={"height": image.size, "width": image.size},
-        resample=_FILTERS[resample_of(image)],
+        resample=int(filter_of(image)),
         image_mean=list(vlm.vision.mean),
         image_std=list(vlm.vision.std),
     )
@@ -135,13 +133,6 @@ def placeholders(vlm: VLM, image: ImageConfig) -> int:
 
 _ANY_SIZE = ("perceiver", "mapping_network")
 """Connectors that give the same number of tokens for views of any size."""
-
-
-def resample_of(image: ImageConfig) -> str:
-    """The filter by name, "auto" resolved as in `data/images.py`."""
-    if image.resample != "auto":
-        return image.resample
-    return "lanczos" if image.split == "tiles" else "bicubic" if image.resize == "square" else "bilinear"
 
 
 def _remarks(image: ImageConfig) -> list[str]:

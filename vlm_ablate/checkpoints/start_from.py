@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,12 +24,13 @@ from vlm_ablate.models.pretrained import (
     config_folder,
     is_own_checkpoint,
     opened_tensors,
+    planned_tensors,
     read_config,
     read_named,
+    read_tensor,
     read_tensors,
     resolve,
     tensor_names,
-    tensor_shapes,
 )
 from vlm_ablate.models.released import adapter_folder, check_parts, read_model
 from vlm_ablate.models.renaming import Renaming
@@ -174,10 +175,8 @@ def _of_file(file: Path, parts: Sequence[str], planning: bool) -> _Incoming:
     wanted = tuple(f"{part}." for part in parts)
     with opened_tensors(file) as opened:
         names = list(opened.keys())
-        read: Callable[[str], Tensor] = opened.get_tensor
-        if planning:
-            read = lambda name: torch.empty(opened.get_slice(name).get_shape(), device="meta")  # noqa: E731
-        return _Incoming({name: read(name) for name in names if name.startswith(wanted)}, _OWN, names)
+        own = [name for name in names if name.startswith(wanted)]
+        return _Incoming({name: read_tensor(opened, name, planning=planning) for name in own}, _OWN, names)
 
 
 def _of_family(folder: Path, id: str, parts: Sequence[str], planning: bool) -> _Incoming:
@@ -187,9 +186,8 @@ def _of_family(folder: Path, id: str, parts: Sequence[str], planning: bool) -> _
     names = family.names(config)
     told = (getattr(config, "image_token_id", None), family.own_placeholder)
     if planning:
-        shapes = _shapes(folder, config, id)
-        tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-        return _Incoming(tensors, names, shapes, *told)
+        planned = _planned(folder, config, id)
+        return _Incoming(planned, names, planned, *told)
     if adapter_folder(folder):
         tensors = dict(read_model(folder).state_dict())
         return _Incoming(tensors, names, tensors, *told)
@@ -202,12 +200,13 @@ def _of_family(folder: Path, id: str, parts: Sequence[str], planning: bool) -> _
     )
 
 
-def _shapes(folder: Path, config: PretrainedConfig, id: str) -> Mapping[str, Sequence[int]]:
+def _planned(folder: Path, config: PretrainedConfig, id: str) -> Mapping[str, Tensor]:
+    """Its tensors on the meta device, from files or, of a configuration that the package carries, from that."""
     if any(folder.glob("*.safetensors")) or bundled_config(id) != folder:
-        return tensor_shapes(folder)
+        return planned_tensors(folder)
     with torch.device("meta"):
-        whole = AutoModelForImageTextToText.from_config(config)
-    return {name: tensor.shape for name, tensor in whole.state_dict().items()}
+        whole: Mapping[str, Tensor] = AutoModelForImageTextToText.from_config(config).state_dict()
+    return whole
 
 
 @torch.no_grad()

@@ -23,11 +23,12 @@ Size = tuple[int, int]
 MAX_SIDE = 4096
 """Upper bound on a side before tiling (transformers' Idefics3)."""
 
-_FILTERS = {
+FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+"""Pillow's, by the names that an `ImageConfig` has for them."""
 
 
 def views_of_size(width: int, height: int, config: ImageConfig) -> list[Size]:
@@ -170,7 +171,12 @@ def _pixels(image: Image.Image) -> np.ndarray:
 def _resized(image: Image.Image, size: Size, config: ImageConfig) -> Image.Image:
     if (image.height, image.width) == size:
         return image
+    return image.resize((size[1], size[0]), filter_of(config), reducing_gap=2.0 if config.fast else None)
+
+
+def filter_of(config: ImageConfig) -> Image.Resampling:
+    """The filter that images are resized with; "auto" is what transformers uses."""
     name = config.resample
     if name == "auto":
         name = "lanczos" if config.split == "tiles" else "bicubic" if config.resize == "square" else "bilinear"
-    return image.resize((size[1], size[0]), _FILTERS[name], reducing_gap=2.0 if config.fast else None)
+    return FILTERS[name]

@@ -19,6 +19,16 @@ if TYPE_CHECKING:
     from vlm_ablate.models.vision.base import VisionEncoder
 
 
+def described(config: Demonstrations, shots: int, encoder: str) -> str:
+    """How demonstrations are chosen, as score records say it: "random" also where there are none.
+
+    Args:
+        encoder: name of the one by whose features the nearest are found.
+    """
+    selection = config.selection if shots else "random"
+    return f"nearest:{encoder}" if selection == "nearest" else selection
+
+
 class Demonstrator:
     """Draws the demonstrations of items from the benchmark's train split.
 
@@ -42,11 +52,8 @@ class Demonstrator:
     @property
     def description(self) -> str:
         """What a score record says about them."""
-        if not self._shots or self._config.selection == "random":
-            return "random"
-        if self._config.selection == "fixed":
-            return "fixed"
-        return f"nearest:{getattr(getattr(self._vision, 'config', None), 'name', type(self._vision).__name__)}"
+        encoder = getattr(getattr(self._vision, "config", None), "name", type(self._vision).__name__)
+        return described(self._config, self._shots, encoder)
 
     def draw(self, items: Sequence[BenchmarkItem]) -> list[list[BenchmarkItem]]:
         """The demonstrations of each item, in the order in which they stand in the prompt.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlm_ablate.config.diff import group_by_value, groups_text
 from vlm_ablate.errors import AssetMissing, DataError, VlmAblateError
+from vlm_ablate.evaluation.demonstrations import described
 from vlm_ablate.evaluation.prompts import get_template
 from vlm_ablate.registry import benchmarks, sources
 
@@ -176,7 +177,6 @@ def _protocol(config: RunConfig, column: str) -> dict[str, Any]:
     entry, drawn = evaluation.benchmarks[column], evaluation.demonstrations
     shots = evaluation.shots if entry.shots is None else entry.shots
     template = getattr(entry.benchmark, "template", None)
-    selection = drawn.selection if shots else "random"
     return {
         "benchmark": entry.benchmark.name,
         "prompt": evaluation.prompt,
@@ -185,5 +185,5 @@ def _protocol(config: RunConfig, column: str) -> dict[str, Any]:
         "limit": entry.limit,
         "shots": shots,
         "demonstration seed": drawn.seed,
-        "demonstrations": f"nearest:{config.model.vision.name}" if selection == "nearest" else selection,
+        "demonstrations": described(drawn, shots, config.model.vision.name),
     }

@@ -171,6 +171,16 @@ def opened_tensors(file: Path) -> Iterator[safe_open]:
         ) from error
 
 
+def read_tensor(opened: safe_open, name: str, *, planning: bool) -> Tensor:
+    """A tensor of an open file; for a plan its shape alone, on the meta device."""
+    if not planning:
+        tensor: Tensor = opened.get_tensor(name)
+        return tensor
+    import torch
+
+    return torch.empty(opened.get_slice(name).get_shape(), device="meta")
+
+
 def tensor_names(folder: Path) -> dict[str, Path]:
     """Tensor name -> the file that holds it.
 
@@ -187,13 +197,13 @@ def tensor_names(folder: Path) -> dict[str, Path]:
     return names
 
 
-def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Tensor name -> shape, from the files' headers; raises as `tensor_names`."""
-    shapes: dict[str, tuple[int, ...]] = {}
+def planned_tensors(folder: Path) -> dict[str, Tensor]:
+    """All tensors on the meta device, from the files' headers; raises as `tensor_names`."""
+    planned: dict[str, Tensor] = {}
     for file in sorted(set(tensor_names(folder).values())):
-        with opened_tensors(file) as tensors:
-            shapes.update({name: tuple(tensors.get_slice(name).get_shape()) for name in list(tensors.keys())})
-    return shapes
+        with opened_tensors(file) as opened:
+            planned.update({name: read_tensor(opened, name, planning=True) for name in list(opened.keys())})
+    return planned
 
 
 def read_json(file: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import TypeAdapter
@@ -18,6 +18,7 @@ from torch.distributed.tensor import DTensor
 
 from vlm_ablate.errors import ModelError
 from vlm_ablate.models.adapters import inject, merge
+from vlm_ablate.models.pretrained import read_tensor
 from vlm_ablate.models.vlm import VLM, Adapter
 from vlm_ablate.storage import atomic_path, storage_errors
 
@@ -181,14 +182,8 @@ def load_trained(vlm: VLM, file: Path) -> None:
 
     try:
         with safe_open(file, framework="pt") as opened:
-            tensors, metadata = {n: _read(opened, n, vlm) for n in list(opened.keys())}, opened.metadata()
+            planning, metadata = vlm.device.type == "meta", opened.metadata()
+            tensors = {name: read_tensor(opened, name, planning=planning) for name in list(opened.keys())}
     except (OSError, SafetensorError) as error:
         raise ModelError(f"cannot read the trained weights {file}: {error}") from error
     load_trainable_state_dict(vlm, tensors, metadata, file=file)
-
-
-def _read(opened: Any, name: str, vlm: VLM) -> Tensor:
-    if vlm.device.type != "meta":
-        tensor: Tensor = opened.get_tensor(name)
-        return tensor
-    return torch.empty(opened.get_slice(name).get_shape(), device="meta")

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from vlm_ablate.config.data import MAX_TILES, ImageConfig
+from vlm_ablate.data.images import FILTERS
 from vlm_ablate.errors import ModelError
 
-_FILTERS = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
-"""Pillow's numbers of its filters."""
+FILTER_NAMES = {int(number): name for name, number in FILTERS.items()}
+"""Pillow's numbers of its filters -> their names here."""
 _STEPS = ("do_resize", "do_rescale", "do_normalize")
 
 
@@ -67,9 +68,9 @@ def _filter(said: dict[str, Any], who: str) -> dict[str, Any]:
         raise _inexpressible(who, "rescale_factor", scale)
     if number is None:
         return {"resample": "auto"}
-    if number not in _FILTERS:
+    if number not in FILTER_NAMES:
         raise _inexpressible(who, "resample", number)
-    return {"resample": _FILTERS[number]}
+    return {"resample": FILTER_NAMES[number]}
 
 
 def _inexpressible(who: str, field: str, value: object) -> ModelError:

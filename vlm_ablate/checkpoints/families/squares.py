@@ -8,6 +8,7 @@ from typing import Any, cast
 from transformers import PretrainedConfig, PreTrainedModel, SiglipVisionConfig
 
 from vlm_ablate.checkpoints.families.base import ExportFamily, Inputs
+from vlm_ablate.checkpoints.families.processors import FILTER_NAMES
 from vlm_ablate.config.data import ImageConfig
 from vlm_ablate.models.batch import Batch
 from vlm_ablate.models.language.inside import TEXT, TEXT_HEAD
@@ -24,8 +25,6 @@ TOWER_AND_TEXT: Rules = (
 )
 PROJECTOR = r"(?:model\.)?multi_modal_projector\."
 _SIGLIP, _CLIP = "siglip_vision_model", "clip_vision_model"
-_FILTERS = {1: "lanczos", 2: "bilinear"}
-"""Pillow's numbers of its filters; for any other a square is resized as by default."""
 
 
 class SquareFamily(ExportFamily):
@@ -35,8 +34,8 @@ class SquareFamily(ExportFamily):
 
     def images(self, config: PretrainedConfig, said: dict[str, Any]) -> ImageConfig:
         found = super().images(config, said)
-        resample = _FILTERS.get(said.get("resample") or 0)
-        return found.model_copy(update={"resample": resample}) if resample else found
+        resample = FILTER_NAMES.get(said.get("resample") or 0, "bicubic")
+        return found if resample == "bicubic" else found.model_copy(update={"resample": resample})  # else by default
 
     def inputs(self, model: PreTrainedModel, vlm: VLM, batch: Batch) -> Inputs:
         return {} if batch.pixel_values is None else {"pixel_values": batch.pixel_values.to(model.dtype)}
