@@ -17,6 +17,11 @@ _OFFLINE = "On"
 DOWNLOAD_HINT = f"write the path of a local copy as `id`, or download it: `vlm-ablate --allow-hub ...` or {ALLOW_HUB}=1"
 
 
+def is_path(id: str) -> bool:
+    """Whether an id can be nothing of a hub: it begins as a path does, or goes deeper than owner/name."""
+    return id.startswith(("/", ".", "~")) or id.count("/") > 1
+
+
 def hub_allowed() -> bool:
     """Whether the user asked for downloads."""
     return os.environ.get(ALLOW_HUB, "") not in ("", "0")

@@ -218,7 +218,7 @@ def test_part_without_stand_in_is_warned_about(write: Write) -> None:
 
 
 def test_nothing_stands_in_for_a_folder_of_one_s_own(write: Write, tmp_path: Path) -> None:
-    for id in (str(tmp_path / "questions"), "./questions", "~/questions"):
+    for id in (str(tmp_path / "questions"), "./questions", "~/questions", "data/my/questions"):
         file = write(
             ("{benchmark: vqav2}", f"{{benchmark: {{name: vqav2, id: {id}}}}}"), ("mistralai/Mistral-7B-v0.1", id)
         )

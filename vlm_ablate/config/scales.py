@@ -22,6 +22,7 @@ from vlm_ablate.config.scale import Scale, StandIn
 from vlm_ablate.config.shared_data import apply_diff, collapsed, spread
 from vlm_ablate.config.shipped import shipped_experiments
 from vlm_ablate.errors import ConfigError, UnknownNameError
+from vlm_ablate.hub import is_path
 
 PAPER = "paper"
 """The scale that changes nothing; it needs no file."""
@@ -209,9 +210,9 @@ def _stand_in(part: Any, table: dict[str, StandIn]) -> StandIn | None:
 
 
 def _is_here(part: Any) -> bool:
-    """Whether a part names a folder or a file of this machine and not something of a hub."""
+    """Whether a part names a folder or a file and not something of a hub."""
     id = part.get("id") if isinstance(part, dict) else None
-    return isinstance(id, str) and (id.startswith(("/", "./", "../", "~")) or os.path.exists(id))
+    return isinstance(id, str) and (is_path(id) or os.path.exists(id))
 
 
 def _label(part: dict[str, Any], stand_in: StandIn) -> str:

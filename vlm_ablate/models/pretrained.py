@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlm_ablate.errors import AssetMissing, ModelError
-from vlm_ablate.hub import DOWNLOAD_HINT, hub_allowed
+from vlm_ablate.hub import DOWNLOAD_HINT, hub_allowed, is_path
 from vlm_ablate.limits import parse_json
 from vlm_ablate.storage import file_sha256
 
@@ -50,15 +50,11 @@ def resolve(id: str, revision: str | None = None) -> Path:
     local = Path(id).expanduser()
     if local.is_dir():
         return local
-    if _is_path(id):
+    if is_path(id) or "/" not in id:
         raise AssetMissing(
             f"the folder {id!r} does not exist", hint="give an existing local folder, or a hub id owner/name"
         )
     return _snapshot(id, revision)
-
-
-def _is_path(id: str) -> bool:
-    return id.startswith(("/", ".", "~")) or id.count("/") != 1
 
 
 def _snapshot(id: str, revision: str | None) -> Path:

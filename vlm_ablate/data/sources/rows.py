@@ -19,7 +19,7 @@ from vlm_ablate.data.sources.lines import LineRows, LineStream, Row
 from vlm_ablate.data.sources.shards import MADE_OF_SHARDS, TarRows, TarStream, unpacked
 from vlm_ablate.data.sources.streams import Stream, StreamRows, WholeStream
 from vlm_ablate.errors import AssetMissing, DataError
-from vlm_ablate.hub import DOWNLOAD_HINT, hub_allowed, offline_unless_allowed, surely_absent
+from vlm_ablate.hub import DOWNLOAD_HINT, hub_allowed, is_path, offline_unless_allowed, surely_absent
 from vlm_ablate.limits import parse_json
 
 __all__ = ["Row", "Rows", "first_reason", "found_nothing", "load_hub", "open_rows"]
@@ -47,7 +47,7 @@ def open_rows(config: RecordsConfig) -> Rows:
     """
     local = local_roots(config.id, config.subset)
     if config.format == "hub" or not local:
-        if config.format not in ("auto", "hub") or _looks_like_path(config.id):
+        if config.format not in ("auto", "hub") or is_path(config.id) or set("*?[") & set(config.id):
             raise DataError(f"{config.id!r} does not exist", hint="give an existing file, folder or glob, or a hub id")
         return _open_hub(config)
     if config.format == "saved" or (len(local) == 1 and (local[0] / "dataset_info.json").is_file()):
@@ -64,10 +64,6 @@ def open_rows(config: RecordsConfig) -> Rows:
     if not len(rows):
         raise DataError(f"{config.id!r} is empty: its {kind} files hold no row")
     return rows
-
-
-def _looks_like_path(id: str) -> bool:
-    return id.startswith(("/", ".", "~")) or id.count("/") > 1 or any(c in id for c in "*?[")
 
 
 def _open_parquet(config: RecordsConfig, files: list[Path], mark: str, licence: str) -> Rows:
