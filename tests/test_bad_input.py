@@ -43,10 +43,10 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from training.squares import EXECUTION, STAGE, save_parts, square
-from typer.testing import CliRunner, Result
+from training.squares import EXECUTION, STAGE, square
+from typer.testing import Result
 
-from vlm_ablate.cli.app import app
+from tests.command import call
 from vlm_ablate.home import Home
 from vlm_ablate.models.connectors.linear import LinearConnector
 from vlm_ablate.runs.catalogue import asked_for
@@ -55,18 +55,7 @@ from vlm_ablate.tracking.read import read_records
 from vlm_ablate.tracking.records import RunRecord
 
 NAME = "bad_input"
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture(scope="module")
-def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("parts")
-    save_parts(folder)
-    return folder
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def write(folder: Path, parts: Path, arms: dict[str, dict[str, Any]], **stage: Any) -> Path:
@@ -121,10 +110,6 @@ def questions(folder: Path) -> dict[str, Any]:
     splits = {"train": "train", "report": "validation"}
     return {"evaluation.benchmarks.colour.benchmark":
             {"name": "textvqa", "id": str(folder / "questions"), "splits": splits}}  # fmt: skip
-
-
-def call(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(app, list(map(str, arguments)))
 
 
 def records_of(home: Home) -> dict[str, RunRecord]:

@@ -9,9 +9,8 @@ import shlex
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
 
-from vlm_ablate.cli.app import app
+from tests.command import call
 from vlm_ablate.home import Home
 from vlm_ablate.tracking.read import read_records
 
@@ -30,10 +29,6 @@ TINY = [
 ]
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.usefixtures("offline_material"), pytest.mark.timeout(900)]
-
-
-def call(*arguments: str) -> Result:
-    return CliRunner().invoke(app, list(arguments))
 
 
 def state(home: Home) -> dict[str, int]:

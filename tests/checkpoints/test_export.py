@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from tests.models.conftest import save_lm
-from tests.models.support import PERCEIVER, a_batch, a_vlm, batch_of, open_gates
+from tests.models.support import PERCEIVER, a_batch, a_vlm, batch_of, logits_of, open_gates
 from vlm_ablate.checkpoints import load_checkpoint
 from vlm_ablate.checkpoints.chat import chat_template
 from vlm_ablate.checkpoints.own import read_description, save_checkpoint
@@ -55,11 +55,6 @@ def adapt(vlm: VLM, seed: int = 0, **stage) -> VLM:
         if "lora_B" in name or "trainable_tokens" in name:
             parameter.data.normal_(std=0.1, generator=generator)
     return vlm
-
-
-def our_logits(vlm: VLM, batch) -> torch.Tensor:
-    with torch.no_grad():
-        return vlm.logits(batch)
 
 
 # --- processors ------------------------------------------------------------------------------------------------------
@@ -186,7 +181,7 @@ def test_any_siglip_at_its_own_size_is_idefics(connector: dict, siglip: Path, ll
     with torch.no_grad():
         found = to_transformers(vlm)(**inputs).logits
     real = batch.attention_mask
-    torch.testing.assert_close(found[real], our_logits(vlm, batch)[real], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found[real], logits_of(vlm, batch)[real], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -237,7 +232,7 @@ def test_adapters_beside_the_base(kind: str, tmp_path: Path) -> None:
     with torch.no_grad():
         without = model(**inputs).logits
         model = PeftModel.from_pretrained(model, tmp_path / "adapter")
-        found, expected = model.eval()(**inputs).logits, our_logits(vlm, batch)
+        found, expected = model.eval()(**inputs).logits, logits_of(vlm, batch)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     assert (without - expected).abs().max() > 0.01, "else nothing was adapted"
 
@@ -264,12 +259,12 @@ def test_our_own_folder_loads_back_equal(name: str, keep: bool, tmp_path: Path) 
     vlm = adapt(a_vlm(*NANO, image=ImageConfig(size=32), **OWN[name]), language="dora", vision="lora")
     open_gates(vlm)
     batch = a_batch(vlm, ["<image> what colour ?", "<image><image> two"])
-    expected = our_logits(vlm, batch)
+    expected = logits_of(vlm, batch)
     save_checkpoint(vlm, tmp_path, ImageConfig(size=32), prompt="chat", keep_adapters=keep)
     moved = tmp_path.rename(tmp_path.parent / f"{tmp_path.name}-moved")
     loaded = load_checkpoint(moved)
     tolerance = 1e-5 if keep else 1e-4  # merging rounds
-    torch.testing.assert_close(our_logits(loaded, batch), expected, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(logits_of(loaded, batch), expected, rtol=tolerance, atol=tolerance)
     assert set(loaded.adapters) == ({"vision", "language"} if keep else set())
     assert read_description(moved).prompt == "chat" and not any(p.requires_grad for p in loaded.parameters())
     # Its parts are checkpoints by themselves.
@@ -283,9 +278,9 @@ def test_towers_of_which_layers_were_cut(tower: str, layer: int, llama: Path, tm
     vision = {"name": "hf", "id": str(request.getfixturevalue(tower)), "layer": layer}
     vlm = a_vlm(vision, llama, connector="linear")
     batch = a_batch(vlm)
-    expected = our_logits(vlm, batch)
+    expected = logits_of(vlm, batch)
     save_checkpoint(vlm, tmp_path, ImageConfig(size=32))
-    torch.testing.assert_close(our_logits(load_checkpoint(tmp_path), batch), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(logits_of(load_checkpoint(tmp_path), batch), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_folders_that_are_no_checkpoint_of_ours(tmp_path: Path) -> None:

@@ -11,17 +11,16 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from training.squares import STAGE, make_spec, save_parts
+from training.squares import STAGE, make_spec
 from transformers import AutoConfig, AutoModelForImageTextToText
-from typer.testing import CliRunner, Result
 
-from tests.checkpoints.test_parity import CASES, batch_for, our_logits, reference_inputs, save_reference
+from tests.checkpoints.test_parity import CASES, batch_for, reference_inputs, save_reference
+from tests.command import call
 from tests.models.support import a_vlm
 from vlm_ablate.checkpoints.families.known import parts_of
 from vlm_ablate.checkpoints.own import save_checkpoint
 from vlm_ablate.checkpoints.released import fingerprint
 from vlm_ablate.checkpoints.start_from import check_starts
-from vlm_ablate.cli.app import app
 from vlm_ablate.config.data import ImageConfig
 from vlm_ablate.config.experiment import RunConfig
 from vlm_ablate.config.model import ModelConfig
@@ -49,13 +48,6 @@ def spec_from(model: dict[str, Any], parts: Path, **fields: Any) -> RunSpec:
     return replace(spec, config=RunConfig.model_validate(body))
 
 
-@pytest.fixture(scope="module")
-def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("parts")
-    save_parts(folder)
-    return folder
-
-
 @pytest.mark.parametrize("family", ["idefics2", "idefics3", "smolvlm"])
 def test_a_run_starts_from_a_released_checkpoint(family: str, parts: Path, tmp_path: Path, home: Home) -> None:
     released = tmp_path / "released"
@@ -74,7 +66,7 @@ def test_a_run_starts_from_a_released_checkpoint(family: str, parts: Path, tmp_p
     real = batch.attention_mask
     with torch.no_grad():
         expected = reference(**reference_inputs(batch, torch.float32)).logits
-        torch.testing.assert_close(our_logits(vlm, batch)[real], expected[real], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(vlm.logits(batch)[real], expected[real], rtol=1e-4, atol=1e-4)
     # The run keeps its difference from there: other weights at that place would make another model of it.
     save_reference(CASES["idefics3-factor-1" if family == "idefics3" else "idefics2-tied"], released)
     with pytest.raises((ModelError, RunNotUsable)):
@@ -113,7 +105,7 @@ def test_a_run_starts_from_an_exported_run(
     assert json.loads(tag)["type"] == ("vlm_ablate" if made.cls is None else "idefics2")
     before, after = (load_run(find_run(s.id, home)) for s in (first, second))
     batch = batch_for(before, left=False, native=False)
-    torch.testing.assert_close(our_logits(after, batch), our_logits(before, batch), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(after.logits(batch), before.logits(batch), rtol=1e-4, atol=1e-4)
 
 
 def test_a_plan_looks_where_our_own_folder_has_the_placeholder(parts: Path, tmp_path: Path) -> None:
@@ -126,10 +118,6 @@ def test_a_plan_looks_where_our_own_folder_has_the_placeholder(parts: Path, tmp_
 
 
 # --- through the command line ----------------------------------------------------------------------------------------
-
-
-def call(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(app, list(map(str, arguments)))
 
 
 def test_plan_and_run_refuse_what_does_not_fit(parts: Path, tmp_path: Path, home: Home) -> None:

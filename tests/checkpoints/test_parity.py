@@ -160,10 +160,6 @@ def reference_inputs(batch: Batch, dtype: torch.dtype) -> dict:
     )
 
 
-def our_logits(vlm: VLM, batch: Batch) -> torch.Tensor:
-    return vlm.logits(batch)
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 @pytest.mark.parametrize("native", [False, True], ids=["square", "native"])
 @pytest.mark.parametrize("left", [False, True], ids=["right", "left"])
@@ -176,7 +172,7 @@ def test_logits_loss_and_gradients(pair, dtype, native, left) -> None:
     positions = (batch.attention_mask.long().cumsum(1) - 1).clamp(min=0)
     expected = reference(**reference_inputs(batch, dtype), labels=batch.labels, position_ids=positions)
     real = batch.attention_mask
-    assert_equal(our_logits(ours, batch)[real], expected.logits[real])
+    assert_equal(ours.logits(batch)[real], expected.logits[real])
 
     output = ours(batch)
     # transformers takes its loss in float32 whatever the logits are; the loss of its logits has their precision
@@ -224,7 +220,7 @@ def test_export_of_new_tokens_and_adapters(llama, siglip) -> None:
             parameter.data.normal_(std=0.1, generator=torch.Generator().manual_seed(0))
     batch = batch_for(ours, left=False, native=True)
     with torch.no_grad():
-        expected = our_logits(ours, batch)
+        expected = ours.logits(batch)
         found = to_transformers(ours)(**reference_inputs(batch, torch.float32)).logits
     torch.testing.assert_close(found[batch.attention_mask], expected[batch.attention_mask], rtol=1e-4, atol=1e-4)
     assert ours.adapters.keys() == {"vision", "language"}

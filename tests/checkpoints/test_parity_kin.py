@@ -98,10 +98,6 @@ def in_precision(case: Kin, models: tuple[PreTrainedModel, VLM], dtype: torch.dt
     return copies
 
 
-def our_logits(vlm: VLM, batch: Batch) -> Tensor:
-    return vlm.logits(batch)
-
-
 def their_logits(case: Kin, reference: PreTrainedModel, batch: Batch, vlm: VLM) -> Tensor:
     """Row by row where a row computes the same only alone."""
     alone = [batch.row(n) for n in range(len(batch.input_ids))] if FAMILIES[case.family].row_by_row else [batch]
@@ -144,7 +140,7 @@ def test_logits_loss_and_gradients(pair, dtype, left) -> None:
     batch = batch_for(case, vlm, left=left)
     real = batch.attention_mask
     expected = their_logits(case, reference, batch, vlm)
-    found = our_logits(vlm, batch)
+    found = vlm.logits(batch)
     rows = expected.shape[-1]
     assert found.shape[-1] == rows or case.family == "mllama"
     assert_equal(found[real][:, :rows], expected[real])
@@ -188,7 +184,7 @@ def test_text_alone(pair) -> None:
     batch = batch_for(case, vlm, left=True, texts=["the dog says no", "what is it ? the cat answer"])
     with torch.no_grad():
         expected = reference(**reference_inputs(reference, batch, vlm)).logits
-        found = our_logits(vlm, batch)[..., : expected.shape[-1]]
+        found = vlm.logits(batch)[..., : expected.shape[-1]]
     assert_equal(found[batch.attention_mask], expected[batch.attention_mask])
 
 
@@ -202,7 +198,7 @@ def test_paligemma_without_its_prompt_rule_is_another_model(tmp_path) -> None:
     real = batch.attention_mask
     inputs = reference_inputs(reference, batch, vlm)
     with torch.no_grad():
-        found = our_logits(vlm, batch)[real]
+        found = vlm.logits(batch)[real]
         assert not torch.allclose(found, reference(**inputs).logits[real], atol=1e-2)
         inputs["token_type_ids"] = torch.ones_like(batch.input_ids)
         assert_equal(found, reference(**inputs).logits[real])
@@ -219,8 +215,8 @@ def test_text_before_the_first_image_of_mllama_sees_what_transformers_lets_it_se
     real = batch.attention_mask
     with torch.no_grad():
         expected = reference(**reference_inputs(reference, batch, vlm)).logits
-        found = our_logits(vlm, batch)[..., : expected.shape[-1]]
-        changed = our_logits(vlm, other)[..., : expected.shape[-1]]
+        found = vlm.logits(batch)[..., : expected.shape[-1]]
+        changed = vlm.logits(other)[..., : expected.shape[-1]]
     assert_equal(found[real], expected[real])
     assert not torch.allclose(changed[0, :2], found[0, :2], atol=1e-2)
 
@@ -232,7 +228,7 @@ def test_neighbours_of_a_row_change_nothing_for_mllama(tmp_path) -> None:
     vlm = kin.ours(case, tmp_path, reference)
     batch = batch_for(case, vlm, left=False, texts=[f"the dog {IMAGE} what", f"one {IMAGE} two {IMAGE} no", "the cat"])
     with torch.no_grad():
-        together = our_logits(vlm, batch)
+        together = vlm.logits(batch)
         for number in range(3):
             row = batch.row(number)
             real = row.attention_mask[0]
@@ -249,7 +245,7 @@ def test_consecutive_images_of_mllama_are_seen_together(tmp_path) -> None:
     batch = replace(batch, view_image=torch.tensor([0, 0, 1]))
     with torch.no_grad():
         expected = reference(**reference_inputs(reference, batch, vlm)).logits
-        found = our_logits(vlm, batch)[..., : expected.shape[-1]]
+        found = vlm.logits(batch)[..., : expected.shape[-1]]
     assert_equal(found, expected)
 
 
@@ -262,7 +258,7 @@ def test_a_tokeniser_without_our_tokens_gets_them_beside_the_checkpoints(tmp_pat
     real, known = batch.attention_mask, vlm.image_token_id + 1
     with torch.no_grad():
         expected = reference(**reference_inputs(reference, batch, vlm)).logits
-        found = our_logits(vlm, batch)
+        found = vlm.logits(batch)
     assert found.shape[-1] == known + 2
     assert_equal(found[real][:, :known], expected[real][:, :known])
 

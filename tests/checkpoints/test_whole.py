@@ -17,10 +17,10 @@ from transformers import (
 
 from tests.checkpoints import kin
 from tests.checkpoints.kin import Kin
-from tests.checkpoints.test_export import NANO, adapt, our_logits
+from tests.checkpoints.test_export import NANO, adapt
 from tests.checkpoints.test_parity import CASES, save_reference
 from tests.models.conftest import TEXT, save_lm
-from tests.models.support import PERCEIVER, a_batch, a_vlm
+from tests.models.support import PERCEIVER, a_batch, a_vlm, logits_of
 from vlm_ablate.checkpoints.chat import chat_template
 from vlm_ablate.checkpoints.families.known import parts_of
 from vlm_ablate.checkpoints.peft_folder import save_adapters
@@ -55,11 +55,11 @@ def test_a_model_starts_from_kept_adapters_too(kept) -> None:
     batch = a_batch(vlm, ["<image> what colour ?"])
     config = ModelConfig.model_validate(parts_of(read_config(str(folder), planning=False), str(folder)))
     again = started_vlm(config, Views(32)).eval()
-    torch.testing.assert_close(our_logits(again, batch), our_logits(vlm, batch), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(logits_of(again, batch), logits_of(vlm, batch), rtol=1e-4, atol=1e-4)
     whole = read_model(folder)
     with torch.no_grad():
         found = whole(input_ids=batch.input_ids, pixel_values=batch.pixel_values[None]).logits
-    torch.testing.assert_close(found, our_logits(vlm, batch), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found, logits_of(vlm, batch), rtol=1e-4, atol=1e-4)
 
 
 def test_a_part_that_would_leave_adapters_out_is_refused(kept) -> None:

@@ -9,13 +9,12 @@ from pathlib import Path
 import pytest
 import yaml
 from training.squares import EXECUTION, STAGE, save_parts
-from typer.testing import CliRunner, Result
 
-from vlm_ablate.cli.app import app
+from tests.command import call
 from vlm_ablate.home import Home
 from vlm_ablate.tracking.read import read_records
 
-ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.usefixtures("in_repository")
 T03 = "experiments/idefics2/t03_architecture.yaml"
 GATED = ("--set", "model.connector.projection=gated_mlp")
 HINT = (
@@ -23,16 +22,6 @@ HINT = (
     "--arms ar_perceiver_frozen,cross_attention_frozen,cross_attention_lora,ar_perceiver_lora,ar_perceiver_full"
 )
 COMMANDS = (("run",), ("plan",), ("table",), ("data", "show"), ("data", "stats"), ("validate",))
-
-
-@pytest.fixture(autouse=True)
-def in_repository(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setenv("COLUMNS", "160")
-
-
-def call(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(app, list(map(str, arguments)))
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)

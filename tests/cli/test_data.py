@@ -20,14 +20,7 @@ from vlm_ablate.data.draw import COLOURS
 from vlm_ablate.data.inspect import open_data
 from vlm_ablate.runs.spec import specs_of
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory):
-    import datasets.config
-
-    before, datasets.config.HF_DATASETS_CACHE = datasets.config.HF_DATASETS_CACHE, tmp_path_factory.mktemp("cache")
-    yield
-    datasets.config.HF_DATASETS_CACHE = before
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture(scope="module")

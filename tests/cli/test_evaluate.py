@@ -10,11 +10,11 @@ import datasets
 import pytest
 import yaml
 from PIL import Image
-from training.squares import STAGE, make_spec, save_parts
-from typer.testing import CliRunner, Result
+from training.squares import STAGE, make_spec
 
 from tests.checkpoints.test_parity import CASES, save_reference
-from vlm_ablate.cli.app import app
+from tests.command import call
+from tests.models.support import PERCEIVER
 from vlm_ablate.cli.evaluate import asked, fields, table_settings
 from vlm_ablate.cli.records import build_report, recorded
 from vlm_ablate.config.expand import EVALUATIONS, load_experiment
@@ -27,15 +27,6 @@ from vlm_ablate.runs.find import find_run
 from vlm_ablate.runs.results import find_results
 from vlm_ablate.runs.spec import RunSpec
 from vlm_ablate.tracking.read import read_records
-
-PERCEIVER = dict(name="perceiver", latents=3, depth=1, heads=2, head_dim=8, kv_heads=1)
-
-
-@pytest.fixture(scope="module")
-def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("parts")
-    save_parts(folder)
-    return folder
 
 
 @pytest.fixture
@@ -104,10 +95,6 @@ def copies(folder: Path) -> tuple[str, ...]:
             folder / name / "validation.parquet"
         )
     return tuple(f"evaluation.benchmarks.{name}.benchmark.id={folder / name}" for name in ("textvqa", "docvqa"))
-
-
-def call(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(app, list(map(str, arguments)))
 
 
 def test_a_checkpoint_becomes_a_row_of_the_papers_figure(

@@ -12,11 +12,10 @@ import torch
 from PIL import Image
 from training.squares import STAGE, make_spec, save_parts
 from transformers import AutoModelForImageTextToText, AutoProcessor
-from typer.testing import CliRunner, Result
 
-from tests.models.support import batch_of
+from tests.command import call, told
+from tests.models.support import PERCEIVER, batch_of
 from vlm_ablate.checkpoints import load_checkpoint
-from vlm_ablate.cli.app import app
 from vlm_ablate.errors import ModelError, StorageError, UnknownNameError
 from vlm_ablate.home import Home
 from vlm_ablate.runs.execute import execute
@@ -26,7 +25,6 @@ from vlm_ablate.runs.names import RunNotUsable
 from vlm_ablate.runs.outcome import note_attempt
 from vlm_ablate.runs.spec import RunSpec
 
-PERCEIVER = dict(name="perceiver", latents=3, depth=1, heads=2, head_dim=8, kv_heads=1)
 LORA = {"train": STAGE | {"steps": 2, "language": "lora", "vision": "lora", "lora": {"r": 2, "alpha": 64.0}}}
 
 
@@ -65,14 +63,6 @@ def copied(trained: Home, tmp_path: Path) -> Iterator[Home]:
     """The same home, to be damaged."""
     shutil.copytree(trained.root, tmp_path / "copied")
     yield Home(tmp_path / "copied")
-
-
-def call(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(app, list(map(str, arguments)))
-
-
-def told(result: Result) -> str:
-    return " ".join(result.stderr.split())
 
 
 @pytest.mark.parametrize(("arm", "cls"), [("idefics2", "Idefics2"), ("idefics3", "Idefics3")])

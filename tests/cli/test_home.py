@@ -7,9 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
 
-from vlm_ablate.cli.app import app
+from tests.command import call
 from vlm_ablate.config.expand import load_experiment
 from vlm_ablate.config.moved import recorded
 from vlm_ablate.home import Home
@@ -22,18 +21,9 @@ from vlm_ablate.tracking.record_file import dump_records, load_records
 from vlm_ablate.tracking.records import RunRecord
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.usefixtures("in_repository")
 T03 = ROOT / "experiments" / "idefics2" / "t03_architecture.yaml"
 COMMITTED = ROOT / "results" / "idefics2" / "t03_architecture" / "laptop" / "records.json"
-
-
-@pytest.fixture(autouse=True)
-def in_repository(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setenv("COLUMNS", "160")
-
-
-def call(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(app, list(map(str, arguments)))
 
 
 def specs() -> dict[str, RunSpec]:

@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from tests.checkpoints import kin
 from tests.checkpoints.kin import Kin
 from tests.checkpoints.test_parity import CASES, save_reference
+from tests.command import call, told
 from tests.models.support import a_vlm
 from vlm_ablate.checkpoints.processor import processor_for
 from vlm_ablate.checkpoints.to_transformers import to_transformers
-from vlm_ablate.cli.app import app
 from vlm_ablate.config.data import ImageConfig
 
 KIN = {
@@ -27,14 +27,6 @@ KIN = {
     "idefics": Kin("idefics", options=dict(cross_layer_interval=2)),
     "mllama": Kin("mllama", tokens=("<|image|>",)),
 }
-
-
-def call(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(app, list(map(str, arguments)))
-
-
-def told(result: Result) -> str:
-    return " ".join(result.stderr.split())
 
 
 def figures(result: Result) -> list[float]:

@@ -16,7 +16,7 @@ T03 = "experiments/idefics2/t03_architecture.yaml"
 def imported(*arguments: str) -> set[str]:
     """Top-level modules in memory after a command."""
     code = (
-        "import sys\nfrom vlm_ablate.cli import main\nsys.argv[1:] = sys.argv[1:]\n"
+        "import sys\nfrom vlm_ablate.cli import main\n"
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
         "print('\\nMODULES', *{name.partition('.')[0] for name in sys.modules})"
     )

@@ -8,12 +8,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 
 import psutil
 import pytest
 from typer.testing import CliRunner
 
+from tests.waiting import wait_for
 from vlm_ablate.cli.app import app
 from vlm_ablate.cli.ui import HOST, LOG_FILE, free_port, wait_until_open
 from vlm_ablate.home import Home
@@ -110,10 +110,8 @@ def test_stopped_by_any_signal_it_leaves_no_process_of_the_server(
     address = re.search(r"http://[\d.]+:(\d+)", command.stdout.readline())
     assert address
     server = psutil.Process(command.pid).children()[0]
-    deadline = time.monotonic() + 20
-    while not (below := server.children(recursive=True)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert below
+    wait_for(lambda: server.children(recursive=True))
+    below = server.children(recursive=True)
     command.send_signal(number)
     assert command.wait(30) == 0
     assert not [p for p in (server, *below) if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]

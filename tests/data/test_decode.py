@@ -228,15 +228,13 @@ def test_loading_leaves_a_shared_pil_image_usable() -> None:
 
 def png16(mode: int, value: tuple[int, ...], clear: tuple[int, ...]) -> bytes:
     """A PNG of one pixel with 16 bits a channel (`mode` 0: grey, 2: RGB) and a transparent colour."""
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     def words(values: tuple[int, ...]) -> bytes:
         return struct.pack(f">{len(values)}H", *values)
 
-    return b"".join([b"\x89PNG\r\n\x1a\n", chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 16, mode, 0, 0, 0)),
-                     chunk(b"tRNS", words(clear)), chunk(b"IDAT", zlib.compress(b"\0" + words(value))),
-                     chunk(b"IEND", b"")])  # fmt: skip
+    header, content = struct.pack(">IIBBBBB", 1, 1, 16, mode, 0, 0, 0), zlib.compress(b"\0" + words(value))
+    chunks = {b"IHDR": header, b"tRNS": words(clear), b"IDAT": content, b"IEND": b""}
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(kind, data) for kind, data in chunks.items())
 
 
 @pytest.mark.parametrize("turned", [1, 6])

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from tests.data import records
-from tests.data.test_sources import _own_cache, shown, source
+from tests.data.test_sources import shown, source
 from vlm_ablate.data.mixture import Mixture
 from vlm_ablate.data.sources.base import STREAM_WINDOW
 from vlm_ablate.data.sources.lines import LineStream
 from vlm_ablate.data.sources.streams import StreamRows
 from vlm_ablate.errors import DataError
 
-__all__ = ["_own_cache"]  # a fixture
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def tar(file: Path, members: dict[str, bytes]) -> None:

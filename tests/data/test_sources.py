@@ -26,15 +26,7 @@ from vlm_ablate.errors import AssetMissing, ConfigError, DataError
 from vlm_ablate.registry import sources as registry
 
 FORMATS = ["parquet", "saved", "jsonl", "webdataset"]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _own_cache(tmp_path_factory: pytest.TempPathFactory):
-    import datasets.config
-
-    before, datasets.config.HF_DATASETS_CACHE = datasets.config.HF_DATASETS_CACHE, tmp_path_factory.mktemp("cache")
-    yield
-    datasets.config.HF_DATASETS_CACHE = before
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def source(name: str, id: Path | str, **fields: Any) -> Source:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.data import records
-from tests.data.test_sources import _own_cache, shown, source
+from tests.data.test_sources import shown, source
 from vlm_ablate.data.sample import UnusableSample
 from vlm_ablate.data.values import (
     Picture,
@@ -28,7 +28,7 @@ from vlm_ablate.data.values import (
 )
 from vlm_ablate.errors import DataError
 
-__all__ = ["_own_cache"]  # a fixture
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 RED = records.png("red")
 

@@ -19,6 +19,7 @@ from PIL import Image as PilImage
 
 from tests.docmatix.dying import build_or_die
 from tests.docmatix.pdfs import Drawn, manual, page, write_pdf
+from tests.waiting import wait_for
 from vlm_ablate.docmatix import pool
 from vlm_ablate.docmatix.build import build
 from vlm_ablate.docmatix.find import find_pdfs
@@ -129,10 +130,7 @@ def test_killed_builds_continue(tmp_path: Path) -> None:
     process.wait()
     done = {f: f.stat().st_mtime_ns for f in parts.glob("*.json")}
     assert 1 <= len(done) < 6 and not (tmp_path / "out" / "counts.json").exists()
-    deadline = time.monotonic() + 60
-    while _group_alive(process.pid) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not _group_alive(process.pid), "worker processes outlived the build"
+    wait_for(lambda: not _group_alive(process.pid), 60)  # no worker process outlives the build
 
     built = build(BuildSettings(folder, tmp_path / "out", dpi=250))
     assert {f: f.stat().st_mtime_ns for f in done} == done

@@ -20,9 +20,7 @@ SHIPPED = [entry for entry in benchmarks if isinstance(entry.target, str)]
 """Plug-ins, which other tests bring along, register their class itself."""
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def picture(shade: int = 0) -> Image.Image:

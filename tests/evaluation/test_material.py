@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pytest
 from typer.testing import CliRunner
 
@@ -18,11 +17,7 @@ from vlm_ablate.evaluation import material
 from vlm_ablate.evaluation.material import look_over
 from vlm_ablate.registry import sources
 
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
-
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 STAGE = {"steps": 1, "batch_size": 1, "learning_rate": 1e-3, "connector": "full", "vision": "frozen",
          "language": "frozen"}  # fmt: skip

@@ -6,8 +6,7 @@ import os
 import signal
 import sys
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import pytest
 
 from tests.launch.test_local import TARGET, calls, press_ctrl_c_when_training
 from tests.tracking.specs import make_spec
+from tests.waiting import wait_for
 from vlm_ablate.errors import VlmAblateError
 from vlm_ablate.events import (
     Checkpointed,
@@ -83,7 +83,7 @@ def test_one_run_is_stopped_early_and_one_is_never_begun(home: Home) -> None:
     events: list[Event] = []
     with opened(home, events.append, jobs=1) as campaign:
         long, never = campaign.submit(make_spec("long", note="sleep")), campaign.submit(make_spec("mlp", 1))
-        _wait_for(lambda: any(isinstance(event, StepDone) for event in events))
+        wait_for(lambda: any(isinstance(event, StepDone) for event in events))
         never.stop()
         long.stop()
         assert long.result(20).status == "stopped" and never.cancelled()
@@ -112,7 +112,7 @@ def test_a_job_that_the_engine_takes_away_leaves_a_checkpoint_and_its_run_goes_o
     events: list[Event] = []
 
     def preempt() -> None:
-        _wait_for(lambda: any(isinstance(event, StepDone) for event in events))
+        wait_for(lambda: any(isinstance(event, StepDone) for event in events))
         (computing,) = {int(pid) for _, pid, *_ in calls(home)}
         os.kill(_parent(computing), signal.SIGTERM)
 
@@ -133,7 +133,7 @@ def test_a_signal_to_all_processes_of_a_job_is_one_request(home: Home, number: s
     ended: list[str] = []
     attendant = threading.Thread(target=lambda: ended.append(attend(task, leave=asked.is_set)))
     attendant.start()
-    _wait_for(lambda: said.extend(heard()) or any(isinstance(m[-1], StepDone) for m in said))
+    wait_for(lambda: said.extend(heard()) or any(isinstance(m[-1], StepDone) for m in said))
     ((_, computing, *_),) = calls(home)
     os.kill(int(computing), number)
     asked.set()
@@ -213,10 +213,3 @@ def _handover(home: Home) -> Handover:
 
 def _parent(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-
-
-def _wait_for(condition: Callable[[], Any], seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert condition()

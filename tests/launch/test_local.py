@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from tests.tracking.specs import make_spec
+from tests.waiting import wait_for
 from vlm_ablate.cli.launchers import launch, where_to
 from vlm_ablate.errors import UnknownNameError, VlmAblateError
 from vlm_ablate.events import Checkpointed, Event, RunFinished, RunStarted, StepDone
@@ -102,7 +103,7 @@ def test_a_run_that_raises_is_a_failed_outcome_with_one_clear_message(home: Home
 def test_the_children_of_a_worker_end_with_it(home: Home, note: str, status: str) -> None:
     assert [o.status for o in run([make_spec("parent", note=note)], home)] == [status]
     child = Path("/proc") / (home.root / "child").read_text() / "stat"
-    _wait_for(lambda: not child.exists() or child.read_text().rpartition(")")[2].split()[0] in "ZX")
+    wait_for(lambda: not child.exists() or child.read_text().rpartition(")")[2].split()[0] in "ZX")
 
 
 def press_ctrl_c_when_training(events: list[Event]) -> None:
@@ -183,7 +184,7 @@ def test_a_run_is_stopped_early_and_its_worker_serves_the_next(home: Home) -> No
     events: list[Event] = []
     with Campaign(LocalLauncher(LocalConfig(jobs=1)), home, events.append, target=TARGET) as campaign:
         long = campaign.submit(make_spec("long", note="sleep"))
-        _wait_for(lambda: any(isinstance(event, StepDone) for event in events))
+        wait_for(lambda: any(isinstance(event, StepDone) for event in events))
         long.stop()
         assert long.result(20).status == "stopped"
         assert campaign.submit(make_spec("mlp", 1)).result(30).status == "finished"
@@ -194,7 +195,7 @@ def test_a_run_that_has_not_begun_is_cancelled_when_it_is_stopped(home: Home) ->
     events: list[Event] = []
     with Campaign(LocalLauncher(LocalConfig(jobs=1)), home, events.append, target=TARGET) as campaign:
         long, queued = campaign.submit(make_spec("long", note="sleep")), campaign.submit(make_spec("mlp", 1))
-        _wait_for(lambda: any(isinstance(event, StepDone) for event in events))
+        wait_for(lambda: any(isinstance(event, StepDone) for event in events))
         queued.stop()
         long.stop()
         assert long.result(20).status == "stopped"
@@ -228,13 +229,6 @@ def test_more_than_this_machine_has_is_an_error_at_once(home: Home) -> None:
     for placement in (Placement(nodes=2), Placement(devices=64)):
         with pytest.raises(VlmAblateError, match="this machine"):
             launcher.submit(make_spec(), placement)
-
-
-def _wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert condition()
 
 
 def test_a_launcher_imports_neither_torch_nor_mlflow() -> None:

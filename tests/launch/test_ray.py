@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.launch.test_engine import _wait_for
 from tests.launch.test_local import TARGET, calls
 from tests.tracking.specs import make_spec
+from tests.waiting import wait_for
 from vlm_ablate.errors import VlmAblateError
 from vlm_ablate.events import Checkpointed, Event, StepDone
 from vlm_ablate.home import Home
@@ -67,7 +67,7 @@ def test_a_run_of_a_lost_machine_goes_on_elsewhere_from_its_checkpoint(home: Hom
     with opened(home, events.append, address=cluster.address, cpus=1) as campaign:
         _refused_at_once(campaign)
         long = campaign.submit(make_spec("long", note="sleep"))
-        _wait_for(lambda: any(isinstance(event, StepDone) for event in events), 90)
+        wait_for(lambda: any(isinstance(event, StepDone) for event in events), 90)
         second = cluster.add_node(**NODE)
         # Killed as a machine is: Ray's daemon is gone, what it started is not told.
         os.kill(first.all_processes["raylet"][0].process.pid, signal.SIGKILL)
@@ -80,7 +80,7 @@ def test_a_run_of_a_lost_machine_goes_on_elsewhere_from_its_checkpoint(home: Hom
         assert "SIGKILL" in dies.result(90).message
         events.clear()
         other = campaign.submit(make_spec("other", note="sleep:again"))
-        _wait_for(lambda: any(isinstance(event, StepDone) for event in events), 90)
+        wait_for(lambda: any(isinstance(event, StepDone) for event in events), 90)
         other.stop()
         assert other.result(60).status == "stopped"
     assert second is not first

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from tests.launch.slurm_cluster import missing, slurm
-from tests.launch.test_engine import _wait_for
 from tests.launch.test_local import TARGET, calls
 from tests.tracking.specs import make_spec
+from tests.waiting import wait_for
 from vlm_ablate.errors import VlmAblateError
 from vlm_ablate.events import Checkpointed, Event, RunFinished, StepDone
 from vlm_ablate.home import Home
@@ -66,7 +66,7 @@ def test_a_job_that_slurm_takes_back_goes_on_from_its_checkpoint(home: Home, how
     events: list[Event] = []
 
     def take_back() -> None:
-        _wait_for(lambda: any(isinstance(event, StepDone) for event in events), 60)
+        wait_for(lambda: any(isinstance(event, StepDone) for event in events), 60)
         if how == "requeue":
             _slurm("scontrol", "requeue", _slurm("squeue", "--noheader", "--states=RUNNING", "--format=%A").strip())
         else:
@@ -85,7 +85,7 @@ def test_a_run_is_stopped_early_and_what_waits_is_cancelled(home: Home) -> None:
     events: list[Event] = []
     with opened(home, events.append, cpus=2) as campaign:  # one at a time
         long, waits = campaign.submit(make_spec("long", note="sleep")), campaign.submit(make_spec("mlp", 1))
-        _wait_for(lambda: any(isinstance(event, StepDone) for event in events), 60)
+        wait_for(lambda: any(isinstance(event, StepDone) for event in events), 60)
         waits.stop()
         long.stop()
         assert long.result(30).status == "stopped" and waits.cancelled()
@@ -97,13 +97,13 @@ def test_jobs_of_a_command_that_was_killed_are_waited_for_by_the_next(home: Home
     command = [sys.executable, "-m", "tests.launch.slurm_command", str(home.root)]
     with subprocess.Popen(command, cwd=Path(__file__).parents[2]) as parent:
         try:
-            _wait_for(lambda: (home.root / "calls.txt").exists(), 60)
+            wait_for(lambda: (home.root / "calls.txt").exists(), 60)
         finally:
             parent.kill()
     submitted, events = _jobs(), list[Event]()
     with opened(home, events.append) as campaign:
         long = campaign.submit(make_spec("long", note="sleep"))
-        _wait_for(lambda: any(isinstance(event, StepDone) for event in events), 60)
+        wait_for(lambda: any(isinstance(event, StepDone) for event in events), 60)
         assert _jobs() == submitted and "of an earlier command" in str(events)
         long.stop()
         assert long.result(30).status == "stopped"

@@ -44,6 +44,12 @@ def a_vlm(
     return started_vlm(config, Views.of([image or ImageConfig(size=32)]), seed=seed).eval()
 
 
+def logits_of(vlm: VLM, batch: Batch) -> Tensor:
+    """Logits of every position, without a gradient."""
+    with torch.no_grad():
+        return vlm.logits(batch)
+
+
 def open_gates(vlm: VLM, value: float = 0.7) -> VLM:
     """Let the images of a cross-attention model through."""
     for name, parameter in vlm.architecture.named_parameters():

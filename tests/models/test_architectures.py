@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from tests.models.conftest import TEXT, save_lm
-from tests.models.support import IMAGE, a_batch, a_vlm, assert_same_greedy, margins, open_gates
+from tests.models.support import IMAGE, a_batch, a_vlm, assert_same_greedy, logits_of, margins, open_gates
 from vlm_ablate.config.stages import Stage
 from vlm_ablate.errors import ModelError
 from vlm_ablate.models.adapters import apply_training
@@ -42,11 +42,6 @@ def vlm(request, llama, siglip) -> VLM:
     return open_gates(a_vlm(siglip, llama, architecture=request.param))
 
 
-def all_logits(vlm: VLM, batch: Batch) -> torch.Tensor:
-    with torch.no_grad():
-        return vlm.logits(batch)
-
-
 @pytest.mark.parametrize("name", LANGUAGE)
 def test_with_closed_gates_the_model_is_the_text_model(name: str, siglip, tmp_path) -> None:
     folder = save_lm(tmp_path, LANGUAGE[name])
@@ -57,14 +52,14 @@ def test_with_closed_gates_the_model_is_the_text_model(name: str, siglip, tmp_pa
     positions = (batch.attention_mask.long().cumsum(1) - 1).clamp(min=0)
     with torch.no_grad():
         expected = text_model(batch.input_ids, attention_mask=batch.attention_mask, position_ids=positions).logits
-    found = all_logits(vlm, batch)[..., : expected.shape[-1]]
+    found = logits_of(vlm, batch)[..., : expected.shape[-1]]
     assert torch.equal(found, expected)
     # and images change nothing either
     with_images = a_batch(vlm, [f"{IMAGE} {text}" for text in texts])
     changed = with_images.pixel_values.flip(0)
     other = Batch(**{**vars(with_images), "pixel_values": changed})
-    assert torch.equal(all_logits(vlm, with_images), all_logits(vlm, other))
-    assert not torch.equal(all_logits(open_gates(vlm), with_images), all_logits(vlm, other))
+    assert torch.equal(logits_of(vlm, with_images), logits_of(vlm, other))
+    assert not torch.equal(logits_of(open_gates(vlm), with_images), logits_of(vlm, other))
 
 
 @pytest.mark.parametrize("name", LANGUAGE)
@@ -117,7 +112,7 @@ def test_right_padded_prompts_are_refused(vlm: VLM) -> None:
 @pytest.mark.parametrize("left", [False, True])
 def test_neighbours_and_padding_change_nothing(vlm: VLM, left: bool) -> None:
     together = a_batch(vlm, left=left)
-    logits, start = all_logits(vlm, together), 0
+    logits, start = logits_of(vlm, together), 0
     for row in range(3):
         views = int((together.view_sample == row).sum())
         real = together.attention_mask[row]
@@ -132,7 +127,7 @@ def test_neighbours_and_padding_change_nothing(vlm: VLM, left: bool) -> None:
             views,
         )
         start += views
-        torch.testing.assert_close(logits[row][real], all_logits(vlm, alone)[0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(logits[row][real], logits_of(vlm, alone)[0], rtol=1e-4, atol=1e-5)
     # order of the views in memory does not matter as long as they name their row
     order = torch.tensor([1, 0, 2])
     shuffled = Batch(
@@ -140,12 +135,12 @@ def test_neighbours_and_padding_change_nothing(vlm: VLM, left: bool) -> None:
     )
     swapped = together.view_sample[order].argsort(stable=True)
     assert torch.equal(order[swapped], torch.arange(3))
-    torch.testing.assert_close(all_logits(vlm, shuffled), logits, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(logits_of(vlm, shuffled), logits, rtol=1e-5, atol=1e-6)
 
 
 def test_loss_is_the_sum_over_supervised_tokens(vlm: VLM) -> None:
     batch = a_batch(vlm)
-    logits, output = all_logits(vlm, batch), vlm(batch)
+    logits, output = logits_of(vlm, batch), vlm(batch)
     expected, count = 0.0, 0
     for row in range(3):
         for position in range(1, batch.labels.shape[1]):
@@ -295,7 +290,7 @@ def test_planning_needs_no_weights(architecture: str, llama, siglip) -> None:
 def test_neftune_noise_only_while_training(vlm: VLM) -> None:
     apply_training(vlm, Stage(steps=1, batch_size=1, neftune_alpha=5.0))
     batch = a_batch(vlm)
-    assert torch.equal(all_logits(vlm, batch), all_logits(vlm, batch))
+    assert torch.equal(logits_of(vlm, batch), logits_of(vlm, batch))
     vlm.train()
     embeds = vlm._embed_text(batch)
     vlm.eval()

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
+from tests.offline.encoder_input import pixels
 from vlm_ablate.errors import AssetMissing, ModelError
 from vlm_ablate.offline.configs import EfficientNetLiteConfig, PaddleOcrConfig, VitS14Config
 from vlm_ablate.offline.encoders import efficientnet, ppocr
@@ -39,13 +40,6 @@ ENCODERS = [
     pytest.param(VitS14Config(), id="vit", marks=needs_vit),
     pytest.param(VitS14Config(layer=12), id="vit-last", marks=needs_vit),
 ]
-
-
-def pixels(encoder, *pictures):
-    """PIL pictures of equal size as the encoder's normalised input."""
-    x = torch.from_numpy(np.stack([np.asarray(p, np.float32) for p in pictures])).permute(0, 3, 1, 2) / 255
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (encoder.mean, encoder.std))
-    return (x - mean) / std
 
 
 @pytest.mark.parametrize("config", ENCODERS)

@@ -12,12 +12,12 @@ import pytest
 
 from tests.docmatix.pdfs import HEIGHT, Put, page, pdf_bytes
 from tests.offline.conftest import Place
+from tests.offline.fetched import needs
 from tests.offline.manuals import put_manuals
 from vlm_ablate.docmatix.rules import ORDINALS
 from vlm_ablate.errors import AssetMissing, DataError
 from vlm_ablate.evaluation.metrics.anls import Anls, similarity
 from vlm_ablate.offline.debian import documents as material
-from vlm_ablate.offline.debian.catalogue import packages
 from vlm_ablate.offline.debian.documents import page_layout, pages
 from vlm_ablate.offline.documents import KINDS, asked, documents
 from vlm_ablate.offline.pictures import SPLITS
@@ -30,13 +30,6 @@ SIZES = (64, 128, 256, 640)
 def manuals(place: Place) -> None:
     """Tiny manuals in the places of the real ones."""
     put_manuals(place)
-
-
-@pytest.fixture(scope="module")
-def fetched() -> None:
-    """Skips a test on a machine without the real manuals."""
-    if any(package.manifest() is None for package in packages("documents")):
-        pytest.skip("the manuals were not fetched: `vlm-ablate data fetch documents`")
 
 
 def packed(pages: list[list[Put]]) -> bytes:
@@ -185,7 +178,7 @@ def test_without_the_manuals_the_message_says_how_to_get_them(tmp_path: Path, mo
         documents("train", 0, 128)
 
 
-@pytest.mark.usefixtures("fetched")
+@needs("documents")
 class TestRealManuals:
     """What the real manuals give."""
 

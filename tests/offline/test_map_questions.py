@@ -11,10 +11,10 @@ import pytest
 
 from tests.offline.conftest import Place
 from tests.offline.drawn_maps import grid_map, word, world
+from tests.offline.fetched import needs
 from vlm_ablate.errors import AssetMissing, DataError
 from vlm_ablate.offline import map_questions
 from vlm_ablate.offline.canvas import COLOURS
-from vlm_ablate.offline.debian.catalogue import packages
 from vlm_ablate.offline.debian.maps import drawn_maps
 from vlm_ablate.offline.item import Item
 from vlm_ablate.offline.map_pictures import BRIGHT
@@ -212,11 +212,7 @@ def test_shares_are_of_a_hundred() -> None:
     assert sum(map_questions.KINDS.values()) == 100
 
 
-def fetched() -> bool:
-    return all(p.manifest() is not None for p in packages("maps"))
-
-
-@pytest.mark.skipif(not fetched(), reason="the maps were not fetched")
+@needs("maps")
 @pytest.mark.parametrize("split", SPLITS)
 def test_real_maps_are_asked_about_exactly(split: Split) -> None:
     kinds = Counter()

@@ -7,7 +7,6 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
@@ -18,6 +17,7 @@ from transformers import Dinov2Config, Dinov2Model
 
 from tests.accounting.planned import run_config
 from tests.models.support import a_vlm
+from tests.offline.encoder_input import pixels
 from vlm_ablate.accounting import plan_model
 from vlm_ablate.checkpoints.own import load_checkpoint, save_checkpoint
 from vlm_ablate.config.data import ImageConfig
@@ -96,13 +96,6 @@ def packaged(tiny, tmp_path, monkeypatch) -> PackagedFile:
     monkeypatch.setattr(vit, "ARCHITECTURE", TINY)
     monkeypatch.setenv("VLM_ABLATE_HOME", str(tmp_path / "home"))
     return weights
-
-
-def pixels(encoder, *pictures) -> torch.Tensor:
-    """PIL pictures of equal size as the encoder's normalised input."""
-    x = torch.from_numpy(np.stack([np.asarray(p, np.float32) for p in pictures])).permute(0, 3, 1, 2) / 255
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (encoder.mean, encoder.std))
-    return (x - mean) / std
 
 
 @needs_onnx

@@ -12,16 +12,6 @@ from vlm_ablate.home import Home
 
 
 @pytest.fixture(scope="session")
-def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Parts of models that train in seconds."""
-    from training.squares import save_parts
-
-    folder = tmp_path_factory.mktemp("parts")
-    save_parts(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
 def straight(tmp_path_factory: pytest.TempPathFactory, parts: Path, store_template: Path) -> tuple[Any, ...]:
     """An uninterrupted run: (home, spec, outcome, events)."""
     from training.squares import make_spec

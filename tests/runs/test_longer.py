@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch.optim.optimizer import register_optimizer_step_post_hook
-from training.squares import STAGE, make_spec, save_parts
+from training.squares import STAGE, make_spec
 
 from vlm_ablate.events import Event, Notice
 from vlm_ablate.home import Home
@@ -23,13 +23,6 @@ from vlm_ablate.runs.spec import RunSpec
 from vlm_ablate.tracking import schema
 
 CURVE = {"curve": {"points": 2, "limit": 4}}
-
-
-@pytest.fixture(scope="module")
-def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("parts")
-    save_parts(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

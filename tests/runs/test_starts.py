@@ -34,13 +34,6 @@ LEARNT: dict[str, Any] = {"train": STAGE | {"steps": 3, "language": "lora", "lor
 
 
 @pytest.fixture(scope="module")
-def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("parts")
-    save_parts(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory, parts: Path) -> Home:
     """With a finished run `first` that trained a connector and LoRA in the language model."""
     home = Home(tmp_path_factory.mktemp("home")).prepare(minimum_free=0)

@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 from training.squares import make_spec, save_parts
-from typer.testing import CliRunner, Result
 
-from vlm_ablate.cli.app import app
+from tests.command import call
 from vlm_ablate.errors import StorageError
 from vlm_ablate.home import Home
 from vlm_ablate.runs.folder import ScoreFolder, StageFolder, run_folder
@@ -50,10 +49,6 @@ def sent(spec: RunSpec, home: Home, tmp_path: Path) -> Callable[[str | dict[str,
         return folder
 
     return make
-
-
-def call(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(app, list(map(str, arguments)))
 
 
 @pytest.mark.parametrize("said", [

@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 import yaml
 from optuna.pruners import ThresholdPruner
-from typer.testing import CliRunner, Result
 
-from vlm_ablate.cli.app import app
+from tests.command import call
 from vlm_ablate.cli.plan import plan_arms
 from vlm_ablate.config.expand import load_experiment
 from vlm_ablate.home import Home
@@ -32,10 +31,6 @@ pytestmark = [
     pytest.mark.usefixtures("offline_material", "published"),
     pytest.mark.timeout(900),
 ]
-
-
-def call(*arguments: str) -> Result:
-    return CliRunner().invoke(app, list(arguments))
 
 
 def write(folder: Path, **changes: Any) -> str:

@@ -15,6 +15,7 @@ import pytest
 from tests.runs.disk import write_log, write_results
 from tests.tracking.conftest import Server
 from tests.tracking.specs import make_spec
+from tests.waiting import wait_for
 from vlm_ablate.errors import TrackingError
 from vlm_ablate.home import Home
 from vlm_ablate.lease import Lease
@@ -119,9 +120,7 @@ def test_a_server_that_goes_away_is_survived_and_caught_up_with(home: Home, serv
     spec, other = make_spec("mlp"), make_spec("linear")
     with Publishing(spec, home, server.uri, notices.append, flush_seconds=0.2):
         write_log(spec, home, [(1, {LOSS: 3.0})])
-        deadline = time.monotonic() + 30
-        while not ClientReader(server.uri).runs("demo/t01") and time.monotonic() < deadline:
-            time.sleep(0.1)
+        wait_for(lambda: ClientReader(server.uri).runs("demo/t01"))
         server.kill()
         write_results(spec, home, points=[(2, {LOSS: 2.0})])
     assert any("follows later" in notice for notice in notices)
@@ -147,9 +146,7 @@ def test_a_store_that_returns_during_the_run_gets_everything(home: Home, monkeyp
     with Publishing(spec, home, home.tracking_uri, notices.append, flush_seconds=0.1):
         shutil.move(home.database, aside)
         stage = write_log(spec, home, [(1, {LOSS: 3.0})])
-        deadline = time.monotonic() + 20
-        while not notices and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_for(lambda: notices)
         shutil.move(aside, home.database)
         Log(stage.log).add({LOSS: 2.0}, 2)
     (record,) = read_records(home.tracking_uri, "demo/t01")
@@ -262,6 +259,9 @@ def test_runs_that_begin_together_share_their_data_set(home: Home) -> None:
 
         with ThreadPoolExecutor(len(runs)) as pool:
             list(pool.map(give, runs))
+    for run in runs:
+        inputs = client.get_run(run.run_id).inputs.dataset_inputs
+        assert sorted(each.dataset.digest for each in inputs) == [f"digest-{round_}" for round_ in range(6)]
 
 
 def test_points_read_back_are_ordered_by_step(home: Home) -> None:

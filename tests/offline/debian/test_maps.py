@@ -23,8 +23,8 @@ from tests.offline.drawn_maps import (
     word,
     world,
 )
+from tests.offline.fetched import needs
 from vlm_ablate.errors import AssetMissing, DataError
-from vlm_ablate.offline.debian.catalogue import packages
 from vlm_ablate.offline.debian.map_names import area_of, capitals_of, clean_name
 from vlm_ablate.offline.debian.maps import (
     OUTSIDE,
@@ -218,11 +218,7 @@ def test_a_country_left_to_a_later_split_is_held_back(place: Place) -> None:
     assert not held_back(asia)
 
 
-def fetched() -> bool:
-    return all(p.manifest() is not None for p in packages("maps"))
-
-
-@pytest.mark.skipif(not fetched(), reason="the maps were not fetched")
+@needs("maps")
 class TestRealMaps:
     def test_all_maps_are_read(self) -> None:
         maps = region_maps()
