@@ -194,20 +194,8 @@ class StageRunner:
             self._features.decisions[name] = Decision(False, "several ranks")
         kept = self._features.attach_for(vlm, name, mixture, seen.sequences)
         self._reporter(StageStarted(self.spec.id, name, index, len(self._stages), stage.steps))
-        body: dict[str, Any] = {
-            "stage": name,
-            "started_ms": began,
-            "provenance": provenance_tags(),
-            "execution": dump(self.config.execution.of_stage(name), "execution")
-            | {"attention": vlm.attention, "stored_features": {"on": kept.on, "why": kept.reason}}
-            | ({"strategy": group.ranks.place.strategy} if group.several else {}),
-            "sizes": rates.sizes.get(name, {}),
-            "data_fingerprint": data_fingerprint(mixture),
-            "datasets": {n: s.fingerprint for n, s in zip(mixture.names, mixture.sources, strict=True)},
-            "licences": [record.to_dict() for source in mixture.sources for record in source.licences],
-        }
-        if index == 0 and self.config.model.init_from:
-            body["init_from"] = started(self.config.model, self.home)
+        body = self._body(index, vlm, mixture, kept, group)
+        body |= {"started_ms": began, "sizes": rates.sizes.get(name, {})}
         files = CheckpointFiles(folder.root, self._notice)
         done = files.step()
         if not done and self._continue_shorter(index, folder, before):
@@ -246,6 +234,23 @@ class StageRunner:
         )
         files.clear(but=stage.steps if job.continuable else None)
         self._reporter(StageFinished(self.spec.id, name, key.key))
+
+    def _body(self, index: int, vlm: VLM, mixture: Mixture, kept: Decision, group: Group) -> dict[str, Any]:
+        """What is recorded of a stage, however it ends: from what, on what and how it is trained."""
+        name, _ = self._stages[index]
+        body: dict[str, Any] = {
+            "stage": name,
+            "provenance": provenance_tags(),
+            "execution": dump(self.config.execution.of_stage(name), "execution")
+            | {"attention": vlm.attention, "stored_features": {"on": kept.on, "why": kept.reason}}
+            | ({"strategy": group.ranks.place.strategy} if group.several else {}),
+            "data_fingerprint": data_fingerprint(mixture),
+            "datasets": {n: s.fingerprint for n, s in zip(mixture.names, mixture.sources, strict=True)},
+            "licences": [record.to_dict() for source in mixture.sources for record in source.licences],
+        }
+        if index == 0 and self.config.model.init_from:
+            body["init_from"] = started(self.config.model, self.home)
+        return body
 
     def _continue_shorter(self, index: int, folder: StageFolder, before: StageFolder | None) -> bool:
         """Let a stage that has not begun go on from a shorter one; whether there is one."""
