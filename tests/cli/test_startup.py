@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
+
+from vlm_ablate import __version__
+from vlm_ablate.cli import main
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "transformers", "mlflow", "pandas", "matplotlib", "lightning", "datasets", "scipy", "optuna")
@@ -46,5 +50,7 @@ def test_help_does_not_even_import_pydantic() -> None:
 
 
 def test_module_and_console_script_are_the_same() -> None:
+    (script,) = entry_points(group="console_scripts", name="vlm-ablate")
+    assert script.load() is main
     run = subprocess.run([sys.executable, "-m", "vlm_ablate", "--version"], cwd=ROOT, capture_output=True, text=True)
-    assert run.stdout.startswith("vlm-ablate ")
+    assert run.stdout == f"vlm-ablate {__version__}\n"

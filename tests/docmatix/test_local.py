@@ -9,7 +9,7 @@ import pytest
 
 from tests.docmatix.pdfs import manual, write_pdf
 from vlm_ablate.docmatix.build import build
-from vlm_ablate.docmatix.local import LocalQuestioner
+from vlm_ablate.docmatix.local import LocalQuestioner, _shortened
 from vlm_ablate.docmatix.prompts import STYLES, messages
 from vlm_ablate.docmatix.settings import BuildSettings
 from vlm_ablate.errors import AssetMissing, DataError, ModelError
@@ -35,8 +35,12 @@ def test_answers_in_batches_are_those_of_single_prompts(chosen: BuildSettings, t
 
 def test_long_prompts_keep_their_beginning_and_end(chosen: BuildSettings, tmp_path: Path) -> None:
     asking = LocalQuestioner(chosen, tmp_path)
+    room = asking._room
+    kept = _shortened(list(range(20_000)), room)
+    assert len(kept) == room < 20_000 and kept[:-64] == list(range(room - 64))
+    assert kept[-64:] == list(range(20_000 - 64, 20_000)) and _shortened(kept, room) == kept
     (text,) = dict(asking.complete([[{"role": "user", "content": "word " * 20_000}]])).values()
-    assert text
+    assert text.startswith("Q1:") and len(text) > 3
 
 
 def test_a_chat_template_is_used(chosen: BuildSettings, tmp_path: Path) -> None:
