@@ -129,7 +129,9 @@ def test_pages_without_text_give_no_question() -> None:
 def test_the_number_of_pairs_a_page_is_kept_and_kinds_vary() -> None:
     settings = BuildSettings(Path("."), Path("."), pairs_per_page=4)
     rows = cut_rows("x.pdf", "key", read(manual("Alpha", 8)), 1)
-    for number, pairs in RuleQuestioner(settings).ask(rows):
+    found = list(RuleQuestioner(settings).ask(rows))
+    assert len(found) == len(rows) > 2
+    for number, pairs in found:
         assert len(pairs) <= 4
         if number > 1:
             assert len(pairs) == 4 and len({p.kind for p in pairs}) >= 3

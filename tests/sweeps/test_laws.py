@@ -47,6 +47,7 @@ def test_the_first_trial_is_the_file_as_it_stands(tmp_path: Path, home: Home) ->
 def test_trials_are_asked_on_the_tune_split_alone(tmp_path: Path, home: Home) -> None:
     launcher = Oracle()
     sweep(write_sweep(tmp_path, set={"evaluation.blind": True}), home, launcher)
+    assert launcher.computed
     for spec in launcher.computed:
         assert {entry.split for entry in spec.config.evaluation.benchmarks.values()} == {"tune"}
         assert {key.mode for key in spec.score_keys} == {"seen"}
