@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 FIELD = "sum"
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 
 def sealed(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -32,5 +33,4 @@ def unsealed(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def _checksum(body: Mapping[str, Any]) -> str:
-    text = json.dumps(body, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(_CANONICAL.encode(body).encode()).hexdigest()[:16]

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import json
+import struct
 import tracemalloc
+from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -55,3 +60,22 @@ def test_json_of_too_many_levels_is_a_value_error(text: str) -> None:
         parse_json(text)
     with pytest.raises(ValueError, match="nested too deep"):
         parse_json(text.encode())
+
+
+def test_json_says_what_pythons_own_reader_says() -> None:
+    random, numbers = Random(0), ["1e400", "-0", "-0.0", "5e-324", "NaN", "-Infinity", "9007199254740993.0", "01", "1."]
+    for _ in range(2000):
+        number = struct.unpack("d", random.randbytes(8))[0]
+        between = (Decimal(1 + random.random()) + Decimal(2)) / 2  # longer than a float is
+        numbers += [repr(number), f"{number:.30e}", str(between), str(random.getrandbits(80))]
+    texts = ['{"a": 1, "a": 2}', r'["\ud800", "\ud83d\ude00"]', '"\ud800"', "\ufeff[1]", '["a\n"]', "[1,]", " [1]\n x"]
+    encoded = [b"\xff", b"\xef\xbb\xbf[1]", "[1]".encode("utf-16")]
+    for text in [*numbers, *texts, *encoded, "[" * 300 + "]" * 300, '"é"']:
+        assert _said_by(parse_json, text) == _said_by(json.loads, text), text
+
+
+def _said_by(read: Callable[[str | bytes], object], text: str | bytes) -> str:
+    try:
+        return repr(read(text))
+    except ValueError as error:
+        return f"{type(error).__name__}: {error}"

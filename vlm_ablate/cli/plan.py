@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from vlm_ablate.cli.console import ArmsOption, HomeOption, HubOption, ScaleOption, SeedsOption, SetOption, usage_error
+from vlm_ablate.cli.console import (
+    ArmsOption,
+    HomeOption,
+    HubOption,
+    ScaleOption,
+    SeedsOption,
+    SetOption,
+    few_collections,
+    usage_error,
+)
 from vlm_ablate.errors import VlmAblateError
 
 if TYPE_CHECKING:
@@ -27,6 +36,7 @@ LONGEST_SIDE = 20_000
 Gpu = Literal["a100", "h100", "h200", "b200", "l40s", "rtx4090"]
 
 
+@few_collections()
 def plan(
     file: Annotated[Path, typer.Argument(help="Experiment file.")],
     scale: ScaleOption = "laptop",

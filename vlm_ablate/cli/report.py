@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from vlm_ablate.cli.console import HomeOption
+from vlm_ablate.cli.console import HomeOption, few_collections
 
 
+@few_collections()
 def report(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the pages: empty, or of an earlier report.")],
     files: Annotated[

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vlm_ablate.cli.console import HomeOption, ScaleOption, SeedsOption, SetOption, TrackingOption
+from vlm_ablate.cli.console import HomeOption, ScaleOption, SeedsOption, SetOption, TrackingOption, few_collections
 
 if TYPE_CHECKING:
     from vlm_ablate.reporting import Report
     from vlm_ablate.tracking.record_file import RecordFile
 
 
+@few_collections()
 def table(
     file: Annotated[Path, typer.Argument(help="Experiment file.")],
     scale: ScaleOption = "laptop",

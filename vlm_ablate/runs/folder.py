@@ -57,7 +57,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 def _read_json(path: Path) -> dict[str, Any] | None:
     try:
-        body = parse_json(path.read_text(encoding="utf-8"))
+        body = parse_json(path.read_bytes())
         if isinstance(body, dict):
             return unsealed(body)
     except FileNotFoundError:

@@ -147,6 +147,20 @@ def score_keys(config: RunConfig, weights: str) -> tuple[ScoreKey, ...]:
 
 def score_key(config: RunConfig, column: str, entry: BenchmarkEntry, mode: Mode, weights: str) -> ScoreKey:
     """The key of one score."""
+    _, asked = once(("asked", id(config), column), lambda: (config, _asked(config, column, entry)))
+    precision = config.evaluation.precision
+    inputs = {
+        "numerics": NUMERICS,
+        "weights": weights,
+        **asked,
+        "mode": mode,
+        **({"precision": precision} if precision else {}),
+    }
+    return ScoreKey(column, mode, key_of(inputs), inputs, {"benchmark": entry.benchmark})
+
+
+def _asked(config: RunConfig, column: str, entry: BenchmarkEntry) -> dict[str, Any]:
+    """How one benchmark is asked, whichever weights answer."""
     from vlm_ablate.evaluation.metrics import metrics
     from vlm_ablate.evaluation.prompts import get_template
 
@@ -154,9 +168,7 @@ def score_key(config: RunConfig, column: str, entry: BenchmarkEntry, mode: Mode,
     kind = benchmarks[entry.benchmark.name].load()
     template, metric = kind.asked_with(entry.benchmark)
     shots = evaluation.shots if entry.shots is None else entry.shots
-    inputs = {
-        "numerics": NUMERICS,
-        "weights": weights,
+    return {
         "benchmark": dumped(entry, "score")["benchmark"],
         "split": entry.split,
         "limit": entry.limit,
@@ -165,7 +177,4 @@ def score_key(config: RunConfig, column: str, entry: BenchmarkEntry, mode: Mode,
         "prepared": evaluation.preparation(column).model_dump(mode="json"),
         "template": get_template(template).id,
         "scorer": f"{metrics[metric].name} {metrics[metric].version}",
-        "mode": mode,
-        **({"precision": evaluation.precision} if evaluation.precision else {}),
     }
-    return ScoreKey(column, mode, key_of(inputs), inputs, {"benchmark": entry.benchmark})

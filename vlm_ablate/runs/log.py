@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from vlm_ablate.errors import StorageError
+from vlm_ablate.limits import parse_json
 from vlm_ablate.sealed import sealed, unsealed
 from vlm_ablate.storage import check_writable, storage_errors, write_atomically
 
@@ -108,7 +109,7 @@ def read_log(path: Path) -> list[LogLine]:
 
 def _parsed(line: bytes) -> LogLine | None:
     try:
-        row: Any = unsealed(json.loads(line))
+        row: Any = unsealed(parse_json(line))
         values = {str(k): float(v) for k, v in row["values"].items()}
         return LogLine(int(row["step"]), int(row["time_ms"]), values)
     except (ValueError, KeyError, TypeError, AttributeError):

@@ -13,6 +13,7 @@ from vlm_ablate.evaluation.predictions import read_predictions
 from vlm_ablate.runs.folder import RunFolder, ScoreFolder, StageFolder
 from vlm_ablate.runs.keys import ScoreKey
 from vlm_ablate.runs.log import LogLine, read_log
+from vlm_ablate.runs.once import once
 from vlm_ablate.runs.spec import RunSpec
 from vlm_ablate.tracking import schema
 from vlm_ablate.tracking.answers import Answers
@@ -274,7 +275,9 @@ def spec_params(spec: RunSpec) -> dict[str, str]:
     """
     first = {schema.PARAM_ARM: spec.arm, schema.PARAM_SEED: str(spec.seed), schema.PARAM_SCALE: spec.scale}
     first |= schema.flatten({schema.PARAM_ARM: spec.cell or {}})
-    return first | schema.flatten(spec.shown_config())
+    config = spec.config  # kept beside, so that no other takes its id while this is remembered
+    _, told = once(("params", id(config)), lambda: (config, schema.flatten(spec.shown_config())))
+    return first | told
 
 
 def _description(spec: RunSpec) -> str:
