@@ -9,6 +9,7 @@ import pytest
 
 from vlm_ablate.config.experiment import Claim, Experiment, TableConfig
 from vlm_ablate.reporting import render, report
+from vlm_ablate.reporting.finding import finding
 from vlm_ablate.reporting.layout import lay_out
 from vlm_ablate.reporting.statistics import Verdict, holm
 from vlm_ablate.tracking.records import Point, RunRecord
@@ -94,6 +95,19 @@ def test_hardly_changes_is_shown_within_the_margin_only(experiment: Experiment, 
         assert report(with_table(experiment, claims=[claim]), records).claims[0].verdict == verdict
 
 
+@pytest.mark.parametrize("relation", ["better", "similar"])
+def test_the_same_difference_with_every_seed_settles_nothing(
+    experiment: Experiment, run: Run, score_of: Score, relation: str
+) -> None:
+    scores = {"ca": [50.0, 51.5], "ca_lora": [50.5, 52.0]}  # coarse scores: half a point of 200 items
+    records = [run(a, s, scores=[score_of("vqa", v)]) for a, vs in scores.items() for s, v in enumerate(vs)]
+    claim = Claim(text="told", better="ca_lora", worse="ca", relation=relation)
+    found = report(with_table(experiment, claims=[claim]), records)
+    told = "the same difference with every seed gives no interval"
+    assert (found.claims[0].verdict, found.claims[0].reason) == (Verdict.not_separable, told)
+    assert {row.rank_range for row in found.rows if row.rank} == {(1, 2)}
+
+
 def test_each_comparison_says_what_it_could_have_seen(experiment: Experiment, runs: list[RunRecord]) -> None:
     found = report(experiment, runs)
     assert all(c.visible > 0 for claim in found.claims for c in claim.comparisons)
@@ -103,7 +117,7 @@ def test_each_comparison_says_what_it_could_have_seen(experiment: Experiment, ru
 def test_an_arm_at_the_blind_floor_says_nothing(experiment: Experiment, run: Run, score_of: Score) -> None:
     values = {"ca": 40.0, "ar_perceiver": 10.5}
     records = [
-        run(arm, seed, scores=[score_of("vqa", value + seed / 10), score_of("vqa", 10.0, blind=True)])
+        run(arm, seed, scores=[score_of("vqa", value + seed * value / 100), score_of("vqa", 10.0, blind=True)])
         for arm, value in values.items() for seed in range(3)
     ]  # fmt: skip
     found = report(experiment, records)
@@ -112,6 +126,21 @@ def test_an_arm_at_the_blind_floor_says_nothing(experiment: Experiment, run: Run
     assert ("Says nothing", "the mean: at the blind floor: Fully autoregressive (Perceiver), frozen.") in (
         lay_out(found).notes
     )
+
+
+def test_a_step_that_says_nothing_settles_nothing(experiment: Experiment, run: Run, score_of: Score) -> None:
+    values = {"ca_lora": 70.0, "ca": 40.0, "ar_perceiver": 10.5}
+    records = [
+        run(arm, seed, scores=[score_of("vqa", value + seed / (9 - i)), score_of("vqa", 10.0, blind=True)])
+        for i, (arm, value) in enumerate(values.items()) for seed in range(3)
+    ]  # fmt: skip
+    order = Claim(text="better and better", order=list(values))
+    found = report(with_table(experiment, claims=[order]), records)
+    assert found.claims[0].verdict == Verdict.says_nothing
+    assert [c.outcome for c in found.claims[0].comparisons] == [Verdict.agrees, Verdict.says_nothing]
+    floored = Claim(text="better", better="ca", worse="ar_perceiver")
+    told = finding(report(with_table(experiment, claims=[floored]), records))
+    assert told == "The one claim is not tested by these runs; no difference was settled."
 
 
 def test_an_arm_at_the_ceiling_says_nothing(experiment: Experiment, runs: list[RunRecord]) -> None:

@@ -266,7 +266,7 @@ def test_an_order_that_more_training_changes_is_shown_at_both_budgets(
 ) -> None:
     rising = {"ca": [10.0, 20.0, 30.0, 40.0], "ar_lora": [10.0, 30.0, 34.0, 35.0]}
     histories = {
-        r.run_id: {"curve/mean": [Point(100 * i, v + r.seed / 10, 0) for i, v in enumerate(rising[r.arm], 1)]}
+        r.run_id: {"curve/mean": [Point(100 * i, v * (0.99 + r.seed / 100), 0) for i, v in enumerate(rising[r.arm], 1)]}
         for r in runs if r.arm in rising
     }  # fmt: skip
     notes = dict(report(experiment, runs, histories=histories).notes)

@@ -61,11 +61,13 @@ def test_no_common_seed_is_no_difference() -> None:
     assert paired_difference({0: 1.0}, {1: 2.0}) is None
 
 
-def test_equal_differences_in_all_seeds() -> None:
-    same = paired_difference({0: 1.0, 1: 2.0}, {0: 1.0, 1: 2.0})
-    assert (same.mean, same.p, equivalence_p(same, 1.0)) == (0.0, 1.0, 0.0)
-    shifted = paired_difference({0: 2.0, 1: 3.0}, {0: 1.0, 1: 2.0})
-    assert (shifted.p, beyond_p(shifted, 0.5), equivalence_p(shifted, 0.5)) == (0.0, 0.0, 1.0)
+@pytest.mark.parametrize("by", [0.0, 0.1, 1.0])
+def test_equal_differences_in_all_seeds_have_no_spread_to_be_judged_by(by: float) -> None:
+    first = {0: 1.0, 1: 2.7, 2: 40.3}
+    found = paired_difference({seed: value + by for seed, value in first.items()}, first)
+    assert found is not None and found.mean == pytest.approx(by)
+    assert (found.n, found.half_width, found.p) == (3, None, None)
+    assert (equivalence_p(found, 2.0), beyond_p(found, 0.01), visible(found)) == (None, None, None)
 
 
 @pytest.mark.parametrize("margin", [0.5, 1.0, 2.0])

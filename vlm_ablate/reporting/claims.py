@@ -46,8 +46,9 @@ def judge_claims(
         comparisons = [replace(c, outcome=_outcome(claim, c)) for c in comparisons]
         arms = [by_arm[arm] for arm in claim.arms]
         looked = (health or {}).get(claim.metric)
-        silent = claim.untested.get(scale, "") or (looked.silence(claim.arms) if looked else "")
-        judged.append(_judge(claim, comparisons, arms, silent))
+        silent = [claim.untested.get(scale, "") or (looked.silence(told) if looked else "")
+                  for told in (claim.arms, *pairwise(claim.arms))]  # fmt: skip
+        judged.append(_judge(claim, comparisons, arms, silent[0], silent[1:]))
     return tuple(judged)
 
 
@@ -100,11 +101,17 @@ def _outcome(claim: Claim, c: Comparison) -> Verdict:
     return Verdict.agrees if c.difference.mean > 0 else Verdict.contradicts
 
 
-def _judge(claim: Claim, comparisons: list[Comparison], rows: list[ArmRow], silent: str) -> ClaimRow:
-    """The claim's row; `silent` is why its comparisons say nothing, or ""."""
+def _judge(
+    claim: Claim, comparisons: list[Comparison], rows: list[ArmRow], silent: str, steps: Sequence[str]
+) -> ClaimRow:
+    """The claim's row; `silent` is why it says nothing, or "", and `steps` the same of each of its comparisons."""
     verdict, reasons = _verdict(claim, comparisons, rows)
     if silent and verdict != Verdict.not_run:
         verdict, reasons = Verdict.says_nothing, [silent, *reasons]
+    comparisons = [
+        replace(c, outcome=Verdict.says_nothing) if why and c.outcome != Verdict.not_run else c
+        for c, why in zip(comparisons, steps, strict=True)
+    ]
     if any(c.difference for c in comparisons):
         reasons += _fewer_seeds(claim.metric, comparisons, rows)
         reasons += [f"{row.label}: {n} of {len(row.seeds)} diverged" for row in rows if (n := _diverged(row))]
@@ -149,6 +156,8 @@ def _verdict(claim: Claim, comparisons: list[Comparison], rows: list[ArmRow]) ->
         reasons.append(f"{holding} of {len(comparisons)} steps hold")
     if any(c.difference and c.difference.n == 1 for c in comparisons):
         reasons.append("1 seed gives no interval")
+    if any(c.difference and c.difference.n > 1 and c.difference.half_width is None for c in comparisons):
+        reasons.append("the same difference with every seed gives no interval")
     if any(c.outcome == Verdict.not_separable and (c.p or 1.0) < 1 - CONFIDENCE for c in comparisons):
         reasons.append("settled alone, not after Holm's correction")
     return verdict, reasons

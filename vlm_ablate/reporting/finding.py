@@ -12,7 +12,7 @@ _SAID = {
     Verdict.agrees: "{} with {}",
     Verdict.contradicts: "{} {}",
     Verdict.not_separable: "{} not separable",
-    Verdict.says_nothing: "{} told by a benchmark that says nothing",
+    Verdict.says_nothing: "{} not tested by these runs",
     Verdict.not_run: "{} not run",
 }
 

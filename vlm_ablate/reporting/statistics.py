@@ -18,6 +18,8 @@ CONFIDENCE = 0.95
 """Level of every interval that this package prints."""
 POWER = 0.8
 """Chance with which a difference of the size called visible would have been seen."""
+_NO_SPREAD = 1e-9
+"""Points. A standard error below this is rounding: the differences of all seeds are one number."""
 
 
 class Verdict(StrEnum):
@@ -98,11 +100,14 @@ def paired_difference(
 ) -> Difference | None:
     """first - second over the seeds both have: a seed fixes the data order of all arms, so differences pair by seed.
 
-    None when they share no seed.
+    None when they share no seed. One number with all seeds, as coarse scores of few seeds give by chance, has no spread
+    to judge it by: there is no interval then, and no test.
     """
     found = estimate([first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())], items, confidence)
     if found is None:
         return None
+    if found.error is not None and found.error < _NO_SPREAD:
+        return Difference(found.mean, None, found.n)
     return Difference(**vars(found), p=p_value(found))
 
 
