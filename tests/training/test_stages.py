@@ -311,6 +311,15 @@ def test_what_is_not_finite_is_said(loss: float, norm: float, what: str) -> None
         detector.update(loss, norm, 2)
 
 
+def test_a_small_loss_that_rises_is_no_divergence() -> None:
+    detector = DivergenceDetector(ratio=3.0)
+    for step in range(1, 200):
+        detector.update(0.01 if step == 1 else 2.9, 1.0, step)
+    with pytest.raises(Diverged, match="exceeds 3 times one nat"):
+        for step in range(200, 300):
+            detector.update(3.5, 1.0, step)
+
+
 def test_full_disk_while_saving(tmp_path, monkeypatch):
     trained = Trained(tmp_path)
     full = tmp_path / "full"

@@ -138,7 +138,8 @@ class Stage(Strict, decides="training"):
     precision: Literal["fp32", "bf16"] = "fp32"
     """"bf16" computes in bf16 (autocast); what is trained is kept in fp32, and so is everything on a CPU."""
     divergence_loss_ratio: float = Field(3.0, gt=1)
-    """A run has diverged when the smoothed loss exceeds this multiple of its first value, or is not finite."""
+    """A run has diverged when the smoothed loss is not finite or exceeds this multiple of its first value, which counts
+    for one nat at least."""
 
     @model_validator(mode="after")
     def _layers_of_what_is_trained(self) -> Stage:

@@ -65,9 +65,14 @@ class StepSeeds(Callback):
 
 
 class DivergenceDetector:
-    """Smooths the loss (exponential mean over about 20 steps) and compares it with that of the first step."""
+    """Smooths the loss (exponential mean over about 20 steps) and compares it with that of the first step.
+
+    The first loss counts for one nat at least: a stage that goes on from a model that knows its data starts near zero,
+    where overfitting, or data that are new, multiply the loss without anything having exploded.
+    """
 
     decay = 0.95
+    least = 1.0
 
     def __init__(self, ratio: float) -> None:
         self.ratio = ratio
@@ -84,13 +89,11 @@ class DivergenceDetector:
             what = "loss" if not math.isfinite(loss) else "gradient norm"
             raise Diverged(f"the {what} is not finite at step {step} (smoothed loss before: {self.smoothed:.4g})")
         if self.first is None:
-            self.first = self.smoothed = loss
+            self.first, self.smoothed = max(loss, self.least), loss
         self.smoothed = self.decay * self.smoothed + (1 - self.decay) * loss
         if self.smoothed > self.ratio * self.first:
-            raise Diverged(
-                f"the smoothed loss {self.smoothed:.4g} at step {step} exceeds {self.ratio:g} times "
-                f"the first loss {self.first:.4g}"
-            )
+            first = "one nat" if self.first == self.least else f"the first loss {self.first:.4g}"
+            raise Diverged(f"the smoothed loss {self.smoothed:.4g} at step {step} exceeds {self.ratio:g} times {first}")
 
     def state(self) -> dict[str, Any]:
         """Plain numbers (`first` is None before the first step), for a checkpoint."""
