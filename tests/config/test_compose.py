@@ -136,6 +136,21 @@ def test_what_is_tuned_reaches_the_arms_of_its_kind_and_makes_them_no_less_alike
     assert loaded.warnings == []
 
 
+def test_what_is_tuned_for_a_kind_of_stage_reaches_each_by_itself(write: Write) -> None:
+    tuned = """
+tuned:
+  - when: {stages.*.learning_rate: 1.0e-5, model.connector.depth: 1}
+    set: {stages.*.weight_decay: 0.5}
+"""
+    short = "pretrain: {steps: 6000, batch_size: 16}\n  finetune: {steps: 6000, batch_size: 16, learning_rate: 1.0e-5}"
+    file = write(("pretrain: {steps: 6000, batch_size: 16}", short), scale=SCALE + tuned)
+    decay = {
+        arm: {stage: c.weight_decay for stage, c in run.config.stages.items()}
+        for arm, run in load_experiment(file, scale="tiny").arms.items()
+    }
+    assert decay == {"one": {"pretrain": 0.0, "finetune": 0.5}, "three": {"pretrain": 0.0, "finetune": 0.0}}
+
+
 @pytest.mark.parametrize(
     ("edit", "message"),
     [

@@ -146,8 +146,10 @@ def apply_scale(config: dict[str, Any], scale: Scale) -> Scaled:
                 holder[key] = _counterpart(holder[key], mapping)
     result = apply_diff(result, nest(scale.overrides))
     for tuned in scale.tuned:
-        if all(_is_so(config, tuple(path.split(".")), value) for path, value in tuned.when.items()):
-            result = apply_diff(result, nest(tuned.set))
+        for stage in config["stages"]:  # `stages.*` is the same stage in what is asked and in what is set
+            when, then = ({_of_stage(path, stage): value for path, value in part.items()} for part in (tuned.when, tuned.set))
+            if all(_is_so(config, tuple(path.split(".")), value) for path, value in when.items()):
+                result = apply_diff(result, nest(then))
     _climb_in_time(config, result)
     _label_replaced(config, result, scale, stand_ins)
     return Scaled(result, stand_ins, _changed(config, result, tuple(stand_ins)), missing)
@@ -247,6 +249,10 @@ def _places(data: dict[str, Any], pattern: Path_, path: Path_ = ()) -> Iterator[
             yield data, key, (*path, str(key))
         else:
             yield from _places(data[key], pattern[1:], (*path, str(key)))
+
+
+def _of_stage(path: str, stage: str) -> str:
+    return f"stages.{stage}{path.removeprefix('stages.*')}" if path.startswith("stages.*.") else path
 
 
 def _is_so(config: dict[str, Any], pattern: Path_, wanted: Any) -> bool:
