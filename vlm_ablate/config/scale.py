@@ -36,8 +36,8 @@ class TunedKind(Strict):
 
     when: dict[str, Any] = Field(min_length=1)
     """Dotted path of a run in the paper's words -> its value, or a list of values, e.g. {model.connector.name: linear}.
-    All must be so; a path with `*` that names several places, at every one of them, but for `stages.*`: that is each stage
-    by itself, the same in `when` and in `set`."""
+    All must be so; a path with `*` that names several places, at every one of them, but for `stages.*`: that is each
+    stage by itself, the same in `when` and in `set`."""
     set: dict[str, Any] = Field(min_length=1)
     """Dotted path below `stages` -> value."""
     note: str = ""

@@ -147,7 +147,8 @@ def apply_scale(config: dict[str, Any], scale: Scale) -> Scaled:
     result = apply_diff(result, nest(scale.overrides))
     for tuned in scale.tuned:
         for stage in config["stages"]:  # `stages.*` is the same stage in what is asked and in what is set
-            when, then = ({_of_stage(path, stage): value for path, value in part.items()} for part in (tuned.when, tuned.set))
+            when = {_of_stage(path, stage): value for path, value in tuned.when.items()}
+            then = {_of_stage(path, stage): value for path, value in tuned.set.items()}
             if all(_is_so(config, tuple(path.split(".")), value) for path, value in when.items()):
                 result = apply_diff(result, nest(then))
     _climb_in_time(config, result)
