@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -216,6 +217,28 @@ def test_values_that_the_scale_changed_are_told(experiment: Experiment, run: Run
     arms = zip(("ca", "ar_lora"), changed, strict=True)
     found = report(experiment, [run(arm, 0, tags={"vlm.scaled": what}) for arm, what in arms])
     assert dict(found.notes)["Scaled"] == "model.connector.latents 64 -> 8 or 128 -> 16."
+
+
+def test_what_the_scale_changed_in_all_stages_is_told_once(experiment: Experiment, run: Run) -> None:
+    changed = {
+        "stages.pretrain.steps": "6000 -> 400", "stages.pretrain.precision": "bf16 -> fp32",
+        "stages.finetune.steps": "500 -> 50", "stages.finetune.precision": "bf16 -> fp32",
+    }  # fmt: skip
+    found = report(experiment, [run("ca", 0, tags={"vlm.scaled": json.dumps(changed)})])
+    assert dict(found.notes)["Scaled"] == (
+        "stages.pretrain.steps 6000 -> 400; stages.*.precision bf16 -> fp32; stages.finetune.steps 500 -> 50."
+    )
+
+
+def test_columns_that_one_benchmark_stands_in_for_are_told_apart(
+    experiment: Experiment, run: Run, score_of: Score
+) -> None:
+    stand_ins = {f"evaluation.benchmarks.{c}.benchmark": f"{c} -> offline_pages" for c in ("vqa", "text")}
+    scores = [score_of("vqa", 40.0, benchmark="offline_pages"), score_of("text", 60.0, benchmark="offline_pages")]
+    evaluation = experiment.evaluation.model_copy(update={"benchmarks": dict.fromkeys(("vqa", "text"))})
+    asked = experiment.model_copy(update={"evaluation": evaluation})
+    found = report(asked, [run("ca", 0, scores=scores, tags={"vlm.stand_ins": json.dumps(stand_ins)})])
+    assert found.headings == {"vqa": "offline pages (vqa)", "text": "offline pages (text)"}
 
 
 def test_a_stand_in_of_some_arms_names_them(experiment: Experiment, runs: list[RunRecord], run: Run) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import permutations
@@ -124,7 +125,7 @@ def report(
         paper=paper,
         paper_columns=_paper_columns(experiment, paper),
         columns=selection.columns,
-        headings={c: _heading(c, selection, rows) for c in selection.columns},
+        headings=_headings(selection, rows),
         rows=rows,
         floor=floor,
         ceiling=highest,
@@ -271,6 +272,13 @@ def _ceiling(selection: Selection, given: Mapping[str, float]) -> dict[str, floa
 def _order(rows: Sequence[ArmRow]) -> Order | None:
     both = [(row.paper_score, found.mean) for row in rows if row.paper_score is not None and (found := row.score())]
     return compare_order([p for p, _ in both], [o for _, o in both]) if len(both) > 1 else None
+
+
+def _headings(selection: Selection, rows: Sequence[ArmRow]) -> dict[str, str]:
+    """Column -> its name for readers; columns that one benchmark stands in for are told apart by their own names."""
+    found = {column: _heading(column, selection, rows) for column in selection.columns}
+    names = Counter(found.values())
+    return {c: f"{name} ({HEADINGS.get(c, c)})" if names[name] > 1 else name for c, name in found.items()}
 
 
 def _heading(column: str, selection: Selection, rows: Sequence[ArmRow]) -> str:

@@ -59,8 +59,25 @@ def _scaled(selection: Selection) -> Iterable[Note]:
         for path, what in record.scaled.items():
             changed.setdefault(path, {})[str(what)] = None
     if changed:
-        parts = [f"{path} {' or '.join(values)}" for path, values in changed.items()]
-        yield "Scaled", "; ".join(parts) + "."
+        parts = _of_all_stages({path: " or ".join(values) for path, values in changed.items()})
+        yield "Scaled", "; ".join(f"{path} {what}" for path, what in parts.items()) + "."
+
+
+def _of_all_stages(changed: Mapping[str, str]) -> dict[str, str]:
+    """By path; what is changed alike in every stage that has changes stands once, under `stages.*`."""
+    stages = {path.split(".")[1] for path in changed if path.startswith("stages.")}
+    alike: dict[tuple[str, str], set[str]] = {}
+    for path, what in changed.items():
+        if path.startswith("stages."):
+            _, stage, field = path.split(".", 2)
+            alike.setdefault((field, what), set()).add(stage)
+    found: dict[str, str] = {}
+    for path, what in changed.items():
+        head, _, field = path.partition(".")
+        field = field.partition(".")[2]
+        everywhere = head == "stages" and len(stages) > 1 and alike[field, what] == stages
+        found[f"stages.*.{field}" if everywhere else path] = what
+    return found
 
 
 def _grouped(items: Iterable[Iterable[tuple[str, str]]]) -> dict[tuple[str, str], list[int]]:

@@ -13,6 +13,7 @@ HEADINGS = {
     "trainable_params": "Trainable",
     "llm": "Language model",
     "docvqa": "DocVQA",
+    "chartqa": "ChartQA",
     "vqav2": "VQAv2",
     "okvqa": "OKVQA",
     "textvqa": "TextVQA",
