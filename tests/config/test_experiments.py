@@ -114,7 +114,7 @@ def keys_at_laptop(name: str, arm: str) -> list[str]:
         ["idefics2/t03_architecture ar_perceiver_lora", "idefics2/f04_training ar_perceiver_lora",
          "idefics2/t04_visual_tokens tokens_64", "idefics2/t12_depth layers_3", "idefics2/t13_projection without_mlp",
          "idefics3/connector perceiver", "questions/vision_training lora", "questions/connector_parameters perceiver",
-         "idefics2/t07_ocr_data low", "idefics3/t02_docmatix none", "questions/document_kinds both",
+         "idefics2/t07_ocr_data high", "idefics3/t02_docmatix none", "questions/document_kinds both",
          "questions/unseen_script half"],
         ["idefics2/t04_visual_tokens tokens_128", "questions/connector_tokens perceiver"],
         ["idefics3/connector pixel_shuffle", "questions/connector_tokens pixel_shuffle"],
