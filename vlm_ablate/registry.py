@@ -135,6 +135,11 @@ class Registry(Generic[T]):
         load_parts()
         return any(entry.config is config for entry in self._entries.values())
 
+    def configs(self) -> list[type[BaseModel]]:
+        """Configurations of the parts; of those that are not imported there are none, and none is imported here."""
+        load_parts()
+        return [entry.config for entry in self._entries.values()]
+
     def build(self, config: BaseModel, **context: object) -> T:
         """Make the part that `config` configures; `config.name` selects it, `context` goes to its constructor."""
         make: Callable[..., T] = self[getattr(config, "name")].load()  # noqa: B009 - every part's configuration has one

@@ -11,6 +11,8 @@ from vlm_ablate.config.expand import load_experiment
 from vlm_ablate.errors import ConfigError, UnknownNameError
 from vlm_ablate.runs.spec import specs_of
 
+from .conftest import SCALE
+
 Write = Callable[..., Path]
 
 
@@ -142,6 +144,35 @@ GOLDEN = [
          "stages, evaluation, execution (did you mean 'model'?)"],
         id="factor that is no field",
     ),
+    pytest.param(
+        ("factor: [model.connector.depth]", "factor: [model.connector.dpeth]"),
+        ["experiments/demo.yaml:4: factor[0]: 'model.connector.dpeth' is no field of a run: 'dpeth' is unknown (did "
+         "you mean 'depth'?)"],
+        id="factor that is no field of the part",
+    ),
+    pytest.param(
+        ("seeds: [0, 1]", "seeds: [0, 1, 0]"),
+        ["experiments/demo.yaml:5: seeds: 0 is there twice; each seed is one run"],
+        id="seed that is there twice",
+    ),
+    pytest.param(
+        ("arms:", "scales: {tyni: {values: {model.connector.latents: {64: 4}}}}\narms:"),
+        ["experiments/demo.yaml:19: scales.tyni: no scale 'tyni'; known: gpu, laptop, paper, tiny, workstation (did "
+         "you mean 'tiny'?)"],
+        id="scale that there is not",
+    ),
+    pytest.param(
+        ("relation: similar", "relation: similar, untested: {tyni: alike}"),
+        ["experiments/demo.yaml:24: table.claims[0].untested.tyni: no scale 'tyni'; known: gpu, laptop, paper, tiny, "
+         "workstation (did you mean 'tiny'?)"],
+        id="claim untested at a scale that there is not",
+    ),
+    pytest.param(
+        ("table:\n", "table:\n  paired: {vqav3: avg_score}\n"),
+        ["experiments/demo.yaml:23: table.paired.vqav3: no column 'vqav3'; the columns are vqav2 (did you mean "
+         "'vqav2'?)"],
+        id="column beside the paper's that there is not",
+    ),
 ]  # fmt: skip
 
 
@@ -264,8 +295,6 @@ def test_value_that_a_setting_makes_unfit_is_the_settings(write: Write) -> None:
     ],
 )
 def test_mistake_in_a_scale_names_the_scale_file(write: Write, edit: tuple[str, str], message: str) -> None:
-    from tests.config.conftest import SCALE
-
     found = problems(write(scale=SCALE.replace(*edit)))
     assert all(p.startswith("experiments/scales/tiny.yaml") for p in found), found
     assert message in found[0] or message == "values"
@@ -302,3 +331,29 @@ def test_base_that_does_not_exist(write: Write) -> None:
     assert problems(write(text="base: gone.yaml\n")) == [
         "experiments/demo.yaml:1: base: no such file: experiments/gone.yaml"
     ]
+
+
+@pytest.mark.parametrize(
+    ("edit", "told"),
+    [
+        (("model.connector.latents", "model.conector.latents"),
+         "9: values.model.conector.latents: 'model.conector.latents' is no field of a run: 'conector' is unknown "
+         "(did you mean 'connector'?)"),
+        (("model.connector.latents", "model.connector.latent"),
+         "9: values.model.connector.latent: 'model.connector.latent' is no field of a run: 'latent' is unknown (did "
+         "you mean 'latents'?)"),
+        (("overrides:", "  data.image.sides: {384: 64}\noverrides:"),
+         "11: values.data.image.sides: 'data.image.sides' is no field of a run: 'sides' is unknown (did you mean "
+         "'size'?)"),
+        (("note: composed", "tuned: [{when: {model.conector.name: mlp}, set: {stages.*.steps: 2}}]\nnote: composed"),
+         "14: tuned[0].when.model.conector.name: 'model.conector.name' is no field of a run: 'conector' is unknown "
+         "(did you mean 'connector'?)"),
+    ],
+)
+def test_a_path_of_a_scale_that_leads_nowhere_is_told(write: Write, edit: tuple[str, str], told: str) -> None:
+    assert problems(write(scale=SCALE.replace(*edit))) == [f"experiments/scales/tiny.yaml:{told}"]
+
+
+def test_a_scale_may_have_a_field_of_a_part_that_is_not_loaded(write: Write) -> None:
+    file = write(scale=SCALE.replace("model.connector.latents", "model.connector.rank_of_mine"))
+    assert load_experiment(file, scale="tiny").base.model.connector.latents == 64

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from vlm_ablate.config.compose import flatten
 from vlm_ablate.config.document import Path_
+from vlm_ablate.config.places import unknown_key
 from vlm_ablate.config.problems import Where, dotted
 from vlm_ablate.config.run_config import RunConfig
-from vlm_ablate.config.shared_data import SECTIONS, composed
+from vlm_ablate.config.scale import Scale
+from vlm_ablate.config.shared_data import SECTIONS, composed, spread
 from vlm_ablate.errors import Problem, nearest
 
 
@@ -76,6 +79,53 @@ def check_cells(data: dict[str, Any], where: Where) -> list[Problem]:
     return problems + _check_columns(data, where, list(table(key).columns))
 
 
+def check_paired(data: dict[str, Any], where: Where) -> list[Problem]:
+    """Columns that stand beside one of the paper are the experiment's."""
+    columns = list(map(str, _mapping(data, "evaluation", "benchmarks")))
+    return [
+        _problem(where, ("table", "paired", str(ours)), f"no column {ours!r}; the columns are {', '.join(columns)}",
+                 nearest(str(ours), columns))
+        for ours in _mapping(data, "table", "paired") if ours not in columns
+    ]  # fmt: skip
+
+
+def check_scale_names(data: dict[str, Any], where: Where, known: Collection[str]) -> list[Problem]:
+    """What is said of a scale (in `scales`, or in a claim's `untested`) is said of one that there is."""
+    named: list[tuple[Path_, Any]] = [(("scales", str(name)), name) for name in _mapping(data, "scales")]
+    claims = _mapping(data, "table").get("claims")
+    for i, claim in enumerate(claims if isinstance(claims, list) else []):
+        at = ("table", "claims", str(i), "untested")
+        named += [((*at, str(name)), name) for name in _mapping(claim, "untested")]
+    return [
+        _problem(where, path, f"no scale {name!r}; known: {', '.join(sorted(known))}", nearest(str(name), known))
+        for path, name in named
+        if name not in known
+    ]
+
+
+def check_scale_paths(scale: Scale, where: Where) -> list[Problem]:
+    """The dotted paths of a scale that need not be there in every run are fields that a run may have.
+
+    Args:
+        where: of the scale's file.
+    """
+    named: list[tuple[Path_, str]] = [(("values", path), path) for path in scale.values]
+    for i, tuned in enumerate(scale.tuned):
+        named += [(("tuned", str(i), key, path), path) for key in ("when", "set") for path in getattr(tuned, key)]
+    return [problem for at, path in named if (problem := _no_field(where, at, path))]
+
+
+def _no_field(where: Where, at: Path_, path: str) -> Problem | None:
+    """The problem of a dotted path, written at `at`, that is no field of a run; None: it is one."""
+    place = spread(tuple(path.split(".")))[0]
+    found = unknown_key(place)
+    if found is None:
+        return None
+    key, before = place[found.at], ".".join(place[: found.at])
+    stand = "" if found.nearest else f"; below {before!r} stand {', '.join(found.known) or 'no keys'}"
+    return _problem(where, at, f"{path!r} is no field of a run: {key!r} is unknown{stand}", found.nearest)
+
+
 def _check_columns(data: dict[str, Any], where: Where, known: list[str]) -> list[Problem]:
     shown = _mapping(data, "table")
     wanted = shown.get("columns")
@@ -109,6 +159,8 @@ def check_factor(data: dict[str, Any], where: Where) -> list[Problem]:
         elif rest and rest.split(".")[0] not in {"*", *sections[head]}:
             message = f"{factor!r} is no field of a run; below {head!r} stand {', '.join(sorted(sections[head]))}"
             problems.append(_problem(where, at, message, nearest(rest.split(".")[0], sections[head])))
+        elif problem := _no_field(where, at, str(factor)):
+            problems.append(problem)
     return problems
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -146,6 +147,14 @@ class Experiment(RunConfig):
     """Name of a scale -> what this experiment needs there beside the scale's file, in that file's words: the
     counterpart of a value that only this experiment varies, or other material."""
     table: TableConfig = TableConfig()
+
+    @field_validator("seeds")
+    @classmethod
+    def _are_different(cls, seeds: list[int]) -> list[int]:
+        """A seed that is there twice is one run, and no second replication."""
+        if twice := [seed for seed, count in Counter(seeds).items() if count > 1]:
+            raise ValueError(f"{', '.join(map(str, twice))} is there twice; each seed is one run")
+        return seeds
 
     @field_validator("name")
     @classmethod

@@ -11,13 +11,21 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from vlm_ablate.config.checks import check_arms_exist, check_cells, check_claims, check_factor
+from vlm_ablate.config.checks import (
+    check_arms_exist,
+    check_cells,
+    check_claims,
+    check_factor,
+    check_paired,
+    check_scale_names,
+    check_scale_paths,
+)
 from vlm_ablate.config.compose import merge_documents, nest
 from vlm_ablate.config.document import Document, Path_, display
 from vlm_ablate.config.experiment import Experiment, Tuned
 from vlm_ablate.config.problems import Where, dotted, problems_of
 from vlm_ablate.config.run_config import RunConfig
-from vlm_ablate.config.scales import LoadedScale, Scaled, apply_scale, relabelled
+from vlm_ablate.config.scales import PAPER, LoadedScale, Scaled, apply_scale, relabelled, scale_files
 from vlm_ablate.config.shared_data import SECTIONS, apply_diff, composed, run_data, spellings
 from vlm_ablate.errors import ConfigError, Problem, UnknownNameError
 from vlm_ablate.registry import load_plugins
@@ -53,7 +61,7 @@ class Loading:
     def __init__(
         self, file: Path, document: Document, scale: LoadedScale, sets: Document, arms: Sequence[str] | None = None
     ) -> None:
-        self.document, self.scale, self.sets = document, scale, sets
+        self.document, self.scale, self.sets, self.file = document, scale, sets, file
         self.shown, self.folder = display(file), file.absolute().parent
         self.problems: list[Problem] = []
         self.missing: list[str] = []
@@ -228,9 +236,12 @@ class Loading:
         return str(found or self.scale.file), known[-1]
 
     def check_references(self) -> None:
-        """Names in the file that must exist elsewhere: the paper's table and rows, arms, columns, fields."""
-        for check in (check_arms_exist, check_claims, check_cells, check_factor):
+        """Names in the files that must exist elsewhere: the paper's table and rows, arms, columns, fields, scales."""
+        for check in (check_arms_exist, check_claims, check_cells, check_paired, check_factor):
             self.problems += check(self.data, self._where)
+        scale = self.scale.scale
+        self.problems += check_scale_names(self.data, self._where, {*scale_files(self.file), PAPER, scale.name})
+        self.problems += check_scale_paths(scale, self.scale.where)
 
     def _where(self, path: Path_) -> tuple[str, Path_]:
         for spelled in spellings(path):

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,10 @@ class LoadedScale:
     scale: Scale
     document: Document
     file: str
+
+    def where(self, path: Path_) -> tuple[str, Path_]:
+        """Where a value of the scale is written, and its path."""
+        return _place(self.document, self.file, path)
 
 
 @dataclass(frozen=True)
@@ -115,14 +120,14 @@ def scale_of(experiment: Document, loaded: LoadedScale) -> LoadedScale:
 
 def _validated(document: Document, shown: str) -> LoadedScale:
     try:
-        scale = Scale.model_validate(document.data)
+        return LoadedScale(Scale.model_validate(document.data), document, shown)
     except ValidationError as error:
-
-        def where(path: Path_) -> tuple[str, Path_]:
-            return str(document.where(_split(path)) or shown), path
-
+        where = partial(_place, document, shown)
         raise ConfigError(problems_of(error, Scale, document.data, where)) from error
-    return LoadedScale(scale, document, shown)
+
+
+def _place(document: Document, shown: str, path: Path_) -> tuple[str, Path_]:
+    return str(document.where(_split(path)) or shown), path
 
 
 def apply_scale(config: dict[str, Any], scale: Scale) -> Scaled:
