@@ -15,6 +15,7 @@ from vlm_ablate.data.encode import Encoder
 from vlm_ablate.data.inspect import Inspector
 from vlm_ablate.data.mixture import Mixture
 from vlm_ablate.data.pack import padded_share
+from vlm_ablate.data.sample import Sample, Text
 from vlm_ablate.errors import StorageError
 
 
@@ -51,6 +52,16 @@ def test_stats_count_by_source(tokenizer: PreTrainedTokenizerFast) -> None:
     good = [s for s in shown if s.source == "good"]
     assert stats["good"].tokens == sum(shown.tokens for shown in good)
     assert stats["good"].supervised_tokens == sum(shown.supervised for shown in good)
+
+
+def test_the_first_token_is_not_shown_as_supervised(tokenizer: PreTrainedTokenizerFast) -> None:
+    class Words(Drawn):
+        def __getitem__(self, index: int) -> Sample:
+            return Sample(f"words:{index}", (Text("only words, all learned", True),), "words")
+
+    seen = Inspector(Mixture({"words": Words("words", 4)}, {"words": 1.0}, 0), inspector(tokenizer).encoder, tokenizer)
+    (shown,), stats = seen.show(0, 1), seen.stats(0, 1)["words"]
+    assert shown.supervised == stats.supervised_tokens == shown.tokens - 1
 
 
 def test_stats_tell_truncation(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -218,6 +218,16 @@ def test_splits_and_subsets_of_a_folder(tmp_path: Path) -> None:
     assert len(source("text_instructions", tmp_path / "**/*.parquet", subset=None, rows=2)) == 2
 
 
+def test_a_split_that_a_folder_lacks_is_not_another_one(tmp_path: Path) -> None:
+    for name, rows in {"train-0": 1, "test-0": 2, "testmini-0": 3}.items():
+        (tmp_path / f"{name}.jsonl").write_text((json.dumps(records.ALPACA[0]) + "\n") * rows)
+    lengths = {s: len(source("text_instructions", tmp_path, split=s)) for s in ("train", "test", "testmini")}
+    assert lengths == {"train": 1, "test": 2, "testmini": 3}
+    with pytest.raises(DataError, match=r"no files of the split 'validation'; found: test-0.jsonl, testmini-0"):
+        source("text_instructions", tmp_path, split="validation")
+    assert len(source("text_instructions", tmp_path / "test-0.jsonl")) == 2, "a file that is named is the one meant"
+
+
 def test_wrong_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"does not exist"):
         source("cauldron", tmp_path / "nowhere")

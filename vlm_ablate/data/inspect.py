@@ -116,7 +116,8 @@ class Inspector:
                 views = _loadable(sample, encoder)
                 yield Shown(sample.id, name, views=views, images=len(sample.images), problem=error.message)
                 continue
-            runs = self._runs(encoded.input_ids, encoded.labels)
+            labels = np.append(IGNORE, encoded.labels[1:])  # nothing stands before the first token to predict it from
+            runs = self._runs(encoded.input_ids, labels)
             yield Shown(sample.id, name, runs, encoded.views, encoded.images, encoded.truncated)
 
     def stats(

@@ -20,7 +20,8 @@ class RecordsConfig(ComponentConfig):
     revision: str | None = None
     """Commit, tag or branch on the hub."""
     split: str = "train"
-    """Split on the hub; of a local folder, the files whose name or folder starts with it, or all if none does."""
+    """Split on the hub; of a local folder, the files whose name or folder starts with it, or all where none has the
+    name of a split."""
     format: Literal["auto", "parquet", "jsonl", "webdataset", "saved", "hub"] = "auto"
     """What `id` holds; "auto" tells by its existence and the files' endings."""
     streaming: bool = False

@@ -13,6 +13,8 @@ from vlm_ablate.errors import DataError
 ENDINGS = {"parquet": (".parquet",), "jsonl": LINE_ENDINGS, "webdataset": (".tar", ".tar.gz", ".tgz")}
 _NOTES = {"dataset_info.json", "dataset_infos.json", "state.json", "sizes.json"}
 """Files about a data set that hold no records."""
+SPLIT_NAMES = ("train", "val", "test", "dev")
+"""Files whose names begin so are of that split and stand for no other."""
 _SHOWN = 12
 
 
@@ -61,10 +63,30 @@ def records_files(found: Sequence[Path], format: str, where: str) -> tuple[str, 
     )
 
 
-def of_split(files: Sequence[Path], roots: Sequence[Path], split: str) -> list[Path]:
-    """The files whose folder, or else whose name, begins with the split's name; empty if none does."""
-    in_folder = [f for f in files if any(part.startswith(split) for part in _below(f, roots)[:-1])]
-    return in_folder or [f for f in files if f.name.startswith(split)]
+def of_split(files: Sequence[Path], roots: Sequence[Path], split: str, where: str) -> list[Path]:
+    """The files whose folder, or else whose name, is called as the split or begins so; all where splits are not told.
+
+    Raises:
+        DataError: a folder has files of other splits, and none of this one.
+    """
+    folders = {file: _below(file, roots)[:-1] for file in files}
+    names = {file: (file.name,) for file in files}
+    for parts in (folders, names):
+        for fits in (_is_called, str.startswith):
+            if found := [file for file in files if any(fits(part, split) for part in parts[file])]:
+                return found
+    others = [file for file in files if any(part.startswith(SPLIT_NAMES) for part in (*folders[file], file.name))]
+    if others and any(root.is_dir() for root in roots):
+        raise DataError(
+            f"{where} has no files of the split {split!r}; found: {listing(others)}",
+            hint="set `split`, or point `id` at the files themselves",
+        )
+    return list(files)
+
+
+def _is_called(part: str, split: str) -> bool:
+    """Whether a folder or a file is called so, with or without more behind it: `test-00.parquet`, not `testmini`."""
+    return part.startswith(split) and not part[len(split) : len(split) + 1].isalnum()
 
 
 def listing(files: Sequence[Path]) -> str:

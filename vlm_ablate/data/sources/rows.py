@@ -53,7 +53,7 @@ def open_rows(config: RecordsConfig) -> Rows:
     if config.format == "saved" or (len(local) == 1 and (local[0] / "dataset_info.json").is_file()):
         return _open_saved(config, local[0])
     kind, files = records_files(files_below(local), config.format, repr(config.id))
-    files = of_split(files, local, config.split) or files
+    files = of_split(files, local, config.split, repr(config.id))
     mark, licence = _files_fingerprint(files), _local_licence(files[0].parent)
     if kind == "parquet":
         return _open_parquet(config, files, mark, licence)

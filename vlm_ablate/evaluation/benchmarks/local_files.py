@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlm_ablate.data.sources.files import files_below, listing
+from vlm_ablate.data.sources.files import SPLIT_NAMES, files_below, listing
 from vlm_ablate.data.sources.lines import records
 from vlm_ablate.data.values import cells_of
 from vlm_ablate.errors import DataError
@@ -24,8 +24,6 @@ _LAYOUTS = {
     "json": ("{}.jsonl", "{}.json", "{}/metadata.jsonl"),
 }
 _ANY = {"parquet": ("*.parquet", "data/*.parquet"), "json": ("*.jsonl", "*.json")}
-_SPLIT_NAMES = ("train", "val", "test", "dev")
-"""Files whose names begin so are of that split and stand for no other."""
 
 
 def split_files(config: HubBenchmarkConfig, split: str) -> tuple[str, list[Path]]:
@@ -47,7 +45,7 @@ def split_files(config: HubBenchmarkConfig, split: str) -> tuple[str, list[Path]
         for root in (*roots, folder):
             for kind, patterns in _ANY.items():
                 files = sorted(file for pattern in patterns for file in root.glob(pattern))
-                if files and not any(file.name.startswith(_SPLIT_NAMES) for file in files):
+                if files and not any(file.name.startswith(SPLIT_NAMES) for file in files):
                     return kind, files
     raise DataError(
         f"{folder} has no split {split!r}; found: {listing(files_below([folder]))}",
