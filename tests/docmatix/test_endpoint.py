@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docmatix.pdfs import manual, write_pdf
+from tests.docmatix.pdfs import manual, page, write_pdf
 from tests.docmatix.server import Behaviour, serving
 from vlm_ablate.docmatix.build import build
 from vlm_ablate.docmatix.endpoint import EndpointError, EndpointQuestioner, base_address
@@ -56,6 +56,7 @@ def test_failures_are_repeated_and_requests_are_limited(chosen: BuildSettings, t
 
 
 def test_a_refused_prompt_costs_its_row_only(chosen: BuildSettings) -> None:
+    write_pdf(chosen.pdfs / "c.pdf", [page()])  # without text: nothing is asked, and so nothing refused
     with serving(Behaviour(refuse="washed.*chapter 4|chapter 4.*washed")) as address:
         counts = build(replace(chosen, endpoint=address)).counts
     assert counts["pairs"]["prompts refused"] == 2 and counts["rows"]["without pairs"] >= 2

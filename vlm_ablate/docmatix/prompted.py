@@ -28,7 +28,7 @@ class PromptedQuestioner(ABC):
     def __init__(self, settings: BuildSettings, answers: Path) -> None:
         self.settings, self.answers = settings, answers
         self.refused = 0
-        """Prompts that the model did not take (too long, say)."""
+        """Prompts of the PDF that was asked about last, that the model did not take (too long, say)."""
 
     @abstractmethod
     def check(self) -> None:
@@ -46,6 +46,7 @@ class PromptedQuestioner(ABC):
         """(row's place, its pairs) for all rows of one PDF."""
         asked = [(number, style) for number, row in enumerate(rows) if row.text.strip() for style in self._styles(row)]
         prompts = [messages(rows[n], STYLES[s], self.settings.max_characters) for n, s in asked]
+        self.refused = 0
         texts = self._answers(rows[0].key, prompts) if asked else []
         pairs: dict[int, list[Pair]] = {number: [] for number in range(len(rows))}
         for (number, style), text in zip(asked, texts, strict=True):

@@ -122,7 +122,7 @@ def _build(
         kept[number] = sieve.keep(rows[number], pairs)
         kinds.update(pair.kind for pair in kept[number])
     counts.dropped, counts.kinds = dict(sieve.dropped), dict(kinds)
-    counts.prompts_refused = getattr(questioner, "refused", 0)
+    counts.prompts_refused = getattr(questioner, "refused", 0) if rows else 0
     counts.rows_made = len(rows)
     counts.rows_without_pairs = sum(not pairs for pairs in kept.values())
 
