@@ -15,7 +15,8 @@ from rich.console import Console
 from vlm_ablate.config.experiment import Arm, Experiment, TableConfig
 from vlm_ablate.errors import UnknownNameError
 from vlm_ablate.reporting import FORMATS, Report, render, report
-from vlm_ablate.reporting.layout import Cell, Column, Grid, Layout, lay_out, parameters
+from vlm_ablate.reporting.grid import Cell, Column, Grid, Layout
+from vlm_ablate.reporting.layout import lay_out, parameters
 from vlm_ablate.reporting.renderers import latex, markdown
 from vlm_ablate.reporting.renderers.png import text_width, wrap
 from vlm_ablate.reporting.renderers.terminal import print_report

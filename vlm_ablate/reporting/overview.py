@@ -8,16 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from vlm_ablate.papers import regenerated
 from vlm_ablate.reporting.agreement import Agreement, agreement
 from vlm_ablate.reporting.frame import Report
-from vlm_ablate.reporting.layout import (
-    DASH,
-    MARK,
-    Cell,
-    Column,
-    Grid,
-    Layout,
-    claim_columns,
-    claim_rows,
-)
+from vlm_ablate.reporting.grid import DASH, MARK, Cell, Column, Grid, Layout
+from vlm_ablate.reporting.layout import claim_columns, claim_rows
 from vlm_ablate.reporting.statistics import Verdict
 
 VERDICTS = tuple(Verdict)

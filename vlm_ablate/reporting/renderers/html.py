@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from html import escape
 from itertools import pairwise
 
-from vlm_ablate.reporting.layout import Cell, Grid, Layout
+from vlm_ablate.reporting.grid import Cell, Grid, Layout
 
 VERDICTS = ("agrees", "contradicts")
 SHOWN = frozenset({

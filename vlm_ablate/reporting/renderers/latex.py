@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vlm_ablate.reporting.layout import Cell, Column, Grid, Layout
+from vlm_ablate.reporting.grid import Cell, Column, Grid, Layout
 from vlm_ablate.reporting.renderers.latex_text import escape, lacking
 
 WRAPPED = r">{\raggedright\arraybackslash}p{0.32\textwidth}"

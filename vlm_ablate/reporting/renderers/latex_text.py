@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import unicodedata
 
-from vlm_ablate.reporting.layout import MARK
+from vlm_ablate.reporting.grid import MARK
 
 _ESCAPES = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from vlm_ablate.reporting.layout import Cell, Grid, Layout
+from vlm_ablate.reporting.grid import Cell, Grid, Layout
 
 
 def render(layout: Layout) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from vlm_ablate.reporting.layout import MARK, Cell, Column, Grid, Layout, without
+from vlm_ablate.reporting.grid import MARK, Cell, Column, Grid, Layout, without
 from vlm_ablate.reporting.style import BAND, INK, SOFT, drawing, to_bytes
 
 Row = tuple[Cell, ...]

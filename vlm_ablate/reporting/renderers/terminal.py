@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vlm_ablate.reporting.frame import Report
-from vlm_ablate.reporting.layout import Cell, Grid, Layout, lay_out, without
+from vlm_ablate.reporting.grid import Cell, Grid, Layout, without
+from vlm_ablate.reporting.layout import lay_out
 from vlm_ablate.reporting.notes import DETAILS
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 from vlm_ablate.reporting.finding import finding
-from vlm_ablate.reporting.layout import Cell, Column, Grid
+from vlm_ablate.reporting.grid import Cell, Column, Grid
 from vlm_ablate.reporting.overview import overview
 from vlm_ablate.reporting.renderers.html import folded, grid, page
 from vlm_ablate.reporting.site.entry import Entry

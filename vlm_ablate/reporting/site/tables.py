@@ -10,7 +10,8 @@ from vlm_ablate.errors import VlmAblateError
 from vlm_ablate.reporting.charts import figure_curve, figure_forest, figure_slope
 from vlm_ablate.reporting.figures import curves
 from vlm_ablate.reporting.finding import finding
-from vlm_ablate.reporting.layout import Cell, Column, Grid, lay_out
+from vlm_ablate.reporting.grid import Cell, Column, Grid
+from vlm_ablate.reporting.layout import lay_out
 from vlm_ablate.reporting.renderers.html import folded, grid, page
 from vlm_ablate.reporting.site.entry import Entry
 from vlm_ablate.reporting.site.svg import colours, inline
