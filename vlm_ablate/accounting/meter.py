@@ -22,10 +22,9 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.fx.experimental import _config
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from vlm_ablate.accounting.autocast import Autocast
+from vlm_ablate.accounting.operations import Operations
 
 Forward = Callable[..., Any]
 
@@ -71,7 +70,7 @@ class Meter:
     half: frozenset[int] = frozenset()
     """Ids of parameters that are in bf16 already."""
     _at_last_save: float = 0.0
-    _counter: FlopCounterMode | None = None
+    _counted: Operations = field(default_factory=Operations)
     _kept: WeakValueDictionary[int, _Kept] = field(default_factory=WeakValueDictionary)
     _weights: set[int] = field(default_factory=set)
     _weight_shapes: set[torch.Size] = field(default_factory=set)
@@ -79,7 +78,7 @@ class Meter:
     @property
     def flops(self) -> float:
         """Operations so far."""
-        return (self._counter.get_total_flops() if self._counter else 0) + self.uncounted
+        return self._counted.flops + self.uncounted
 
     @contextmanager
     def running(self, model: nn.Module, *, autocast: bool = False) -> Iterator[Meter]:
@@ -88,10 +87,9 @@ class Meter:
         matrices = [p.shape for p in model.parameters() if p.ndim == 2]
         self._weight_shapes = {*matrices, *(torch.Size(reversed(shape)) for shape in matrices)}
         with ExitStack() as stack:
-            self._counter = stack.enter_context(FlopCounterMode(display=False))
             # Models pick real positions by a mask (transformers before 5.20 does in SigLIP): all are taken.
             stack.enter_context(_config.patch(meta_nonzero_assume_all_nonzero=True))  # type: ignore[attr-defined]  # it has
-            stack.enter_context(AssumeNoPadding())  # type: ignore[no-untyped-call]  # torch's __init__ has no types
+            stack.enter_context(self._counted)
             stack.enter_context(FusedAttention(self))
             if autocast:
                 stack.enter_context(Autocast(lambda copy: self._weights.add(copy.untyped_storage()._cdata)))
@@ -204,17 +202,6 @@ class _Mark(torch.autograd.Function):
 def _marked(tensor: Tensor, reached: Callable[[], None]) -> Tensor:
     marked: Tensor = _Mark.apply(tensor, reached)  # type: ignore[no-untyped-call]  # torch gives it none
     return marked
-
-
-class AssumeNoPadding(TorchDispatchMode):
-    """Answers yes when a model asks a meta tensor whether all positions are real, none are packed, and the like."""
-
-    def __torch_dispatch__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
-            return True
-        return func(*args, **(kwargs or {}))
 
 
 class FusedAttention(TorchFunctionMode):
