@@ -62,10 +62,9 @@ def table(
     else:
         place = open_home(home)
         take_over_earlier(place)
-        if arms is None:
-            loaded = with_rows(loaded, place)
     with looking_once():
         if records is None:
+            loaded = loaded if arms is not None else with_rows(loaded, place)
             source = recorded(loaded, place, tracking_uri, seed_list(seeds))
         report = build_report(loaded, source, seed_list(seeds))
     if folder:

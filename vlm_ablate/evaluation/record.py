@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, Field, asdict, dataclass, fields
+from functools import cache
 from typing import Any
 
 from vlm_ablate.errors import DataError
 
+_OUTCOME = frozenset({"score", "unparsed"})
 _KINDS = {"str": "text", "int": "whole number", "float": "finite number", "bool": "truth value"}
 
 
@@ -43,13 +45,12 @@ class ScoreRecord:
 
     def protocol(self) -> dict[str, Any]:
         """The fields in which all records of one column must agree."""
-        outcome = {"score", "unparsed"}
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in outcome}
+        return {name: getattr(self, name) for name in _known_fields() if name not in _OUTCOME}
 
     def differences(self, other: ScoreRecord) -> dict[str, tuple[Any, Any]]:
         """Field -> (mine, theirs) where the protocols differ; empty when the two may share a column."""
-        mine, theirs = self.protocol(), other.protocol()
-        return {name: (mine[name], theirs[name]) for name in mine if mine[name] != theirs[name]}
+        both = {name: (getattr(self, name), getattr(other, name)) for name in _known_fields() if name not in _OUTCOME}
+        return {name: (mine, theirs) for name, (mine, theirs) in both.items() if mine != theirs}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for a tag or a file."""
@@ -62,7 +63,7 @@ class ScoreRecord:
         Raises:
             DataError: a field is missing or of another type, or the score is not finite.
         """
-        known = {f.name: f for f in fields(cls)}
+        known = _known_fields()
         if missing := [n for n, f in known.items() if n not in data and f.default is f.default_factory is MISSING]:
             raise DataError(f"a score record has no {missing[0]!r}")
         for name in (n for n in known if n in data):
@@ -72,3 +73,8 @@ class ScoreRecord:
             if not right:
                 raise DataError(f"a score record's {name!r} must be a {_KINDS[str(kind)]}, not {value!r}")
         return cls(**{k: v for k, v in data.items() if k in known})
+
+
+@cache
+def _known_fields() -> dict[str, Field[Any]]:
+    return {f.name: f for f in fields(ScoreRecord)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -24,8 +25,8 @@ class RunNotUsable(VlmAblateError):
 
 def asked_for(home: Home) -> Iterator[tuple[RunFolder, dict[str, Any]]]:
     """Every run that was ever asked for here: its folder and what `run.json` says. What cannot be read is passed by."""
-    for root in sorted(home.runs.iterdir()) if home.runs.is_dir() else ():
-        folder = RunFolder(root)
+    for name in sorted(os.listdir(home.runs)) if home.runs.is_dir() else ():
+        folder = RunFolder(home.runs / name)
         try:
             body = folder.read()
         except StorageError:

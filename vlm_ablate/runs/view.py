@@ -105,8 +105,10 @@ class Results:
         """Without scores along the way in columns of another table, for which the stage was trained first."""
         mean = schema.curve_metric(schema.MEAN)
         found = {name for name in entry.values if name.startswith(schema.CURVE) and name != mean}
+        if not found:
+            return entry
         own = [schema.curve_metric(column) for column in self.spec.config.evaluation.curve_columns]
-        if found <= set(own) <= found or not found:
+        if found <= set(own) <= found:
             return entry
         values = {name: value for name, value in entry.values.items() if name not in {mean, *found.difference(own)}}
         if found.issuperset(own):
