@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -89,7 +90,7 @@ def alive(pid: int) -> bool:
     ("strategy", "killed", "told", "goes_on_as"),
     [
         ("ddp", "both", "worker process was ended by SIGKILL", 2),
-        ("fsdp2", "second", "rank 1 was ended by SIGKILL", 1),
+        ("fsdp2", "second", f"rank 1 on {socket.gethostname()} was ended by SIGKILL", 1),
         ("fsdp2", "first", "worker process was ended by SIGKILL", 2),
     ],
 )

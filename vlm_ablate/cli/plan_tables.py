@@ -13,6 +13,7 @@ from rich.text import Text
 
 from vlm_ablate.accounting import short_count
 from vlm_ablate.config.diff import group_by_value, groups_text
+from vlm_ablate.config.execution import is_continuable
 from vlm_ablate.papers import find_row
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def _disk(arms: Sequence[ResolvedArm], plans: Plans) -> str:
         for name, stage in arm.config.stages.items():
             plan = plans[arm.name].stages[name]
             most = max(most, stays + CHECKPOINTS_AT_ONCE * plan.checkpoint_bytes)
-            kept = stage.schedule == "constant" and arm.config.execution.continuable
+            kept = is_continuable(stage, arm.config.execution.of_stage(name))
             weights = max(weights, plan.weights_bytes)  # a stage's file has what earlier stages trained, too
             stays += weights + kept * plan.checkpoint_bytes
         found[arm.name] = f"{size(max(most, stays))} while it trains, of which {size(stays)} stay"

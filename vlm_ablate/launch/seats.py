@@ -11,6 +11,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +23,20 @@ from typing import Any
 from vlm_ablate.errors import VlmAblateError
 from vlm_ablate.home import Home
 from vlm_ablate.launch.handover import check_home
-from vlm_ablate.runs.meeting import BEAT, ENDED, GROUPS, VARIABLE, Meeting, Pulse, beat_name, gone_name, group_name
+from vlm_ablate.runs.meeting import (
+    BEAT,
+    ENDED,
+    GROUPS,
+    SILENT_SECONDS,
+    VARIABLE,
+    Meeting,
+    Pulse,
+    beat_name,
+    failed_name,
+    gone_name,
+    group_name,
+    machine_name,
+)
 from vlm_ablate.runs.spec import RunSpec
 from vlm_ablate.storage import storage_errors, write_atomically
 
@@ -199,6 +213,7 @@ def follow(seat: Seat, specs: Sequence[RunSpec] = (), *, check: Callable[[], Non
         except VlmAblateError as error:
             store.set(f"seat/{seat.index}", json.dumps(_told(specs, str(error))))
             raise
+        store.set(machine_name(seat.index), socket.gethostname())
         store.set(f"seat/{seat.index}", json.dumps(_told(specs)))
         return _start_ranks(seat, store)
     except RuntimeError as error:  # torch's, of a store that is gone
@@ -251,9 +266,11 @@ class _Ranks:
                 self._told.add(rank)
                 self._store.set(f"{group_name(self._group)}/{gone_name(rank)}", str(process.returncode))
         name = group_name(self._group)
-        if self._processes and (
-            self._store.check([f"{name}/{ENDED}"]) or self._first.silent(self._store, f"{name}/{BEAT}")
-        ):
+        if self._processes and self._store.check([f"{name}/{ENDED}"]):
+            self.end()
+        elif self._processes and self._first.silent(self._store, f"{name}/{BEAT}"):
+            for rank in self._processes:  # it may be suspended, and go on
+                self._fail(rank, f"it was ended, as rank 0 had shown no life for {SILENT_SECONDS:.0f} s")
             self.end()
 
     def pass_on(self, number: int, frame: Any) -> None:
@@ -283,8 +300,16 @@ class _Ranks:
         here = setup["world"] // self._seat.count
         for rank in range(self._seat.index * here, (self._seat.index + 1) * here):
             place = (rank, setup["world"], setup["devices"])
-            self._processes[rank] = start_rank(self._seat.meeting, group_name(self._group), *place, apart=True)
+            try:
+                self._processes[rank] = start_rank(self._seat.meeting, group_name(self._group), *place, apart=True)
+            except OSError as error:
+                self._fail(rank, f"its process cannot be started: {error.strerror}")
         self._first = Pulse()
+
+    def _fail(self, rank: int, message: str) -> None:
+        """Tell the first rank why one of these is gone."""
+        told = json.dumps({"reason": True, "message": message})
+        self._store.set(f"{group_name(self._group)}/{failed_name(rank)}", told)
 
     def _beat(self) -> None:
         if time.monotonic() - self._beaten > BEAT_SECONDS:

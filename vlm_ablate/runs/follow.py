@@ -26,6 +26,7 @@ from vlm_ablate.models.trained_state import trainable_state_dict
 from vlm_ablate.runs.folder import StageFolder
 from vlm_ablate.runs.group import END, SETUP, identity
 from vlm_ablate.runs.job import stage_job
+from vlm_ablate.runs.meeting import failed_name, identity_name
 from vlm_ablate.runs.spec import RunSpec
 from vlm_ablate.runs.stage_model import StageModel, seen_before
 from vlm_ablate.training.checkpoint import CheckpointFiles
@@ -52,7 +53,7 @@ def main() -> int:
         sys.path[:] = list(dict.fromkeys([*told["path"], *sys.path]))
         configure_threads()
         spec = RunSpec.from_dict(told["spec"])
-        store.set(f"is/{rank}", json.dumps(identity(spec)))
+        store.set(identity_name(rank), json.dumps(identity(spec)))
         ranks = Ranks(Place(rank, world, told["strategy"], devices, told["near"]), store)
         follower = _Follower(spec, Home(Path(told["home"])), ranks, interruption)
         with interruption.handling_signals():
@@ -63,7 +64,7 @@ def main() -> int:
         traceback.print_exc()
         ours = isinstance(error, VlmAblateError)
         message = str(error) if ours else f"{type(error).__name__}: {error}"
-        store.set(f"failed/{rank}", json.dumps({"reason": ours, "message": message}))
+        store.set(failed_name(rank), json.dumps({"reason": ours, "message": message}))
         return 1
 
 

@@ -13,9 +13,9 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any, Literal
 
 import torch
@@ -24,19 +24,16 @@ from torch._C._distributed_c10d import PrefixStore, TCPStore
 from vlm_ablate.errors import VlmAblateError
 from vlm_ablate.home import Home
 from vlm_ablate.provenance import code_digest, library_versions
-from vlm_ablate.runs.endings import ending
 from vlm_ablate.runs.folder import StageFolder
-from vlm_ablate.runs.meeting import BEAT, ENDED, GROUPS, Meeting, Pulse, beat_name, gone_name, group_name
+from vlm_ablate.runs.meeting import GROUPS, Meeting, group_name, identity_name
 from vlm_ablate.runs.spec import RunSpec
+from vlm_ablate.runs.watch import CONNECT_SECONDS, GRACE_SECONDS, Watch
 from vlm_ablate.training.ranks import PATIENCE, Place, Ranks
 
 SETUP, END = "setup", "end"
 LOOK_SECONDS = 0.05
-WATCH_SECONDS = 1.0
-GRACE_SECONDS = 30.0
-"""How long ranks may take to leave, and the first one to notice that another is gone."""
-LEFT_ALONE = 70
-"""Exit status of a first rank that waited for one that is gone."""
+BLAME_SECONDS = 5.0
+"""How long it may take until it is known that another rank is gone, once a step has failed."""
 CONFIGURATION, CODE = "configuration", "code of vlm_ablate"
 _HINTS = {
     CONFIGURATION: "all ranks need the same experiment file, options, plug-ins and files that these name",
@@ -76,12 +73,11 @@ class Group:
     def __init__(self, spec: RunSpec, home: Home) -> None:
         """
         Raises:
-            VlmAblateError: there are not so many devices, or the ranks do not start or do not agree.
+            VlmAblateError: there are not so many devices, or a rank does not come, ends, or does not agree.
         """
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         """Those that were started here."""
-        self._commands = self._beats = 0
-        self._closing = self._broken = False
+        self._commands, self._broken = 0, False
         execution = spec.config.execution
         self._world = execution.ranks
         if self._world == 1:
@@ -93,16 +89,24 @@ class Group:
         place = Place(0, self._world, strategy, execution.devices or 1, meeting.near)
         told = {"spec": spec.to_dict(), "home": str(home.root.absolute()), "path": sys.path, "strategy": strategy,
                 "world": self._world, "devices": execution.devices or 1, "near": meeting.near}  # fmt: skip
+        mine = identity(spec)
         self._store.set(SETUP, json.dumps(told))
+        self._watch = Watch(meeting, self._name, self._world, self._processes)
         try:
             for rank in range(1, self._world // meeting.seats):
                 self._processes[rank] = start_rank(meeting, self._name, rank, self._world, execution.devices or 1)
-            self._agree(identity(spec))
+            self._agree(mine)
             self.ranks = Ranks(place, self._store)
+        except Exception as error:
+            reason = self.blame(error)
+            self._kill()
+            if reason is error:
+                raise
+            raise reason from error
         except BaseException:
             self._kill()
             raise
-        threading.Thread(target=self._watch, name="ranks", daemon=True).start()
+        self._watch.met()
 
     @property
     def several(self) -> bool:
@@ -121,18 +125,19 @@ class Group:
         """What is to be told of an error of the first rank: when another failed, that is the reason."""
         if not self.several or isinstance(error, VlmAblateError):
             return error
-        until = time.monotonic() + 5.0
-        with contextlib.suppress(RuntimeError):  # torch's: the store is gone, and `error` is all that is known
+        until = time.monotonic() + BLAME_SECONDS
+        try:
             while time.monotonic() < until:
-                if told := self._failures():
-                    return VlmAblateError(told)
+                self._watch.check()
                 time.sleep(LOOK_SECONDS)
+        except VlmAblateError as reason:
+            return reason
         return error
 
     def close(self) -> None:
         """End the other ranks."""
-        self._closing = True
         if self.several:
+            self._watch.stop()
             with contextlib.suppress(RuntimeError):  # torch's: the store is gone
                 self._command({END: True})
             until = time.monotonic() + GRACE_SECONDS
@@ -164,15 +169,15 @@ class Group:
             own = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=PATIENCE)
             meeting = Meeting("127.0.0.1", own.port, 1)
         else:
-            own = meeting.store(PATIENCE)
+            own = meeting.store(timedelta(seconds=CONNECT_SECONDS))
+            own.set_timeout(PATIENCE)
         if self._world % meeting.seats:
             raise VlmAblateError(
                 f"{self._world} ranks cannot be dealt to {meeting.seats} processes that were started together",
                 hint="leave --devices and --nodes out: they are as many as were started",
             )
-        self._shared, self._name, self._seats = own, group_name(own.add(GROUPS, 1)), meeting.seats
+        self._name = group_name(own.add(GROUPS, 1))
         self._store = PrefixStore(self._name, own)
-        self._pulses = {seat: Pulse() for seat in range(1, meeting.seats)}
         return meeting
 
     def _alive(self) -> bool:
@@ -181,58 +186,16 @@ class Group:
 
     def _agree(self, mine: dict[str, str]) -> None:
         world = self._world
-        names = [f"is/{rank}" for rank in range(1, world)]
+        names = [identity_name(rank) for rank in range(1, world)]
         while not self._store.check(names):
-            if told := self._failures():
-                raise VlmAblateError(told)
+            self._watch.check()
             time.sleep(LOOK_SECONDS)
-        others = {rank: json.loads(self._store.get(f"is/{rank}")) for rank in range(1, world)}
+        others = {rank: json.loads(self._store.get(name)) for rank, name in enumerate(names, start=1)}
         if problem := disagreement(mine, others):
             raise problem
 
-    def _failures(self) -> str | None:
-        """Which rank failed, and why: one that says so of itself before one that lost the others."""
-        said, gone = [], []
-        for rank in range(1, self._world):
-            process = self._processes.get(rank)
-            if self._store.check([f"failed/{rank}"]):
-                told = json.loads(self._store.get(f"failed/{rank}"))
-                said.append((not told["reason"], rank, str(told["message"])))
-            elif process is not None and process.poll() not in (None, 0):
-                gone.append(f"rank {rank} {ending(process.returncode)}")
-            elif self._store.check([gone_name(rank)]):
-                gone.append(f"rank {rank} {ending(int(self._store.get(gone_name(rank))))}")
-        gone += [f"the machine of rank {rank} shows no life" for rank in self._silent()]
-        if gone:
-            return gone[0]
-        return next((f"rank {rank} failed: {message}" for _, rank, message in sorted(said)), None)
-
-    def _silent(self) -> list[int]:
-        """First ranks of seats that have shown no life for long."""
-        silent = [seat for seat, pulse in self._pulses.items() if pulse.silent(self._shared, beat_name(seat))]
-        return [seat * self._world // self._seats for seat in silent]
-
-    def _watch(self) -> None:
-        """End this process when it still waits for a rank that is gone; the run goes on from its checkpoint."""
-        failed: str | None = None
-        since = 0.0
-        while not self._closing:
-            if failed is None:
-                try:
-                    self._beats += 1
-                    self._store.set(BEAT, str(self._beats))
-                    failed = self._failures()
-                except RuntimeError:  # torch's: the store is gone, and who has opened it
-                    failed = "the meeting point of the ranks is gone"
-                since = time.monotonic()
-            elif time.monotonic() - since > GRACE_SECONDS:
-                print(f"{failed}; the other ranks wait for it in vain", file=sys.stderr, flush=True)
-                os._exit(LEFT_ALONE)
-            time.sleep(WATCH_SECONDS)
-
     def _kill(self) -> None:
-        with contextlib.suppress(RuntimeError):  # torch's: the store is gone; the processes here are not
-            self._store.set(ENDED, "")
+        self._watch.close()
         for process in self._processes.values():
             if process.poll() is None:
                 process.kill()

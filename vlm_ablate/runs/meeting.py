@@ -4,12 +4,15 @@ Processes that stand beside each other from the beginning to the end of a launch
 the first rank of each run finds it through a variable of its environment. In the store, by name:
 
 ```
-groups              how many groups of ranks there have been; the newest is the one that trains
-group/N/            what its ranks tell each other (`group.py`, `follow.py`)
-group/N/beat        rises while its first rank lives
-group/N/ended       its first rank needs no other rank any more
-group/N/gone/RANK   exit status of a rank that ended by itself with an error
-beat/SEAT           rises while a process lives that has started ranks
+groups               how many groups of ranks there have been; the newest is the one that trains
+group/N/             what its ranks tell each other (`group.py`, `follow.py`)
+group/N/beat         rises while its first rank lives
+group/N/ended        its first rank needs no other rank any more
+group/N/is/RANK      what a rank is that has started: its configuration, code, versions
+group/N/failed/RANK  why a rank failed, as it or who starts it there can tell
+group/N/gone/RANK    exit status of a rank that ended by itself with an error
+beat/SEAT            rises while a process lives that starts ranks
+machine/SEAT         which machine it is on
 ```
 """
 
@@ -42,6 +45,16 @@ def group_name(number: int) -> str:
     return f"group/{number}"
 
 
+def identity_name(rank: int) -> str:
+    """Within a group, where a rank tells what it is."""
+    return f"is/{rank}"
+
+
+def failed_name(rank: int) -> str:
+    """Within a group, where a rank's `message` is, and whether it is a `reason` or may follow from what others did."""
+    return f"failed/{rank}"
+
+
 def gone_name(rank: int) -> str:
     """Within a group, where the exit status of a rank is."""
     return f"gone/{rank}"
@@ -50,6 +63,11 @@ def gone_name(rank: int) -> str:
 def beat_name(seat: int) -> str:
     """What rises while the process of a seat lives."""
     return f"beat/{seat}"
+
+
+def machine_name(seat: int) -> str:
+    """Where the name of a seat's machine is."""
+    return f"machine/{seat}"
 
 
 class Pulse:
