@@ -21,7 +21,17 @@ HEADINGS = {
     "ocr_data": "OCR data",
     "mlp_projection": "MLP projection",
     "mathvista": "MathVista",
+    "mmmu_val": "MMMU val",
+    "mmmu_test": "MMMU test",
+    "mathvista_testmini": "MathVista testmini",
     "mmbench": "MMBench",
+    "mmstar_val": "MMStar val",
+    "docvqa_test": "DocVQA test",
+    "docvqa_anls": "DocVQA ANLS",
+    "docvqa_val_anls": "DocVQA val ANLS",
+    "textvqa_val": "TextVQA val",
+    "qa_pairs": "QA pairs",
+    "lora_extra_trainable": "LoRA extra trainable",
 }
 
 
