@@ -131,6 +131,7 @@ def parts_page() -> str:
 def gallery(results: Path) -> str:
     """The committed tables, as they were measured."""
     parts = ["# Results", "What the committed runs produced. `vlm-ablate report --out FOLDER` makes pages of it."]
+    parts += [page.read_text(encoding="utf-8").replace("### ", "## ", 1) for page in sorted(results.glob("all-*.md"))]
     for table in sorted(results.rglob("table.md")):
         name = table.parent.relative_to(results)
         text = table.read_text(encoding="utf-8")
