@@ -59,13 +59,13 @@ GOLDEN = [
     ),
     pytest.param(
         ("architecture: autoregressive", "architecture: {gate: scalar}"),
-        ["experiments/demo.yaml:10: model.architecture: a architecture is a mapping with a `name`, one of: "
+        ["experiments/demo.yaml:10: model.architecture: must be a mapping with a `name`, one of: "
          "autoregressive, cross_attention"],
         id="part without a name",
     ),
     pytest.param(
         ("connector: {name: perceiver, latents: 64, depth: 3}", "connector: {name: [perceiver]}"),
-        ["experiments/demo.yaml:9: model.connector: a connector is a mapping with a `name`, one of: linear, "
+        ["experiments/demo.yaml:9: model.connector: must be a mapping with a `name`, one of: linear, "
          "mapping_network, mlp, perceiver, pixel_shuffle"],
         id="part whose name is a list",
     ),

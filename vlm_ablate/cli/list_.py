@@ -122,6 +122,7 @@ def _metrics() -> Iterable[Row]:
 
 
 def _experiments() -> Iterable[Row]:
+    from vlm_ablate.cli.console import counted
     from vlm_ablate.config.compose import load_document
     from vlm_ablate.config.expand import experiment_files
     from vlm_ablate.config.shipped import experiment_name
@@ -136,7 +137,7 @@ def _experiments() -> Iterable[Row]:
             continue
         written = data.get("arms")
         arms = written if isinstance(written, dict) else {}
-        yield short, str(data.get("title", "")), f"{len(arms)} arms: {', '.join(map(str, arms))}"
+        yield short, str(data.get("title", "")), f"{counted(len(arms), 'arm')}: {', '.join(map(str, arms))}"
 
 
 def _scales() -> Iterable[Row]:

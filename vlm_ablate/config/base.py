@@ -124,7 +124,7 @@ def component(registry: Registry[Any]) -> Any:
             value = {"name": value}
         if not isinstance(value, dict) or not isinstance(value.get("name"), str):
             known = ", ".join(sorted(registry.names()))
-            raise ValueError(f"a {registry.kind} is a mapping with a `name`, one of: {known}")
+            raise ValueError(f"must be a mapping with a `name`, one of: {known}")
         try:
             entry = registry[value["name"]]
         except UnknownNameError as error:
