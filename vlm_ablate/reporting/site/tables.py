@@ -31,7 +31,7 @@ pre { background: var(--band); padding: .7rem .9rem; font-size: .82rem; white-sp
   margin: .4rem 0; }
 code { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 img { max-width: 100%; height: auto; background: #fff; }
-td.text { overflow-wrap: anywhere; }
+h1, .source, .missing, td.text { overflow-wrap: anywhere; }
 """ + colours()
 
 
