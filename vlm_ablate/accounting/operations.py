@@ -20,6 +20,8 @@ Spec = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]
 
 _known: dict[tuple[Any, ...], tuple[type | None, tuple[Spec | None, ...]]] = {}
 """Operation, and what it is given -> the sequence that it gives (None: a tensor by itself), and its tensors."""
+_MOST = 100_000
+"""Remembered at a time, some 100 MB: a sweep plans models of many shapes."""
 _whole: set[Any] = set()
 """Operations that are not made of others."""
 
@@ -72,6 +74,8 @@ def _computed(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str,
     several = type(out) in (tuple, list)
     new = _specs(out if several else (out,), args, kwargs)
     if new is not None:
+        if len(_known) >= _MOST:
+            _known.clear()
         _known[key] = type(out) if several else None, new
     return out
 
