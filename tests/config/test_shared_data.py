@@ -75,6 +75,24 @@ def test_the_evaluation_prepares_as_the_last_stage_where_it_says_nothing_else(wr
     assert evaluation.preparation("vqav2").image == ImageConfig(resize="native", size=70, split="crops")
 
 
+def test_where_images_grow_the_evaluation_prepares_as_the_last_stage_does_at_its_end(write: Write) -> None:
+    grown = ("image: {size: 980}", "image: {size: 980, split: crops}, climb: {0: 70, 40: 140, 80: 280, 100: 560}")
+    config = load_experiment(write((TWO[0], TWO[1].replace(*grown))), scale="paper").base
+    assert config.evaluation.image == config.shown_image == ImageConfig(size=280, split="crops"), "560 is never reached"
+    assert load_experiment(write(TWO), scale="paper").base.shown_image.size == 980, "the first stage's growth is over"
+    own = ("benchmarks:\n    vqav2: {benchmark: vqav2}",
+           "image: {size: 35}\n  benchmarks:\n    vqav2: {benchmark: vqav2}")  # fmt: skip
+    asked = load_experiment(write((TWO[0], TWO[1].replace(*grown)), own), scale="paper").base.evaluation.image
+    assert asked == ImageConfig(size=35, split="crops")
+
+
+def test_a_climb_of_a_scale_shows_the_evaluation_its_last_size(write: Write) -> None:
+    grown = ("image: {size: 980}", "image: {size: 364}, climb: {50: 728}")
+    scale = "name: tiny\nvalues:\n  data.image.size: {364: 32, 728: 64}\n  stages.*.steps: {100: 10}\n"
+    config = load_experiment(write((TWO[0], TWO[1].replace(*grown)), scale=scale), scale="tiny").base
+    assert config.last_stage.data.climb == {5: 64} and config.evaluation.image.size == 64
+
+
 def test_images_are_all_preparations_of_a_run_once_each(write: Write) -> None:
     config = load_experiment(write(TWO), scale="paper").base
     assert [image.size for image in config.images()] == [364, 728, 980]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 from transformers.models.idefics2.image_processing_pil_idefics2 import Idefics2ImageProcessorPil
 from transformers.models.idefics2.processing_idefics2 import Idefics2Processor
@@ -125,6 +125,23 @@ def test_only_supervised_text_and_eos_are_learned(any_tokenizer: PreTrainedToken
     assert learned_text(any_tokenizer, encoder, sample).strip() == "two cats</s>"
     demonstration = Sample("s", (Text("the first", True), Text(" then the rest")), "test")
     assert learned_text(any_tokenizer, encoder, demonstration) == "the first"
+
+
+def test_a_tokenizer_that_ends_texts_itself_does_not_end_what_is_to_go_on() -> None:
+    """Its post-processor writes `</s>` behind every text: behind a prompt a model would have nothing left to say."""
+    ends, plain = make_tokenizer("metaspace"), make_tokenizer("metaspace")
+    both = [("<s>", 1), ("</s>", 2)]
+    ends.backend_tokenizer.post_processor = processors.TemplateProcessing("<s> $A </s>", special_tokens=both)
+    asked = dialogue(PICTURE, Text("how many?"), Text("two", True), Text("what?"))
+    document = Sample("s", (PICTURE, Text("Question: how many? Answer:")), "test")
+    for prompt in ("plain", "chat"):
+        one, other = (Encoder(tokenizer, data_config(image=SMALL, prompt=prompt), 3) for tokenizer in (ends, plain))
+        for sample in (asked, document):
+            found = one.layout(sample, generate=True).input_ids.tolist()
+            assert found == other.layout(sample, generate=True).input_ids.tolist() and found[-1] != ends.eos_token_id
+        learned = dialogue(PICTURE, Text("how many?"), Text("two", True))
+        for name in ("input_ids", "labels"):
+            assert getattr(one.layout(learned), name).tolist() == getattr(other.layout(learned), name).tolist()
 
 
 def test_plain_dialogue_is_written_as_the_few_shot_format(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -45,6 +45,18 @@ def test_decay_is_for_matrices_only_and_backbones_have_their_own_rate():
     assert all(rate == (1e-5 if n.startswith("language") else 1e-3) for n, (rate, _) in told.items())
 
 
+@pytest.mark.parametrize("rank", [1, 2])
+def test_adapters_of_every_rank_decay_alike(rank):
+    model = nn.Module()
+    model.language = nn.Module()
+    model.language.lora_A, model.language.lora_B = nn.Linear(3, rank, bias=False), nn.Linear(rank, 3, bias=False)
+    model.language.lora_magnitude_vector = nn.Parameter(torch.ones(3))
+    groups = parameter_groups(model, stage(weight_decay=0.1))
+    names = {id(p): n for n, p in model.named_parameters()}
+    decayed = {names[id(p)] for g in groups if g["weight_decay"] for p in g["params"]}
+    assert decayed == {"language.lora_A.weight", "language.lora_B.weight"}
+
+
 def test_a_part_with_a_rate_of_its_own_is_a_group_of_its_own_and_its_matrices_follow():
     model = Parts()
     model.vision = nn.Linear(3, 3)

@@ -53,7 +53,7 @@ class EvaluationConfig(Strict, decides="score"):
     benchmarks: dict[str, BenchmarkEntry] = Field(min_length=1)
     """Column name -> benchmark."""
     image: ImageConfig = ImageConfig()
-    """How images are prepared; what is not written is the last stage's."""
+    """How images are prepared; what is not written is the last stage's, where images grow (`climb`) that of its end."""
     prompt: PromptFormat = "plain"
     """Prompt format; default: the last stage's."""
     shots: int = Field(4, ge=0)

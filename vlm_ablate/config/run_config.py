@@ -21,6 +21,11 @@ class RunStage(Stage, decides="training"):
     data: DataConfig
     """What it trains on; in a file, what is not written here is the file's `data`."""
 
+    @property
+    def image_at_end(self) -> ImageConfig:
+        """How its last steps prepare images."""
+        return [image for step, image in self.data.image_by_step().items() if step < self.steps][-1]
+
     @model_validator(mode="after")
     def _trains_something(self) -> RunStage:
         if (self.vision, self.language, self.connector) == (Training.frozen, Training.frozen, "frozen"):
@@ -58,7 +63,7 @@ class RunConfig(Strict):
     @model_validator(mode="before")
     @classmethod
     def _scored_as_trained(cls, data: Any) -> Any:
-        """The evaluation prepares images and prompts as the last stage does, where it says nothing else."""
+        """The evaluation prepares images and prompts as the last stage does at its end, where it says nothing else."""
         if not isinstance(data, Mapping) or not isinstance(data.get("evaluation"), Mapping):
             return data
         evaluation = dict(data["evaluation"])
@@ -150,7 +155,7 @@ class RunConfig(Strict):
         """How the last stage prepares images at its end; without a stage, how the evaluation does."""
         if not self.stages:
             return self.evaluation.image
-        return list(self.last_stage.data.image_by_step().values())[-1]
+        return self.last_stage.image_at_end
 
     def images(self) -> list[ImageConfig]:
         """Every way in which the run prepares images, each once, those of training first."""
@@ -160,12 +165,23 @@ class RunConfig(Strict):
 
 
 def _last_data(stages: Any) -> Mapping[str, Any]:
-    """The last stage's data as plain values, as far as they are there."""
+    """The last stage's data as plain values, as far as they are there, with images as its last steps prepare them."""
     last = list(stages.values())[-1] if isinstance(stages, Mapping) and stages else None
-    data = last.data if isinstance(last, RunStage) else last.get("data") if isinstance(last, Mapping) else None
-    if isinstance(data, DataConfig):
-        return data.model_dump(include={"image", "prompt"})
-    return data if isinstance(data, Mapping) else {}
+    if isinstance(last, RunStage):
+        return {"image": last.image_at_end.model_dump(), "prompt": last.data.prompt}
+    data = last.get("data") if isinstance(last, Mapping) else None
+    data = data.model_dump(include={"image", "prompt", "climb"}) if isinstance(data, DataConfig) else data
+    return {**data, "image": _climbed(data, last)} if isinstance(last, Mapping) and isinstance(data, Mapping) else {}
+
+
+def _climbed(data: Mapping[str, Any], stage: Mapping[str, Any]) -> Any:
+    """The image preparation of a stage's last steps from plain values; what is wrong with them is told elsewhere."""
+    image, climb, steps = data.get("image"), data.get("climb"), stage.get("steps")
+    image = image.model_dump() if isinstance(image, ImageConfig) else image
+    if not isinstance(climb, Mapping) or not isinstance(steps, int) or not isinstance(image, Mapping | None):
+        return image
+    sizes = {int(step): size for step, size in climb.items() if str(step).isdecimal() and int(step) < steps}
+    return {**(image or {}), "size": sizes[max(sizes)]} if sizes else image
 
 
 def _over(below: Any, own: Any) -> Any:

@@ -209,9 +209,12 @@ class Encoder:
         flags = np.array([flag for _, flag in prompt.runs] + [False])
         last = np.array([end for _, end in encoding.offsets], np.int64) - 1
         learned = flags[np.searchsorted(np.array(ends), last, side="right")] & (last >= 0)
+        # Some tokenizers append the end of sequence themselves, also to a prompt that is to go on.
+        ended = len(ids) > 1 and ids[-1] == self.eos and last[-1] < 0
+        if ended and not prompt.eos:
+            ids, learned = ids[:-1], learned[:-1]
         if prompt.eos and self.eos is not None:
-            # Some tokenizers append the end of sequence themselves.
-            if ids and ids[-1] == self.eos and last[-1] < 0:
+            if ended:
                 learned[-1] = prompt.runs[-1][1]
             else:
                 ids, learned = [*ids, self.eos], np.append(learned, bool(prompt.runs) and prompt.runs[-1][1])

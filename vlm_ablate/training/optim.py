@@ -19,6 +19,7 @@ from vlm_ablate.training.muon import MuonAdamW
 BACKBONES = ("vision", "language")
 """Attributes of the VLM that hold a backbone; everything else is new."""
 _UNDECAYED_NAMES = ("latents", "trainable_tokens", "position_embedding", "lora_embedding")
+_FACTORS = ("lora_A", "lora_B")
 _NEW_NAMES = ("trainable_tokens",)
 """Rows of added tokens live inside the language backbone, but are new parameters."""
 _GATES = ("alpha_cross_attn", "alpha_dense")
@@ -33,7 +34,8 @@ def is_decayed(name: str, parameter: nn.Parameter, embeddings: set[int]) -> bool
         parameter: the parameter.
         embeddings: ids of all embedding tables.
     """
-    vector = parameter.numel() == max(parameter.shape, default=1)
+    # Factors of adapters of rank 1 are matrices like those of any rank.
+    vector = parameter.numel() == max(parameter.shape, default=1) and not any(part in name for part in _FACTORS)
     return not (vector or id(parameter) in embeddings or any(part in name for part in _UNDECAYED_NAMES))
 
 
