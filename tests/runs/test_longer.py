@@ -16,8 +16,10 @@ from training.squares import STAGE, make_spec
 from vlm_ablate.events import Event, Notice
 from vlm_ablate.home import Home
 from vlm_ablate.runs.execute import execute
-from vlm_ablate.runs.folder import StageFolder
+from vlm_ablate.runs.folder import StageFolder, find_stage
+from vlm_ablate.runs.keys import curve_keys
 from vlm_ablate.runs.log import read_log
+from vlm_ablate.runs.longer import continue_shorter
 from vlm_ablate.runs.results import find_results
 from vlm_ablate.runs.spec import RunSpec
 from vlm_ablate.tracking import schema
@@ -134,3 +136,15 @@ def test_a_curve_that_the_shorter_one_has_not_is_measured_anew_and_that_is_told(
     assert execute(run_of(parts, 10), home=home, reporter=events.append).status == "finished"
     assert len(steps) == 10
     assert any("no curve point at step 5" in getattr(event, "message", "") for event in events)
+
+
+def test_points_of_the_curve_that_were_asked_otherwise_are_not_taken_over(parts: Path, home: Home) -> None:
+    longer, told = run_of(parts, 12), []
+    key = longer.stage_keys[0]
+    folder = find_stage(home, key.key, key.fingerprints(home), None)
+    own = {schema.curve_metric(column): asked for column, asked in curve_keys(longer.config).items()}
+    otherwise = dict.fromkeys(own, "0" * 12)
+    assert continue_shorter(longer, 0, folder, None, home, otherwise, told.append) is None
+    assert len(told) == 1 and "no curve point at step 6" in told[0]
+    assert continue_shorter(longer, 0, folder, None, home, own, told.append) is not None
+    assert [entry.asked for entry in read_log(folder.log) if entry.values.keys() >= own.keys()] == [own]

@@ -17,7 +17,10 @@ from tests.tracking.specs import make_spec
 from vlm_ablate.errors import TrackingError
 from vlm_ablate.home import Home
 from vlm_ablate.runs.catalogue import records_of, results_of
+from vlm_ablate.runs.keys import curve_keys
+from vlm_ablate.runs.log import Log
 from vlm_ablate.runs.results import find_results
+from vlm_ablate.runs.spec import RunSpec
 from vlm_ablate.runs.view import Results, history_of, view_of
 from vlm_ablate.tracking import schema
 from vlm_ablate.tracking.client_reader import ClientReader
@@ -221,3 +224,26 @@ def test_scores_along_the_way_of_another_table_that_shares_a_stage_are_not_this_
     assert not told["curve/other"] and len(told[LOSS]) == 3
     shown = {(key, step): value for key, value, _, step in view_of(results).points if key.startswith("curve/")}
     assert shown == {(name, step): 10.0 * (step // 10) for name in ("curve/vqa", "curve/mean") for step in (20, 30)}
+
+
+def test_scores_along_the_way_that_were_asked_otherwise_are_not_this_runs(home: Home) -> None:
+    """Those of an arm that has the same weights, and is asked with other pictures, shots or items."""
+    plain = make_spec()
+
+    def scored(limit: int, **changes: Any) -> RunSpec:
+        asked = {"benchmarks": {"vqa": {"benchmark": "stub-benchmark"}}, "curve": {"points": 2, "limit": limit}}
+        given = plain.to_dict()
+        return RunSpec.from_dict({**given, "config": {**given["config"], "evaluation": asked | changes}})
+
+    first, other = scored(4), [scored(5), scored(4, shots=1), scored(4, image={"size": 24})]
+    asked = {f"curve/{column}": key for column, key in curve_keys(first.config).items()}
+    log = Log(write_log(first, home, []).log)
+    log.add({LOSS: 2.0, "curve/vqa": 20.0, "curve/mean": 20.0}, 10, asked=asked)
+    log.add({LOSS: 1.0, "curve/vqa": 30.0, "curve/mean": 30.0}, 20)  # as earlier versions logged them
+    log.rewind(30)
+    log.close()
+    for spec, steps in ((first, [10, 20]), (plain, [10, 20]), *((spec, [20]) for spec in other)):
+        assert spec.stage_keys[-1].key == first.stage_keys[-1].key
+        history = history_of(find_results(spec, home), [LOSS, "curve/vqa", "curve/mean"])
+        assert [p.step for p in history["curve/vqa"]] == [p.step for p in history["curve/mean"]] == steps
+        assert len(history[LOSS]) == 2

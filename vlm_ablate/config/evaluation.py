@@ -72,6 +72,11 @@ class EvaluationConfig(Strict, decides="score"):
         """Columns that a point along the way has."""
         return tuple((self.curve.benchmarks if self.curve else ()) or self.benchmarks)
 
+    def along_the_way(self, column: str) -> BenchmarkEntry:
+        """How a point of the curve asks one benchmark: the first items of the tune split."""
+        assert self.curve is not None
+        return self.benchmarks[column].model_copy(update={"split": "tune", "limit": self.curve.limit})
+
     @model_validator(mode="after")
     def _curve_names_columns(self) -> EvaluationConfig:
         for name in self.curve.benchmarks if self.curve else ():

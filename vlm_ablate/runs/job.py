@@ -92,7 +92,7 @@ def telling(
 
     def measure(step: int, now: Seen) -> None:
         scores = scoring.curve_point(job.vlm, folder, step)
-        log.add(scores | _seen_metrics(now), step)
+        log.add(scores | _seen_metrics(now), step, asked=scoring.curve_metrics())
         reporter(CurvePoint(spec.id, step, scores))
 
     curve = spec.config.evaluation.curve

@@ -159,6 +159,22 @@ def score_key(config: RunConfig, column: str, entry: BenchmarkEntry, mode: Mode,
     return ScoreKey(column, mode, key_of(inputs), inputs, {"benchmark": entry.benchmark})
 
 
+def curve_keys(config: RunConfig) -> dict[str, str]:
+    """Column -> 12 hex digits of how points of the curve ask it, whichever weights answer; none without a curve.
+
+    Stages are named without it, so that a run may find scores along the way that were asked otherwise.
+    """
+    if config.evaluation.curve is None:
+        return {}
+    return once(("curve", id(config)), lambda: (config, _curve_keys(config)))[1]
+
+
+def _curve_keys(config: RunConfig) -> dict[str, str]:
+    evaluation = config.evaluation
+    asked = {column: _asked(config, column, evaluation.along_the_way(column)) for column in evaluation.curve_columns}
+    return {column: key_of({**how, "precision": config.scoring_precision}) for column, how in asked.items()}
+
+
 def _asked(config: RunConfig, column: str, entry: BenchmarkEntry) -> dict[str, Any]:
     """How one benchmark is asked, whichever weights answer."""
     from vlm_ablate.evaluation.metrics import metrics

@@ -30,6 +30,8 @@ class LogLine(NamedTuple):
     step: int
     time_ms: int
     values: dict[str, float]
+    asked: Mapping[str, str] | None = None
+    """Metric of a score along the way -> how it was asked (`keys.curve_keys`); None: that is not told."""
 
 
 class Log:
@@ -52,15 +54,21 @@ class Log:
             self._file.close()
             self._file = None
 
-    def add(self, values: Mapping[str, float], step: int, *, time_ms: int | None = None) -> None:
+    def add(
+        self, values: Mapping[str, float], step: int, *, time_ms: int | None = None,
+        asked: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
         """Append metrics, of now or of the given ms since the epoch. They survive the death of this process.
+
+        Args:
+            asked: see `LogLine`.
 
         Raises:
             StorageError: the disk does not take them.
             LeaseLost: this process has lost the right to write there.
         """
         now = time.time_ns() // 1_000_000 if time_ms is None else time_ms
-        line = _line(LogLine(int(step), now, {key: float(value) for key, value in values.items()})).encode()
+        line = _line(LogLine(int(step), now, {key: float(value) for key, value in values.items()}, asked)).encode()
         with storage_errors("write", self.path):
             if self._file is None:
                 self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115  # until `close`
@@ -111,14 +119,17 @@ def _parsed(line: bytes) -> LogLine | None:
     try:
         row: Any = unsealed(parse_json(line))
         values = {str(k): float(v) for k, v in row["values"].items()}
-        return LogLine(int(row["step"]), int(row["time_ms"]), values)
+        asked = {str(k): str(v) for k, v in row["asked"].items()} if "asked" in row else None
+        return LogLine(int(row["step"]), int(row["time_ms"]), values, asked)
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
 def _line(entry: LogLine) -> str:
     values = {k: _plain(v) for k, v in entry.values.items()}
-    return json.dumps(sealed({"step": entry.step, "time_ms": entry.time_ms, "values": values}), allow_nan=False) + "\n"
+    told = {} if entry.asked is None else {"asked": dict(entry.asked)}
+    row = {"step": entry.step, "time_ms": entry.time_ms, "values": values, **told}
+    return json.dumps(sealed(row), allow_nan=False) + "\n"
 
 
 def _plain(value: float) -> float | str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from vlm_ablate.config.execution import is_continuable
@@ -36,20 +36,20 @@ class Wanted:
     log_every: int
     curve_steps: Collection[int] = ()
     """Steps of the stage after which its curve has a point."""
-    curve_metrics: Collection[str] = ()
-    """Metrics of each."""
+    curve_metrics: Mapping[str, str] = field(default_factory=dict)
+    """Metrics of each -> how they are asked."""
 
 
 def continue_shorter(
     spec: RunSpec, index: int, folder: StageFolder, before: StageFolder | None, home: Home,
-    curve_metrics: Collection[str], notice: Callable[[str], None] = lambda message: None,
+    curve_metrics: Mapping[str, str], notice: Callable[[str], None] = lambda message: None,
 ) -> tuple[StageFolder, int] | None:  # fmt: skip
     """Let a stage that has not begun go on from the longest shorter one that it may continue.
 
     Args:
         folder: of the stage.
         before: the stage that it starts from.
-        curve_metrics: of each point of the run's curve.
+        curve_metrics: of each point of the run's curve -> how they are asked.
         notice: hears why a shorter one that is there is not continued.
 
     Returns:
@@ -137,7 +137,7 @@ def _take_over(found: StageFolder, steps: int, folder: StageFolder, wanted: Want
     log.rewind(-1)
     for entry in read_log(found.log):
         if _belongs(entry, steps, wanted):
-            log.add(entry.values, entry.step, time_ms=entry.time_ms)
+            log.add(entry.values, entry.step, time_ms=entry.time_ms, asked=entry.asked)
     log.sync()
     log.close()
     for step in wanted.curve_steps:
@@ -170,9 +170,14 @@ def _all_but_steps(inputs: Any) -> str | None:
 
 
 def _missing_points(found: StageFolder, steps: int, wanted: Wanted) -> list[int]:
-    names = set(wanted.curve_metrics)
-    there = {entry.step - wanted.first_step for entry in read_log(found.log) if names <= set(entry.values)}
+    there = {entry.step - wanted.first_step for entry in read_log(found.log) if _answers(entry, wanted.curve_metrics)}
     return sorted(step for step in wanted.curve_steps if step <= steps and step not in there)
+
+
+def _answers(entry: LogLine, metrics: Mapping[str, str]) -> bool:
+    """Whether an entry has all scores of a point of the curve, none that is known to have been asked otherwise."""
+    told = entry.asked or {}
+    return all(name in entry.values and told.get(name, asked) == asked for name, asked in metrics.items())
 
 
 def _belongs(entry: LogLine, steps: int, wanted: Wanted) -> bool:

@@ -21,7 +21,7 @@ from vlm_ablate.models.vlm import VLM
 from vlm_ablate.registry import benchmarks
 from vlm_ablate.runs.artifacts import EXAMPLES_PER_BENCHMARK, Answered
 from vlm_ablate.runs.folder import ScoreFolder, StageFolder, leased
-from vlm_ablate.runs.keys import ScoreKey
+from vlm_ablate.runs.keys import ScoreKey, curve_keys
 from vlm_ablate.runs.spec import RunSpec
 from vlm_ablate.storage import file_sha256
 from vlm_ablate.tracking import schema
@@ -135,18 +135,16 @@ class Scoring:
         checked = file_sha256(folder.predictions)
         folder.end({**body, "ended_ms": time.time_ns() // 1_000_000, "predictions_sha256": checked})
 
-    def curve_metrics(self) -> tuple[str, ...]:
-        """Names of the scores that a point of the curve has; none without a curve."""
-        return tuple(map(schema.curve_metric, self._evaluation.curve_columns)) if self._evaluation.curve else ()
+    def curve_metrics(self) -> dict[str, str]:
+        """Names of the scores that a point of the curve has -> how each is asked; none without a curve."""
+        return {schema.curve_metric(column): key for column, key in curve_keys(self._spec.config).items()}
 
     def curve_point(self, vlm: VLM, stage: StageFolder, step: int) -> dict[str, float]:
         """Metric name -> score of the model as it is at `step`, on the tune split, with the mean last."""
-        curve = self._evaluation.curve
-        assert curve is not None
         values: dict[str, float] = {}
         shared = _Shared(vlm, self._spec.config)
         for column in self._evaluation.curve_columns:
-            entry = self._evaluation.benchmarks[column].model_copy(update={"split": "tune", "limit": curve.limit})
+            entry = self._evaluation.along_the_way(column)
             scored = self._curve_score(vlm, stage, column, entry, step, shared.of(column))
             values[schema.curve_metric(column)] = scored.score
         return values | {schema.curve_metric(schema.MEAN): sum(values.values()) / len(values)}
@@ -162,7 +160,7 @@ class Scoring:
             self._evaluation.preparation(column),
             blind=False,
             out=stage.curve / f"{column}.{step}.jsonl",
-            state=f"{stage.root.name}@{step}",
+            state=f"{stage.root.name}@{step} {curve_keys(self._spec.config)[column]}",
             precision=self._spec.config.scoring_precision,
             batch_size=self._spec.config.execution.evaluation_batch_size,
             benchmark=self._benchmarks[column],

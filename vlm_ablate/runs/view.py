@@ -11,7 +11,7 @@ from typing import Any
 
 from vlm_ablate.evaluation.predictions import read_predictions
 from vlm_ablate.runs.folder import RunFolder, ScoreFolder, StageFolder
-from vlm_ablate.runs.keys import ScoreKey
+from vlm_ablate.runs.keys import ScoreKey, curve_keys
 from vlm_ablate.runs.log import LogLine, read_log
 from vlm_ablate.runs.once import once
 from vlm_ablate.runs.spec import RunSpec
@@ -101,17 +101,26 @@ class Results:
         """Stage -> its log, as they were when they were first asked for."""
         return [[self._own(entry) for entry in read_log(stage.log)] for stage in self.stages]
 
+    @cached_property
+    def _along(self) -> dict[str, str]:
+        """Metrics of the run's own scores along the way -> how they are asked; "" where it asks for no curve."""
+        config = self.spec.config
+        keys = curve_keys(config) or dict.fromkeys(config.evaluation.curve_columns, "")
+        return {schema.curve_metric(column): key for column, key in keys.items()}
+
     def _own(self, entry: LogLine) -> LogLine:
-        """Without scores along the way in columns of another table, for which the stage was trained first."""
+        """Without scores along the way in columns of another run, for which the stage was trained first, or that were
+        asked for that one otherwise than this one asks."""
         mean = schema.curve_metric(schema.MEAN)
         found = {name for name in entry.values if name.startswith(schema.CURVE) and name != mean}
         if not found:
             return entry
-        own = [schema.curve_metric(column) for column in self.spec.config.evaluation.curve_columns]
-        if found <= set(own) <= found:
+        own, told = self._along, entry.asked or {}
+        kept = {name for name in found & own.keys() if not own[name] or told.get(name, own[name]) == own[name]}
+        if found == kept == own.keys():
             return entry
-        values = {name: value for name, value in entry.values.items() if name not in {mean, *found.difference(own)}}
-        if found.issuperset(own):
+        values = {name: value for name, value in entry.values.items() if name not in {mean, *(found - kept)}}
+        if kept == own.keys():
             values[mean] = fmean(values[name] for name in own)
         return entry._replace(values=values)
 
