@@ -190,6 +190,17 @@ def test_a_clock_that_is_ahead_keeps_nobody_out_for_ever(tmp_path: Path) -> None
     assert Lease.acquire(tmp_path).token == 3
 
 
+@pytest.mark.parametrize("skew", [-3_600, 3_600])
+def test_who_holds_one_does_not_depend_on_the_clock_of_this_machine(
+    skew: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = time.time
+    leave(tmp_path / "held", age=0, system="another", ttl=30)
+    leave(tmp_path / "over", age=60, system="another", ttl=30)
+    monkeypatch.setattr(time, "time", lambda: right() + skew)
+    assert holder(tmp_path / "held") is not None and holder(tmp_path / "over") is None
+
+
 def test_a_renewed_one_does_not_expire(tmp_path: Path) -> None:
     beats: list[float] = []
     got: list[Lease] = []

@@ -30,7 +30,7 @@ from vlm_ablate.lease_files import (
     this_owner,
     write_owner,
 )
-from vlm_ablate.storage import guard, storage_errors, unguard
+from vlm_ablate.storage import file_time, guard, storage_errors, unguard
 
 TTL_VARIABLE = "VLM_ABLATE_LEASE_SECONDS"
 """Environment variable: seconds after which the lease of a process that shows no life may be taken. Shares that stall
@@ -185,7 +185,11 @@ def holder(folder: Path) -> Owner | None:
         owner = None if free or not highest else read_owner(file)
         if owner is None or owner.dead:
             return None
-        return owner if time.time() - file.stat().st_mtime <= owner.ttl else None
+        changed = file.stat().st_mtime
+        age = time.time() - changed
+        if not 0 <= age <= owner.ttl:  # or the clock of this machine is wrong
+            age = file_time(folder) - changed
+        return owner if age <= owner.ttl else None
     except OSError:
         return None
 

@@ -11,6 +11,7 @@ import hashlib
 import os
 import secrets
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -263,6 +264,16 @@ def locked(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[No
         yield
     finally:
         os.close(handle)
+
+
+def file_time(folder: Path) -> float:
+    """Seconds since the epoch by the clock of the file system that holds a folder, which times of change are of; where
+    nothing may be written, by this machine's."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            return os.fstat(probe.fileno()).st_mtime
+    except OSError:
+        return time.time()
 
 
 def file_sha256(path: Path) -> str:

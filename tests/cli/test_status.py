@@ -47,7 +47,8 @@ def status(home: Home, *options: str) -> str:
 def test_what_runs_waits_and_ended_badly_is_shown(home: Home) -> None:
     alive, silent, lost = (make_spec(arm) for arm in ("alive", "silent", "lost"))
     says(alive, home)
-    says(silent, home, updated_ms=time.time_ns() // 1_000_000 - 300_000, started_ms=1)
+    says(silent, home)
+    os.utime(run_folder(home, silent.id).live, (then := time.time() - 300, then))
     says(lost, home, host="elsewhere", launcher="slurm")
     write_results(make_spec("broken"), home, status="failed", message="out of memory\nat step 7")
     write_results(make_spec("fine"), home)
@@ -69,6 +70,16 @@ def test_what_runs_waits_and_ended_badly_is_shown(home: Home) -> None:
         assert part in lines["alive"]
     assert "silent" in lines["silent"][20:] and "gone: run it again" in lines["lost"]
     assert lines["failed"].endswith("out of memory") and "waits" in lines and "fine" not in text
+
+
+def test_clocks_of_machines_may_differ(home: Home) -> None:
+    behind = make_spec("behind")
+    then = time.time_ns() // 1_000_000 - 3_600_000
+    says(behind, home, updated_ms=then, started_ms=then - 65_000)
+    with Lease.acquire(run_folder(home, behind.id).root):
+        ((row,), text) = json.loads(status(home, "--json"))["running"], status(home)
+    assert row["state"] == "alive" and row["seconds_since_sign"] < 60 <= row["seconds"] < 120
+    assert "1 min 0" in text
 
 
 def test_a_home_where_nothing_runs_says_so(home: Home) -> None:

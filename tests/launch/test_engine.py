@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,8 @@ from vlm_ablate.home import Home
 from vlm_ablate.launch.base import LaunchInterrupted, OnEvent, Placement
 from vlm_ablate.launch.campaign import Campaign
 from vlm_ablate.launch.configs import SlurmConfig
-from vlm_ablate.launch.handover import Handover, HomeNotShared, Listening, Saying, check_home
+from vlm_ablate.launch.engine import EngineLauncher
+from vlm_ablate.launch.handover import Handover, HomeNotShared, Listening, Saying, Task, check_home
 from vlm_ablate.launch.remote import attend
 from vlm_ablate.launch.slurm import SlurmLauncher
 from vlm_ablate.launch.wire import from_line, to_line
@@ -204,6 +205,44 @@ def test_every_event_survives_the_way_through_a_file() -> None:
 def test_what_no_machine_has_is_an_error_at_once(home: Home) -> None:
     with opened(home, print) as campaign, pytest.raises(VlmAblateError, match="4 GPUs a run: this machine"):
         campaign.submit(make_spec("mlp", 1), Placement(devices=4))
+
+
+class Failing:
+    """An engine that fails when it is given jobs, or when it is asked which are over."""
+
+    name, jobs, retries, threads, alone, outlive = "failing", None, 3, 1, True, False
+
+    def __init__(self, at: str) -> None:
+        self.at = at
+
+    def open(self, handover: Handover) -> None: ...
+
+    def check(self, placement: Placement) -> None: ...
+
+    def start(self, tasks: Sequence[Task], placement: Placement) -> Sequence[Hashable]:
+        if self.at == "start":
+            raise ConnectionError("no answer")
+        return [task.root.name for task in tasks]
+
+    def ended(self, jobs: Iterable[Hashable]) -> Mapping[Hashable, str]:
+        raise VlmAblateError("the cluster is gone")
+
+    def cancel(self, jobs: Iterable[Hashable]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def test_nobody_waits_for_runs_that_an_engine_did_not_take(home: Home) -> None:
+    with Campaign(EngineLauncher(Failing("start")), home, print) as campaign:
+        future = campaign.submit(make_spec("mlp", 1))
+        with pytest.raises(ConnectionError, match="no answer"):
+            future.result(20)
+
+
+def test_runs_of_an_engine_that_is_gone_are_none_that_failed_by_themselves(home: Home) -> None:
+    with Campaign(EngineLauncher(Failing("ended")), home, print) as campaign:
+        outcome = campaign.submit(make_spec("mlp", 1)).result(20)
+    assert (outcome.status, outcome.died, outcome.message) == ("failed", True, "the cluster is gone")
 
 
 def _handover(home: Home) -> Handover:

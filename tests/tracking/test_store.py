@@ -11,9 +11,10 @@ import pytest
 from vlm_ablate.config.expand import load_experiment
 from vlm_ablate.errors import StorageError, TrackingError
 from vlm_ablate.home import Home
-from vlm_ablate.tracking import schema, store
+from vlm_ablate.tracking import schema, store, summary
+from vlm_ablate.tracking.mlflow_run import runs_tagged
 from vlm_ablate.tracking.read import read_records
-from vlm_ablate.tracking.summary import record_table, register_experiment
+from vlm_ablate.tracking.summary import record_sweep, record_table, register_experiment
 
 
 @pytest.mark.parametrize(
@@ -101,3 +102,13 @@ def test_the_table_run_is_one_and_is_brought_up_to_date(home: Home, tmp_path: Pa
     assert (record.run_id, record.name, record.scale) == (run, "table · laptop", "laptop")
     assert schema.read_json_tag(record.tags, schema.CLAIMS) == [{"text": "mlp is better", "verdict": "agrees"}]
     assert (home.artifacts / "demo/t01" / run / "artifacts" / "table" / "table.md").exists()
+
+
+def test_who_records_a_sweep_at_the_same_moment_has_the_same_run(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = record_sweep(home.tracking_uri, "sweeps/toy")
+    answers = [[]]  # nobody has made one yet
+    monkeypatch.setattr(summary, "runs_tagged", lambda *at: answers.pop() if answers else runs_tagged(*at))
+    assert record_sweep(home.tracking_uri, "sweeps/toy") == first
+    client = store.connect(home.tracking_uri)
+    experiment = store.open_experiment(client, home.tracking_uri, "sweeps/toy")
+    assert len(runs_tagged(client, experiment, {schema.KIND: schema.SWEEP_KIND})) == 1

@@ -87,7 +87,8 @@ def known(home: Home, hours: float) -> dict[str, list[dict[str, Any]]]:
     from vlm_ablate.runs.now import going, unfinished
 
     running = [
-        {**asdict(each.live), "seconds_since_sign": round(each.live.age_seconds, 1), "state": _state(each)}
+        asdict(each.live)
+        | {"seconds": round(each.age, 1), "seconds_since_sign": round(each.since_sign, 1), "state": _state(each)}
         for each in going(home)
     ]
     waiting = [asdict(each) for each in queued(home)]
@@ -131,7 +132,7 @@ def _running_row(row: dict[str, Any]) -> tuple[str, ...]:
     sign = f"{_seconds(row['seconds_since_sign'])} ago"
     state = {"alive": "", "silent": ", silent", "lost": ", gone: run it again to go on"}[row["state"]]
     machine, launcher = f"{row['host']} {row['pid']}", row["launcher"] or "-"
-    return row["name"], row["experiment"], doing, step, _age(row["started_ms"] / 1000), machine, launcher, sign + state
+    return row["name"], row["experiment"], doing, step, _seconds(row["seconds"]), machine, launcher, sign + state
 
 
 def _waiting(rows: list[dict[str, Any]]) -> RenderableType:

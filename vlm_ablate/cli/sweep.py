@@ -200,16 +200,18 @@ def _results(loaded: LoadedSweep, home: Home, uri: str) -> list[StudyResult]:
 
     Raises:
         StorageError: nothing was searched yet, or the database does not answer.
+        StudyDiffers: the file was changed since, and tells of another search.
     """
     from vlm_ablate.errors import StorageError
     from vlm_ablate.sweeps.results import result_of
-    from vlm_ablate.sweeps.storage import open_storage, sweep_folder
+    from vlm_ablate.sweeps.storage import check_study, open_storage, sweep_folder
 
     database = open_storage(uri, sweep_folder(home, loaded.sweep.name), create=False)
     found = []
     for plan in loaded.studies:
         study = _study(database, plan.name)
         if study is not None:
+            check_study(study, loaded, plan)
             found.append(result_of(study, loaded.sweep.objective))
     if not found:
         raise StorageError(f"there is no study {loaded.sweep.name!r} yet", hint="`vlm-ablate sweep FILE` begins one")
@@ -285,11 +287,11 @@ def show(
 
     Example: vlm-ablate sweep show t03_learning_rate
     """
-    loaded, results = _known(file, storage, home)
+    loaded, _, results = _known(file, storage, home)
     _show(loaded, results, top)
 
 
-def _known(file: Path, storage: str | None, home: str | None) -> tuple[LoadedSweep, list[StudyResult]]:
+def _known(file: Path, storage: str | None, home: str | None) -> tuple[LoadedSweep, Home, list[StudyResult]]:
     from vlm_ablate.cli.home import open_home
     from vlm_ablate.sweeps.loading import load_sweep
     from vlm_ablate.sweeps.storage import database_errors, default_storage
@@ -297,7 +299,7 @@ def _known(file: Path, storage: str | None, home: str | None) -> tuple[LoadedSwe
     loaded, place = load_sweep(file), open_home(home)
     uri = storage or default_storage(place, loaded.sweep.name)
     with database_errors(uri):
-        return loaded, _results(loaded, place, uri)
+        return loaded, place, _results(loaded, place, uri)
 
 
 @app.command("plots")
@@ -313,7 +315,7 @@ def plots_(
     """
     from vlm_ablate.errors import VlmAblateError
 
-    loaded, results = _known(file, storage, home)
+    loaded, _, results = _known(file, storage, home)
     out.mkdir(parents=True, exist_ok=True)
     written = _write_plots(results, out)
     if not written:
@@ -339,15 +341,14 @@ def apply(
     """
     from vlm_ablate.config.expand import load_experiment
     from vlm_ablate.errors import VlmAblateError
-    from vlm_ablate.provenance import git_revision
     from vlm_ablate.storage import write_atomically
     from vlm_ablate.sweeps.apply import experiment_text, winners
 
-    loaded, results = _known(file, storage, home)
+    loaded, place, results = _known(file, storage, home)
     if out.exists() and not force:
         raise VlmAblateError(f"{out} is there already", hint="--force replaces it")
     chosen = winners(results, trial)
-    write_atomically(out.absolute(), experiment_text(loaded, chosen, out, git_revision()))
+    write_atomically(out.absolute(), experiment_text(loaded, chosen, out, place))
     scale = loaded.sweep.experiment.scale
     load_experiment(out, scale=scale)
     typer.echo(f"wrote {out}", err=True)

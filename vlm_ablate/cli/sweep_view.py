@@ -121,6 +121,8 @@ def score_text(trial: TrialRecord) -> str:
 
 def remarks(result: StudyResult, loaded: LoadedSweep) -> list[str]:
     """What mattered, how sure the scores are, what was left early, and the cost."""
+    from vlm_ablate.sweeps.trials import INFEASIBLE
+
     lines = []
     if result.importances:
         told = ", ".join(f"{short_name(name)} {share:.0%}" for name, share in result.importances.items())
@@ -134,7 +136,7 @@ def remarks(result: StudyResult, loaded: LoadedSweep) -> list[str]:
     lines += [f"{outcome}: {counted(len(n), 'trial')} ({', '.join(map(str, n[:20]))})" for outcome, n in early.items()]
     messages = {trial.message.partition("\n")[0]: trial for trial in result.trials if trial.outcome == "failed"}
     lines += [f"trial {trial.number} failed: {message}" for message, trial in list(messages.items())[:3]]
-    flops = sum(t.flops or 0.0 for t in result.trials)
+    flops = sum(t.flops or 0.0 for t in result.trials if t.outcome != INFEASIBLE) * len(loaded.sweep.seeds)
     cost = duration(sum(trial.seconds for trial in result.trials))
     lines.append(f"cost: {cost} of computing" + (f", {flops:.2g} operations planned" if flops else ""))
     return lines

@@ -234,12 +234,12 @@ class EngineLauncher:
                 return
             taken = [self._asked.popleft() for _ in range(min(free, len(self._asked)))]
             taken = [asked for asked in taken if not asked.future.cancelled()]
-            refused: list[tuple[RunFuture, VlmAblateError]] = []
+            refused: list[tuple[RunFuture, Exception]] = []
             for placement in dict.fromkeys(asked.placement for asked in taken):
                 those = [asked for asked in taken if asked.placement == placement]
                 try:
                     self._start(those, placement)
-                except VlmAblateError as error:
+                except Exception as error:  # none of them may be waited for without end
                     refused += [(asked.future, error) for asked in those]
         for future, why in refused:
             _refuse(future, why)
@@ -249,7 +249,13 @@ class EngineLauncher:
         for each in asked:
             self._handed += 1
             tasks.append(self._handover.task(self._handed, each.future.spec))
-        ids = self._engine.start(tasks, placement)
+        try:
+            ids = self._engine.start(tasks, placement)
+        except BaseException:
+            for task in tasks:
+                with suppress(VlmAblateError):
+                    task.withdraw()  # the engine may have taken one before it failed
+            raise
         for each, task, id in zip(asked, tasks, ids, strict=True):
             if self._engine.outlive:
                 with suppress(VlmAblateError):
@@ -303,7 +309,7 @@ class EngineLauncher:
             self._context.on_event(RunFinished(spec.id, outcome.status, outcome.mean, outcome.message))
             self._finish(job, outcome)
         elif kind in ("died", "elsewhere"):
-            self._fail(job, said[0], noted=kind == "died")
+            self._fail(job, said[0], noted=kind == "died", died=kind == "died")
         elif self._closing:
             self._fail(job, INTERRUPTED, noted=False)
         elif job.handed <= self._engine.retries:
@@ -317,14 +323,14 @@ class EngineLauncher:
             why = job.why or "it ended without a word"
             self._fail(job, f"its job was lost {job.handed} times; the last: {why}", noted=True)
 
-    def _fail(self, job: _Job, message: str, *, noted: bool) -> None:
+    def _fail(self, job: _Job, message: str, *, noted: bool, died: bool = False) -> None:
         spec = job.future.spec
         self._failures += 1
         if noted:
             with suppress(VlmAblateError):
                 note_from_outside(spec, self._context.home, "failed", message)
         self._context.on_event(RunFinished(spec.id, "failed", message=message))
-        self._finish(job, failed(spec, message))
+        self._finish(job, failed(spec, message, died=died))
 
     def _finish(self, job: _Job, outcome: RunOutcome) -> None:
         with self._lock:
@@ -339,7 +345,7 @@ class EngineLauncher:
         """The engine is gone: nobody computes these runs any more."""
         message = str(error) if isinstance(error, VlmAblateError) else f"{type(error).__name__}: {error}"
         for job in list(self._jobs):
-            self._fail(job, message, noted=False)
+            self._fail(job, message, noted=False, died=True)
         with self._lock:
             asked, self._asked = list(self._asked), deque()
         for each in asked:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -116,8 +116,8 @@ class RayEngine:
             )
         if self.config.autoscaling:
             return
-        wanted = self._wanted(placement)
-        nodes = self._nodes()
+        with _answering():
+            wanted, nodes = self._wanted(placement), self._nodes()
         if not any(all(node["Resources"].get(k, 0) >= v for k, v in wanted.items()) for node in nodes):
             asked = ", ".join(f"{value:g} {kind}" for kind, value in wanted.items())
             most = {kind: max((n["Resources"].get(kind, 0) for n in nodes), default=0) for kind in wanted}
@@ -135,7 +135,10 @@ class RayEngine:
 
     def start(self, tasks: Sequence[Task], placement: Placement) -> Sequence[Hashable]:
         """See `Engine.start`."""
-        wanted = self._wanted(placement)
+        with _answering():
+            return self._started(tasks, self._wanted(placement))
+
+    def _started(self, tasks: Sequence[Task], wanted: dict[str, float]) -> Sequence[Hashable]:
         settings = {"num_cpus": wanted.pop("CPU", 0), "num_gpus": wanted.pop("GPU", 0), "resources": wanted}
         # A worker of Ray's is used once: what a run leaves in its devices and threads ends with it.
         task = self._ray.remote(max_calls=1, max_retries=self.retries, **settings)(_run)
@@ -147,12 +150,8 @@ class RayEngine:
         refs = list(jobs)
         if not refs:
             return {}
-        try:
+        with _answering():
             ready, _ = self._ray.wait(refs, num_returns=len(refs), timeout=0)
-        except Exception as error:
-            raise VlmAblateError(
-                f"the Ray cluster is gone: {_first_line(error)}", hint="the same command goes on"
-            ) from error
         return {ref: self._why(ref) for ref in ready}
 
     def _why(self, ref: Any) -> str:
@@ -172,6 +171,17 @@ class RayEngine:
         if self._ours:
             self._ray.shutdown()
             self._ours = False
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    """Turn what Ray raises when its head is gone, of many kinds, into one error."""
+    try:
+        yield
+    except Exception as error:
+        raise VlmAblateError(
+            f"the Ray cluster is gone: {_first_line(error)}", hint="the same command goes on"
+        ) from error
 
 
 _ADDRESS_HINT = (

@@ -105,7 +105,9 @@ class Slurm:
         options = submit_options(self.config) | {"immediate": PROBE_SECONDS, "time": 1, "chdir": "/", "quiet": True}
         look = ["srun", *_flags(options), "--ntasks", "1", "cat", str(token)]
         try:
-            done = subprocess.run(look, capture_output=True, text=True, timeout=PROBE_SECONDS + ANSWER_SECONDS)
+            done = subprocess.run(
+                look, capture_output=True, text=True, errors="replace", timeout=PROBE_SECONDS + ANSWER_SECONDS
+            )
         except (OSError, subprocess.SubprocessError):
             return
         if done.stdout.strip() == handover.token or "No such file" not in done.stderr:
@@ -175,7 +177,7 @@ def _answer(command: Sequence[str]) -> str:
         VlmAblateError: it fails, or takes too long.
     """
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_SECONDS)
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=ANSWER_SECONDS)
     except subprocess.TimeoutExpired:
         raise VlmAblateError(f"Slurm does not answer: `{command[0]}` took more than {ANSWER_SECONDS:g} s") from None
     except OSError as error:

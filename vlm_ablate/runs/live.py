@@ -61,11 +61,7 @@ class LiveRun:
     started_ms: int = 0
     """Of this process's attempt, ms since the epoch."""
     updated_ms: int = 0
-
-    @property
-    def age_seconds(self) -> float:
-        """Since it was written, by the clock of this machine."""
-        return max(0.0, time.time() - self.updated_ms / 1000)
+    """When this was written; both times by the clock of the machine that runs."""
 
 
 def read_live(folder: RunFolder) -> LiveRun | None:

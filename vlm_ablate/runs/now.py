@@ -11,6 +11,7 @@ from vlm_ablate.lease import holder
 from vlm_ablate.runs.folder import RunFolder
 from vlm_ablate.runs.live import IDLE_SECONDS, LiveRun, read_live
 from vlm_ablate.runs.names import asked_for
+from vlm_ablate.storage import file_time
 from vlm_ablate.tracking import schema
 
 SILENT_SECONDS = 6 * IDLE_SECONDS
@@ -25,11 +26,18 @@ class Going:
     live: LiveRun
     lost: bool
     """Whether the process is gone, or another may take the run: it goes on when it is asked for again."""
+    since_sign: float
+    """Seconds since the last sign of life, by the clock of the home's file system: those of machines may differ."""
+
+    @property
+    def age(self) -> float:
+        """Seconds since the process began with it."""
+        return self.since_sign + max(0.0, (self.live.updated_ms - self.live.started_ms) / 1000)
 
     @property
     def silent(self) -> bool:
         """Whether the last sign of life is long ago, though nobody else may take the run yet."""
-        return not self.lost and self.live.age_seconds > SILENT_SECONDS
+        return not self.lost and self.since_sign > SILENT_SECONDS
 
 
 @dataclass(frozen=True)
@@ -46,12 +54,17 @@ class Unfinished:
 
 def going(home: Home) -> list[Going]:
     """Runs that are computed now, and those whose process ended without a word, in the order of their start."""
-    found = []
+    found: list[Going] = []
+    now = file_time(home.root)
     for folder in _folders(home):
+        try:
+            written = folder.live.stat().st_mtime
+        except OSError:
+            continue  # it has just ended
         if (live := read_live(folder)) is not None:
             owner = holder(folder.root)
             ours = owner is not None and (owner.host, owner.pid) == (live.host, live.pid)
-            found.append(Going(live, lost=not ours))
+            found.append(Going(live, not ours, max(0.0, now - written)))
     return sorted(found, key=lambda each: (each.live.started_ms, each.live.run))
 
 

@@ -10,9 +10,12 @@ from typing import Any
 import yaml
 
 from vlm_ablate.errors import VlmAblateError
+from vlm_ablate.home import Home
+from vlm_ablate.runs.folder import StageFolder, run_folder, variants
 from vlm_ablate.sweeps.config import ARM
 from vlm_ablate.sweeps.loading import SEARCHED, LoadedSweep
 from vlm_ablate.sweeps.results import StudyResult, TrialRecord
+from vlm_ablate.tracking import schema
 
 
 def winners(results: Sequence[StudyResult], trial: int | None = None) -> dict[str, tuple[StudyResult, TrialRecord]]:
@@ -31,15 +34,25 @@ def winners(results: Sequence[StudyResult], trial: int | None = None) -> dict[st
     return found
 
 
+def revision_of(trial: TrialRecord, home: Home) -> str:
+    """Of the code that trained a trial; several where its seeds differ in that, empty where it is not known."""
+    found = []
+    for run in trial.runs:
+        keys = (run_folder(home, run).read() or {}).get("stages") or []
+        for root in variants(home.stages, keys[-1]) if keys else ():
+            found.append((StageFolder(root).outcome() or {}).get("provenance", {}).get(schema.GIT))
+    return ", ".join(dict.fromkeys(filter(None, found)))
+
+
 def experiment_text(
-    loaded: LoadedSweep, chosen: Mapping[str, tuple[StudyResult, TrialRecord]], out: Path, revision: str
+    loaded: LoadedSweep, chosen: Mapping[str, tuple[StudyResult, TrialRecord]], out: Path, home: Home
 ) -> str:
     """The text of an experiment file at `out` that runs the chosen trials' values as the tuned arms of the experiment.
 
     What the sweep itself set is among them, as far as it decides weights. Arms that were not searched stay as they are.
 
     Args:
-        revision: of the code that the trials ran with; empty where it is not known.
+        home: where the trials ran.
     """
     sweep, experiment = loaded.sweep, loaded.base.experiment
     fixed = {name: value for name, value in sweep.set.items() if name.split(".")[0] in SEARCHED}
@@ -53,7 +66,7 @@ def experiment_text(
             "objective": sweep.objective.score,
             "score": round(trial.objectives[0], 3),
             "seeds": len(trial.scores),
-            "revision": revision or None,
+            "revision": revision_of(trial, home) or None,
             "set": {**fixed, **values},
         }
         arms[arm] = {"tuned": {key: value for key, value in tuned.items() if value is not None}}

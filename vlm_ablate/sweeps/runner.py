@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from math import ceil
 from statistics import fmean
@@ -135,7 +136,8 @@ class SweepRunner:
         trial = self._next()
         if trial is None:
             return False
-        self._begin(campaign, trial)
+        with self._unless_lost(trial):
+            self._begin(campaign, trial)
         self._ready_seconds = time.monotonic() - since
         return True
 
@@ -184,11 +186,18 @@ class SweepRunner:
             self._curve(news)
             return
         for work in [work for work in self._open if work.future is news]:
-            try:
+            with self._unless_lost(work.trial):
                 self._ended(campaign, work)
-            except LeaseLost as lost:
-                self._close(work)
-                self._on_end(work.trial, "left", None, str(lost))
+
+    @contextmanager
+    def _unless_lost(self, trial: OpenTrial) -> Iterator[None]:
+        """Leave a trial that another process turns out to have taken over, as this one had shown no life."""
+        try:
+            yield
+        except LeaseLost as lost:
+            self._open = [work for work in self._open if work.trial is not trial]
+            trial.study.leave(trial)
+            self._on_end(trial, "left", None, str(lost))
 
     def _curve(self, point: CurvePoint) -> None:
         """Report a score along the way; stop a run that the pruner ends."""
@@ -202,10 +211,12 @@ class SweepRunner:
             if value is None or step in work.reported or work.pruned:
                 continue
             work.reported.add(step)
-            if work.trial.study.report(work.trial, step, value):
-                work.pruned = True
-                if work.future is not None and not any(w is not work and w.future is work.future for w in self._open):
-                    work.future.stop()
+            with self._unless_lost(work.trial):
+                if work.trial.study.report(work.trial, step, value):
+                    work.pruned = True
+                    if not any(w is not work and w.future is work.future for w in self._open):
+                        assert work.future is not None  # the point is of its run
+                        work.future.stop()
 
     def _ended(self, campaign: Campaign, work: _Work) -> None:
         """A seed has ended: the next, or the end of the trial."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from graphlib import TopologicalSorter
 from typing import TYPE_CHECKING
 
@@ -57,6 +58,11 @@ class Space:
                 values[name] = trial.suggest_float(name, low, high, step=d.step, log=d.log)
         return values
 
+    @property
+    def countable(self) -> bool:
+        """Whether every field has so many values: `grid` gives all combinations."""
+        return all(d.choices is not None or d.whole or d.step is not None for d in self.dimensions.values())
+
     def grid(self) -> Iterator[Values]:
         """All combinations of fields with countable values."""
         yield from self._below(list(self.dimensions), {})
@@ -107,7 +113,8 @@ def listed(dimension: Dimension) -> list[Value]:
         return list(range(dimension.low, dimension.high + 1, int(dimension.step or 1)))
     low, high = ends(dimension)
     assert dimension.step is not None
-    return [low + i * dimension.step for i in range(int((high - low) / dimension.step + 1e-9) + 1)]
+    exact, step = Decimal(str(low)), Decimal(str(dimension.step))  # 0.1 + 2 * 0.1 is not the 0.3 that a file has
+    return [float(exact + i * step) for i in range(int((high - low) / dimension.step + 1e-9) + 1)]
 
 
 def holds(dimension: Dimension, value: object) -> bool:

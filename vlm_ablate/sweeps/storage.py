@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 DEFINITION = "definition"
 """User attribute of a study: what makes its trials comparable."""
+GRID = "grid"
+"""User attribute of a study: all combinations of its space were asked for."""
 UNTOUCHED = "untouched"
 """User attribute of a trial: fields that stay as the file has them."""
 LOCK_SECONDS = 60.0
@@ -149,28 +151,42 @@ def open_study(storage: RDBStorage, loaded: LoadedSweep, plan: StudyPlan, folder
             storage=storage, study_name=plan.name, directions=directions, load_if_exists=True, pruner=pruner_of(loaded)
         )
         there = study.user_attrs.get(DEFINITION)
+        if there is not None:
+            check_study(study, loaded, plan)
+        else:
+            for values, untouched in plan.first_trials():  # the file as it stands
+                study.enqueue_trial(values, user_attrs={UNTOUCHED: untouched}, skip_if_exists=True)
+        if sweep.sampler.name == "grid" and GRID not in study.user_attrs:
+            _enqueue_grid(study, plan)
+            study.set_user_attr(GRID, True)
         if there is None:
-            _enqueue(study, sweep, plan)
             study.set_user_attr(DEFINITION, json.dumps(asked))
-        elif differences := _differences(json.loads(there), asked):
-            shown = "\n".join(f"  {line}" for line in differences[:12])
-            raise StudyDiffers(
-                f"the study {plan.name!r} has trials of another search:\n{shown}",
-                hint="give the sweep another `name` in its file; the trials of the earlier one stay where they are",
-            )
     return study
 
 
-def _enqueue(study: Study, sweep: Sweep, plan: StudyPlan) -> None:
-    """The file as it stands first; of a grid, then all else."""
-    first = plan.first_trials()
-    for values, untouched in first:
-        study.enqueue_trial(values, user_attrs={UNTOUCHED: untouched}, skip_if_exists=True)
-    if sweep.sampler.name == "grid":
-        asked = [values for values, untouched in first if not untouched]
-        for values in plan.space.grid():
-            if values not in asked:
-                study.enqueue_trial(values, skip_if_exists=True)
+def check_study(study: Study, loaded: LoadedSweep, plan: StudyPlan) -> None:
+    """
+    Raises:
+        StudyDiffers: its trials are of another space, experiment, objective or seeds than the file tells.
+    """
+    there = study.user_attrs.get(DEFINITION)
+    if there is not None and (differences := _differences(json.loads(there), definition(loaded, plan))):
+        shown = "\n".join(f"  {line}" for line in differences[:12])
+        raise StudyDiffers(
+            f"the study {plan.name!r} has trials of another search:\n{shown}",
+            hint="give the sweep another `name` in its file; the trials of the earlier one stay where they are",
+        )
+
+
+def _enqueue_grid(study: Study, plan: StudyPlan) -> None:
+    """Ask for all combinations that were not asked for yet, by this sampler or by the one that was there before."""
+    trials = study.get_trials(deepcopy=False)
+    asked = [trial.system_attrs.get("fixed_params", trial.params) for trial in trials
+             if not trial.user_attrs.get(UNTOUCHED)]  # fmt: skip
+    known = {json.dumps(values, sort_keys=True) for values in asked}
+    for values in plan.space.grid():
+        if json.dumps(values, sort_keys=True) not in known:
+            study.enqueue_trial(values)
 
 
 def _differences(there: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:

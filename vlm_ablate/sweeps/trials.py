@@ -6,16 +6,20 @@ a trial whose holder is dead is continued under its own number by the first who 
 
 from __future__ import annotations
 
+import json
 import secrets
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlm_ablate.errors import VlmAblateError
 from vlm_ablate.home import Home
 from vlm_ablate.lease import Lease, LeaseHeld, holder
+from vlm_ablate.lease_files import highest_of
 from vlm_ablate.storage import locked, write_atomically
 from vlm_ablate.sweeps.config import ARM
 from vlm_ablate.sweeps.cost import Cost
@@ -34,6 +38,10 @@ MAKING_SECONDS = 120.0
 """Age at which a trial without a folder is one whose process died while it was asked for."""
 INFEASIBLE_SHARE = 10
 """At most so many trials are drawn for each of the budget when most do not fit."""
+INFEASIBLE_FIRST = 100
+"""With a budget that counts no trials, at most so many more than that share of those that fit."""
+MOST_COMBINATIONS = 10_000
+"""Up to so many combinations of a space it is noticed that all of them were begun."""
 
 # User attributes of a trial
 OWN_HOME, VALUES, ATTEMPT, OUTCOME, MESSAGE = "home", "values", "attempt", "outcome", "message"
@@ -52,8 +60,6 @@ class OpenTrial:
     """In the database."""
     values: Values
     lease: Lease
-    fresh: Trial | None = None
-    """When this process has asked for it."""
     resumed: bool = False
     notes: dict[str, Any] = field(default_factory=dict)
     """User attributes that are known."""
@@ -98,22 +104,39 @@ class StudyTrials:
         return self._folder / str(number)
 
     def spent(self, trials: Sequence[FrozenTrial]) -> bool:
-        """Whether the budget is reached, or a grid asked through."""
+        """Whether the budget is reached, or all that the space has was begun."""
         from optuna.trial import TrialState
 
         sweep, budget = self.loaded.sweep, self.loaded.sweep.budget
         begun = sum(_counts(trial) for trial in trials)
-        if sweep.sampler.name == "grid" and trials and not any(t.state == TrialState.WAITING for t in trials):
+        waiting = any(trial.state == TrialState.WAITING for trial in trials)
+        if trials and not waiting and (sweep.sampler.name == "grid" or self._nothing_new(trials)):
             return True
-        if budget.trials is not None:
-            drawn = sum(trial.state != TrialState.WAITING for trial in trials)
-            if begun >= budget.trials or drawn >= INFEASIBLE_SHARE * budget.trials:
-                return True
+        drawn = sum(trial.state != TrialState.WAITING for trial in trials)
+        most = budget.trials * INFEASIBLE_SHARE if budget.trials else begun * INFEASIBLE_SHARE + INFEASIBLE_FIRST
+        if (budget.trials is not None and begun >= budget.trials) or drawn >= most:
+            return True
         hours = sum(float(trial.user_attrs.get(SECONDS, 0.0)) for trial in trials) / 3600
-        flops = sum(float(t.user_attrs.get(FLOPS, 0.0)) for t in trials if t.user_attrs.get(OUTCOME) != INFEASIBLE)
+        planned = sum(float(trial.user_attrs.get(FLOPS, 0.0)) for trial in trials if _counts(trial))
+        flops = planned * len(sweep.seeds)
         return (budget.hours is not None and hours >= budget.hours) or (
             budget.flops is not None and flops >= budget.flops
         )
+
+    def _nothing_new(self, trials: Sequence[FrozenTrial]) -> bool:
+        """Whether every combination of the space was begun: a further trial can only repeat one."""
+        return bool(self._combinations) and self._combinations <= {
+            _combination(values) for trial in trials if (values := trial.user_attrs.get(VALUES))
+        }
+
+    @cached_property
+    def _combinations(self) -> frozenset[str]:
+        """Of the space; none where they cannot be counted, or are too many."""
+        if not self.plan.space.countable:
+            return frozenset()
+        found = list(islice(self.plan.space.grid(), MOST_COMBINATIONS + 1))
+        only: Values = {} if len(self.plan.arms) > 1 else {ARM: self.plan.arms[0]}
+        return frozenset(_combination(only | v) for v in found) if len(found) <= MOST_COMBINATIONS else frozenset()
 
     def ask(self) -> OpenTrial | None:
         """The next trial with its values; None when the budget is spent."""
@@ -126,15 +149,23 @@ class StudyTrials:
             lease = Lease.acquire(self.folder(trial.number))
             self._held.add(trial.number)
             trial.set_user_attr(OWN_HOME, self._home)
-        values = self.plan.space.suggest(trial, trial.user_attrs.get(UNTOUCHED, ()))
-        if ARM not in values:
-            values = {ARM: self.plan.arms[0], **values}
-        trial.set_user_attr(VALUES, values)
-        return OpenTrial(self, trial.number, trial._trial_id, values, lease, trial)
+        opened = OpenTrial(self, trial.number, trial._trial_id, {}, lease)
+        self._draw(opened, trial)
+        return opened
+
+    def _draw(self, opened: OpenTrial, trial: Trial) -> None:
+        """Values for a trial that has none, or not all: what was drawn or asked for already stays."""
+        try:
+            values = self.plan.space.suggest(trial, trial.user_attrs.get(UNTOUCHED, ()))
+            opened.values = {ARM: self.plan.arms[0], **values}
+            trial.set_user_attr(VALUES, opened.values)
+        except BaseException:
+            self.leave(opened)
+            raise
 
     def take_over(self) -> OpenTrial | None:
         """A trial whose process is gone, to be continued; None without any."""
-        from optuna.trial import TrialState
+        from optuna.trial import Trial, TrialState
 
         for trial in self._running():
             folder = self.folder(trial.number)
@@ -142,26 +173,28 @@ class StudyTrials:
                 continue
             if not folder.is_dir() and not _old(trial):
                 continue  # it is being asked for
+            number, given_back = highest_of(folder)
+            died = not (number and given_back)  # else its process was interrupted, and has left it in order
             try:
                 lease = Lease.acquire(folder, wait=False)
             except LeaseHeld:
                 continue
             now = self.storage.get_trial(trial._trial_id)  # as it is now that nobody else can tell it
-            attempt = int(now.user_attrs.get(ATTEMPT, 1)) + 1
             if now.state != TrialState.RUNNING:
                 lease.release()
                 continue
             self._held.add(trial.number)
-            values = now.user_attrs.get(VALUES)
-            opened = OpenTrial(self, now.number, now._trial_id, values or {}, lease, resumed=True,
-                               notes=dict(now.user_attrs))  # fmt: skip
-            if values is None:
-                self.fail(opened, "its process died while its values were drawn")
-            elif attempt > ATTEMPTS:
+            opened = OpenTrial(self, now.number, now._trial_id, {}, lease, resumed=True, notes=dict(now.user_attrs))
+            attempt = int(now.user_attrs.get(ATTEMPT, 1)) + died
+            if attempt > ATTEMPTS:
                 self.fail(opened, f"its process died {ATTEMPTS} times")
-            else:
-                self.note(opened, {ATTEMPT: attempt})
-                return opened
+                continue
+            self.note(opened, {ATTEMPT: attempt})
+            opened.values = now.user_attrs.get(VALUES) or {}
+            if not opened.values:
+                self.study.sampler = sampler_of(self.loaded.sweep, now.number)
+                self._draw(opened, Trial(self.study, now._trial_id))
+            return opened
         return None
 
     def _running(self) -> list[FrozenTrial]:
@@ -171,7 +204,12 @@ class StudyTrials:
         return [trial for trial in running if trial.user_attrs.get(OWN_HOME, self._home) == self._home]
 
     def note(self, trial: OpenTrial, values: Mapping[str, Any]) -> None:
-        """Write user attributes that are new or changed."""
+        """Write user attributes that are new or changed.
+
+        Raises:
+            LeaseLost: another process has the trial now, and may have told it.
+        """
+        trial.lease.check()
         for name, value in values.items():
             if trial.notes.get(name) != value:
                 trial.notes[name] = value
@@ -179,13 +217,20 @@ class StudyTrials:
 
     def plan_cost(self, trial: OpenTrial, cost: Cost, over: Mapping[str, float]) -> None:
         """Write down the plan of a trial, and by how much it is over the constraints."""
+        from optuna.trial import Trial
+
         self.note(trial, {FLOPS: cost.flops, PARAMETERS: cost.parameters, MEMORY: cost.peak_memory})
-        if trial.fresh is not None:
-            for name, excess in over.items():
-                trial.fresh.set_constraint(name, excess)
+        told = self.storage.get_trial(trial.id).constraints if over else {}
+        for name in over.keys() - told.keys():
+            Trial(self.study, trial.id).set_constraint(name, over[name])
 
     def report(self, trial: OpenTrial, step: int, value: float) -> bool:
-        """Give an intermediate value; True when the pruner ends the trial."""
+        """Give an intermediate value; True when the pruner ends the trial.
+
+        Raises:
+            LeaseLost: another process has the trial now, and may have told it.
+        """
+        trial.lease.check()
         self.storage.set_trial_intermediate_value(trial.id, step, value)
         return bool(self.study.pruner.prune(self.study, self.storage.get_trial(trial.id)))
 
@@ -214,7 +259,6 @@ class StudyTrials:
         from optuna.trial import TrialState
 
         states = {"finished": TrialState.COMPLETE, "failed": TrialState.FAIL}
-        trial.lease.check()
         self.note(trial, {OUTCOME: outcome, **({MESSAGE: message[:2000]} if message else {})})
         self.study.tell(trial.number, None if values is None else list(values), states.get(outcome, TrialState.PRUNED))
         self.leave(trial)
@@ -239,6 +283,10 @@ def _counts(trial: FrozenTrial) -> bool:
     from optuna.trial import TrialState
 
     return trial.state != TrialState.WAITING and trial.user_attrs.get(OUTCOME) != INFEASIBLE
+
+
+def _combination(values: Values) -> str:
+    return json.dumps(values, sort_keys=True)
 
 
 def _old(trial: FrozenTrial) -> bool:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vlm_ablate.tracking import schema
 from vlm_ablate.tracking.mlflow_run import MlflowRun, runs_tagged
 from vlm_ablate.tracking.store import connect, ensure_store, open_experiment, tracking_errors
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 
 def register_experiment(tracking_uri: str, name: str, tags: Mapping[str, str]) -> str:
@@ -93,8 +96,7 @@ def _record(
     with tracking_errors(tracking_uri):
         client = connect(tracking_uri)
         experiment_id = open_experiment(client, tracking_uri, experiment)
-        found = runs_tagged(client, experiment_id, own)
-        run_id: str = (found[0] if found else client.create_run(experiment_id, tags=own, run_name=name)).info.run_id
+        run_id = _only_run(client, experiment_id, own, name)
         run = MlflowRun(client, run_id)
         client.update_run(run_id, status="RUNNING", name=name)
         run.tags({**tags, **own, schema.STATUS: schema.RUNNING, "mlflow.source.name": f"vlm-ablate {kind}"})
@@ -105,3 +107,17 @@ def _record(
             run.tags({schema.STATUS: schema.FINISHED})
             run.end("FINISHED", None)
     return run_id
+
+
+def _only_run(client: MlflowClient, experiment_id: str, own: Mapping[str, str], name: str) -> str:
+    """Id of the experiment's one run with these tags, made where there is none.
+
+    Of several that were made at the same moment the first one counts, and whoever made another removes it.
+    """
+    if found := runs_tagged(client, experiment_id, own):
+        return str(found[0].info.run_id)
+    made: str = client.create_run(experiment_id, tags=dict(own), run_name=name).info.run_id
+    first = min(runs_tagged(client, experiment_id, own), key=lambda run: (run.info.start_time, run.info.run_id))
+    if first.info.run_id != made:
+        client.delete_run(made)
+    return str(first.info.run_id)
