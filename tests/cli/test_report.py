@@ -62,6 +62,18 @@ def test_a_table_whose_file_is_gone_is_named(reported: Path) -> None:
     assert "<b>agrees</b>" in (reported / "out/idefics2-first-tiny.html").read_text()
 
 
+def test_an_experiment_beside_its_records_is_found(reported: Path) -> None:
+    """As the winner of a sweep lies in `results/`."""
+    run = CliRunner().invoke(
+        app, ["table", "idefics2/first", "--scale", "tiny", "--home", "home", "--out", "results/sweeps/mine/table"]
+    )
+    assert run.exit_code == 0, run.output
+    (reported / "experiments/idefics2/first.yaml").rename(reported / "results/sweeps/mine/winner.yaml")
+    command("--out", "out")
+    page = (reported / "out/idefics2-first-tiny.html").read_text()
+    assert "<b>agrees</b>" in page and "vlm-ablate run results/sweeps/mine/winner.yaml --scale tiny" in page
+
+
 def test_evaluated_checkpoints_are_rows_of_their_tables(reported: Path) -> None:
     home = Home(reported / "home")
     spec = specs_of(load_experiment("idefics2/first", scale="tiny"))[0]

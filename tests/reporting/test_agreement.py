@@ -27,6 +27,15 @@ def test_order_counts_pairs() -> None:
     assert compare_order([1.0], [1.0]).tau is None
 
 
+def test_pairs_left_out_are_not_counted() -> None:
+    order = compare_order([1.0, 2.0, 3.0], [2.0, 1.0, 3.0], [frozenset((1, 0))])
+    assert (order.concordant, order.discordant, order.pairs, order.left_out, order.same) == (2, 0, 2, 1, True)
+    assert order.tau == 1.0
+    nothing = compare_order([1.0, 2.0], [1.0, 2.0], [frozenset((0, 1))])
+    assert (nothing.pairs, nothing.same, nothing.tau) == (0, False, None)
+    assert agreement([nothing]) is None
+
+
 def test_ranks_share_ties_and_skip_missing() -> None:
     assert ranks([3.0, None, 5.0, 3.0, 1.0]) == [2, None, 1, 2, 4]
 

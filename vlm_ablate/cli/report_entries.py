@@ -43,12 +43,13 @@ def gather(
     asked = asked_here(home)
     known = _known(files)
     brought = _known(sorted(EVALUATIONS.glob("*.yaml")), others=False)
+    beside = _known(_files_beside_records(results), others=False)
     found = {place: each for place, each in _recorded(asked, results, told).items() if scale in (None, place[1])}
     order = {name: i for i, name in enumerate(known)}
     entries = []
     for (name, at), each in sorted(found.items(), key=lambda item: (order.get(item[0][0], len(order)), item[0])):
         told(name)
-        file = known.get(name) or brought.get(name)
+        file = known.get(name) or brought.get(name) or beside.get(name)
         entries.append(_entry(name, at, file, each, home, asked) if file else _without_file(name, at, each))
     option = _at(scale or "laptop")
     missing = [
@@ -81,6 +82,12 @@ def _known(files: Sequence[Path], *, others: bool = True) -> dict[str, Path]:
         if isinstance(name, str):
             known[name] = file
     return known
+
+
+def _files_beside_records(results: Path) -> list[Path]:
+    """YAML files in the folders of records and one above: where a sweep keeps the experiment of its winner."""
+    folders = {folder for file in results.rglob("records.json") for folder in file.parents[:2] if folder != results}
+    return sorted(file for folder in folders for file in folder.glob("*.yaml"))
 
 
 def _title(file: Path) -> str:

@@ -20,30 +20,38 @@ class Order:
     """Kendall's tau-b; None when one ranking is constant or has fewer than two arms."""
     tied: int = 0
     """Pairs that the first ranking does not tell apart."""
+    left_out: int = 0
+    """Pairs that were not compared."""
 
     @property
     def pairs(self) -> int:
-        """Pairs of arms, tied ones included."""
-        return self.arms * (self.arms - 1) // 2
+        """Pairs of arms that were compared, tied ones included."""
+        return self.arms * (self.arms - 1) // 2 - self.left_out
 
     @property
     def same(self) -> bool:
         """Both rankings order every pair alike."""
-        return self.arms > 1 and self.concordant == self.pairs
+        return 0 < self.pairs == self.concordant
 
 
-def compare_order(first: Sequence[float], second: Sequence[float]) -> Order:
-    """Kendall's tau-b of two scorings of the same arms: (C - D) / sqrt((P - T1) (P - T2)), ties T in each."""
+def compare_order(first: Sequence[float], second: Sequence[float], left_out: Collection[frozenset[int]] = ()) -> Order:
+    """Kendall's tau-b of two scorings of the same arms: (C - D) / sqrt((P - T1) (P - T2)), ties T in each.
+
+    Args:
+        left_out: pairs of places that are not compared.
+    """
     concordant = discordant = ties_first = ties_second = 0
-    for i, j in combinations(range(len(first)), 2):
+    compared = [(i, j) for i, j in combinations(range(len(first)), 2) if frozenset((i, j)) not in left_out]
+    for i, j in compared:
         a, b = first[i] - first[j], second[i] - second[j]
         ties_first += a == 0
         ties_second += b == 0
         concordant += a * b > 0
         discordant += a * b < 0
-    pairs = len(first) * (len(first) - 1) // 2
+    pairs = len(compared)
     scale = math.sqrt((pairs - ties_first) * (pairs - ties_second))
-    return Order(len(first), concordant, discordant, (concordant - discordant) / scale if scale else None, ties_first)
+    tau = (concordant - discordant) / scale if scale else None
+    return Order(len(first), concordant, discordant, tau, ties_first, math.comb(len(first), 2) - pairs)
 
 
 def ranks(values: Sequence[float | None]) -> list[int | None]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import permutations
+from itertools import combinations, permutations
 from statistics import fmean
 from typing import Any
 
-from vlm_ablate.config.experiment import Experiment
+from vlm_ablate.config.experiment import Claim, Experiment
 from vlm_ablate.papers import PaperTable, find_row, table
 from vlm_ablate.reporting.agreement import Order, compare_order, rank_ranges, ranks
 from vlm_ablate.reporting.budget import budget_notes, curve_notes
@@ -129,7 +129,7 @@ def report(
         rows=rows,
         floor=floor,
         ceiling=highest,
-        order=_order(rows),
+        order=_order(rows, experiment.table.claims, selection.scale),
         claims=judge_claims(experiment.table.claims, rows, health, selection.scale),
         notes=(*footnotes(selection, rows, experiment.seeds), *along, *remarks),
         planned_seeds=tuple(experiment.seeds),
@@ -269,9 +269,17 @@ def _ceiling(selection: Selection, given: Mapping[str, float]) -> dict[str, floa
     return found
 
 
-def _order(rows: Sequence[ArmRow]) -> Order | None:
-    both = [(row.paper_score, found.mean) for row in rows if row.paper_score is not None and (found := row.score())]
-    return compare_order([p for p, _ in both], [o for _, o in both]) if len(both) > 1 else None
+def _order(rows: Sequence[ArmRow], claims: Sequence[Claim], scale: str) -> Order | None:
+    """Over pairs of arms that have both scores, without those that a claim calls untested at this scale."""
+    both = [(row, row.paper_score, found.mean) for row in rows if row.paper_score is not None and (found := row.score())]
+    place = {row.arm: i for i, (row, _, _) in enumerate(both)}
+    untested = {
+        frozenset((place[a], place[b]))
+        for claim in claims if scale in claim.untested
+        for a, b in combinations(claim.arms, 2) if a in place and b in place
+    }  # fmt: skip
+    order = compare_order([p for _, p, _ in both], [o for _, _, o in both], untested)
+    return order if order.pairs else None
 
 
 def _headings(selection: Selection, rows: Sequence[ArmRow]) -> dict[str, str]:

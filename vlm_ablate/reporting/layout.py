@@ -184,12 +184,19 @@ def describe_order(report: Report) -> str:
     if order is None:
         return ""
     if order.same:
-        pairs = "" if order.pairs == 1 else f", in all {order.pairs} pairs of {order.arms} arms"
-        return f"Order of arms: the same as the paper's{pairs}."
+        arms = "" if order.left_out else f" of {order.arms} arms"
+        pairs = "" if order.pairs == 1 else f", in all {order.pairs} pairs{arms}"
+        return f"Order of arms: the same as the paper's{pairs}.{_left_out(order)}"
     if order.pairs == 1 and order.tau is not None:
-        return "Order of arms: not the paper's."
+        return f"Order of arms: not the paper's.{_left_out(order)}"
     tau = "" if order.tau is None else f" (Kendall τ = {order.tau:.2f})".replace("-", "−")
-    return f"Order of arms: {order.concordant} of {order.pairs} pairs stand in the paper's order{tau}."
+    return f"Order of arms: {order.concordant} of {order.pairs} pairs stand in the paper's order{tau}.{_left_out(order)}"
+
+
+def _left_out(order: Order) -> str:
+    if not order.left_out:
+        return ""
+    return f" Not counted: {order.left_out} pair{'s' * (order.left_out != 1)} that this scale cannot test."
 
 
 def _notes(report: Report) -> tuple[tuple[str, str], ...]:
