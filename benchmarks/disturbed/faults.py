@@ -16,6 +16,9 @@ from disturbed.processes import Command, send, specs
 
 KINDS = ("kill_worker", "kill_parent", "kill_all", "stop_worker", "stop_all", "disk_full", "store_away", "store_gone",
          "flip_bit", "second_run", "flip_finished")  # fmt: skip
+RAY_KINDS = ("kill_worker", "kill_attendant", "kill_parent", "kill_all", "kill_machine")
+"""What is killed on a cluster: what computes a run, Ray's process that looks after it, the command, all of these, a
+machine's daemon."""
 
 
 @dataclass
@@ -47,6 +50,12 @@ def inject(fault: Fault, command: Command, rng: random.Random, undo: Undo) -> No
     match fault.kind:
         case "kill_worker":
             send(rng.sample(workers, min(1, len(workers))), signal.SIGKILL)
+        case "kill_attendant":
+            attendants = command.pids("attendant")
+            send(rng.sample(attendants, min(1, len(attendants))), signal.SIGKILL)
+        case "kill_machine":
+            assert command.cluster is not None
+            command.cluster.lose_machine(rng.randrange(2))
         case "kill_parent":
             send(command.pids("parent"), signal.SIGKILL)
         case "kill_all":

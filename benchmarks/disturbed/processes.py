@@ -1,4 +1,7 @@
-"""Three small runs as a command with two workers, forked from a process that has imported everything."""
+"""Three small runs as a command with two workers, forked from a process that has imported everything.
+
+On a Ray cluster the command is forked, too; its workers are started by Ray as in use, and import everything themselves.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,8 @@ from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, ClassVar
+
+from disturbed.ray_cluster import RayCluster, attending, computing
 
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
@@ -60,11 +65,12 @@ def _serve(link: Connection, environment: dict[str, str], place: str) -> None:
     os._exit(worker.main())
 
 
-def _command(place: str, parts: str, home: str, server: str) -> None:
+def _command(place: str, parts: str, home: str, server: str, cluster: str) -> None:
     """What `vlm-ablate run` does behind its options: a campaign over all runs.
 
     Args:
         server: address of the process that everything is forked from; without it this one would start one of its own.
+        cluster: address of a Ray cluster that computes; "": two processes of this machine do.
     """
     os.setsid()
     forkserver._forkserver._forkserver_address = server  # type: ignore[attr-defined]
@@ -75,19 +81,28 @@ def _command(place: str, parts: str, home: str, server: str) -> None:
     os.dup2(log, 1)
     os.dup2(log, 2)
     from vlm_ablate.home import Home
-    from vlm_ablate.launch import local
     from vlm_ablate.launch.campaign import Campaign
-    from vlm_ablate.launch.configs import LocalConfig
 
-    local.subprocess.Popen = ForkedWorker  # type: ignore[assignment,misc]
     try:
-        with Campaign(local.LocalLauncher(LocalConfig(jobs=2)), Home(Path(home)), _told) as campaign:
+        with Campaign(_launcher(cluster), Home(Path(home)), _told) as campaign:
             outcomes = campaign.run(specs(Path(parts)))
         text = json.dumps([{"run": o.run, "status": o.status, "message": o.message} for o in outcomes])
     except Exception as error:
         text = json.dumps([{"run": "", "status": type(error).__name__, "message": str(error)}])
     print(text, flush=True)
     os.write(os.open(f"{place}/outcome-{os.getpid()}.json", os.O_WRONLY | os.O_CREAT), text.encode())
+
+
+def _launcher(cluster: str) -> Any:
+    from vlm_ablate.launch import local
+    from vlm_ablate.launch.configs import LocalConfig, RayConfig
+
+    if cluster:
+        from vlm_ablate.launch.ray import RayLauncher
+
+        return RayLauncher(RayConfig(address=cluster))
+    local.subprocess.Popen = ForkedWorker  # type: ignore[assignment,misc]
+    return local.LocalLauncher(LocalConfig(jobs=2))
 
 
 def _told(event: Any) -> None:
@@ -131,23 +146,27 @@ class Command:
     home: Path
     process: Any = None
     patience: ClassVar[float] = PATIENCE_SECONDS
+    cluster: ClassVar[RayCluster | None] = None
+    """Where workers are started; None: on this machine."""
 
     def start(self) -> Command:
         self.place.mkdir(parents=True, exist_ok=True)
         server = forkserver._forkserver._forkserver_address  # type: ignore[attr-defined]
-        told = (str(self.place), str(self.parts), str(self.home), server)
+        told = (str(self.place), str(self.parts), str(self.home), server, self.cluster.address if self.cluster else "")
         self.process = _context.Process(target=_command, args=told)
         self.process.start()
         return self
 
     def pids(self, kind: str) -> list[int]:
-        """Those that live."""
+        """Those that live: of the kinds parent, worker and, on a cluster, attendant."""
+        if self.cluster is not None and kind != "parent":
+            return [pid for pid in (computing if kind == "worker" else attending)(self.home) if alive(pid)]
         marked = (int(file.name.rpartition("-")[2]) for file in self.place.glob(f"{kind}-*"))
         return [pid for pid in marked if alive(pid)]
 
     @property
     def all(self) -> list[int]:
-        return [*self.pids("parent"), *self.pids("worker")]
+        return [*self.pids("parent"), *self.pids("attendant"), *self.pids("worker")]
 
     def end(self) -> list[dict[str, str]] | None:
         """Wait for the end; what became of the runs, None when the command was killed.
