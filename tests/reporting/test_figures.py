@@ -9,12 +9,14 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from vlm_ablate.config.experiment import Experiment
 from vlm_ablate.errors import StorageError, VlmAblateError
 from vlm_ablate.reporting import figure_paper, figure_seen, report, write_results
 from vlm_ablate.reporting.figures import _scientific as scientific
 from vlm_ablate.reporting.figures import curves, spread_out
+from vlm_ablate.reporting.frame import sample_of
 from vlm_ablate.tracking import schema
 from vlm_ablate.tracking.record_file import load_records
 from vlm_ablate.tracking.records import History, Point, RunRecord
@@ -112,6 +114,27 @@ def test_results_folder(tmp_path: Path, experiment: Experiment, runs: list[RunRe
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
     write_results(report(experiment, runs), runs, folder, histories)
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+
+
+def test_the_best_arm_s_panel_of_examples_is_kept_and_names_its_run(
+    tmp_path: Path, experiment: Experiment, runs: list[RunRecord]
+) -> None:
+    made, folder = report(experiment, runs), tmp_path / "results"
+    panels = {run.run_id: tmp_path / f"{run.run_id}.png" for run in runs}
+    for i, panel in enumerate(panels.values()):
+        Image.new("RGB", (20, 10), (i, 0, 0)).save(panel)
+    best = sample_of(made, runs)
+    assert (best.arm, best.seed) == ("ar_lora", 0)
+    assert folder / "examples.png" in write_results(made, runs, folder, examples=panels)
+    assert load_records(folder / "records.json").examples == {best.run_id: folder / "examples.png"}
+    assert Image.open(folder / "examples.png").convert("RGB").getpixel((0, 0)) == (runs.index(best), 0, 0)
+    before = (folder / "examples.png").read_bytes()
+    write_results(made, runs, folder, examples=panels, again=False)
+    assert (folder / "examples.png").read_bytes() == before
+    (folder / "examples.png").write_text("no picture")
+    assert load_records(folder / "records.json").examples == {}
+    write_results(made, runs, folder, examples=panels, again=False)
+    assert (folder / "examples.png").read_bytes() == before
 
 
 def test_tables_can_be_made_again_from_the_records_file(

@@ -45,7 +45,15 @@ def recorded(
     """
     from vlm_ablate.errors import TrackingError
     from vlm_ablate.reporting.figures import history_metrics
-    from vlm_ablate.runs.catalogue import asked_here, count_others, histories_of, records_of, results_of, seeds_asked
+    from vlm_ablate.runs.catalogue import (
+        asked_here,
+        count_others,
+        examples_of,
+        histories_of,
+        records_of,
+        results_of,
+        seeds_asked,
+    )  # fmt: skip
     from vlm_ablate.runs.spec import specs_of
     from vlm_ablate.tracking.read import read_history, read_records
     from vlm_ablate.tracking.record_file import RecordFile
@@ -69,7 +77,8 @@ def recorded(
             f"nothing was run in {home.root}", hint=f"run the experiment first: vlm-ablate run {loaded.file}"
         )
     others = count_others(known, experiment.name, loaded.scale.name, experiment.arms, {spec.id for spec in every})
-    return RecordFile(records, histories, others, {results.spec.id: results.answers for results in found})
+    answers = {results.spec.id: results.answers for results in found}
+    return RecordFile(records, histories, others, answers, examples_of(found))
 
 
 def build_report(loaded: LoadedExperiment, source: RecordFile, seeds: list[int] | None = None) -> Report:

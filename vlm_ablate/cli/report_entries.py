@@ -137,7 +137,6 @@ def _entry(name: str, scale: str, file: Path, found: _Found, home: Home, asked: 
     from vlm_ablate.config.shipped import experiment_name
     from vlm_ablate.errors import VlmAblateError
     from vlm_ablate.reporting.site import Entry
-    from vlm_ablate.tracking import schema
     from vlm_ablate.tracking.record_file import RecordFile
 
     word = _word(file.stem if file.parent == EVALUATIONS else experiment_name(file))
@@ -158,10 +157,9 @@ def _entry(name: str, scale: str, file: Path, found: _Found, home: Home, asked: 
     seeds = sorted({r.seed for r in source.records if r.run_id in report.run_ids})
     if seeds and seeds != list(loaded.experiment.seeds):
         run += f" --seeds {','.join(map(str, seeds))}"
-    panels = {r.run_id: home.runs / r.run_id / "artifacts" / schema.EXAMPLES_FILE for r in source.records}
-    examples = {run_id: path for run_id, path in panels.items() if path.is_file()}
     return Entry(
-        name, scale, report.title, report, source.records, source.histories, source.answers, examples, (run, table)
+        name, scale, report.title, report, source.records, source.histories, source.answers, source.examples,
+        (run, table),
     )  # fmt: skip
 
 
@@ -172,7 +170,12 @@ def _joined(source: RecordFile, read: RecordFile, name: str, scale: str) -> Reco
     here = {record.id for record in source.records}
     new = [r for r in read.records if (r.experiment, r.scale) == (name, scale) and r.id not in here]
     histories = {r.run_id: h for r in new if (h := read.histories.get(r.run_id))}
-    return replace(source, records=[*source.records, *new], histories={**histories, **source.histories})
+    return replace(
+        source,
+        records=[*source.records, *new],
+        histories={**histories, **source.histories},
+        examples={**read.examples, **source.examples},
+    )
 
 
 def _word(text: str) -> str:

@@ -165,8 +165,8 @@ def _write(
                 with looking_once():
                     source = recorded(each, home, tracking_uri, seeds, asked=asked)
                     report = build_report(each, source, seeds)
-                answers = source.answers if out else None
-                write_results(report, source.records, root / name / scale, source.histories, answers, again=False)
+                kept = (source.answers, source.examples) if out else ()
+                write_results(report, source.records, root / name / scale, source.histories, *kept, again=False)
                 reports.append(report)
                 if name in fresh:
                     publish_table(each, home, tracking_uri or home.tracking_uri)

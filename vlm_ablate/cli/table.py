@@ -110,5 +110,5 @@ def _write(report: Report, format: str | None, out: Path | None) -> None:
 def _write_folder(report: Report, source: RecordFile, out: Path) -> None:
     from vlm_ablate.reporting import write_results
 
-    for path in write_results(report, source.records, out, source.histories, source.answers):
+    for path in write_results(report, source.records, out, source.histories, source.answers, source.examples):
         typer.echo(f"wrote {path}", err=True)

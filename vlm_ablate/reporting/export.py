@@ -8,10 +8,11 @@ from pathlib import Path
 
 from vlm_ablate.errors import VlmAblateError
 from vlm_ablate.reporting.figures import figure_paper, figure_seen
-from vlm_ablate.reporting.frame import Report
+from vlm_ablate.reporting.frame import Report, sample_of
 from vlm_ablate.reporting.renderers import FORMATS, SUFFIXES, render
 from vlm_ablate.storage import storage_errors, write_atomically
 from vlm_ablate.tracking.answers import FILE_NAME, Answers, dump_answers
+from vlm_ablate.tracking.examples import keep_examples, kept_examples
 from vlm_ablate.tracking.record_file import records_text
 from vlm_ablate.tracking.records import History, RunRecord
 
@@ -29,6 +30,7 @@ def write_results(
     folder: Path,
     histories: Mapping[str, History] | None = None,
     answers: AnswersOf | None = None,
+    examples: Mapping[str, Path] | None = None,
     *,
     again: bool = True,
 ) -> list[Path]:
@@ -39,6 +41,7 @@ def write_results(
 
     Args:
         answers: run id -> reads what the run answered, to be kept beside the records.
+        examples: run id -> its panel of pictures with truth and answers; that of the best arm is kept.
         again: draw pictures also where texts and records show that they are there already.
 
     Raises:
@@ -51,7 +54,10 @@ def write_results(
     texts = {folder / f"table.{SUFFIXES[name]}": render(report, name) for name in FORMATS if name != "png"}
     texts[folder / "records.json"] = records_text(shown, points)
     pictures = [folder / f"{name}.{format}" for name in FIGURES for format in FIGURE_FORMATS]
-    if not again and (folder / "table.png").is_file() and all(_holds(path, text) for path, text in texts.items()):
+    sample = sample_of(report, shown)
+    panel = (examples or {}).get(sample.run_id) if sample else None
+    drawn = (folder / "table.png").is_file() and (not panel or not sample or sample.run_id in kept_examples(folder))
+    if not again and drawn and all(_holds(path, text) for path, text in texts.items()):
         return [*texts, folder / "table.png", *(path for path in pictures if path.is_file())]
     written = [_write(path, text) for path, text in texts.items() if path.name != "records.json"]
     written.append(_write(folder / "table.png", render(report, "png")))
@@ -61,6 +67,8 @@ def write_results(
     given = {r.run_id: answers[r.run_id]() for r in shown if answers and r.run_id in answers}
     if dump_answers(folder / FILE_NAME, given):
         written.append(folder / FILE_NAME)
+    if sample and panel and (kept := keep_examples(panel, sample.run_id, folder)):
+        written.append(kept)
     # Last: whoever finds these records as they are now finds all that was made of them.
     return [*written, _write(folder / "records.json", texts[folder / "records.json"])]
 

@@ -141,6 +141,13 @@ def report(
     )
 
 
+def sample_of(report: Report, records: Iterable[RunRecord]) -> RunRecord | None:
+    """The run whose answers stand for all: the first seed of the best arm that has a score."""
+    means = {row.arm: found.mean for row in report.rows if (found := row.score())}
+    runs = [r for r in records if r.run_id in report.run_ids and r.arm in means and r.scores]
+    return max(runs, key=lambda r: (means[r.arm], -r.seed), default=None)
+
+
 def _paired(experiment: Experiment, columns: Sequence[str], paper: PaperTable | None) -> dict[str, str]:
     """Our columns that the paper's table has, too."""
     named = {column: experiment.table.paper_column(column) for column in columns}
@@ -271,7 +278,9 @@ def _ceiling(selection: Selection, given: Mapping[str, float]) -> dict[str, floa
 
 def _order(rows: Sequence[ArmRow], claims: Sequence[Claim], scale: str) -> Order | None:
     """Over pairs of arms that have both scores, without those that a claim calls untested at this scale."""
-    both = [(row, row.paper_score, found.mean) for row in rows if row.paper_score is not None and (found := row.score())]
+    both = [
+        (row, row.paper_score, found.mean) for row in rows if row.paper_score is not None and (found := row.score())
+    ]
     place = {row.arm: i for i, (row, _, _) in enumerate(both)}
     untested = {
         frozenset((place[a], place[b]))

@@ -120,9 +120,9 @@ def _estimate_column(report: Report, column: str) -> Draw:
 
 
 def _foot(report: Report, columns: tuple[Column, ...]) -> tuple[tuple[Cell, ...], ...]:
-    """Blind floor and ceiling, one row each, where they were recorded."""
+    """What is scored without images and with words in their place, one row each, where they were recorded."""
     rows = []
-    named = {"Blind floor": report.floor, "Ceiling": report.ceiling}
+    named = {"Blind floor": report.floor, "Told in words": report.ceiling}
     for name, values in named.items():
         if not values:
             continue
@@ -190,7 +190,9 @@ def describe_order(report: Report) -> str:
     if order.pairs == 1 and order.tau is not None:
         return f"Order of arms: not the paper's.{_left_out(order)}"
     tau = "" if order.tau is None else f" (Kendall τ = {order.tau:.2f})".replace("-", "−")
-    return f"Order of arms: {order.concordant} of {order.pairs} pairs stand in the paper's order{tau}.{_left_out(order)}"
+    return (
+        f"Order of arms: {order.concordant} of {order.pairs} pairs stand in the paper's order{tau}.{_left_out(order)}"
+    )
 
 
 def _left_out(order: Order) -> str:
@@ -219,7 +221,8 @@ def _explained(report: Report) -> str:
     if report.floor:
         text += " Blind: every image withheld; the floor is the highest blind score of any arm."
     if report.ceiling:
-        text += " Ceiling: the language model told in words what the images show, highest of any arm."
+        text += " Told in words: text in place of the images says what they show, highest of any arm; a ceiling as long"
+        text += " as no arm passes it."
     return text
 
 

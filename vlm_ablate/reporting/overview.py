@@ -125,8 +125,8 @@ def _notes(reports: Sequence[Report]) -> Iterable[tuple[str, str]]:
     yield (
         "Rank agreement",
         (
-            "(pairs in the paper's order − pairs against it) over all pairs that the papers' numbers tell apart, but for "
-            "those that this scale cannot test; 95 % bootstrap interval over tables."
+            "(pairs in the paper's order − pairs against it) over all pairs that the papers' numbers tell apart, but "
+            "for those that this scale cannot test; 95 % bootstrap interval over tables."
         ),
     )
     silent = [

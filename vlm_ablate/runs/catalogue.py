@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from vlm_ablate.home import Home
 from vlm_ablate.runs.names import asked_for
@@ -11,6 +12,7 @@ from vlm_ablate.runs.once import looking_once
 from vlm_ablate.runs.results import find_results
 from vlm_ablate.runs.spec import RunSpec
 from vlm_ablate.runs.view import Results, history_of, record_of
+from vlm_ablate.tracking import schema
 from vlm_ablate.tracking.records import History, RunRecord
 
 
@@ -55,6 +57,12 @@ def results_of(specs: Sequence[RunSpec], home: Home) -> list[Results]:
 def records_of(results: Sequence[Results]) -> list[RunRecord]:
     """Their records."""
     return [record_of(each) for each in results]
+
+
+def examples_of(results: Sequence[Results]) -> dict[str, Path]:
+    """Run id -> its panel of pictures with truth and answers, where there is one."""
+    panels = {each.spec.id: each.folder.artifacts / schema.EXAMPLES_FILE for each in results}
+    return {run: path for run, path in panels.items() if path.is_file()}
 
 
 def histories_of(results: Sequence[Results], keys: Sequence[str]) -> Mapping[str, History]:

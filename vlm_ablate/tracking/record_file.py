@@ -16,6 +16,7 @@ from vlm_ablate.errors import TrackingError
 from vlm_ablate.limits import parse_json
 from vlm_ablate.storage import storage_errors, write_atomically
 from vlm_ablate.tracking.answers import FILE_NAME, Answers, load_item_scores
+from vlm_ablate.tracking.examples import kept_examples
 from vlm_ablate.tracking.records import History, Point, RunRecord
 
 FILE_FORMAT = 1
@@ -31,6 +32,8 @@ class RecordFile:
     """Runs of the same arms in another configuration, which are not among the records."""
     answers: Mapping[str, Callable[[], Iterable[Answers]]] = field(default_factory=dict)
     """Run id -> reads what the run answered, where it is at hand."""
+    examples: Mapping[str, Path] = field(default_factory=dict)
+    """Run id -> its panel of pictures with truth and answers, where it is at hand."""
 
 
 def dump_records(path: Path, records: Sequence[RunRecord], histories: Mapping[str, History] | None = None) -> None:
@@ -66,7 +69,7 @@ def records_text(records: Sequence[RunRecord], histories: Mapping[str, History] 
 
 
 def load_records(path: Path) -> RecordFile:
-    """The inverse of `dump_records`, with the scores by item from the predictions beside the file, where there are any.
+    """The inverse of `dump_records`, with what stands beside the file: scores by item and the panel of examples.
 
     Raises:
         TrackingError: the file is missing or not a records file; the message says which value is not what it should be.
@@ -80,7 +83,8 @@ def load_records(path: Path) -> RecordFile:
     except ValueError as error:
         raise TrackingError(f"{path}: cannot be read as a records file ({error})") from error
     items = load_item_scores(path.with_name(FILE_NAME))
-    return replace(found, records=[replace(r, items=items.get(r.run_id, r.items)) for r in found.records])
+    records = [replace(r, items=items.get(r.run_id, r.items)) for r in found.records]
+    return replace(found, records=records, examples=kept_examples(path.parent))
 
 
 def _record_file(body: object) -> RecordFile:

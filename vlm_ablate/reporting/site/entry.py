@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vlm_ablate.reporting.frame import Report
+from vlm_ablate.reporting.frame import Report, sample_of
 from vlm_ablate.tracking.answers import Answers
 from vlm_ablate.tracking.records import History, RunRecord
 
@@ -44,7 +44,5 @@ class Entry:
 
     @property
     def sample(self) -> RunRecord | None:
-        """The run whose answers stand for all: the first seed of the best arm that has a score."""
-        means = {row.arm: found.mean for row in self.report.rows if (found := row.score())} if self.report else {}
-        runs = [r for r in self.shown if r.arm in means and r.scores]
-        return max(runs, key=lambda r: (means[r.arm], -r.seed), default=None)
+        """The run whose answers stand for all."""
+        return sample_of(self.report, self.shown) if self.report else None
