@@ -18,13 +18,14 @@ from tests.tracking.specs import make_spec
 from tests.waiting import wait_for
 from vlm_ablate.errors import TrackingError
 from vlm_ablate.home import Home
-from vlm_ablate.lease import Lease
+from vlm_ablate.lease import Lease, LeaseLost
 from vlm_ablate.runs.folder import run_folder
 from vlm_ablate.runs.log import Log
 from vlm_ablate.runs.outcome import note_attempt
 from vlm_ablate.runs.publishing import Publishing, publish_missing
 from vlm_ablate.runs.results import find_results
 from vlm_ablate.runs.view import record_of, view_of
+from vlm_ablate.storage import guard, unguard
 from vlm_ablate.tracking import schema
 from vlm_ablate.tracking.client_reader import ClientReader
 from vlm_ablate.tracking.mlflow_run import MlflowRun
@@ -236,6 +237,45 @@ def test_a_password_in_the_address_of_a_store_stands_in_no_file(home: Home) -> N
         publish(view_of(write_results(make_spec(), home)), uri, home.root / "notes")
     assert "hunter2" not in str(caught.value)
     assert not [p for p in home.root.rglob("*") if p.is_file() and b"hunter2" in p.read_bytes()]
+
+
+def test_who_lost_the_run_while_it_made_one_in_the_store_takes_that_back(home: Home) -> None:
+    """A process that was stopped right before it, and wakes up when another has the run and shows it."""
+    view, notes, uri = view_of(write_results(make_spec(), home)), home.root / "notes", home.tracking_uri
+    client, asked = connect(uri), []
+
+    def check(_: float) -> None:
+        asked.append(len(client.search_runs(["1"])))
+        if asked[-1]:
+            raise LeaseLost("another process has it")
+
+    guard(notes, check)
+    try:
+        with pytest.raises(LeaseLost):
+            show(view, home)
+    finally:
+        unguard(notes, check)
+    assert asked[0] == 1 and client.search_runs(["1"]) == []
+    assert show(view, home) and len(client.search_runs(["1"])) == 1
+
+
+def test_nothing_more_is_given_once_the_run_is_another_s(home: Home) -> None:
+    view, notes = view_of(write_results(make_spec(), home, points=[(10, {LOSS: 2.0})])), home.root / "notes"
+    run_id, times = show(replace(view, status=schema.RUNNING, points=()), home), []
+
+    def check(_: float) -> None:
+        times.append(1)
+        if len(times) > 1:
+            raise LeaseLost("another process has it")
+
+    guard(notes, check)
+    try:
+        with pytest.raises(LeaseLost):
+            show(view, home)
+    finally:
+        unguard(notes, check)
+    (run,) = connect(home.tracking_uri).search_runs(["1"])
+    assert (run.info.run_id, run.info.status) == (run_id, "RUNNING")
 
 
 @pytest.mark.parametrize("status", ["finished", "diverged", "failed", "skipped", "stopped"])

@@ -37,10 +37,17 @@ class MlflowRun:
         client: of the store.
         run_id: the run's.
         notice: hears of the single values that the store refuses; the others are written.
+        allowed: asked before each request; raises when nothing may be written any more.
     """
 
-    def __init__(self, client: MlflowClient, run_id: str, notice: Callable[[str], None] = lambda message: None) -> None:
-        self.client, self.run_id, self._notice = client, run_id, notice
+    def __init__(
+        self,
+        client: MlflowClient,
+        run_id: str,
+        notice: Callable[[str], None] = lambda message: None,
+        allowed: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.client, self.run_id, self._notice, self._allowed = client, run_id, notice, allowed
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Set tags; a later value replaces an earlier one."""
@@ -65,6 +72,7 @@ class MlflowRun:
 
     def artifact(self, path: Path, folder: str) -> None:
         """A file, or the files of a folder, under `folder` of the run's artifacts."""
+        self._allowed()
         if path.is_dir():
             self.client.log_artifacts(self.run_id, str(path), folder or None)
         elif path.exists():
@@ -74,6 +82,7 @@ class MlflowRun:
         """A data set that the run read, shown in the UI's Dataset column."""
         from mlflow.entities import Dataset, DatasetInput
 
+        self._allowed()
         entry = DatasetInput(Dataset(safe_name(name), digest[:36], "local", name), [])
         try:
             self.client.log_inputs(self.run_id, [entry])
@@ -85,6 +94,7 @@ class MlflowRun:
 
     def end(self, status: str, time_ms: int | None) -> None:
         """Set MLflow's own status."""
+        self._allowed()
         self.client.set_terminated(self.run_id, status, time_ms)
 
     def _batches(self, items: list[T], size: int, send: Callable[[list[T]], Any]) -> None:
@@ -93,6 +103,7 @@ class MlflowRun:
 
     def _send(self, part: list[T], send: Callable[[list[T]], Any]) -> None:
         """Send a batch; when the store refuses it for good, its halves, so that only what is refused is lost."""
+        self._allowed()
         try:
             send(part)
         except Exception as error:

@@ -10,11 +10,13 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from vlm_ablate.lease import LeaseLost
 from vlm_ablate.sealed import sealed, unsealed
-from vlm_ablate.storage import write_atomically
+from vlm_ablate.storage import check_writable, write_atomically
 from vlm_ablate.tracking import schema
 from vlm_ablate.tracking.mlflow_run import Metrics, MlflowRun, active_run, runs_tagged
 from vlm_ablate.tracking.store import (
@@ -25,6 +27,9 @@ from vlm_ablate.tracking.store import (
     sqlite_identity,
     tracking_errors,
 )
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 Notice = Callable[[str], None]
 
@@ -95,6 +100,7 @@ def publish(view: RunView, tracking_uri: str, folder: Path, notice: Notice = lam
         notice: hears of single values that the store refuses.
 
     Raises:
+        LeaseLost: another process has the run now and shows it; this one gives nothing more.
         TrackingError: the store fails; what was given is noted, and the next call goes on from there.
         StorageError: a local store cannot be created, or the note cannot be written.
     """
@@ -105,14 +111,16 @@ def publish(view: RunView, tracking_uri: str, folder: Path, notice: Notice = lam
         note = _Note(store=sqlite_identity(tracking_uri))
     try:
         with tracking_errors(tracking_uri):
-            _bring_up(view, note, tracking_uri, notice)
+            _bring_up(view, note, tracking_uri, notice, partial(check_writable, path))
     finally:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps(sealed(asdict(note)), indent=1))
     return note.run_id
 
 
-def _bring_up(view: RunView, note: _Note, tracking_uri: str, notice: Notice) -> None:
+def _bring_up(
+    view: RunView, note: _Note, tracking_uri: str, notice: Notice, allowed: Callable[[], None]
+) -> None:
     client = connect(tracking_uri)
     if _opened.setdefault(tracking_uri, note.store) != note.store:
         forget_connections(client)  # they lead to a file that was moved away
@@ -120,14 +128,10 @@ def _bring_up(view: RunView, note: _Note, tracking_uri: str, notice: Notice) -> 
     if note.run_id and active_run(client, note.run_id) is None:
         note.__dict__.update(asdict(_Note(store=note.store)))
     if not note.run_id:
-        experiment = open_experiment(client, tracking_uri, view.experiment)
-        own = {schema.KIND: schema.RUN_KIND, schema.RUN: view.id}
-        found = runs_tagged(client, experiment, own)
-        note.run_id = found[0].info.run_id if found else client.create_run(
-            experiment, start_time=view.start_ms, tags={**own, schema.STATUS: schema.RUNNING}, run_name=view.name
-        ).info.run_id  # fmt: skip
-    run = MlflowRun(client, note.run_id, notice)
+        note.run_id = _found_or_created(client, open_experiment(client, tracking_uri, view.experiment), view, allowed)
+    run = MlflowRun(client, note.run_id, notice, allowed)
     if note.status and note.status != view.status:
+        allowed()
         client.update_run(note.run_id, status="RUNNING", name=view.name)  # an earlier attempt had ended otherwise
     _give_values(view, note, run)
     _give_artifacts(view, note, run)
@@ -135,6 +139,21 @@ def _bring_up(view: RunView, note: _Note, tracking_uri: str, notice: Notice) -> 
         run.tags({schema.STATUS: view.status})  # after everything else: a run that is cut short is not taken for done
         run.end(schema.MLFLOW_STATUS[view.status], view.end_ms)
     note.status = view.status
+
+
+def _found_or_created(client: MlflowClient, experiment: str, view: RunView, allowed: Callable[[], None]) -> str:
+    """The store's run. Whoever was stopped before it made one may wake up beside another that has made it since."""
+    own = {schema.KIND: schema.RUN_KIND, schema.RUN: view.id}
+    if found := runs_tagged(client, experiment, own):
+        return str(found[0].info.run_id)
+    tags = {**own, schema.STATUS: schema.RUNNING}
+    made = str(client.create_run(experiment, start_time=view.start_ms, tags=tags, run_name=view.name).info.run_id)
+    try:
+        allowed()
+    except LeaseLost:
+        client.delete_run(made)
+        raise
+    return made
 
 
 def _give_values(view: RunView, note: _Note, run: MlflowRun) -> None:

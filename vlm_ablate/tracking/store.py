@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from vlm_ablate.errors import TrackingError
+from vlm_ablate.lease import LeaseLost
 from vlm_ablate.masking import masked
 from vlm_ablate.storage import locked, storage_errors
 from vlm_ablate.tracking import schema
@@ -109,7 +110,7 @@ def tracking_errors(tracking_uri: str) -> Iterator[None]:
     """Turn whatever mlflow and its transports raise into one `TrackingError` that names the store."""
     try:
         yield
-    except TrackingError:
+    except (TrackingError, LeaseLost):
         raise
     except Exception as error:
         reason = masked(str(error).strip().partition("\n")[0]) or type(error).__name__
