@@ -17,12 +17,13 @@ LIBRARIES = ("torch", "transformers", "peft", "lightning", "mlflow", "numpy", "p
 
 @cache
 def git_revision() -> str:
-    """Commit of this checkout, with `+changes` when tracked files differ from it; else `release VERSION`."""
-    folder = Path(__file__).resolve().parents[2]
+    """Commit of this checkout, with `+changes` when the package differs from it; else `release VERSION`."""
+    package = Path(__file__).resolve().parent
+    folder = package.parent
     if (folder / ".git").exists():
         try:
             commit = _git(folder, "rev-parse", "HEAD")
-            changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
+            changed = _git(folder, "status", "--porcelain", "--untracked-files=no", "--", package.name)
             return commit + ("+changes" if changed else "")
         except (OSError, subprocess.SubprocessError):
             pass
