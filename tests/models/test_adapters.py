@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from tests.models.support import a_batch, a_vlm
 from vlm_ablate.config.stages import LoraConfig, Stage
@@ -177,6 +180,27 @@ def test_trained_state_goes_into_a_fresh_model(kinds, request, llama, siglip, tm
         assert not any(n.startswith("vision") for n in trainable_state_dict(vlm))
     if kinds == ["lora"]:
         assert not any("base_layer" in n for n in trainable_state_dict(vlm))
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_statistics_of_an_encoder_that_was_trained_go_into_a_fresh_model(kind, llama, siglip, tmp_path) -> None:
+    """Those of batch norms follow from no parameter; without them a model that is read back gives other logits."""
+
+    def with_batch_norm() -> VLM:
+        vlm = a_vlm(siglip, llama)
+        vlm.vision.backbone.norm = nn.BatchNorm1d(vlm.vision.width)
+        vlm.vision.register_forward_hook(
+            lambda part, _, seen: replace(seen, features=part.backbone.norm(seen.features.mT).mT)
+        )
+        return vlm.eval()
+
+    vlm, fresh = with_batch_norm(), with_batch_norm()
+    assert not any(name.startswith("vision.") for name in trainable_state_dict(vlm))
+    apply_training(vlm, stage(vision=kind))
+    step(vlm)
+    save_trained(vlm, tmp_path / "trained.safetensors")
+    load_trained(fresh, tmp_path / "trained.safetensors")
+    assert torch.equal(logits(fresh.eval()), logits(vlm))
 
 
 def test_same_adapters_continue_and_other_ones_start_from_the_merged_weights(vlm: VLM) -> None:

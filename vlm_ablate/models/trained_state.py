@@ -24,6 +24,7 @@ from vlm_ablate.storage import atomic_path, storage_errors
 
 _ADAPTERS = "adapters"
 _NEW_PARTS = ("connector.", "architecture.")
+_ENCODER = "vision."
 
 
 def trainable_state_dict(vlm: VLM) -> dict[str, Tensor]:
@@ -49,8 +50,11 @@ def _whole(tensor: Tensor) -> Tensor:
 
 
 def _new_buffers(vlm: VLM) -> list[tuple[str, Tensor]]:
+    """Those of new parts, and of an encoder that was trained: its batch norms may have taken new statistics."""
     kept = vlm.state_dict(keep_vars=True)
-    return [(n, b) for n, b in vlm.named_buffers() if n in kept and n.startswith(_NEW_PARTS)]
+    trained = any(name.startswith(_ENCODER) for name in vlm.touched)
+    parts = (*_NEW_PARTS, _ENCODER) if trained else _NEW_PARTS
+    return [(n, b) for n, b in vlm.named_buffers() if n in kept and n.startswith(parts)]
 
 
 def _through_adapters(vlm: VLM, name: str) -> str:
