@@ -59,6 +59,27 @@ def test_record_says_how_it_was_made(vlm: VLM, data_config: DataConfig, tmp_path
     assert record.score == pytest.approx(20 * sum(p.score for p in predictions))
 
 
+def test_prompts_beyond_the_positions_of_the_language_model_are_told(
+    vlm: VLM, data_config: DataConfig, tmp_path: Path, monkeypatch, caplog
+) -> None:
+    lengths = []
+    monkeypatch.setattr(Prompts, "layout", lambda *a, own=Prompts.layout: (lengths.append(own(*a)), lengths[-1])[1])
+
+    def told(name: str, positions: int) -> list[str]:
+        caplog.clear()
+        monkeypatch.setattr(vlm.language.model.config, "max_position_embeddings", positions)
+        out = tmp_path / name
+        evaluate(vlm, "squares", entry(limit=5), config(), data_config, batch_size=2, blind=False, out=out)
+        return [message for message in caplog.messages if "positions" in message]
+
+    assert told("known", 4096) == []
+    tokens = sorted(len(layout.input_ids) for layout in lengths)
+    (message,) = told("told", tokens[2] + Squares.max_new_tokens)
+    over = sum(length > tokens[2] for length in tokens)
+    assert message.startswith(f"squares: {over} of 5 prompts are longer")
+    assert f"the longest: {tokens[-1]} tokens" in message
+
+
 def test_answers_do_not_depend_on_the_batch(vlm: VLM, data_config: DataConfig, tmp_path: Path) -> None:
     for size in (1, 5, 32):
         evaluate(vlm, "s", entry(), config(), data_config, batch_size=size, blind=False, out=tmp_path / f"{size}.jsonl")

@@ -23,6 +23,7 @@ from vlm_ablate.evaluation.predictions import Prediction, PredictionFile
 from vlm_ablate.evaluation.prompts import Template, build_prompt, get_template
 from vlm_ablate.evaluation.record import ScoreRecord
 from vlm_ablate.evaluation.text_answers import TextAnswers
+from vlm_ablate.events import remark
 from vlm_ablate.models.beginnings import Beginnings
 from vlm_ablate.registry import benchmarks
 
@@ -140,6 +141,7 @@ def evaluate(
             asking = _Asking(requests.prompts, benchmark, texts, sharing)
             with _inference(vlm, precision):
                 _answer_all(asking, items, requests, batch_size, file, report)
+            requests.tell_of_long(column, benchmark.max_new_tokens)
         report(len(items), len(items))
         ids = [item.id for item in items]
         result = metric.corpus([file.done[i].prediction for i in ids], [file.done[i].references for i in ids])
@@ -186,11 +188,27 @@ class _Requests:
         self.prompts, self._column = Prompts(vlm, data), column
         self._template, self._demonstrator, self._data = template, demonstrator, data
         self._withheld, self._split = {"blind": blind, "described": described}, split
+        self._lengths: list[int] = []
 
     def make(self, items: Sequence[BenchmarkItem]) -> list[_Request]:
         """Requests of some items, in their order."""
         shots = self._demonstrator.draw(items)
-        return [self._request(item, drawn) for item, drawn in zip(items, shots, strict=True)]
+        made = [self._request(item, drawn) for item, drawn in zip(items, shots, strict=True)]
+        self._lengths += [len(request.layout.input_ids) for request in made]
+        return made
+
+    def tell_of_long(self, column: str, answer: int) -> None:
+        """Say how many prompts were longer than the language model was made for, its answer included.
+
+        Args:
+            answer: tokens of an answer at most.
+        """
+        known = getattr(self.prompts.vlm.language.model.config, "max_position_embeddings", None)
+        if known and (long := sum(length + answer > known for length in self._lengths)):
+            remark(
+                f"{column}: {long} of {len(self._lengths)} prompts are longer, with their answers, than the {known:,}"
+                f" positions of the language model (the longest: {max(self._lengths):,} tokens)"
+            )
 
     def _request(self, item: BenchmarkItem, shots: Sequence[BenchmarkItem]) -> _Request:
         sample = build_prompt(item, shots, self._template, self._data.prompt, **self._withheld)
