@@ -17,10 +17,14 @@ from transformers import (
 
 from tests.models.conftest import TEXT, save_lm
 from tests.models.support import IMAGE, a_batch, a_vlm, assert_same_greedy, logits_of, margins, open_gates
+from vlm_ablate.config.data import ImageConfig, Preparation
 from vlm_ablate.config.stages import Stage
+from vlm_ablate.data.encode import Encoder
+from vlm_ablate.data.sample import Sample, Text
 from vlm_ablate.errors import ModelError
 from vlm_ablate.models.adapters import apply_training
 from vlm_ablate.models.batch import Batch
+from vlm_ablate.models.generation import decode
 from vlm_ablate.models.masks import visible_views
 from vlm_ablate.models.vlm import VLM, build_vlm
 
@@ -258,6 +262,20 @@ def test_new_tokens_have_rows_of_their_own(padded: int, siglip, tmp_path) -> Non
     head, plain = vlm.language.model.get_output_embeddings(), base.get_output_embeddings()
     assert torch.equal(head(states)[:, :words], plain(states)[:, :words])
     assert torch.equal(head(states)[:, words + 3 :], plain(states)[:, words + 3 :])
+
+
+def test_extra_tokens_are_words_of_texts_and_answers(llama, siglip) -> None:
+    vlm = a_vlm(siglip, llama, extra_tokens=["<loc_1>", "<loc_12>"])
+    first, second = vlm.tokenizer.convert_tokens_to_ids(["<loc_1>", "<loc_12>"])
+    encoder = Encoder(vlm.tokenizer, Preparation(image=ImageConfig(size=32)), vlm.placeholders)
+    layout = encoder.layout(Sample("s", (Text("the cat is <loc_12> <loc_1> <image>", True),), "test"))
+    ids, labels = layout.input_ids.tolist(), layout.labels.tolist()
+    assert ids.index(second) + 1 == ids.index(first) and {first, second} <= set(labels)
+    assert vlm.image_token_id not in ids, "a marker is none of a text's words"
+    found = decode(vlm.tokenizer, [second, first, vlm.image_token_id, vlm.tokenizer.eos_token_id], [2], [])
+    assert found.split() == ["<loc_12>", "<loc_1>"]
+    rows = vlm.language.model.get_input_embeddings().trainable_tokens
+    assert len(rows) == 5 and second == first + 1 == vlm.image_token_id + 3
 
 
 def test_new_parameters_depend_on_the_seed_and_their_part_alone(llama, siglip) -> None:

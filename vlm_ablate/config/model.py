@@ -74,7 +74,8 @@ class ModelConfig(Strict, decides="training"):
     SmolVLM, LLaVA, PaliGemma, Idefics, Mllama), a folder that `vlm-ablate export` wrote, or `run:NAME`, a finished run
     of the same home. A mapping takes single parts from there: `{connector: run:NAME}`. Checked by `plan`."""
     extra_tokens: list[str] = Field(default_factory=list)
-    """Tokens added to the language model's vocabulary beside the image tokens."""
+    """Tokens added to the language model's vocabulary beside the image tokens: words of their own wherever texts and
+    answers have them (`<loc_12>`), with rows that every stage trains."""
 
     @property
     def starts(self) -> dict[str, str]:

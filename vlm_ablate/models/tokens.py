@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -47,8 +48,13 @@ class NewTokens:
     """Ids of all tokens that were asked for."""
 
 
-def add_tokens(language: LanguageModel, tokens: list[str]) -> NewTokens:
-    """Make sure that the tokeniser has these special tokens. Without a tokeniser (planning) all count as new.
+def add_tokens(language: LanguageModel, tokens: Sequence[str], words: Sequence[str] = ()) -> NewTokens:
+    """Make sure that the tokeniser has these tokens. Without a tokeniser (planning) all count as new.
+
+    Args:
+        language: whose tokeniser it is.
+        tokens: special ones: prompts write them, no data does, and no answer shows them.
+        words: others, behind them: what data and answers may hold.
 
     Raises:
         ModelError: the tokeniser has more tokens than the embedding has rows, or cannot take new ones.
@@ -56,7 +62,7 @@ def add_tokens(language: LanguageModel, tokens: list[str]) -> NewTokens:
     from tokenizers import AddedToken
 
     tokenizer, rows = language.tokenizer, language.vocabulary
-    tokens = list(dict.fromkeys(tokens))
+    special, tokens = frozenset(tokens), list(dict.fromkeys([*tokens, *words]))
     if tokenizer is None and language.image_token_id is not None:
         return NewTokens([], rows, {IMAGE: language.image_token_id})
     if tokenizer is None:
@@ -66,7 +72,9 @@ def add_tokens(language: LanguageModel, tokens: list[str]) -> NewTokens:
     if largest >= rows:
         raise ModelError(f"the tokeniser has ids up to {largest}, the embedding only {rows} rows")
     new = [token for token in tokens if token not in known]
-    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in new], special_tokens=True)
+    for kind in (True, False):
+        added = [AddedToken(token, special=kind, normalized=False) for token in new if (token in special) is kind]
+        tokenizer.add_tokens(added, special_tokens=kind)
     ids = dict(zip(tokens, cast(list[int], tokenizer.convert_tokens_to_ids(tokens)), strict=True))
     start = ids[new[0]] if new else rows
     if [ids[token] for token in new] != list(range(start, start + len(new))):

@@ -346,7 +346,7 @@ def build_vlm(
         vision = vision_encoders.build(config.vision, image_size=views.side, load_weights=load_weights)
     with quietly(), seeded(seed, "language"):
         language = language_models.build(config.language, load_weights=load_weights, dtype=language_dtype)
-    new = add_tokens(language, [*image_tokens(views), *config.extra_tokens])
+    new = add_tokens(language, image_tokens(views), config.extra_tokens)
     with seeded(seed, "vocabulary"):
         extend_vocabulary(language, new.start, len(new.tokens))
     promises.check_methods(vision, VisionEncoder)
