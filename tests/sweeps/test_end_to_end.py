@@ -13,8 +13,13 @@ from tests.command import call
 from vlm_ablate.cli.plan import plan_arms
 from vlm_ablate.config.expand import load_experiment
 from vlm_ablate.home import Home
+from vlm_ablate.launch.base import RunFuture
+from vlm_ablate.runs.folder import StageFolder
+from vlm_ablate.runs.log import read_log
 from vlm_ablate.sweeps.cost import Costs
 from vlm_ablate.sweeps.loading import load_sweep
+from vlm_ablate.sweeps.trials import OpenTrial, StudyTrials
+from vlm_ablate.training.checkpoint import CheckpointFiles
 
 ROOT = Path(__file__).parents[2]
 ARM = "ar_linear_frozen"
@@ -87,23 +92,51 @@ def test_from_a_sweep_file_to_its_winner(home: Home, tmp_path: Path, monkeypatch
 
 
 @pytest.mark.expensive
-def test_a_pruned_run_stops_before_the_next_point_and_its_checkpoint_remains(
+def test_a_pruned_run_stops_within_a_step_and_a_later_command_goes_on_from_its_checkpoint(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A worker process trains on while the pruner is asked; after its answer it may end the step in progress."""
     monkeypatch.chdir(ROOT)
-    steps = {"stages.*.steps": 160, "stages.*.batch_size": 2, "data.mixture.*.source.rows": 320}
-    curve = {"evaluation.curve": {"points": 4, "limit": 1}}
+    asked = TINY | {
+        "stages.*.steps": 120, "stages.*.batch_size": 4, "data.mixture.*.source.rows": 480, "execution.log_every": 1,
+        "evaluation.curve": {"points": 3, "limit": 1},
+    }  # fmt: skip
     file = write(
-        tmp_path, set=TINY | steps | curve, pruner="median", space={RATE: {"low": 1e-3, "high": 5e-3}},
-        sampler="random", budget={"trials": 1},
+        tmp_path, set=asked, pruner="median", space={RATE: {"low": 1e-3, "high": 5e-3}}, sampler="random",
+        budget={"trials": 1},
     )  # fmt: skip
     monkeypatch.setattr("vlm_ablate.sweeps.storage.pruner_of", lambda loaded: ThresholdPruner(upper=-1.0))
+    report, stop, seen = StudyTrials.report, RunFuture.stop, dict[str, int]()
+
+    def steps() -> int:
+        (stage,) = home.stages.iterdir()
+        return max(entry.step for entry in read_log(StageFolder(stage).log))
+
+    def reported(self: StudyTrials, trial: OpenTrial, step: int, value: float) -> bool:
+        behind = report(self, trial, step, value)
+        seen["when it was decided"] = steps()
+        return behind
+
+    def stopped(self: RunFuture) -> None:
+        stop(self)
+        seen["when the process was told"] = steps()
+
+    monkeypatch.setattr(StudyTrials, "report", reported)
+    monkeypatch.setattr(RunFuture, "stop", stopped)
     ran = call("sweep", file, "--jobs", "1", "--home", str(home.root))
     assert ran.exit_code == 0 and "1 pruned" in ran.output, ran.output
     (stage,) = home.stages.iterdir()
-    kept = [int(checkpoint.name.split("-")[1]) for checkpoint in stage.glob("checkpoint-*.ckpt")]
-    assert 40 <= max(kept) < 80, "points are 40 steps apart"
+    ((step, _),) = CheckpointFiles(stage).found()
+    assert 40 <= seen["when it was decided"] <= seen["when the process was told"] <= step == steps() < 80, seen
+    assert step - seen["when the process was told"] <= 1, "it ends the step in progress"
+    assert step - seen["when it was decided"] <= 2, "at most one other ends on the way to the process"
     assert not (stage / "outcome.json").exists()
+
+    sets = [part for field, value in asked.items() for part in ("--set", f"{field}={value}".replace("'", ""))]
+    later = call("run", "idefics2/t03_architecture", "--arms", ARM, "--seeds", "0", "--jobs", "1", *sets,
+                 "--home", str(home.root))  # fmt: skip
+    assert later.exit_code == 0 and f"continuing from step {step}" in later.output, later.output
+    assert [folder.name for folder in home.stages.iterdir()] == [stage.name] and steps() == 120
 
 
 def test_hours_of_a_trial_are_those_that_plan_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
