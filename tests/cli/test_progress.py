@@ -145,6 +145,10 @@ def test_no_notice_is_left_out_for_another_line(monkeypatch: pytest.MonkeyPatch)
     assert shown == ["started", "failed  (and 2 finished)"]
     steady.flush()
     assert shown[2:] == ["warning", "info"]
+    for kind in ("finished", "pruned", "does not fit", "pruned"):
+        steady.add(kind, kind)
+    steady.flush()
+    assert shown[4:] == ["pruned  (and 1 pruned, 1 does not fit, 1 finished)"], "ends of trials are counted, too"
 
 
 def test_durations() -> None:

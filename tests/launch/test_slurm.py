@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -14,6 +16,7 @@ import pytest
 
 from tests.launch.slurm_cluster import missing, slurm
 from tests.launch.test_local import TARGET, calls
+from tests.runs.disk import write_log
 from tests.tracking.specs import make_spec
 from tests.waiting import wait_for
 from vlm_ablate.errors import VlmAblateError
@@ -22,7 +25,8 @@ from vlm_ablate.home import Home
 from vlm_ablate.launch.base import Placement
 from vlm_ablate.launch.campaign import Campaign
 from vlm_ablate.launch.configs import SlurmConfig
-from vlm_ablate.launch.slurm import SlurmLauncher
+from vlm_ablate.launch.handover import Handover, Listening
+from vlm_ablate.launch.slurm import _SIGNALS, IDLE_JOBS, SlurmLauncher, run_task
 from vlm_ablate.launch.slurm_nodes import _gpus, _minutes
 from vlm_ablate.runs.outcome import RunOutcome
 from vlm_ablate.runs.spec import RunSpec
@@ -130,6 +134,37 @@ def test_without_slurm_it_is_said(home: Home, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(VlmAblateError, match="no part of a Slurm cluster"), opened(home):
         pass
+
+
+def test_a_run_whose_jobs_leave_nothing_does_not_go_back_into_the_queue_for_ever(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job's limit may be shorter than what it takes to the first checkpoint."""
+    spec = make_spec("mlp", 1)
+    stage = write_log(spec, home, [])
+    setup = {"home": str(home.root), "target": TARGET, "tracking_uri": home.tracking_uri, "path": sys.path}
+    handover = Handover.create(home, {**setup, "launcher": "slurm", "threads": 1})
+    task, requeued = handover.task(1, spec), list[int]()
+
+    def limit(*arguments: Any, **options: Any) -> str:
+        os.kill(os.getpid(), signal.SIGUSR2)
+        return "interrupted"
+
+    monkeypatch.setattr("vlm_ablate.launch.slurm.attend", limit)
+    monkeypatch.setattr("vlm_ablate.launch.slurm._requeue", lambda: requeued.append(1))
+    handlers = {number: signal.getsignal(number) for number in _SIGNALS}
+    try:
+        for job in range(2 * IDLE_JOBS):
+            run_task(str(task.root), str(handover.root), handover.token)
+            if job == IDLE_JOBS - 1:
+                (stage.root / "checkpoint-3-x.ckpt").touch()
+        assert len(requeued) == 2 * IDLE_JOBS and list(Listening(task)()) == []
+        run_task(str(task.root), str(handover.root), handover.token)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    ((kind, why),) = Listening(task)()
+    assert kind == "died" and "give a job more time" in why and len(requeued) == 2 * IDLE_JOBS
 
 
 def test_what_sinfo_tells_of_nodes_is_read() -> None:

@@ -111,6 +111,20 @@ def test_values_in_steps_are_those_that_a_file_writes() -> None:
     assert listed(Dimension(low=0.1, high=0.5, step=0.1)) == [0.1, 0.2, 0.3, 0.4, 0.5]
 
 
+def test_homes_that_share_a_server_and_ask_at_the_same_moment_get_different_values(
+    tmp_path: Path, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded, uri = load_sweep(write_sweep(tmp_path)), default_storage(home, "toy")
+    (ours,), (theirs,) = (open_studies(loaded, each, uri) for each in (home, Home(tmp_path / "other")))
+    begun, seen = ours.ask(), ours.all()  # the file as it stands
+    first = theirs.ask()
+    monkeypatch.setattr(ours, "all", lambda: seen)  # as it was before the other one asked
+    second = ours.ask()
+    assert first is not None and second is not None and first.values != second.values
+    for trial in filter(None, (begun, first, second)):
+        trial.study.leave(trial)
+
+
 class Robbed(Oracle):
     """Another process takes the trial over and tells it, while this one shows no life."""
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 LINE_SECONDS = 1.0
 """Least time between two lines."""
-IMPORTANT = ("failed", "skipped", "diverged", "stopped", "finished", "recorded", "started")
+IMPORTANT = ("failed", "skipped", "diverged", "stopped", "pruned", "does not fit", "left", "finished", "recorded",
+             "started")  # fmt: skip
 """Kinds of lines, those that are shown first in front; any other comes after them."""
 NOTICES = ("warning", "info")
 """Kinds that stand nowhere else, so that none is left out for another line; they come after what failed."""

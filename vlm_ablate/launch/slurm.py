@@ -27,9 +27,13 @@ from vlm_ablate.launch.handover import Handover, Saying, Task, check_home
 from vlm_ablate.launch.remote import attend
 from vlm_ablate.launch.seats import follow, holding
 from vlm_ablate.launch.slurm_nodes import USUAL_MINUTES, Slurm, seat_of_slurm, submit_options
+from vlm_ablate.runs.folder import read_json, run_folder, variants, write_json
 
 FOLDER = "slurm"
 """In the launch's folder: scripts and output of the jobs."""
+IDLE_JOBS = 5
+"""Jobs of a run that come to their time limit one after another and leave nothing more than there was before; with the
+next one it fails, as it would go back into the queue without end."""
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -168,7 +172,8 @@ def run_task(task: str, root: str, token: str) -> None:
         follow(seat, check=lambda: check_home(root, token))
         return
     check_home(root, token)
-    home = Home(Path(Task(Path(task)).read()["home"]))
+    data = Task(Path(task)).read()
+    home = Home(Path(data["home"]))
     try:
         with holding(seat, (), home, lambda message: print(message, flush=True)):
             ended = attend(Task(Path(task)), leave=lambda: bool(heard))
@@ -177,7 +182,28 @@ def run_task(task: str, root: str, token: str) -> None:
             Saying(Task(Path(task))).send(("died", str(error)))
         raise
     if ended == "interrupted" and heard and not Task(Path(task)).withdrawn:
-        _requeue()
+        if signal.SIGTERM not in heard and _stands_still(Task(Path(task)), home, data["id"]):
+            Saying(Task(Path(task))).send(("died", _STANDS_STILL))
+        else:
+            _requeue()
+
+
+_STANDS_STILL = (
+    f"{IDLE_JOBS + 1} of its jobs came to their time limit, and the last {IDLE_JOBS} left no further checkpoint, stage"
+    " or score: give a job more time (--launcher-set time=MINUTES), or save more often (execution.checkpoint_every)"
+)
+
+
+def _stands_still(task: Task, home: Home, run: str) -> bool:
+    """Whether job after job of a run has come to its time limit with nothing more on disk; called once in each."""
+    file, names = task.root / "limits.json", ("checkpoint-*", "outcome.json", "scores/*/predictions.jsonl")
+    keys = (run_folder(home, run).read() or {}).get("stages", ())
+    folders = [folder for key in keys for folder in variants(home.stages, key)]
+    left = sorted(f"{path} {path.stat().st_size}" for at in folders for name in names for path in at.glob(name))
+    before = read_json(file) or {}
+    times = before["times"] + 1 if before.get("left") == left else 1
+    write_json(file, {"left": left, "times": times})
+    return bool(times > IDLE_JOBS)
 
 
 def _requeue() -> None:

@@ -205,15 +205,15 @@ def _flat(data: Any, prefix: str = "") -> dict[str, Any]:
     return {k: v for name, part in data.items() for k, v in _flat(part, f"{prefix}.{name}" if prefix else name).items()}
 
 
-def sampler_of(sweep: Sweep, trials: int) -> BaseSampler:
-    """Who proposes the next values.
+def sampler_of(sweep: Sweep, number: int) -> BaseSampler:
+    """Who proposes the values of a trial.
 
     Args:
-        trials: of the study so far: a sampler that begins with the same seed after a restart repeats its proposals.
+        number: of the trial, which no other has in any process: samplers with one seed propose the same.
     """
     from optuna import samplers
 
-    seed = sweep.sampler.seed + trials
+    seed = sweep.sampler.seed + number
     match sweep.sampler.name:
         case "tpe":
             return samplers.TPESampler(seed=seed, n_startup_trials=sweep.sampler.startup)

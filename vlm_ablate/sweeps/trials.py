@@ -144,7 +144,6 @@ class StudyTrials:
             trials = self.all()
             if self.spent(trials):
                 return None
-            self.study.sampler = sampler_of(self.loaded.sweep, len(trials))
             trial = self.study.ask()
             lease = Lease.acquire(self.folder(trial.number))
             self._held.add(trial.number)
@@ -156,6 +155,7 @@ class StudyTrials:
     def _draw(self, opened: OpenTrial, trial: Trial) -> None:
         """Values for a trial that has none, or not all: what was drawn or asked for already stays."""
         try:
+            self.study.sampler = sampler_of(self.loaded.sweep, opened.number)
             values = self.plan.space.suggest(trial, trial.user_attrs.get(UNTOUCHED, ()))
             opened.values = {ARM: self.plan.arms[0], **values}
             trial.set_user_attr(VALUES, opened.values)
@@ -192,7 +192,6 @@ class StudyTrials:
             self.note(opened, {ATTEMPT: attempt})
             opened.values = now.user_attrs.get(VALUES) or {}
             if not opened.values:
-                self.study.sampler = sampler_of(self.loaded.sweep, now.number)
                 self._draw(opened, Trial(self.study, now._trial_id))
             return opened
         return None
