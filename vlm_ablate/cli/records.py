@@ -111,17 +111,24 @@ def build_report(loaded: LoadedExperiment, source: RecordFile, seeds: list[int] 
 def _remarks(loaded: LoadedExperiment) -> list[tuple[str, str]]:
     """What the table shows other than the file says."""
     from vlm_ablate.config.compose import flatten, nest
+    from vlm_ablate.reporting.notes import told_revision
 
     remarks = []
     if loaded.sets:
         remarks.append(("Set by hand", f"{'; '.join(loaded.sets)}."))
     for arm in loaded.arms.values():
         if (tuned := arm.tuned) is not None:
-            values = ", ".join(f"{'.'.join(path)} = {value}" for path, value in flatten(nest(tuned.set)).items())
-            of = f" by code of revision {tuned.revision[:12]}" if tuned.revision else ""
+            fields = flatten(nest(tuned.set)).items()
+            values = ", ".join(f"{'.'.join(path)} = {_short(value)}" for path, value in fields)
+            of = f" by code of {told_revision(tuned.revision)}" if tuned.revision else ""
             remarks.append(("Tuned", f"{arm.label}: {values}; trial {tuned.trial} of the sweep {tuned.sweep},"
                                      f" chosen on the tune split{of}."))  # fmt: skip
     if loaded.left_out:
         labels = "; ".join(loaded.left_out.values())
         remarks.append(("Arms left out", f"{labels}. Ranks and order are those among the arms shown."))
     return remarks
+
+
+def _short(value: object) -> str:
+    """A number that a sampler drew, to four digits; the file has all of them."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

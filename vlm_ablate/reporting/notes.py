@@ -195,11 +195,16 @@ def _computed(selection: Selection) -> Iterable[Note]:
         yield "Computed", "; ".join(parts) + ". The last digits of a score depend on it."
 
 
+def told_revision(value: str) -> str:
+    """A commit by its first digits; a release as it is called."""
+    commit, plus, _ = value.partition("+")
+    return (commit if " " in commit else commit[:12]) + (" with changes" if plus else "")
+
+
 def _told(tag: str, value: str) -> str:
     """A commit by its first digits, and of the libraries those that compute."""
     if tag == schema.GIT:
-        commit, plus, _ = value.partition("+")
-        return (commit if " " in commit else commit[:12]) + (" with changes" if plus else "")
+        return told_revision(value)
     found = schema.read_json_tag({tag: value}, tag) if tag == schema.VERSIONS else None
     if isinstance(found, Mapping):
         return " ".join(f"{name} {found[name]}" for name in ("torch", "transformers", "peft") if name in found)
