@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import time
@@ -237,6 +238,21 @@ def test_a_password_in_the_address_of_a_store_stands_in_no_file(home: Home) -> N
         publish(view_of(write_results(make_spec(), home)), uri, home.root / "notes")
     assert "hunter2" not in str(caught.value)
     assert not [p for p in home.root.rglob("*") if p.is_file() and b"hunter2" in p.read_bytes()]
+
+
+def test_what_was_given_before_the_store_failed_is_noted(home: Home) -> None:
+    results = write_results(make_spec(), home, points=[(10, {LOSS: 2.0})])
+    (results.folder.artifacts / "plan.json").write_text("{}")
+    view = view_of(results)
+    shutil.rmtree(home.artifacts, ignore_errors=True)
+    home.artifacts.write_text("a file where the store keeps files of runs")
+    with pytest.raises(TrackingError):
+        show(view, home)
+    note = json.loads(note_file(home.root / "notes", home.tracking_uri).read_text())
+    assert (note["points"], note["status"], note["artifacts"]) == (len(view.points), "", {})
+    home.artifacts.unlink()
+    assert show(view, home) == note["run_id"]
+    assert is_published("finished", home.root / "notes", home.tracking_uri)
 
 
 def test_who_lost_the_run_while_it_made_one_in_the_store_takes_that_back(home: Home) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import time
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,32 @@ def test_processes_that_start_at_once_share_one_store_and_one_experiment(tmp_pat
         process.join()
     assert len(ids) == 1 and [process.exitcode for process in processes] == [0] * 4
     assert not list((tmp_path / "home").glob(".mlflow.db.[0-9]*"))
+
+
+def _opens(uri: str, experiment: str, barrier: Barrier) -> None:
+    barrier.wait()
+    store.connect(uri).create_experiment(experiment)
+
+
+def test_processes_that_open_a_store_right_when_it_vanished_have_one_whole_store(tmp_path: Path) -> None:
+    """Each finds no file behind the check that there is one: whoever opens it first builds it, and the others wait."""
+    fork, uri, names = multiprocessing.get_context("fork"), f"sqlite:///{tmp_path}/mlflow.db", ["a", "b", "c"]
+    store.connect(f"sqlite:///{tmp_path}/warm.db")  # imports, so that the processes meet
+    barrier = fork.Barrier(len(names))
+    processes = [fork.Process(target=_opens, args=(uri, name, barrier)) for name in names]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert {found.name for found in store.connect(uri).search_experiments()} == {"Default", *names}
+
+
+def test_the_empty_file_that_a_connection_leaves_is_no_store(home: Home) -> None:
+    (home.root / "mlflow.db").unlink()
+    (home.root / "mlflow.db").touch()
+    store.ensure_store(home.tracking_uri)
+    assert store.connect(home.tracking_uri).search_experiments()
 
 
 def test_an_experiment_is_described_and_comes_back_when_deleted(home: Home) -> None:

@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -56,7 +56,7 @@ def ensure_store(tracking_uri: str, notify: Notify = lambda message: None) -> No
     """
     path = sqlite_path(tracking_uri)
     if path is not None:
-        if not path.exists():
+        if not _has_content(path):
             _create_sqlite(path, notify)
         _check_sqlite(path)
         return
@@ -94,7 +94,10 @@ def connect(tracking_uri: str) -> MlflowClient:
     _prepare_mlflow()
     import mlflow
 
-    with tracking_errors(tracking_uri):
+    path = sqlite_path(tracking_uri)
+    # A store that vanished right now is built by whoever opens it; two at once would leave half a schema for good.
+    alone = locked(_lock_file(path)) if path is not None and os.access(path.parent, os.W_OK) else nullcontext()
+    with alone, tracking_errors(tracking_uri):
         return mlflow.MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
 
 
@@ -212,8 +215,8 @@ def _create_experiment(client: MlflowClient, tracking_uri: str, name: str) -> st
 def _create_sqlite(path: Path, notify: Notify) -> None:
     with storage_errors("create the tracking store", path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with locked(path.with_name(f".{path.name}.lock")):
-            if path.exists():
+        with locked(_lock_file(path)):
+            if _has_content(path):
                 return
             # Built aside and renamed, so that nobody ever opens a store with half a schema.
             with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as aside:
@@ -224,6 +227,18 @@ def _create_sqlite(path: Path, notify: Notify) -> None:
                 else:
                     _build_schema(building, path, notify)
                 os.replace(building, path)
+
+
+def _lock_file(path: Path) -> Path:
+    return path.with_name(f".{path.name}.lock")
+
+
+def _has_content(path: Path) -> bool:
+    """Whether there is a store: a connection to one that vanished leaves an empty file."""
+    try:
+        return path.stat().st_size > 0
+    except FileNotFoundError:
+        return False
 
 
 def _check_sqlite(path: Path) -> None:
