@@ -291,7 +291,7 @@ def test_nothing_more_is_given_once_the_run_is_another_s(home: Home) -> None:
     finally:
         unguard(notes, check)
     (run,) = connect(home.tracking_uri).search_runs(["1"])
-    assert (run.info.run_id, run.info.status) == (run_id, "RUNNING")
+    assert (run.info.run_id, run.info.status, run.data.metrics) == (run_id, "RUNNING", {})
 
 
 @pytest.mark.parametrize("status", ["finished", "diverged", "failed", "skipped", "stopped"])
