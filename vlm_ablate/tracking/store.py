@@ -237,7 +237,7 @@ def _has_content(path: Path) -> bool:
     """Whether there is a store: a connection to one that vanished leaves an empty file."""
     try:
         return path.stat().st_size > 0
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
 
 
