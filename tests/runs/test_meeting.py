@@ -113,8 +113,8 @@ def alive(pid: int) -> bool:
 
 
 def ended(first: Forked, started: Started, capfd: pytest.CaptureFixture[str]) -> tuple[int | None, str]:
-    """Status of the first rank and what it told, within seconds; the others have ended then."""
-    status = first.wait(30)
+    """Status of the first rank and what it told, soon; the others have ended then."""
+    status = first.wait(120)
     assert status is not None, "it waits"
     wait_for(lambda: not any(alive(pid) for pid in started.ranks()))
     return status, started.said.read_text() if started.said.exists() else capfd.readouterr().err
