@@ -16,6 +16,7 @@ from vlm_ablate.runs.execute import execute
 from vlm_ablate.runs.publishing import publish_missing
 from vlm_ablate.tracking import schema
 from vlm_ablate.tracking.read import read_history, read_records
+from vlm_ablate.training.optim import schedule
 
 
 def test_a_run_is_recorded(straight):
@@ -49,6 +50,16 @@ def test_history_against_steps_and_what_was_seen(straight):
     assert {p.step: p.value for p in history["seen/images"]} == {step: 4 * step for step in range(2, 17, 2)}
     waiting = read_history(home.tracking_uri, run, [schema.WAITING])[schema.WAITING]
     assert [p.step for p in waiting] == list(range(2, 17, 2)) and all(0 < p.value < 1 for p in waiting)
+
+
+def test_the_learning_rate_follows_the_schedule_of_the_stage(parts, home):
+    stage = STAGE | {"steps": 8, "warmup_steps": 2, "schedule": "cosine", "learning_rate": 0.01}
+    spec = make_spec(parts, stages={"only": stage}, blind=False)
+    assert execute(spec, home=home).status == "finished"
+    rates = read_history(home.tracking_uri, last_record(home, spec).run_id, [schema.TRAIN_LR])[schema.TRAIN_LR]
+    factor = schedule(spec.config.stages["only"])
+    assert len({p.value for p in rates}) > 2
+    assert [p.value for p in rates] == pytest.approx([0.01 * factor(p.step) for p in rates])  # of the next step
 
 
 def test_artifacts(straight):
