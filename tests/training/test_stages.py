@@ -20,7 +20,7 @@ from vlm_ablate.config.execution import Execution
 from vlm_ablate.config.stages import Stage, Training
 from vlm_ablate.errors import Diverged, ModelError, StorageError
 from vlm_ablate.events import Checkpointed, StepDone
-from vlm_ablate.training.callbacks import DivergenceDetector, Monitor
+from vlm_ablate.training.callbacks import CurvePoints, DivergenceDetector, Monitor
 from vlm_ablate.training.checkpoint import CheckpointFiles
 from vlm_ablate.training.counters import Seen
 from vlm_ablate.training.interruption import StopRequested
@@ -245,6 +245,17 @@ def test_what_is_random_elsewhere_changes_nothing(tmp_path, straight):
 def test_curve_steps_end_with_the_stage():
     assert curve_steps(100, 4) == (25, 50, 75, 100)
     assert curve_steps(3, 10) == (1, 2, 3)
+
+
+def test_a_point_of_the_curve_is_measured_without_dropout_and_leaves_the_modes_as_they_were():
+    module = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Sequential(torch.nn.Dropout()))
+    module[1].eval()  # a frozen encoder
+    seen = []
+    point = CurvePoints([2], lambda step: seen.append((step, [part.training for part in module.modules()])), 10)
+    for step in (1, 2):
+        point.on_step_end(None, module, step)
+    assert seen == [(12, [False] * 4)]
+    assert [part.training for part in module.modules()] == [True, True, False, False]
 
 
 def test_events_and_counts(straight):
