@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -95,9 +95,11 @@ def connect(tracking_uri: str) -> MlflowClient:
     import mlflow
 
     path = sqlite_path(tracking_uri)
-    # A store that vanished right now is built by whoever opens it; two at once would leave half a schema for good.
-    alone = locked(_lock_file(path)) if path is not None and os.access(path.parent, os.W_OK) else nullcontext()
-    with alone, tracking_errors(tracking_uri):
+    # One that vanished since `ensure_store`, as importing MLflow takes seconds: two that open nothing at once would
+    # build it there, and leave half a schema for good.
+    if path is not None and not _has_content(path) and os.access(path.parent, os.W_OK):
+        _create_sqlite(path, lambda message: None)
+    with tracking_errors(tracking_uri):
         return mlflow.MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
 
 
