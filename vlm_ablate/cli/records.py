@@ -53,7 +53,7 @@ def recorded(
         records_of,
         results_of,
         seeds_asked,
-    )  # fmt: skip
+    )
     from vlm_ablate.runs.spec import specs_of
     from vlm_ablate.tracking.read import read_history, read_records
     from vlm_ablate.tracking.record_file import RecordFile

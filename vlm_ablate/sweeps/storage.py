@@ -165,7 +165,8 @@ def open_study(storage: RDBStorage, loaded: LoadedSweep, plan: StudyPlan, folder
 
 
 def check_study(study: Study, loaded: LoadedSweep, plan: StudyPlan) -> None:
-    """
+    """Look whether a study has the trials that the file tells of.
+
     Raises:
         StudyDiffers: its trials are of another space, experiment, objective or seeds than the file tells.
     """

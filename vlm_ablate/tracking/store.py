@@ -217,7 +217,7 @@ def _create_experiment(client: MlflowClient, tracking_uri: str, name: str) -> st
 def _create_sqlite(path: Path, notify: Notify) -> None:
     with storage_errors("create the tracking store", path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with locked(_lock_file(path)):
+        with locked(path.with_name(f".{path.name}.lock")):
             if _has_content(path):
                 return
             # Built aside and renamed, so that nobody ever opens a store with half a schema.
@@ -229,10 +229,6 @@ def _create_sqlite(path: Path, notify: Notify) -> None:
                 else:
                     _build_schema(building, path, notify)
                 os.replace(building, path)
-
-
-def _lock_file(path: Path) -> Path:
-    return path.with_name(f".{path.name}.lock")
 
 
 def _has_content(path: Path) -> bool:
