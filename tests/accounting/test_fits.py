@@ -61,7 +61,8 @@ def test_gpus_are_known_by_their_drivers_names() -> None:
     names = {"NVIDIA H100 80GB HBM3": "h100", "NVIDIA A100-SXM4-80GB": "a100", "NVIDIA GeForce RTX 4090": "rtx4090",
              "NVIDIA H200": "h200", "NVIDIA L40S": "l40s"}  # fmt: skip
     assert {name: gpu_called(name) for name in names} == {name: GPUS[key] for name, key in names.items()}
-    for other in ("NVIDIA H100 PCIe", "NVIDIA H100 80GB HBM3 MIG 1g.10gb", "NVIDIA GH200 480GB", "Tesla T4", ""):
+    for other in ("NVIDIA H100 PCIe", "NVIDIA H100 80GB HBM3 MIG 1g.10gb", "NVIDIA GH200 480GB", "Tesla T4", "",
+                  "NVIDIA H200 NVL", "NVIDIA GeForce RTX 4090 D", "NVIDIA GeForce RTX 4090 Laptop GPU"):
         assert gpu_called(other) is None
 
 

@@ -62,16 +62,18 @@ def test_a_table_whose_file_is_gone_is_named(reported: Path) -> None:
     assert "<b>agrees</b>" in (reported / "out/idefics2-first-tiny.html").read_text()
 
 
-def test_an_experiment_beside_its_records_is_found(reported: Path) -> None:
-    """As the winner of a sweep lies in `results/`."""
-    run = CliRunner().invoke(
-        app, ["table", "idefics2/first", "--scale", "tiny", "--home", "home", "--out", "results/sweeps/mine/table"]
-    )
+def test_an_experiment_beside_its_records_is_found_and_shown_with_the_arms_that_these_have(reported: Path) -> None:
+    """As the winner of a sweep lies in `results/`, compared with a few arms of the experiment that it stands on."""
+    words = ["table", "idefics2/first", "--scale", "tiny", "--home", "home", "--arms", "one,three"]
+    run = CliRunner().invoke(app, [*words, "--out", "results/sweeps/mine/table"])
     assert run.exit_code == 0, run.output
+    shutil.rmtree(reported / "home")
     (reported / "experiments/idefics2/first.yaml").rename(reported / "results/sweeps/mine/winner.yaml")
     command("--out", "out")
     page = (reported / "out/idefics2-first-tiny.html").read_text()
-    assert "<b>agrees</b>" in page and "vlm-ablate run results/sweeps/mine/winner.yaml --scale tiny" in page
+    assert "<b>agrees</b>" in page and "not run" not in page and "Arms left out" in page
+    again = "vlm-ablate run results/sweeps/mine/winner.yaml --scale tiny --arms one,three"
+    assert again in page and again.replace(" run ", " table ") in page
 
 
 def test_evaluated_checkpoints_are_rows_of_their_tables(reported: Path) -> None:

@@ -76,6 +76,12 @@ GOLDEN = [
         id="unknown choice",
     ),
     pytest.param(
+        ("    vqav2: {benchmark", "    mean: {benchmark"),
+        ['experiments/demo.yaml:16: evaluation: no column can have the name "mean": so the mean of all columns is '
+         'called'],
+        id="a column called mean",
+    ),
+    pytest.param(
         ("evaluation:\n", "execution: {micro_batch_size: 5}\nevaluation:\n"),
         ["experiments/demo.yaml:16: execution.micro_batch_size: 5 does not divide batch_size 16 of stage 'pretrain'"],
         id="values that do not fit",

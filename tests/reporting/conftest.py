@@ -140,6 +140,12 @@ def score_of() -> Callable[..., dict[str, Any]]:
 
 
 @pytest.fixture
+def history() -> Callable[..., History]:
+    """Makes the histories of one record."""
+    return make_history
+
+
+@pytest.fixture
 def histories(runs: list[RunRecord]) -> dict[str, History]:
     """Run id -> histories."""
     return {r.run_id: make_history(r) for r in runs}

@@ -10,6 +10,7 @@ import pytest
 from vlm_ablate.config.experiment import Claim, Experiment, TableConfig
 from vlm_ablate.reporting import render, report
 from vlm_ablate.reporting.finding import finding
+from vlm_ablate.reporting.judgement import judgement_notes
 from vlm_ablate.reporting.layout import lay_out
 from vlm_ablate.reporting.statistics import Verdict, holm
 from vlm_ablate.tracking.records import Point, RunRecord
@@ -45,6 +46,9 @@ def test_a_claim_that_the_stand_ins_cannot_test_says_why_and_counts_for_no_other
     assert (claims[0].verdict, claims[0].reason) == (Verdict.says_nothing, "both are the same here")
     assert claims[0].difference is not None and claims[0].comparisons[0].p is None
     assert claims[1].comparisons[0].p_holm == claims[1].comparisons[0].p
+    likeness = Claim(text="is alike", better="ca_lora", worse="ca", relation="similar", untested={"laptop": "no"})
+    notes = dict(judgement_notes(report(with_table(experiment, claims=[likeness, other]), runs)))
+    assert "Similar" not in notes["Claims"] and "equivalence" not in notes["Power"]
     elsewhere = tested.model_copy(update={"untested": {"workstation": "both are the same there"}})
     assert report(with_table(experiment, claims=[elsewhere]), runs).claims[0].verdict == Verdict.agrees
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
-from vlm_ablate.config.experiment import Experiment
+from vlm_ablate.config.experiment import Arm, Experiment, TableConfig
 from vlm_ablate.errors import StorageError, VlmAblateError
 from vlm_ablate.reporting import figure_paper, figure_seen, report, write_results
+from vlm_ablate.reporting.charts import figure_curve, figure_slope
 from vlm_ablate.reporting.figures import _scientific as scientific
 from vlm_ablate.reporting.figures import curves, spread_out
 from vlm_ablate.reporting.frame import sample_of
@@ -96,6 +98,56 @@ def test_labels_do_not_overlap_and_stay_where_there_is_room() -> None:
     assert [b - a for a, b in pairwise(near)] == pytest.approx([0.1, 0.1])
     assert sum(near) / 3 == pytest.approx(0.51)
     assert placed[0] < placed[3] < placed[1]
+
+
+def test_labels_stay_within_the_room_that_there_is() -> None:
+    heights = [0.2, 0.1, 0.2, 0.1]
+    for wanted in ([0.95, 0.9, 1.0, 1.0], [0.0, 0.05, 0.0, 0.3], [0.5, 0.5, 0.5, 0.5]):
+        placed = spread_out(wanted, heights, 0.0, 1.0)
+        ends = sorted((y - h / 2, y + h / 2) for y, h in zip(placed, heights, strict=True))
+        assert ends[0][0] > -1e-9 and ends[-1][1] < 1 + 1e-9
+        assert all(below[1] < above[0] + 1e-9 for below, above in pairwise(ends))
+    tight = spread_out([0.9, 0.1], [0.5, 0.5], 0.0, 1.0)
+    assert tight == pytest.approx([0.75, 0.25])
+
+
+def test_no_label_of_a_curve_or_an_order_is_cut(
+    experiment: Experiment,
+    run: Callable[..., RunRecord],
+    history: Callable[[RunRecord], History],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nor does one stand over another, however many arms end near the top with names of several lines."""
+    told = "A name that takes more lines than one, as names of arms often do, number"
+    names = {f"arm_{i}": f"{told} {i}" for i in range(12)}
+    cells = [written.cell for written in experiment.arms.values()]
+    many = experiment.model_copy(update={
+        "arms": {arm: Arm(label=name, cell=cells[i] if i < 5 else None) for i, (arm, name) in enumerate(names.items())},
+        "table": TableConfig(claims=[]),
+    })  # fmt: skip
+    records = [run(arm, seed) for arm in names for seed in range(2)]
+    histories = {r.run_id: history(r) for r in records}
+    drawn: list[Figure] = []
+    monkeypatch.setattr("vlm_ablate.reporting.figures.to_bytes", lambda figure, format: drawn.append(figure) or b"")
+    monkeypatch.setattr("vlm_ablate.reporting.charts.to_bytes", lambda figure, format: drawn.append(figure) or b"")
+    made = report(many, records)
+    figure_seen(made, records, histories)
+    figure_curve(made, curves(made, records, histories))
+    figure_slope(made)
+    for figure in drawn:
+        assert not cut_or_covered(figure)
+
+
+def cut_or_covered(figure: Figure) -> list[str]:
+    """Texts of several words of a figure that reach over its edge or into one another."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    FigureCanvasAgg(figure).draw()
+    texts = [t for axes in figure.axes for t in axes.texts] + figure.texts
+    boxes = [(t.get_text(), t.get_window_extent()) for t in texts]
+    width, height = figure.get_size_inches() * figure.dpi
+    over = [text for text, b in boxes if b.x0 < 0 or b.y0 < 0 or b.x1 > width or b.y1 > height]
+    return over + [a for (a, box), (b, other) in combinations(boxes, 2) if box.overlaps(other)]
 
 
 def test_scientific_ticks() -> None:

@@ -14,8 +14,10 @@ import pytest
 from vlm_ablate.config.expand import restricted
 from vlm_ablate.config.experiment import Arm, Claim, Experiment, PaperRef, TableConfig
 from vlm_ablate.errors import DataError, UnknownNameError, VlmAblateError
-from vlm_ablate.reporting import render, report
+from vlm_ablate.papers import find_row
+from vlm_ablate.reporting import frame, render, report
 from vlm_ablate.reporting.frame import ArmRow, Report
+from vlm_ablate.reporting.layout import lay_out
 from vlm_ablate.reporting.statistics import Verdict, estimate
 from vlm_ablate.tracking import schema
 from vlm_ablate.tracking.records import Point, RunRecord
@@ -255,6 +257,46 @@ def test_the_data_are_compared_between_the_arms_of_a_seed(experiment: Experiment
     alike = {("ca", 0): "aa", ("ar_lora", 0): "aa", ("ca", 1): "bb", ("ar_lora", 1): "bb"}
     assert note(alike).endswith("saw the same data in the same order (fingerprints: seed 0: aa; seed 1: bb).")
     assert note(alike | {("ca", 1): "cc"}).startswith("the arms of seed 1 did not see the same data")
+    # Of several stages, of which the first may be shared.
+    staged = {("ca", 0): "a" * 16 + ",b", ("ar_lora", 0): "a" * 16 + ",c"}
+    said = "the arms of seed 0 did not see the same data (fingerprints: seed 0: {0} + b and {0} + c)."
+    assert note(staged) == said.format("a" * 12)
+    assert note(staged | {("ca", 0): "a" * 16 + ",c"}).startswith("all arms of a seed saw the same data")
+
+
+def test_a_run_that_has_not_ended_tells_nothing_of_the_data(experiment: Experiment, run: Run) -> None:
+    going = run("ca", 0, status="running", tags={"vlm.data_fingerprint": "aa"})
+    done = run("ar_lora", 0, tags={"vlm.data_fingerprint": "aa,bb"})
+    assert "all arms of a seed saw the same" in dict(report(experiment, [going, done]).notes)["Training data"]
+
+
+def test_a_run_that_was_stopped_is_called_so(experiment: Experiment, runs: list[RunRecord], run: Run) -> None:
+    found = report(experiment, [*without(runs, "ca"), *(run("ca", seed, status="stopped") for seed in range(3))])
+    assert row_of(found, "ca").status == "stopped"
+    one = report(experiment, [*without(runs, "ca"), run("ca", 0), run("ca", 1, status="stopped")])
+    assert row_of(one, "ca").status == "finished"
+
+
+def test_a_stand_in_of_two_stages_is_told_once_with_all_its_arms(experiment: Experiment, run: Run) -> None:
+    def made(arm: str, *stages: str) -> RunRecord:
+        told = {f"stages.{stage}.data.mixture.web.source": "OBELICS -> offline" for stage in stages}
+        return run(arm, tags={"vlm.stand_ins": json.dumps(told)})
+
+    found = report(experiment, [made("ca", "one", "two"), made("ca_lora", "one"), made("ar_lora", "two")])
+    assert [text for subject, text in found.notes if subject == "Stand-in"] == ["source: OBELICS -> offline"]
+
+
+def test_pairs_that_the_paper_does_not_tell_apart_are_out_of_the_order(
+    experiment: Experiment, runs: list[RunRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = {arm: dict(find_row("idefics2_t03", written.cell or {})) for arm, written in experiment.arms.items()}
+    tied = {id(row): row for row in cells.values()}
+    cells["ar_perceiver"]["avg_score"] = cells["ar_linear"]["avg_score"]
+    assert len(tied) == 5
+    monkeypatch.setattr(frame, "find_row", lambda _, cell: next(c for c in cells.values() if cell.items() <= c.items()))
+    order = lay_out(report(experiment, runs)).order
+    assert order.startswith("Order of arms: 8 of 9 pairs stand in the paper's order")
+    assert order.endswith("Not counted: 1 pair that the paper does not tell apart.")
 
 
 def test_what_holds_for_several_arms_is_said_once(experiment: Experiment, run: Run) -> None:
@@ -387,9 +429,11 @@ def test_a_cell_of_the_paper_without_a_number(experiment: Experiment, run: Run) 
 
 
 def test_several_code_versions_and_machines_are_told(experiment: Experiment, run: Run) -> None:
-    tags = [{"vlm.git": "a" * 40, "vlm.machine": "AMD"}, {"vlm.git": "b" * 40 + "+changes", "vlm.machine": "Intel"}]
+    tags = [{"vlm.git": "a" * 40, "vlm.machine": "AMD", "vlm.threads": "1"},
+            {"vlm.git": "b" * 40 + "+changes", "vlm.machine": "Intel", "vlm.threads": "2"}]  # fmt: skip
     found = report(experiment, [run("ca", seed, tags=tags[seed]) for seed in range(2)])
     note = dict(found.notes)["Computed"]
     assert "aaaaaaaaaaaa (1 run), bbbbbbbbbbbb with changes (1 run)" in note and "AMD (1 run), Intel (1 run)" in note
+    assert "threads: 1 (1 run), 2 (1 run)" in note
     alike = report(experiment, [run("ca", seed, tags=tags[0]) for seed in range(2)])
     assert "Computed" not in dict(alike.notes)

@@ -27,7 +27,7 @@ from vlm_ablate.tracking.client_reader import ClientReader
 from vlm_ablate.tracking.publish import publish
 from vlm_ablate.tracking.read import read_history, read_records
 from vlm_ablate.tracking.record_file import dump_records, load_records
-from vlm_ablate.tracking.records import Point, RunRecord
+from vlm_ablate.tracking.records import Point, RunRecord, make_record
 from vlm_ablate.tracking.shared_view import COMPARE_VIEW, RUNS_VIEW
 from vlm_ablate.tracking.sqlite_reader import SqliteReader, sqlite_path
 from vlm_ablate.tracking.ui import ui_pages
@@ -97,6 +97,11 @@ def test_a_record_tells_what_the_run_said(recorded: Home) -> None:
     assert full.status == "diverged" and full.message == "loss is nan" and math.isnan(full.metrics[LOSS])
     assert records["mlp 2"].status == "running" and records["mlp 2"].scores == []
     assert read_records(recorded.tracking_uri, "no/such") == []
+
+
+def test_a_run_whose_seed_somebody_wrote_as_a_word_is_named() -> None:
+    with pytest.raises(TrackingError, match=r"run 'mine' \(r1\) of demo/t01: its tag vlm\.seed .* not 'first'"):
+        make_record("r1", "demo/t01", "mine", "FINISHED", {schema.SEED: "first"}, {}, {}, 0, 0, "")
 
 
 def test_records_survive_a_file_and_keep_nothing_of_the_machine(recorded: Home, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
+from vlm_ablate.tracking.names import safe_name
 from vlm_ablate.tracking.shared_view import (
     COMPARE_VIEW,
     RUNS_VIEW,
@@ -52,6 +53,15 @@ def test_a_view_of_many_benchmarks_and_parameters_fits_into_a_tag() -> None:
     names = [f"benchmark_number_{number}" for number in range(20)]
     assert len(encoded(runs_view(names))) < EXPERIMENT_TAG_LIMIT
     assert len(encoded(compare_view(names, [f"stages.pretrain.field_{n}" for n in range(8)]))) < EXPERIMENT_TAG_LIMIT
+
+
+def test_a_view_calls_metrics_and_parameters_as_the_store_does() -> None:
+    """Which takes hardly any characters but letters and digits."""
+    column, field = "vqa (de)", "stages.größe.steps"
+    views = runs_view([column]), compare_view([column], [field]), sweep_view([column], [field], column)
+    for view in views:
+        assert f"metrics.`{safe_name('score/vqa (de)')}`" in str(view) and column not in str(view)
+    assert all(f"params.`{safe_name(field)}`" in str(view) and field not in str(view) for view in views[1:])
 
 
 @pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)

@@ -26,7 +26,7 @@ GPUS = {
     "rtx4090": Gpu("RTX 4090", 165e12, 24e9),
 }
 """Name -> NVIDIA's data sheet (without sparsity; RTX 4090: with fp32 accumulation)."""
-_OTHER = re.compile(r"\bMIG\b|\bH100 (PCIe|NVL)\b")
+_OTHER = re.compile(r"\bMIG\b|\bH[12]00 (PCIe|NVL)\b|\bRTX 4090 (D|Laptop)\b")
 """Names of devices whose figures are others than those of the whole or first of their kind."""
 
 

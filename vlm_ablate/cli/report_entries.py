@@ -43,14 +43,19 @@ def gather(
     asked = asked_here(home)
     known = _known(files)
     brought = _known(sorted(EVALUATIONS.glob("*.yaml")), others=False)
-    beside = _known(_files_beside_records(results), others=False)
-    found = {place: each for place, each in _recorded(asked, results, told).items() if scale in (None, place[1])}
+    kept = sorted(results.rglob("records.json"))
+    beside = _known(_files_beside_records(kept, results), others=False)
+    found = {place: each for place, each in _recorded(asked, kept, told).items() if scale in (None, place[1])}
     order = {name: i for i, name in enumerate(known)}
     entries = []
     for (name, at), each in sorted(found.items(), key=lambda item: (order.get(item[0][0], len(order)), item[0])):
         told(name)
-        file = known.get(name) or brought.get(name) or beside.get(name)
-        entries.append(_entry(name, at, file, each, home, asked) if file else _without_file(name, at, each))
+        if file := known.get(name) or brought.get(name):
+            entries.append(_entry(name, at, file, each, home, asked))
+        elif file := beside.get(name):
+            entries.append(_entry(name, at, file, each, home, asked, ran_only=True))
+        else:
+            entries.append(_without_file(name, at, each))
     option = _at(scale or "laptop")
     missing = [
         Entry(
@@ -84,9 +89,9 @@ def _known(files: Sequence[Path], *, others: bool = True) -> dict[str, Path]:
     return known
 
 
-def _files_beside_records(results: Path) -> list[Path]:
+def _files_beside_records(kept: Sequence[Path], results: Path) -> list[Path]:
     """YAML files in the folders of records and one above: where a sweep keeps the experiment of its winner."""
-    folders = {folder for file in results.rglob("records.json") for folder in file.parents[:2] if folder != results}
+    folders = {folder for file in kept for folder in file.parents[:2] if folder != results}
     return sorted(file for folder in folders for file in folder.glob("*.yaml"))
 
 
@@ -96,7 +101,7 @@ def _title(file: Path) -> str:
     return str(load_document(file).data.get("title", ""))
 
 
-def _recorded(asked: Sequence[Asked], results: Path, told: Told) -> dict[tuple[str, str], _Found]:
+def _recorded(asked: Sequence[Asked], kept: Sequence[Path], told: Told) -> dict[tuple[str, str], _Found]:
     """(experiment, scale) -> what there is. A records file that cannot be read is a warning."""
     from vlm_ablate.cli.console import warn
     from vlm_ablate.errors import TrackingError
@@ -105,7 +110,7 @@ def _recorded(asked: Sequence[Asked], results: Path, told: Told) -> dict[tuple[s
     found: dict[tuple[str, str], _Found] = {}
     for each in asked:
         found.setdefault((each.experiment, each.scale), _Found()).here += 1
-    for file in sorted(results.rglob("records.json")) if results.is_dir() else ():
+    for file in kept:
         told(str(file))
         try:
             read = load_records(file)
@@ -121,17 +126,24 @@ def _without_file(name: str, scale: str, found: _Found) -> Entry:
     from vlm_ablate.reporting.site import Entry
 
     count = found.here + sum(r.experiment == name and r.scale == scale for f in found.files for r in f.records)
+    runs = f"{count} run{'s' * (count != 1)} at scale {scale} {'is' if count == 1 else 'are'} recorded"
     return Entry(
         name,
         scale,
-        problem=f"{count} runs at scale {scale} are recorded, but no file below experiments/ has the name {name}, so "
-        "its table is not known. Where the file is elsewhere, name it:",
+        problem=f"{runs}, but no file below experiments/ has the name {name}, so its table is not known. Where the "
+        "file is elsewhere, name it:",
         commands=("vlm-ablate report FILE.yaml --out FOLDER",),
     )
 
 
-def _entry(name: str, scale: str, file: Path, found: _Found, home: Home, asked: Sequence[Asked]) -> Entry:
-    """The report, or why there is none."""
+def _entry(
+    name: str, scale: str, file: Path, found: _Found, home: Home, asked: Sequence[Asked], *, ran_only: bool = False
+) -> Entry:
+    """The report, or why there is none.
+
+    Args:
+        ran_only: leave out arms without a run, as for an experiment that lies beside the records of some of its arms.
+    """
     from vlm_ablate.cli.records import build_report, recorded, with_rows
     from vlm_ablate.config.expand import EVALUATIONS, load_experiment
     from vlm_ablate.config.shipped import experiment_name
@@ -144,6 +156,11 @@ def _entry(name: str, scale: str, file: Path, found: _Found, home: Home, asked: 
     run, table = f"vlm-ablate run {word}{at}", f"vlm-ablate table {word}{at}"
     try:
         loaded = load_experiment(file, scale=scale)
+        recorded_arms = _arms_of(name, scale, found, asked) if ran_only else {*loaded.arms}
+        ran = [arm for arm in loaded.arms if arm in recorded_arms]
+        if ran and len(ran) < len(loaded.arms):
+            loaded = load_experiment(file, scale=scale, arms=ran)
+            run, table = (f"{command} --arms {_word(','.join(ran))}" for command in (run, table))
         arms = {*loaded.arms, *loaded.left_out}
         if any(each.arm not in arms for each in asked if (each.experiment, each.scale) == (name, scale)):
             loaded = with_rows(loaded, home)
@@ -161,6 +178,12 @@ def _entry(name: str, scale: str, file: Path, found: _Found, home: Home, asked: 
         name, scale, report.title, report, source.records, source.histories, source.answers, source.examples,
         (run, table),
     )  # fmt: skip
+
+
+def _arms_of(name: str, scale: str, found: _Found, asked: Sequence[Asked]) -> set[str]:
+    """The arms that have runs, in records files or in the home."""
+    records = (r for read in found.files for r in read.records if (r.experiment, r.scale) == (name, scale))
+    return {r.arm for r in records} | {a.arm for a in asked if (a.experiment, a.scale) == (name, scale)}
 
 
 def _joined(source: RecordFile, read: RecordFile, name: str, scale: str) -> RecordFile:

@@ -78,6 +78,12 @@ class EvaluationConfig(Strict, decides="score"):
         return self.benchmarks[column].model_copy(update={"split": "tune", "limit": self.curve.limit})
 
     @model_validator(mode="after")
+    def _mean_is_no_column(self) -> EvaluationConfig:
+        if "mean" in self.benchmarks:
+            raise ValueError('no column can have the name "mean": so the mean of all columns is called')
+        return self
+
+    @model_validator(mode="after")
     def _curve_names_columns(self) -> EvaluationConfig:
         for name in self.curve.benchmarks if self.curve else ():
             if name not in self.benchmarks:

@@ -29,9 +29,14 @@ class Order:
         return self.arms * (self.arms - 1) // 2 - self.left_out
 
     @property
+    def told(self) -> int:
+        """Pairs that were compared and that the first ranking tells apart."""
+        return self.pairs - self.tied
+
+    @property
     def same(self) -> bool:
-        """Both rankings order every pair alike."""
-        return 0 < self.pairs == self.concordant
+        """Both rankings order every pair alike that the first one tells apart."""
+        return 0 < self.told == self.concordant
 
 
 def compare_order(first: Sequence[float], second: Sequence[float], left_out: Collection[frozenset[int]] = ()) -> Order:
@@ -100,7 +105,7 @@ def agreement(orders: Sequence[Order]) -> Agreement | None:
     """
     import numpy as np
 
-    told = np.array([(o.concordant, o.discordant, o.pairs - o.tied) for o in orders if o.pairs > o.tied])
+    told = np.array([(o.concordant, o.discordant, o.told) for o in orders if o.told])
     if not len(told):
         return None
 

@@ -10,7 +10,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from vlm_ablate.errors import VlmAblateError
-from vlm_ablate.reporting.figures import STEPS, CurvePoint, colour, direct_labels, panel, spread_out
+from vlm_ablate.reporting.figures import STEPS, CurvePoint, colour, direct_labels, labels_height, panel, spread_out
 from vlm_ablate.reporting.frame import Report
 from vlm_ablate.reporting.rows import Comparison
 from vlm_ablate.reporting.statistics import Verdict
@@ -87,9 +87,10 @@ def figure_slope(report: Report) -> bytes:
 
         figure = Figure(figsize=(WIDTH, height))
         axes = figure.add_axes((0.1, 0.04, 0.42, 1 - 0.5 / height - 0.04))
-        tall = [0.2 / (height - 0.5) * (1 + name.count("\n")) for name in names]
-        ours = spread_out(right, tall)
-        theirs = spread_out(left, [0.2 / (height - 0.5)] * len(rows))
+        line, inch = 0.2 / (height - 0.5), 1.12 / (0.96 * height - 0.5)  # in the axes' own units
+        ends = -0.06 - 0.02 * height * inch, 1.06 + 0.2 * inch  # below: the edge; above: the headings
+        ours = spread_out(right, [line * (1 + name.count("\n")) for name in names], *ends)
+        theirs = spread_out(left, [line] * len(rows), *ends)
         for (i, _, paper, _), at, to, name, y, z in zip(rows, left, right, names, ours, theirs, strict=True):
             shade = colour(i)
             axes.plot([0, 1], [at, to], color=shade, linewidth=1.9, marker="o", markersize=5, clip_on=False)
@@ -123,10 +124,11 @@ def figure_curve(report: Report, found: Mapping[str, Sequence[CurvePoint]]) -> b
     with drawing(text=True):
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(WIDTH, 3.4))
+        room = (0.02, 0.98)
+        figure = Figure(figsize=(WIDTH, max(3.4, labels_height(report, found) / (room[1] - room[0]))))
         axes = figure.add_axes((0.09, 0.14, 0.53, 0.82))
         panel(axes, report, found, STEPS)
         axes.set(xlabel="Training steps", ylabel="Mean score, tune split")
         axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]))
-        direct_labels(axes, report, found, STEPS)
+        direct_labels(axes, report, found, room, STEPS)
         return to_bytes(figure, "svg")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from vlm_ablate.errors import VlmAblateError
 from vlm_ablate.reporting.frame import Report
 from vlm_ablate.reporting.health import CURVE_METRIC
+from vlm_ablate.reporting.rows import ArmRow
 from vlm_ablate.reporting.statistics import Estimate, estimate
 from vlm_ablate.reporting.style import INK, MARKERS, PALETTE, SOFT, drawing, to_bytes
 from vlm_ablate.tracking import schema
@@ -96,7 +98,9 @@ def figure_seen(
     with drawing():
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(13.0, 4.2))
+        # Names that need more room than the figure has beside its panels make it higher.
+        room = (0.02, 0.925)
+        figure = Figure(figsize=(13.0, max(4.2, labels_height(report, found) / (room[1] - room[0]))))
         figure.subplots_adjust(left=0.05, right=0.83, bottom=0.14, top=0.87, wspace=0.1)
         panels = figure.subplots(1, len(PANELS), sharey=True)
         for axes, (metric, name) in zip(panels, PANELS, strict=True):
@@ -104,7 +108,7 @@ def figure_seen(
             axes.set_xlabel(name)
         panels[0].set_ylabel(f"Mean score, tune split{', 95 % interval' if _banded(found) else ''}")
         panels[0].set_ylim(bottom=max(0.0, panels[0].get_ylim()[0]))  # wide intervals reach below what a score can be
-        direct_labels(panels[-1], report, found)
+        direct_labels(panels[-1], report, found, room)
         figure.text(0.008, 0.945, _heading(report), fontsize=11.5, fontweight="bold")
         return to_bytes(figure, format)
 
@@ -143,12 +147,38 @@ def _banded(found: Mapping[str, Sequence[CurvePoint]]) -> bool:
     return any(p.score.half_width is not None for points in found.values() for p in points)
 
 
-def direct_labels(
-    axes: Axes, report: Report, found: Mapping[str, Sequence[CurvePoint]], metric: str = PANELS[-1][0]
-) -> None:
-    """Each arm's name at the right of the last panel, level with its last point as far as the names leave room."""
+LABEL_LINE, LABEL_GAP = 0.1472, 0.0613
+"""Inches: height of a line of a name beside a curve, and the room between two names."""
+_FLOOR_LABEL = "blind floor\n(report split)"
+
+
+def _label(row: ArmRow) -> str:
     from textwrap import wrap
 
+    return "\n".join(wrap(row.label, 28))
+
+
+def _label_height(text: str) -> float:
+    return LABEL_LINE * (1 + text.count("\n")) + LABEL_GAP
+
+
+def labels_height(report: Report, found: Mapping[str, Sequence[CurvePoint]]) -> float:
+    """Inches that the names of the arms with curves and of the floor take, one below the other."""
+    return sum(map(_label_height, [_FLOOR_LABEL, *(_label(row) for row in report.rows if found.get(row.arm))]))
+
+
+def direct_labels(
+    axes: Axes,
+    report: Report,
+    found: Mapping[str, Sequence[CurvePoint]],
+    room: tuple[float, float],
+    metric: str = PANELS[-1][0],
+) -> None:
+    """Each arm's name at the right of the last panel, level with its last point as far as the names leave room.
+
+    Args:
+        room: where names may stand, from and to which share of the figure's height.
+    """
     low, high = axes.get_ylim()
     ends: list[float] = []
     texts: list[tuple[str, str, float | None]] = []
@@ -156,33 +186,44 @@ def direct_labels(
         if points := found.get(row.arm):
             last = points[-1]
             ends.append((last.score.mean - low) / (high - low))
-            texts.append(("\n".join(wrap(row.label, 28)), colour(i), last.seen[metric]))
+            texts.append((_label(row), colour(i), last.seen[metric]))
     floor = _floor(report)
     if floor is not None and low < floor:
         ends.append((floor - low) / (high - low))
-        texts.append(("blind floor\n(report split)", SOFT, None))
-    heights = [0.048 * (1 + text.count("\n")) + 0.02 for text, _, _ in texts]
-    for (text, shade, x), end, y in zip(texts, ends, spread_out(ends, heights), strict=True):
+        texts.append((_FLOOR_LABEL, SOFT, None))
+    inches, box = axes.bbox.height / axes.figure.dpi, axes.get_position()
+    heights = [_label_height(text) / inches for text, _, _ in texts]
+    bottom, top = ((end - box.y0) / box.height for end in room)
+    for (text, shade, x), end, y in zip(texts, ends, spread_out(ends, heights, bottom, top), strict=True):
         start = axes.transAxes.inverted().transform(axes.transData.transform((x, low)))[0] if x is not None else 1.0
         line = [start + 0.012 if x is not None else 1.0, 1.015, 1.035], [end, end, y]
         axes.plot(*line, transform=axes.transAxes, color=shade, linewidth=0.8, alpha=0.55, clip_on=False)
         axes.text(1.045, y, text, transform=axes.transAxes, color=shade, va="center", fontsize=9, linespacing=1.1)
 
 
-def spread_out(wanted: Sequence[float], heights: Sequence[float]) -> list[float]:
-    """Centres as near to the wanted ones as can be without overlap: neighbours that touch move apart together."""
+def spread_out(
+    wanted: Sequence[float], heights: Sequence[float], low: float = -math.inf, high: float = math.inf
+) -> list[float]:
+    """Centres as near to the wanted ones as can be without overlap: neighbours that touch move apart together.
+
+    Args:
+        low, high: between which all must stand; there is room for them.
+    """
     order = sorted(range(len(wanted)), key=wanted.__getitem__)
     blocks: list[tuple[list[int], float, float]] = []  # members, bottom, height
     for i in order:
         members, bottom, height = [i], wanted[i] - heights[i] / 2, heights[i]
         while blocks and blocks[-1][1] + blocks[-1][2] > bottom:
-            below, low, tall = blocks.pop()
-            weighted = (low + tall / 2) * len(below) + (bottom + height / 2) * len(members)
+            below, lower, tall = blocks.pop()
+            weighted = (lower + tall / 2) * len(below) + (bottom + height / 2) * len(members)
             members, height = below + members, tall + height
             bottom = weighted / len(members) - height / 2
         blocks.append((members, bottom, height))
-    placed = [0.0] * len(wanted)
-    for members, bottom, _ in blocks:
+    placed, under = [0.0] * len(wanted), 0.0
+    for members, bottom, height in blocks:
+        # What stands below and above a block must have room, too.
+        bottom = max(low + under, min(bottom, high - (sum(heights) - under)))
+        under += height
         for i in members:
             placed[i] = bottom + heights[i] / 2
             bottom += heights[i]

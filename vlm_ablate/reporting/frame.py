@@ -288,7 +288,7 @@ def _order(rows: Sequence[ArmRow], claims: Sequence[Claim], scale: str) -> Order
         for a, b in combinations(claim.arms, 2) if a in place and b in place
     }  # fmt: skip
     order = compare_order([p for _, p, _ in both], [o for _, _, o in both], untested)
-    return order if order.pairs else None
+    return order if order.told else None
 
 
 def _headings(selection: Selection, rows: Sequence[ArmRow]) -> dict[str, str]:

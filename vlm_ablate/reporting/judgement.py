@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from vlm_ablate.reporting.frame import Report
 from vlm_ablate.reporting.health import Health
+from vlm_ablate.reporting.rows import Comparison
 from vlm_ablate.tracking import schema
 
 Note = tuple[str, str]
@@ -14,10 +15,11 @@ Note = tuple[str, str]
 def judgement_notes(report: Report) -> Iterable[Note]:
     """(subject, text), those first without which the table is misread."""
     yield from _silent(report)
-    tested = [c for claim in report.claims for c in claim.comparisons if c.p_holm is not None]
+    tested = [(claim.relation == "similar", c)
+              for claim in report.claims for c in claim.comparisons if c.p_holm is not None]  # fmt: skip
     if tested:
-        yield "Claims", _claims(len(tested), any(claim.relation == "similar" for claim in report.claims))
-        yield "Power", _power(report)
+        yield "Claims", _claims(len(tested), any(similar for similar, _ in tested))
+        yield "Power", _power(tested)
     if any(row.rank_range and row.rank_range[0] != row.rank_range[1] for row in report.rows):
         yield "Ranks", (
             "the places that an arm may have. Two arms share places where the 95 % interval of their paired difference "
@@ -30,8 +32,8 @@ def _silent(report: Report) -> Iterable[Note]:
     """What no comparison of the table may be read from."""
     for column, health in report.health.items():
         name = _name(report, column)
-        if health.monotone is False:
-            text = f"{name} does not rise with training (Kendall's τ of step and score {health.rising:.2f})."
+        if health.rising is not None and not health.monotone:
+            text = f"{name} does not rise with training (Kendall's τ of step and score {_signed(health.rising)})."
             yield "Says nothing", text
         for edge, arms in (("blind floor", health.at_floor), ("ceiling", health.at_ceiling)):
             if arms and (column == schema.MEAN or len(arms) == len([r for r in report.rows if r.score(column)])):
@@ -44,14 +46,11 @@ def _claims(tested: int, similar: bool) -> str:
     return text + (" Similar: two one-sided tests that the difference lies within the margin." if similar else "")
 
 
-def _power(report: Report) -> str:
-    """The range of what the comparisons could have seen."""
+def _power(tested: Sequence[tuple[bool, Comparison]]) -> str:
+    """The range of what the comparisons that were tested could have seen; with each, whether it is of likeness."""
     parts = []
     for similar, what in ((False, "a true difference"), (True, "a margin of equivalence")):
-        seen = [
-            c.visible for claim in report.claims for c in claim.comparisons
-            if c.visible is not None and (claim.relation == "similar") is similar
-        ]  # fmt: skip
+        seen = [c.visible for of_likeness, c in tested if c.visible is not None and of_likeness is similar]
         if seen:
             ends = f"{min(seen):.1f}" if len(seen) == 1 else f"{min(seen):.1f} to {max(seen):.1f}"
             parts.append(f"{what} of {ends} points")
@@ -80,10 +79,14 @@ def _described(health: Health, report: Report) -> str:
     if health.passed:
         parts.append("the ceiling is passed, and so is none")
     if health.rising is not None:
-        parts.append(f"rising {health.rising:.2f}")
+        parts.append(f"rising {_signed(health.rising)}")
     if health.signal_to_noise is not None:
         parts.append(f"signal to noise {min(health.signal_to_noise, 999):.1f}")
     return ", ".join(parts)
+
+
+def _signed(value: float) -> str:
+    return f"{round(value, 2) + 0.0:.2f}".replace("-", "−")
 
 
 def _name(report: Report, column: str) -> str:

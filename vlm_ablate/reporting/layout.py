@@ -184,21 +184,20 @@ def describe_order(report: Report) -> str:
     if order is None:
         return ""
     if order.same:
-        arms = "" if order.left_out else f" of {order.arms} arms"
-        pairs = "" if order.pairs == 1 else f", in all {order.pairs} pairs{arms}"
-        return f"Order of arms: the same as the paper's{pairs}.{_left_out(order)}"
-    if order.pairs == 1 and order.tau is not None:
-        return f"Order of arms: not the paper's.{_left_out(order)}"
+        arms = "" if order.left_out or order.tied else f" of {order.arms} arms"
+        pairs = "" if order.told == 1 else f", in all {order.told} pairs{arms}"
+        return f"Order of arms: the same as the paper's{pairs}.{_not_counted(order)}"
+    if order.told == 1 and order.tau is not None:
+        return f"Order of arms: not the paper's.{_not_counted(order)}"
     tau = "" if order.tau is None else f" (Kendall τ = {order.tau:.2f})".replace("-", "−")
-    return (
-        f"Order of arms: {order.concordant} of {order.pairs} pairs stand in the paper's order{tau}.{_left_out(order)}"
-    )
+    counted = f"{order.concordant} of {order.told} pairs stand in the paper's order{tau}"
+    return f"Order of arms: {counted}.{_not_counted(order)}"
 
 
-def _left_out(order: Order) -> str:
-    if not order.left_out:
-        return ""
-    return f" Not counted: {order.left_out} pair{'s' * (order.left_out != 1)} that this scale cannot test."
+def _not_counted(order: Order) -> str:
+    reasons = {"this scale cannot test": order.left_out, "the paper does not tell apart": order.tied}
+    parts = [f"{n} pair{'s' * (n != 1)} that {why}" for why, n in reasons.items() if n]
+    return f" Not counted: {' and '.join(parts)}." if parts else ""
 
 
 def _notes(report: Report) -> tuple[tuple[str, str], ...]:

@@ -45,11 +45,16 @@ def _merged(notes: Iterable[Note], labels: Sequence[str]) -> Iterable[Note]:
 
 def _stand_ins(rows: Sequence[ArmRow]) -> Iterable[Note]:
     with_any = [row for row in rows if row.seeds]
-    for text, arms in _grouped(row.stand_ins.items() for row in with_any).items():
-        path, what = text
-        part = "benchmark" if path.startswith("evaluation.") else path.rpartition(".")[2]
+    # By what is told: a source of two stages, of which arms have one or both, stands once with all of them.
+    told = [dict.fromkeys((_part(path), what) for path, what in row.stand_ins.items()) for row in with_any]
+    for (part, what), arms in _grouped(told).items():
         only = "" if len(arms) == len(with_any) else f" (in {_labels(with_any, arms)})"
         yield "Stand-in", f"{part}: {what}{only}"
+
+
+def _part(path: str) -> str:
+    """What of an arm has a stand-in at this path."""
+    return "benchmark" if path.startswith("evaluation.") else path.rpartition(".")[2]
 
 
 def _scaled(selection: Selection) -> Iterable[Note]:
@@ -165,8 +170,9 @@ def _data(selection: Selection) -> Iterable[Note]:
     records = selection.records()
     seen: dict[int, dict[str, None]] = {}
     for record in records:
-        if found := record.tags.get(schema.DATA_FINGERPRINT):
-            seen.setdefault(record.seed, {})[found[:12]] = None
+        if record.status in schema.DONE and (found := record.tags.get(schema.DATA_FINGERPRINT)):
+            stages = found.split(",")  # arms that share their first stage may part in a later one
+            seen.setdefault(record.seed, {})[" + ".join(each[:12] for each in stages)] = None
     if seen:
         # The order of samples belongs to the fingerprint, and a seed fixes it: so each seed has its own.
         by_seed = "; ".join(f"seed {seed}: {' and '.join(found)}" for seed, found in sorted(seen.items()))
@@ -182,7 +188,7 @@ def _data(selection: Selection) -> Iterable[Note]:
 
 def _computed(selection: Selection) -> Iterable[Note]:
     """Which code and which machines the runs of the table come from, told where they are several."""
-    kinds = {"code": schema.GIT, "libraries": schema.VERSIONS, "machine": schema.MACHINE}
+    kinds = {"code": schema.GIT, "libraries": schema.VERSIONS, "machine": schema.MACHINE, "threads": schema.THREADS}
     parts = []
     for what, tag in kinds.items():
         runs: dict[str, list[str]] = {}

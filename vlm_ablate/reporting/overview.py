@@ -43,15 +43,13 @@ def overview(
 
 
 def _once(reports: Sequence[Report]) -> list[Report]:
-    """Without those whose arms all stand for rows that an earlier one has: the same pairs would count twice."""
-    seen: set[int] = set()
-    kept = []
-    for report in reports:
-        rows = {id(row.cell) for row in report.rows if row.cell is not None and row.score()}
-        if not rows <= seen:
-            kept.append(report)
-        seen |= rows
-    return kept
+    """Without those whose arms all stand for rows that another one has: the same pairs would count twice."""
+    rows = [{id(row.cell) for row in report.rows if row.cell is not None and row.score()} for report in reports]
+    return [
+        report
+        for i, report in enumerate(reports)
+        if not any(rows[i] < other or (rows[i] == other and j < i) for j, other in enumerate(rows))
+    ]
 
 
 def _tables(reports: Sequence[Report], links: Mapping[str, str]) -> Grid:
@@ -71,7 +69,7 @@ def _table_row(report: Report, href: str) -> tuple[Cell, ...]:
     counts = Counter(claim.verdict for claim in report.claims)
     scored = [found.n for row in report.rows if (found := row.score())]
     seeds = DASH if not scored else str(max(scored)) if min(scored) == max(scored) else f"{min(scored)}–{max(scored)}"
-    order = DASH if report.order is None else f"{report.order.concordant} of {report.order.pairs}"
+    order = DASH if report.order is None else f"{report.order.concordant} of {report.order.told}"
     return (
         Cell(_name(report), href=href),
         Cell(report.title),

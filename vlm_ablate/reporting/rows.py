@@ -71,7 +71,7 @@ class ArmRow:
         if self.origin:
             return self.origin
         found = set(self.seeds.values())
-        order = (schema.FINISHED, schema.DIVERGED, schema.RUNNING, schema.FAILED, schema.SKIPPED)
+        order = (schema.FINISHED, schema.DIVERGED, schema.RUNNING, schema.STOPPED, schema.FAILED, schema.SKIPPED)
         return next((s for s in order if s in found), NOT_RUN)
 
 

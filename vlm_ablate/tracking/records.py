@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from vlm_ablate.errors import TrackingError
 from vlm_ablate.tracking import schema
 from vlm_ablate.tracking.names import original_name
 
@@ -98,10 +99,19 @@ def make_record(
     end_time: int | None,
     artifact_uri: str,
 ) -> RunRecord:
-    """A record from what a store holds; the one place where tags are interpreted."""
+    """A record from what a store holds; the one place where tags are interpreted.
+
+    Raises:
+        TrackingError: a tag that somebody else wrote is of the wrong kind.
+    """
     status = tags.get(schema.STATUS) or {"FINISHED": schema.FINISHED, "RUNNING": schema.RUNNING}.get(
         mlflow_status, schema.FAILED
     )
+    try:
+        seed = int(tags.get(schema.SEED, 0))
+    except ValueError as error:
+        wrong = f"its tag {schema.SEED} must be a whole number, not {tags[schema.SEED]!r}"
+        raise TrackingError(f"run {name!r} ({run_id}) of {experiment}: {wrong}", hint="correct or delete it") from error
     return RunRecord(
         run_id=run_id,
         experiment=experiment,
@@ -112,7 +122,7 @@ def make_record(
         # One NaN object, so that equal records compare equal.
         metrics={original_name(k): math.nan if math.isnan(value) else value for k, value in sorted(metrics.items())},
         arm=tags.get(schema.ARM, ""),
-        seed=int(tags.get(schema.SEED, 0)),
+        seed=seed,
         scale=tags.get(schema.SCALE, ""),
         scores=schema.read_json_tag(tags, schema.SCORES, []),
         start_time=start_time or 0,

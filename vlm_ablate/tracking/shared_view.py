@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from vlm_ablate.tracking import schema
+from vlm_ablate.tracking.names import safe_name
 
 RUNS_VIEW, COMPARE_VIEW = "vlm-ablate", "vlm-ablate-compare"
 """Keys of the views that this package writes; views that people share have keys of their own."""
@@ -67,8 +68,8 @@ def compare_view(benchmarks: Iterable[str], varied: Sequence[str]) -> dict[str, 
         varied: parameters that differ between runs: columns, and axes of parallel coordinates, which leave out a run
             that lacks one of them.
     """
-    scores = _scores(benchmarks)
-    axes = {"selectedParams": list(varied), "selectedMetrics": [_MEAN], "showAllRuns": True}
+    scores, varied = _scores(benchmarks), list(map(safe_name, varied))
+    axes = {"selectedParams": varied, "selectedMetrics": [_MEAN], "showAllRuns": True}
     groups = {"compareGroups": ["Model metrics", "Parameters"], "chartName": "Runs side by side",
               "showChangeFromBaseline": False, "showDifferencesOnly": True, "baselineColumnUuid": ""}  # fmt: skip
     cost = [schema.SEEN_FLOPS, schema.PARAMS_TRAINABLE]
@@ -89,9 +90,9 @@ def sweep_view(benchmarks: Iterable[str], searched: Sequence[str], objective: st
         searched: parameters of the space, as runs have them.
         objective: column of the score that counts.
     """
-    score = schema.score_metric(objective)
+    score, searched = safe_name(schema.score_metric(objective)), list(map(safe_name, searched))
     scores = list(dict.fromkeys([score, *_scores(benchmarks)]))
-    axes = {"selectedParams": list(searched), "selectedMetrics": [score], "showAllRuns": True}
+    axes = {"selectedParams": searched, "selectedMetrics": [score], "showAllRuns": True}
     charts = [
         _chart("PARALLEL", "searched", 0, axes),
         *(_scatter(name, 1, kind="PARAM", score=score) for name in searched),
@@ -163,7 +164,7 @@ def decoded(value: str) -> dict[str, Any]:
 
 
 def _scores(benchmarks: Iterable[str]) -> list[str]:
-    return [_MEAN, *(schema.score_metric(name) for name in benchmarks)]
+    return [_MEAN, *(safe_name(schema.score_metric(name)) for name in benchmarks)]
 
 
 def _bar(metric: str, section: int) -> dict[str, Any]:

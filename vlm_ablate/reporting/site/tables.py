@@ -79,7 +79,8 @@ def commands(lines: Iterable[str]) -> str:
 def _nothing(entry: Entry) -> str:
     others = len(entry.records) - len(entry.shown)
     if others:
-        return f"{others} runs were recorded with another configuration than the file's now, and none with it."
+        told = "1 run was" if others == 1 else f"{others} runs were"
+        return f"{told} recorded with another configuration than the file's now, and none with it."
     return "No run of this experiment has ended with a score."
 
 
@@ -155,7 +156,7 @@ def cost(entry: Entry) -> str:
     """Runs, hours and machines."""
     runs = entry.shown
     seconds = [r.metrics[schema.WALL_SECONDS] for r in runs if schema.WALL_SECONDS in r.metrics]
-    text = f"{len(runs)} runs"
+    text = f"{len(runs)} run{'s' * (len(runs) != 1)}"
     if seconds:
         text += f", {_hours(sum(seconds))} of computing ({_hours(max(seconds))} the longest run)"
         text += "; a stage that two runs share counts for each"
