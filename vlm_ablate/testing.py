@@ -34,6 +34,7 @@ from vlm_ablate.evaluation.prompts import get_template
 from vlm_ablate.models.adapters import apply_training
 from vlm_ablate.models.batch import IGNORE, Batch
 from vlm_ablate.models.connectors.base import Connector
+from vlm_ablate.models.half import hold_in_bf16
 from vlm_ablate.models.promises import check_features, check_grid, check_methods, check_tokens
 from vlm_ablate.models.tokens import IMAGE
 from vlm_ablate.models.trained_state import load_trained, save_trained
@@ -99,7 +100,8 @@ def check_connector(
 
 
 def check_vision_encoder(config: ComponentConfig, *, side: int = 32) -> None:
-    """Features as the grid and width promise, different for different views; a view's alone as among others.
+    """Features as the grid and width promise, different for different views; a view's alone as among others; the same
+    under autocast when a GPU holds in bf16 what that rounds.
 
     Args:
         side: of the square views that are tried, in pixels.
@@ -118,6 +120,12 @@ def check_vision_encoder(config: ComponentConfig, *, side: int = 32) -> None:
         alone.features, seen.features[:1], rtol=1e-4, atol=1e-4, msg=_told("a view's features depend on others'")
     )
     assert isinstance(encoder.backbone, nn.Module), "`backbone` is what stages freeze, adapt or train"
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        rounded = encoder(pixels, None).features
+        hold_in_bf16(encoder)
+        assert torch.equal(encoder(pixels, None).features, rounded), (
+            "linear layers and convolutions in bf16 give other features under autocast than in fp32"
+        )
 
 
 def example_batch(vlm: VLM, texts: Sequence[str] = QUESTIONS, *, left: bool = False, seed: int = 0) -> Batch:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,14 +102,14 @@ def device_of() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def described(shape: Shape, dtype: torch.dtype = torch.float32) -> VLM:
-    """The structure alone, on the meta device."""
+def described(shape: Shape, half: Collection[str] = ()) -> VLM:
+    """The structure alone, on the meta device; backbones of `half` in bf16."""
     with configured(shape) as (config, image):
-        return build_vlm(config, Views.of([image]), load_weights=False, language_dtype=dtype)
+        return build_vlm(config, Views.of([image]), load_weights=False, half=half)
 
 
 def build(shape: Shape, training: str = "frozen", vision: str | None = None, checkpointing: bool = False) -> VLM:
-    """A model of that shape with random weights, the language model in bf16 on a GPU, as runs have it.
+    """A model of that shape with random weights; a GPU holds in bf16 what it holds so of runs.
 
     Args:
         shape: of it.
@@ -118,16 +118,15 @@ def build(shape: Shape, training: str = "frozen", vision: str | None = None, che
         checkpointing: recompute activations in the backward pass.
     """
     device = device_of()
-    half = device.type == "cuda" and training != "full"
-    vlm = described(shape, torch.bfloat16 if half else torch.float32)
+    with configured(shape) as (config, image):
+        run = run_config(config, image, training, vision, checkpointing)
+    vlm = described(shape, run.held_in_bf16 if device.type == "cuda" else ())
     tied = bool(getattr(vlm.language.model.config, "tie_word_embeddings", False))
     vlm = vlm.to_empty(device=device)
     if tied:
         tie(vlm)
     fill(vlm, device)
-    with configured(shape) as (config, image):
-        stage = run_config(config, image, training, vision, checkpointing).stages["train"]
-    apply_training(vlm, stage, gradient_checkpointing=checkpointing)
+    apply_training(vlm, run.stages["train"], gradient_checkpointing=checkpointing)
     vlm.train()
     if vision == "frozen" or (vision is None and training == "frozen"):
         vlm.vision.eval()

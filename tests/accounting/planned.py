@@ -7,7 +7,7 @@ import torch
 from vlm_ablate.accounting import SampleShape, plan_model
 from vlm_ablate.config.execution import Execution
 from vlm_ablate.config.run_config import RunConfig
-from vlm_ablate.config.stages import language_in_bf16
+from vlm_ablate.config.stages import held_in_bf16
 from vlm_ablate.models.adapters import apply_training
 from vlm_ablate.models.batch import IGNORE, Batch
 from vlm_ablate.models.views import Views
@@ -61,9 +61,8 @@ def planned_and_real(tiny, assembly, **stage):
     connector, architecture = ASSEMBLIES[assembly]
     model = {**tiny, "connector": connector, "architecture": architecture}
     config = run_config(model, {"size": 64}, sequence_length=1, **stage)
-    half = language_in_bf16(config.stages.values())
-    dtype = torch.bfloat16 if half else torch.float32
-    vlm = build_vlm(config.model, Views.of(config.images()), language_dtype=dtype)
+    half = held_in_bf16(config.stages.values())
+    vlm = build_vlm(config.model, Views.of(config.images()), half=half)
     checkpointing = config.execution.gradient_checkpointing
     apply_training(vlm, config.stages["train"], gradient_checkpointing=checkpointing)
     return plan_model(config, sample=SampleShape(text_tokens=TEXT)), vlm.train()

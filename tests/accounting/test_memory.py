@@ -14,6 +14,8 @@ from torch.utils._pytree import tree_leaves
 from tests.accounting.planned import DORA, STAGES, TEXT, batch_of, planned_and_real, run_config
 from vlm_ablate.accounting import SampleShape, Sharding, plan_model
 from vlm_ablate.accounting.measure import layers_of
+from vlm_ablate.models.views import Views
+from vlm_ablate.models.vlm import build_vlm
 
 
 class LiveBytes(TorchDispatchMode):
@@ -142,18 +144,25 @@ def test_peak_memory_under_fsdp_is_that_of_a_real_step(tiny, four_devices, stage
     assert plan.last.memory.peak == pytest.approx(live.peak, rel=0.15), plan.last.memory
 
 
-def test_a_language_model_that_no_stage_trains_is_held_in_bf16(tiny):
+def test_a_backbone_that_no_stage_trains_in_full_is_held_in_bf16(tiny):
     model = {**tiny, "connector": {"name": "linear"}, "architecture": "autoregressive"}
 
     def memory(**stage):
         return plan_model(run_config(model, {"size": 64}, **stage)).last
 
-    full, half, mixed = memory(), memory(precision="bf16"), memory(precision="bf16", language="full")
-    new_rows = half.trainable["embeddings"]
-    language = half.total["language"] + half.total["embeddings"] - new_rows
-    assert full.memory.weights - half.memory.weights == 2 * language
+    full, mixed = memory(vision="full"), memory(precision="bf16", vision="full", language="full")
+    language, encoder = (memory(precision="bf16", **{part: "full"}) for part in ("vision", "language"))
+    new_rows = language.trainable["embeddings"]
+    parameters = language.total["language"] + language.total["embeddings"] - new_rows
+    assert full.memory.weights - language.memory.weights == 2 * parameters
     assert mixed.memory.weights == full.memory.weights
-    assert half.memory.copies < mixed.memory.copies
+    assert language.memory.copies < mixed.memory.copies
+    tower = build_vlm(run_config(model, {"size": 64}).model, Views(64), load_weights=False).vision
+    rounded = sum(p.numel() for n, p in tower.named_parameters() if "norm" not in n and "position" not in n)
+    assert 0.9 < rounded / encoder.total["vision"] < 1
+    assert full.memory.weights - encoder.memory.weights == 2 * rounded
+    both = memory(precision="bf16")
+    assert full.memory.weights - both.memory.weights == 2 * (parameters + rounded)
 
 
 @pytest.mark.parametrize(

@@ -129,7 +129,7 @@ def test_a_model_of_convolutions_names_those_that_can_be_adapted(llama) -> None:
 
 @pytest.mark.parametrize("training", ["frozen", "lora"])
 def test_a_language_model_in_bf16_keeps_what_is_trained_in_fp32(vlm: VLM, training: str) -> None:
-    half = build_vlm(vlm.config, vlm.views, language_dtype=torch.bfloat16)
+    half = build_vlm(vlm.config, vlm.views, half=["language"])
     results = []
     for model in (vlm, half):
         apply_training(model, stage(language=training))
@@ -149,6 +149,31 @@ def test_a_language_model_in_bf16_keeps_what_is_trained_in_fp32(vlm: VLM, traini
     for name, gradient in gradients.items():
         distance = (half_gradients[name] - gradient).norm()
         assert distance <= 0.1 * gradient.norm() + 1e-6, name
+
+
+@pytest.mark.parametrize("training", ["frozen", "lora", "dora"])
+def test_a_frozen_encoder_in_bf16_gives_the_digits_of_one_in_fp32(vlm: VLM, training: str) -> None:
+    half = build_vlm(vlm.config, vlm.views, half=["vision"])
+    results = []
+    for model in (vlm, half):
+        apply_training(model, stage(vision=training))
+        trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        assert {p.dtype for p in trained.values()} == {torch.float32}
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model.train()(a_batch(model)).loss_sum
+        loss.backward()
+        results.append((loss.detach(), {n: p.grad for n, p in trained.items()}))
+    kept = {n for n, p in half.vision.named_parameters() if p.dtype == torch.float32 and "lora_" not in n}
+    matrices = {n for n, p in half.vision.named_parameters() if p.ndim > 1 and "lora_" not in n}
+    assert not kept & matrices - {"backbone.embeddings.position_embedding.weight"} and any("norm" in n for n in kept)
+    (loss, gradients), (half_loss, half_gradients) = results
+    assert gradients.keys() == half_gradients.keys()
+    if training == "frozen":
+        assert torch.equal(half_loss, loss) and all(torch.equal(half_gradients[n], g) for n, g in gradients.items())
+        return
+    torch.testing.assert_close(half_loss, loss, rtol=0.02, atol=0.0)
+    for name, gradient in gradients.items():
+        assert (half_gradients[name] - gradient).norm() <= 0.1 * gradient.norm() + 1e-6, name
 
 
 @pytest.mark.parametrize("kind", ["lora", "dora"])

@@ -20,6 +20,7 @@ from vlm_ablate.config.run_config import RunConfig, RunStage
 from vlm_ablate.config.stages import Stage
 from vlm_ablate.models.adapters import AdapterReport, apply_training, take_out_adapters
 from vlm_ablate.models.features import refusal
+from vlm_ablate.models.half import rounded_by_autocast
 from vlm_ablate.models.released import check_parts
 from vlm_ablate.models.views import Views
 from vlm_ablate.models.vlm import VLM, build_vlm
@@ -77,7 +78,7 @@ class Planner:
     def _stage(self, name: str, stage: RunStage, config: RunConfig) -> StagePlan:
         execution = config.execution.of_stage(name)
         own = stage.model_dump_json(exclude={"data": {"mixture"}})
-        half = str(config.language_in_bf16)
+        half = " ".join(config.held_in_bf16)
         key = " ".join([_named(config), execution.model_dump_json(), own, half])
         if key not in self._stages:
             shares = _shares(stage)
@@ -194,10 +195,9 @@ def _named(config: RunConfig) -> str:
 
 
 def _held_in_bf16(vlm: VLM, config: RunConfig) -> list[nn.Parameter]:
-    """The parameters that a GPU holds in bf16: the language model's own, if no stage trains them."""
-    if not config.language_in_bf16:
-        return []
-    return [p for p in vlm.language.parameters() if not p.requires_grad]
+    """The parameters that a GPU holds in bf16: the backbones' own, as far as no stage trains them in full."""
+    held = {"vision": rounded_by_autocast(vlm.vision), "language": list(vlm.language.parameters())}
+    return [p for part in config.held_in_bf16 for p in held[part] if not p.requires_grad]
 
 
 @contextmanager

@@ -49,7 +49,7 @@ class MemoryPlan:
     """
 
     weights: int
-    """Parameters and buffers, in fp32 or (a language model that no stage trains in full) in bf16; a share of them."""
+    """Parameters and buffers, in fp32 or (of backbones that no stage trains in full) in bf16; a share of them."""
     moments: int
     """Two fp32 moments of every trained parameter, as AdamW keeps (Muon keeps one of a matrix); a share of them."""
     gradients: int

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,19 +44,20 @@ _OWN = Renaming(((r"", r""),))
 """Checkpoints of this package: tensors have their own names."""
 
 
-def started_vlm(
-    config: ModelConfig, views: Views, *, seed: int = 0, language_dtype: torch.dtype = torch.float32
-) -> VLM:
+def started_vlm(config: ModelConfig, views: Views, *, seed: int = 0, half: Collection[str] = ()) -> VLM:
     """The model of a configuration with the weights that training starts from: its parts', then those of `init_from`.
 
     Runs stand in it by the folders of their last stages, see `runs/starts.py`.
+
+    Args:
+        half: backbones that are held in bf16, see `build_vlm`.
 
     Raises:
         AssetMissing: a part's files, or the checkpoint, are not on this machine.
         ModelError: the parts do not fit together, or the checkpoint does not fit them.
     """
     check_parts(config)
-    vlm = build_vlm(config, views, seed=seed, language_dtype=language_dtype)
+    vlm = build_vlm(config, views, seed=seed, half=half)
     for part, id in config.starts.items():
         _start(vlm, part, id, planning=False)
     return vlm

@@ -12,7 +12,7 @@ from vlm_ablate.config.data import MAX_TILES, DataConfig, ImageConfig, PromptFor
 from vlm_ablate.config.evaluation import EvaluationConfig
 from vlm_ablate.config.execution import Execution
 from vlm_ablate.config.model import ModelConfig
-from vlm_ablate.config.stages import Stage, Training, language_in_bf16
+from vlm_ablate.config.stages import Stage, Training, held_in_bf16
 
 
 class RunStage(Stage, decides="training"):
@@ -146,9 +146,9 @@ class RunConfig(Strict):
         return self.evaluation.precision or (self.last_stage.precision if self.stages else "fp32")
 
     @property
-    def language_in_bf16(self) -> bool:
-        """Whether a GPU may hold the language model in bf16: nothing that runs, scores included, computes in fp32."""
-        return language_in_bf16(self.stages.values()) and self.scoring_precision == "bf16"
+    def held_in_bf16(self) -> tuple[str, ...]:
+        """The backbones that a GPU may hold in bf16: nothing that runs, scores included, computes in fp32."""
+        return held_in_bf16(self.stages.values()) if self.scoring_precision == "bf16" else ()
 
     @property
     def shown_image(self) -> ImageConfig:

@@ -21,6 +21,11 @@ class Training(StrEnum):
     full = "full"
 
 
+BACKBONES = ("vision", "language")
+"""Fields of a stage that say how a pretrained part is trained, and attributes of the model that hold it; all else is
+new."""
+
+
 class LoraConfig(Strict, decides="training"):
     """Low-rank adapters (peft). Targets are matched against module paths inside the backbone."""
 
@@ -153,14 +158,19 @@ class Stage(Strict, decides="training"):
     @model_validator(mode="after")
     def _warmup_ends(self) -> Stage:
         if self.warmup_steps >= self.steps:
-            raise ValueError(f"warmup_steps {self.warmup_steps} is not below steps {self.steps}; set both, e.g. "
-                             f"warmup_steps: {self.steps // 10}")
+            raise ValueError(
+                f"warmup_steps {self.warmup_steps} is not below steps {self.steps}; set both, e.g. "
+                f"warmup_steps: {self.steps // 10}"
+            )
         return self
 
 
-def language_in_bf16(stages: Iterable[Stage]) -> bool:
-    """Whether a GPU may hold the language model in bf16: every stage computes in bf16, none trains it in full.
+def held_in_bf16(stages: Iterable[Stage]) -> tuple[str, ...]:
+    """The backbones that a GPU may hold in bf16: every stage computes in bf16, and none trains them in full.
 
-    Nothing is lost that autocast would not round anyway, at half the memory and time to load.
+    Nothing is lost that autocast would not round anyway, at half the memory.
     """
-    return all(stage.precision == "bf16" and stage.language is not Training.full for stage in stages)
+    stages = list(stages)
+    if any(stage.precision != "bf16" for stage in stages):
+        return ()
+    return tuple(part for part in BACKBONES if all(getattr(stage, part) is not Training.full for stage in stages))

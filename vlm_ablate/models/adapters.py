@@ -11,7 +11,7 @@ from peft import inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from vlm_ablate.config.stages import LoraConfig, Stage, Training
+from vlm_ablate.config.stages import BACKBONES, LoraConfig, Stage, Training
 from vlm_ablate.errors import ModelError
 from vlm_ablate.models.dora import in_closed_form
 from vlm_ablate.models.language.base import trained_dtype
@@ -21,7 +21,6 @@ from vlm_ablate.models.vlm import VLM, Adapter
 ADAPTED = (Training.lora, Training.dora)
 _NEW_ROWS = "trainable_tokens"
 _ADAPTABLE = (nn.Linear, nn.Conv2d, nn.Embedding)
-BACKBONES = ("vision", "language")
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,6 +24,7 @@ from vlm_ablate.models.checkpointing import set_checkpointing
 from vlm_ablate.models.connectors.base import Connector
 from vlm_ablate.models.features import StoredFeatures
 from vlm_ablate.models.generation import continued
+from vlm_ablate.models.half import hold_in_bf16
 from vlm_ablate.models.language.base import LanguageModel
 from vlm_ablate.models.language.vocabulary import extend_vocabulary
 from vlm_ablate.models.pretrained import quietly
@@ -317,7 +319,9 @@ class VLM(nn.Module):
 
 
 def _dtype(module: nn.Module) -> torch.dtype:
-    return next((p.dtype for p in module.parameters()), torch.get_default_dtype())
+    """The widest of its parameters': of some in bf16 and some in fp32, what autocast is to find is fp32."""
+    kinds = {p.dtype for p in module.parameters()}
+    return reduce(torch.promote_types, kinds) if kinds else torch.get_default_dtype()
 
 
 def build_vlm(
@@ -326,7 +330,7 @@ def build_vlm(
     *,
     load_weights: bool = True,
     seed: int = 0,
-    language_dtype: torch.dtype = torch.float32,
+    half: Collection[str] = (),
 ) -> VLM:
     """Put a model together from its registered parts. `init_from` is not read: see `checkpoints/start_from.py`.
 
@@ -335,8 +339,8 @@ def build_vlm(
         views: what images will be prepared to; decides the special tokens and the largest patch grid.
         load_weights: False builds the structure on the meta device, from configurations alone.
         seed: of all parameters that no checkpoint brings. Each part draws from a generator of its own.
-        language_dtype: of the language model's own weights; what is new stays in fp32. In bf16 the model must run
-            under autocast.
+        half: backbones ("vision", "language") whose own weights are held in bf16; what is new stays in fp32. The model
+            must then run under autocast. Of the encoder that is what autocast rounds anyway (`half.py`).
 
     Raises:
         AssetMissing: a part's files are not on this machine.
@@ -344,8 +348,11 @@ def build_vlm(
     """
     with quietly(), seeded(seed, "vision"):
         vision = vision_encoders.build(config.vision, image_size=views.side, load_weights=load_weights)
+    if "vision" in half:
+        hold_in_bf16(vision)
     with quietly(), seeded(seed, "language"):
-        language = language_models.build(config.language, load_weights=load_weights, dtype=language_dtype)
+        dtype = torch.bfloat16 if "language" in half else torch.float32
+        language = language_models.build(config.language, load_weights=load_weights, dtype=dtype)
     new = add_tokens(language, image_tokens(views), config.extra_tokens)
     with seeded(seed, "vocabulary"):
         extend_vocabulary(language, new.start, len(new.tokens))

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-import torch
-
 from vlm_ablate.checkpoints.start_from import started_vlm
 from vlm_ablate.config.run_config import RunStage
 from vlm_ablate.data.dataset import Skips
@@ -117,12 +115,11 @@ class StageModel:
 
     def _build(self, ranks: Ranks = Ranks()) -> VLM:
         device = training_device()
-        half = device.type == "cuda" and self.config.language_in_bf16
+        half = self.config.held_in_bf16 if device.type == "cuda" else ()
         model, views, seed = placed(self.config.model, self._home), Views.of(self.config.images()), self.spec.seeds.init
-        dtype = torch.bfloat16 if half else torch.float32
         if ranks.sharded and not ranks.first:
-            return build_vlm(model, views, load_weights=False, seed=seed, language_dtype=dtype)
-        vlm = started_vlm(model, views, seed=seed, language_dtype=dtype)
+            return build_vlm(model, views, load_weights=False, seed=seed, half=half)
+        vlm = started_vlm(model, views, seed=seed, half=half)
         return vlm if ranks.sharded else vlm.to(device)
 
     def _fresh(self, ranks: Ranks) -> VLM:

@@ -12,12 +12,10 @@ from torch.distributed.tensor import DTensor
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from vlm_ablate.config.stages import Stage
+from vlm_ablate.config.stages import BACKBONES, Stage
 from vlm_ablate.errors import ModelError
 from vlm_ablate.training.muon import MuonAdamW
 
-BACKBONES = ("vision", "language")
-"""Attributes of the VLM that hold a backbone; everything else is new."""
 _UNDECAYED_NAMES = ("latents", "trainable_tokens", "position_embedding", "lora_embedding")
 _FACTORS = ("lora_A", "lora_B")
 _NEW_NAMES = ("trainable_tokens",)
