@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from vlm_ablate.data.pack import WINDOW, Size, best_fit, fill_of
+from vlm_ablate.data.deal import Size
+from vlm_ablate.data.pack import WINDOW, best_fit, fill_of
 from vlm_ablate.provenance import machine
 
 SAMPLES, TOKENS, TILES, FILL, TIMES = 16_384, 4_096, 48, 0.995, 2.0

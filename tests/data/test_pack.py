@@ -18,7 +18,7 @@ from vlm_ablate.config.execution import Execution
 from vlm_ablate.config.run_config import RunStage
 from vlm_ablate.data.mixture import Mixture
 from vlm_ablate.data.module import VLMDataModule
-from vlm_ablate.data.pack import PackedBatches, PackedRows, Row, best_fit, dealt, fill_of
+from vlm_ablate.data.pack import PackedBatches, PackedRows, Row, best_fit, fill_of
 from vlm_ablate.models.batch import Batch
 
 SIZES = st.lists(st.tuples(st.integers(1, 120), st.integers(0, 9)), max_size=60)
@@ -83,21 +83,17 @@ def test_what_is_resumed_goes_on_as_if_it_had_never_stopped(begin: int) -> None:
 
 
 def test_ranks_share_the_rows_of_each_step_of_one_process() -> None:
-    alone = [sorted(batch, key=_first) for batch in islice(PackedBatches(rows(), 8, 4), 6)]
-    ranks = [iter(PackedBatches(rows(), 8, 2, rank, 2)) for rank in range(2)]
-    assert [sorted((row for rank in ranks for row in next(rank)), key=_first) for _ in range(6)] == alone
-
-
-@pytest.mark.parametrize("world", [1, 2, 4])
-def test_rows_are_dealt_once_and_evenly_by_views(world: int) -> None:
-    views = [9, 1, 4, 0, 7, 7, 2, 3]
-    given = [Row((number,), ((10, count),), 0) for number, count in enumerate(views)]
-    shares = dealt(given, world)
-    assert sorted((row for share in shares for row in share), key=_first) == given
-    assert {len(share) for share in shares} == {len(given) // world}
-    sums = [sum(count for row in share for _, count in row.sizes) for share in shares]
-    assert max(sums) - min(sums) <= 2
-    assert world > 1 or shares == [given]
+    """And rows that several compute at the same time have about as many views."""
+    alone = [sorted(batch, key=_first) for batch in islice(PackedBatches(rows(), 8, 4, 4), 6)]
+    assert [row for batch in islice(PackedBatches(rows(), 8, 4, 2), 12) for row in batch] == [
+        row for batch in islice(PackedBatches(rows(), 8, 4, 4), 6) for row in batch
+    ], "one rank takes them as they come"
+    ranks = [iter(PackedBatches(rows(), 8, 4, 1, rank, 2)) for rank in range(2)]
+    for step in alone:
+        times = [[next(rank)[0] for rank in ranks] for _ in range(2)]
+        assert sorted((row for time in times for row in time), key=_first) == step
+        apart = sorted(row.views for row in step)
+        assert sorted(row.views for row in times[1]) == apart[:2] and sorted(row.views for row in times[0]) == apart[2:]
 
 
 def _first(row: Row) -> int:

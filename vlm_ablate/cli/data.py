@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from vlm_ablate.config.run_config import RunStage
+    from vlm_ablate.data.deal import Size
     from vlm_ablate.data.inspect import Shown, SourceStats
-    from vlm_ablate.data.pack import Size
     from vlm_ablate.runs.spec import RunSpec
 
 app = typer.Typer(help="Data sources and the material on this machine.", no_args_is_help=True)

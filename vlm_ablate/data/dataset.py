@@ -11,9 +11,10 @@ from typing import TypeVar
 from torch.utils.data import Dataset
 
 from vlm_ablate.config.data import DataConfig
+from vlm_ablate.data.deal import Share, Size, dealt
 from vlm_ablate.data.encode import EncodedSample, Encoder
 from vlm_ablate.data.mixture import Mixture
-from vlm_ablate.data.pack import Row, Size
+from vlm_ablate.data.pack import Row
 from vlm_ablate.data.sample import Sample
 from vlm_ablate.data.sources.base import Source
 from vlm_ablate.errors import DataError, VlmAblateError
@@ -130,13 +131,17 @@ class MixtureDataset(Dataset[EncodedSample]):
         kept = [sample for sample, size, meant in zip(found, sizes, row.sizes, strict=True) if size == meant]
         return kept or found[:1]
 
-    def measure(self, index: int, step: int) -> Size:
+    def measure(self, index: int, step: int | None = None) -> Size:
         """Tokens and views of the `index`-th sample as prepared at a step of the stage, from the headers of its images.
+
+        Args:
+            step: None: the one that the sample has by itself.
 
         Raises:
             DataError: neither the row nor another in its place can be used, as far as it shows without pixels.
         """
-        layout, _, _ = self._first(index, self.encoder.at_step(step).layout)
+        encoder = self.encoder.at(index) if step is None else self.encoder.at_step(step)
+        layout, _, _ = self._first(index, encoder.layout)
         return len(layout.input_ids), len(layout.view_sizes)
 
     def _read(self, index: int, encoder: Encoder) -> EncodedSample:
@@ -184,12 +189,14 @@ class Failure:
 
 
 class Batches:
-    """Collate function over global indices or packed rows: reads, encodes, collates, hands errors on as values."""
+    """Collate function over indices, packed rows or shares: reads, encodes, collates, hands errors on as values."""
 
     def __init__(self, dataset: MixtureDataset, collate: Callable[[Sequence[EncodedSample]], Batch]) -> None:
         self.dataset, self.collate = dataset, collate
+        self._dealt: tuple[range, list[list[list[int]]]] = range(0), []
+        """The step that was dealt last, and how."""
 
-    def __call__(self, places: Sequence[int | Row]) -> Batch | Failure:
+    def __call__(self, places: Sequence[int | Row | Share]) -> Batch | Failure:
         """The batch of these, or the error of this project that reading them gave."""
         try:
             return self.collate([sample for place in places for sample in self._samples(place)])
@@ -197,5 +204,14 @@ class Batches:
             # A plain copy: some error types have constructors that do not survive pickling.
             return Failure(DataError(error.message, hint=error.hint))
 
-    def _samples(self, place: int | Row) -> list[EncodedSample]:
-        return self.dataset.row(place) if isinstance(place, Row) else [self.dataset[place]]
+    def _samples(self, place: int | Row | Share) -> list[EncodedSample]:
+        if isinstance(place, Row):
+            return self.dataset.row(place)
+        return [self.dataset[index] for index in ([place] if isinstance(place, int) else self._indices(place))]
+
+    def _indices(self, share: Share) -> list[int]:
+        """Every rank measures every sample of a step, once in each of its loader processes, and deals them alike."""
+        if self._dealt[0] != share.step:
+            sizes = [self.dataset.measure(index) for index in share.step]
+            self._dealt = share.step, dealt(sizes, share.ranks, share.size)
+        return [share.step[number] for number in self._dealt[1][share.rank][share.number]]

@@ -12,10 +12,10 @@ import numpy as np
 
 from vlm_ablate.config.run_config import RunConfig
 from vlm_ablate.data.dataset import build_mixture
+from vlm_ablate.data.deal import Size
 from vlm_ablate.data.encode import Encoder, Layout, stage_encoder
 from vlm_ablate.data.images import load_views
 from vlm_ablate.data.mixture import Mixture
-from vlm_ablate.data.pack import Size
 from vlm_ablate.data.sample import Sample, UnusableSample
 from vlm_ablate.errors import AssetMissing, DataError, UnknownNameError
 from vlm_ablate.models.batch import IGNORE

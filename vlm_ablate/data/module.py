@@ -13,6 +13,7 @@ from vlm_ablate.config.execution import Execution
 from vlm_ablate.config.run_config import RunStage
 from vlm_ablate.data.collate import Collator
 from vlm_ablate.data.dataset import Batches, Failure, MixtureDataset, Skips
+from vlm_ablate.data.deal import Share, SharedBatches
 from vlm_ablate.data.encode import stage_encoder
 from vlm_ablate.data.mixture import Mixture
 from vlm_ablate.data.pack import PackedBatches, PackedRows, Row
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class EndlessBatches(Sampler[list[int]]):
-    """Global indices of one rank's micro-batches, from `start` on.
+    """Global indices of one rank's micro-batches, from `start` on, in the order in which samples come.
 
     Micro-batch j of rank r holds the indices start + (j * world + r) * size and the following size - 1, so that an
     optimiser step covers the same samples for any micro-batch size and any number of ranks.
@@ -40,14 +41,14 @@ class EndlessBatches(Sampler[list[int]]):
             first += self.world * self.size
 
 
-class _Places(Dataset[int | Row]):
-    """The global index or packed row itself: reading is done for a whole batch in the collate function."""
+class _Places(Dataset[int | Row | Share]):
+    """The place itself: reading is done for a whole batch in the collate function."""
 
-    def __getitem__(self, place: int | Row) -> int | Row:
+    def __getitem__(self, place: int | Row | Share) -> int | Row | Share:
         return place
 
 
-class _Loader(DataLoader[int | Row]):
+class _Loader(DataLoader[int | Row | Share]):
     """Raises, in the training process, the error that a loader process handed on."""
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # collating makes them of the indices
@@ -101,6 +102,7 @@ class VLMDataModule(pl.LightningDataModule):
         self.batches = Batches(self.dataset, collate)
         self._resumed = 0
         self._rows = self._packed((0, start)) if stage.data.packing == "rows" else None
+        self._cut = any(image.split != "none" for image in stage.data.image_by_step().values())
 
     @property
     def consumed(self) -> int:
@@ -131,14 +133,17 @@ class VLMDataModule(pl.LightningDataModule):
             row, sample = state_dict["window"]
             self._rows = self._packed((row, sample))
 
-    def train_dataloader(self) -> DataLoader[int | Row]:
+    def train_dataloader(self) -> DataLoader[int | Row | Share]:
         """Micro-batches of this rank, from the first unconsumed sequence on."""
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
-        size = self.execution.micro_batch_size or self.stage.batch_size // world
+        step = self.stage.batch_size
+        size = self.execution.micro_batch_size or step // world
         order: Sampler[Any] = EndlessBatches(self.consumed, size, rank, world)
         if self._rows is not None:
-            order = PackedBatches(self._rows, self.consumed - self.start, size, rank, world)
+            order = PackedBatches(self._rows, self.consumed - self.start, step, size, rank, world)
+        elif world > 1 and self._cut:
+            order = SharedBatches(self.consumed, step, size, rank, world)
         return _Loader(
             _Places(),
             batch_sampler=order,

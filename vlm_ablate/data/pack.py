@@ -15,11 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 from torch.utils.data import Sampler
 
+from vlm_ablate.data.deal import Size, dealt
+
 WINDOW = 2048
 """Samples that are packed together: of a mixture like the Cauldron rows of 4,096 tokens become 0.996 full."""
-
-Size = tuple[int, int]
-"""Tokens and views of a sample."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +36,11 @@ class Row:
     def tokens(self) -> int:
         """Of all its samples."""
         return sum(tokens for tokens, _ in self.sizes)
+
+    @property
+    def views(self) -> int:
+        """Of all its samples."""
+        return sum(views for _, views in self.sizes)
 
 
 def best_fit(sizes: Sequence[Size], tokens: int, views: int | None = None) -> list[list[int]]:
@@ -157,34 +161,19 @@ class PackedRows:
 
 
 class PackedBatches(Sampler[list[Row]]):
-    """Packed rows of one rank's micro-batches, dealt as `EndlessBatches` deals single sequences."""
+    """Packed rows of one rank's micro-batches, of steps of so many rows that are dealt by their views."""
 
-    def __init__(self, rows: PackedRows, start: int, size: int, rank: int = 0, world: int = 1) -> None:
-        self.rows, self.start, self.size, self.rank, self.world = rows, start, size, rank, world
+    def __init__(self, rows: PackedRows, start: int, step: int, size: int, rank: int = 0, world: int = 1) -> None:
+        self.rows, self.start, self.step, self.size, self.rank, self.world = rows, start, step, size, rank, world
 
     def __iter__(self) -> Iterator[list[Row]]:
         first = self.start
         while True:
             # Every rank measures every row: which samples stand where does not depend on how many ranks there are.
-            every = [self.rows[number] for number in range(first, first + self.world * self.size)]
-            yield dealt(every, self.world)[self.rank]
-            first += self.world * self.size
-
-
-def dealt(rows: Sequence[Row], ranks: int) -> list[list[Row]]:
-    """Rows for each rank, equally many, with about as many views: a step takes as long as its slowest rank.
-
-    The rows with most views are dealt out first, there and back. Each rank has its rows in the order given.
-    """
-
-    def views(number: int) -> int:
-        return sum(count for _, count in rows[number].sizes)
-
-    shares: list[list[int]] = [[] for _ in range(ranks)]
-    for place, number in enumerate(sorted(range(len(rows)), key=lambda number: (-views(number), number))):
-        turn, rank = divmod(place, ranks)
-        shares[rank if turn % 2 == 0 else ranks - 1 - rank].append(number)
-    return [[rows[number] for number in sorted(share)] for share in shares]
+            every = [self.rows[number] for number in range(first, first + self.step)]
+            for batch in dealt([(row.tokens, row.views) for row in every], self.world, self.size)[self.rank]:
+                yield [every[number] for number in batch]
+            first += self.step
 
 
 @dataclass(frozen=True)
