@@ -5,6 +5,7 @@ On a Ray cluster the command is forked, too; its workers are started by Ray as i
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import multiprocessing
 import os
@@ -80,6 +81,7 @@ def _command(place: str, parts: str, home: str, server: str, cluster: str) -> No
     log = os.open(f"{place}/output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
+    faulthandler.register(signal.SIGUSR2)  # says where a command that hangs does
     from vlm_ablate.home import Home
     from vlm_ablate.launch.campaign import Campaign
 
@@ -176,6 +178,8 @@ class Command:
         """
         self.process.join(self.patience)
         if self.process.exitcode is None:
+            send([self.process.pid], signal.SIGUSR2)
+            self.process.join(2)  # its stacks are in output.txt then
             send(self.all, signal.SIGKILL)
             raise TimeoutError(f"the command still goes after {self.patience:.0f} s")
         file = self.place / f"outcome-{self.process.pid}.json"

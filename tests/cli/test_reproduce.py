@@ -83,9 +83,13 @@ def fill(home: Home, *names: str, but: str = "") -> None:
 
 def test_one_seed_of_every_table_comes_before_the_next(folder: Path) -> None:
     order = [(s.seed, s.experiment) for s in seed_by_seed(tables("first", "third"))]
-    assert order == [(0, "idefics2/first")] * 3 + [(0, "idefics2/third")] * 2 + [(1, "idefics2/first")] * 3 + [
-        (1, "idefics2/third")
-    ] * 2
+    assert (
+        order
+        == [(0, "idefics2/first")] * 3
+        + [(0, "idefics2/third")] * 2
+        + [(1, "idefics2/first")] * 3
+        + [(1, "idefics2/third")] * 2
+    )
     assert seed_by_seed([]) == []
 
 

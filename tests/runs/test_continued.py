@@ -69,6 +69,26 @@ def test_sigterm_while_training_stops_after_a_checkpoint(straight, home, monkeyp
     assert_continues(home, straight, 3)
 
 
+def test_what_a_stopped_process_worked_counts_for_the_stage(straight, home, monkeypatch):
+    monkeypatch.setattr("vlm_ablate.training.callbacks.Monitor.event_interval", 0.0)
+    spec, away = straight[1], 1.5
+
+    def stop(event):
+        if isinstance(event, StepDone) and event.step == 3:
+            time.sleep(away)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt):
+        execute(spec, home=home, reporter=stop)
+    time.sleep(away)  # nobody works
+    began = time.monotonic()
+    outcome = execute(spec, home=home)
+    took = time.monotonic() - began
+    first, second = (stage.outcome()["seconds"] for stage in stages(home, spec))
+    assert away <= outcome.before <= first <= outcome.before + outcome.seconds
+    assert outcome.seconds <= took and second <= took
+
+
 @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_between_micro_batches_waits_for_the_step(kind, straight, home, monkeypatch):
     from vlm_ablate.training.module import TrainingModule

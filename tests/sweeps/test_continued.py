@@ -59,6 +59,21 @@ def test_a_trial_may_be_interrupted_as_often_as_one_likes(
     assert result.counts() == {"finished": 1}
 
 
+def test_what_a_trial_took_before_it_was_interrupted_counts_against_the_hours(tmp_path: Path, home: Home) -> None:
+    class Continued(Oracle):
+        def _end(self, spec: RunSpec, future: RunFuture) -> None:
+            results = write_results(spec, self.context.home)
+            future.set_result(outcome_of(results, trained=("train",), seconds=100.0, before=3500.0))
+
+    file = write_sweep(tmp_path, budget={"hours": 1.0})
+    with pytest.raises(KeyboardInterrupt):
+        sweep(file, home, Interrupted())
+    (result,) = sweep(file, home, Continued())
+    assert result.counts() == {"finished": 1} and result.trials[0].seconds == 3600.0
+    (result,) = sweep(write_sweep(tmp_path, budget={"trials": 1}), Home(tmp_path / "other"), Continued())
+    assert result.trials[0].seconds == 100.0, "what another had begun was paid there"
+
+
 def test_a_trial_that_was_left_while_its_values_were_drawn_is_still_the_file_as_it_stands(
     tmp_path: Path, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:

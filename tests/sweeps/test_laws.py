@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.browser import needs_browser, served, shown
 from tests.sweeps.toys import RANK, RATE, Oracle, Watched, quality, sweep, write_sweep
 from vlm_ablate.config.expand import load_experiment
 from vlm_ablate.config.run_config import RunConfig
@@ -281,8 +282,9 @@ def test_a_study_of_another_search_is_not_mixed_with(
     assert launcher.computed == []
 
 
-@pytest.mark.usefixtures("published")
-def test_trials_stand_below_the_sweep_in_the_store(tmp_path: Path, home: Home) -> None:
+@pytest.fixture
+def recorded(tmp_path: Path, home: Home, published: None) -> str:
+    """A sweep of two trials in the tracking store; the id of its own run there."""
     loaded = load_sweep(write_sweep(tmp_path, budget={"trials": 2}))
     studies = open_studies(loaded, home, default_storage(home, "toy"))
     told: dict[str, Any] = {"scale": "paper", "searched": ["stages.*.learning_rate", RANK], "objective": "ocr"}
@@ -291,12 +293,29 @@ def test_trials_stand_below_the_sweep_in_the_store(tmp_path: Path, home: Home) -
     with Campaign(Oracle(), home, runner.hear) as campaign:
         runner.work(campaign)
     record_sweep(home.tracking_uri, loaded.tracked_as, markdown="best: 0", finished=True, **told)
+    return parent
+
+
+def test_trials_stand_below_the_sweep_in_the_store(home: Home, recorded: str) -> None:
     records = read_records(home.tracking_uri, "sweeps/toy")
     assert [r.tags[schema.TRIAL] for r in sorted(records, key=lambda r: r.tags[schema.TRIAL])] == ["0", "1"]
-    assert {r.tags[schema.PARENT] for r in records} == {parent}
+    assert {r.tags[schema.PARENT] for r in records} == {recorded}
     write_views(home.tracking_uri)
     reader = SqliteReader(home.database)
     (number,) = [number for number, name in reader.experiments() if name == "sweeps/toy"]
     view = decoded(reader.experiment_tag(number, tag(RUNS_VIEW)) or "")
     assert view["selectedColumns"][:4] == [
-        "tags.`vlm.trial`", f"params.`{RATE}`", f"params.`{RANK}`", "metrics.`score/ocr`"]  # fmt: skip
+        "tags.`vlm.trial`", "metrics.`score/ocr`", f"params.`{RATE}`", f"params.`{RANK}`"]  # fmt: skip
+
+
+@needs_browser
+@pytest.mark.usefixtures("recorded")
+def test_a_sweep_opens_with_its_trials_their_scores_and_what_was_searched(home: Home, tmp_path: Path) -> None:
+    with served(str(home.root), 19100) as links:
+        runs, charts = shown(links["runs"], tmp_path / "runs"), shown(links["charts"], tmp_path / "charts")
+    for trial in ("trial 0", "trial 1"):
+        assert f"plain · seed 0 · {trial}" in runs
+    columns = runs[runs.index("vlm.trial") :]
+    assert 0 < columns.index("score/ocr") < columns.index(RATE) < columns.index(RANK)
+    sections = [charts.index(name) for name in ("Trials", "Parallel Coordinates", "Each field", "Cost")]
+    assert sections == sorted(sections)

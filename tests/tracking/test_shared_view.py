@@ -87,9 +87,10 @@ def test_the_mean_comes_first_and_every_benchmark_has_a_column_and_a_chart() -> 
         assert f"metrics.`score/{name}`" in view["selectedColumns"] and f"score/{name}" in charted
 
 
-def test_trials_stand_with_what_was_searched_and_the_objective_first() -> None:
+def test_trials_stand_with_the_objective_first_and_what_was_searched() -> None:
     view = VIEWS["sweep"]
-    first = ["tags.`vlm.trial`", *(f"params.`{name}`" for name in SPACE), "metrics.`score/textvqa`"]
+    first = ["tags.`vlm.trial`", "metrics.`score/textvqa`", *(f"params.`{name}`" for name in SPACE)]
+    assert len(view["selectedColumns"]) == len(set(view["selectedColumns"]))
     assert view["selectedColumns"][: len(first)] == first and view["orderByKey"] == "metrics.`score/textvqa`"
     parallel, *scatters = view["compareRunCharts"][: 1 + len(SPACE)]
     assert parallel["type"] == "PARALLEL" and parallel["selectedParams"] == list(SPACE)

@@ -86,6 +86,7 @@ class _Run:
         self.interruption = interruption
         self.started = time.monotonic()
         self.trained: tuple[str, ...] = ()
+        self.before = 0.0
         self._due = Throttle()
         self._waited_for: str | None = None
 
@@ -120,7 +121,8 @@ class _Run:
             status, message = self._attempt()
             note_attempt(self.spec, self.home, status, message)
         seconds = time.monotonic() - self.started
-        return outcome_of(find_results(self.spec, self.home), seconds=seconds, trained=self.trained)
+        results = find_results(self.spec, self.home)
+        return outcome_of(results, seconds=seconds, before=self.before, trained=self.trained)
 
     def _attempt(self) -> tuple[str, str]:
         try:
@@ -163,8 +165,10 @@ class _Run:
         # A missing asset shows now, not after training.
         scoring = Scoring(self.spec, self.reporter, answers_folder(self.home))
         runner = StageRunner(self.spec, self.home, scoring, self.folder, self.reporter, self.interruption, self.waiting)
-        last = runner.run()
-        self.trained = runner.trained
+        try:
+            last = runner.run()
+        finally:
+            self.trained, self.before = runner.trained, runner.before
         if scoring.missing(last):
             scoring.score(runner.model(last), last, self.waiting)
         answered = list(scoring.answered(last))

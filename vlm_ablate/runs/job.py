@@ -18,7 +18,7 @@ from vlm_ablate.runs.stage_model import StageModel
 from vlm_ablate.tracking import schema
 from vlm_ablate.training.callbacks import StepMetrics
 from vlm_ablate.training.checkpoint import CheckpointFiles
-from vlm_ablate.training.counters import Seen, flops_by_rates
+from vlm_ablate.training.counters import Seen, Stopwatch, flops_by_rates
 from vlm_ablate.training.interruption import Interruption
 from vlm_ablate.training.ranks import Ranks
 from vlm_ablate.training.stages import StageJob, curve_steps
@@ -36,6 +36,7 @@ def stage_job(
     interruption: Interruption,
     flops: Sequence[float] | None,
     ranks: Ranks,
+    stopwatch: Stopwatch | None = None,
 ) -> StageJob:
     """Of any rank; it tells nobody anything.
 
@@ -45,6 +46,7 @@ def stage_job(
         skips: counts samples that cannot be used.
         checkpoints: where the first rank writes.
         flops: rates by which FLOPs are counted, see `flops_by_rates`; None: they are not.
+        stopwatch: runs since work on the stage began; None: it begins now.
     """
     spec, stages = model.spec, list(model.config.stages.items())
     name, stage = stages[index]
@@ -65,6 +67,7 @@ def stage_job(
         interruption=interruption,
         flops=flops_by_rates(*flops) if flops else None,
         ranks=ranks,
+        stopwatch=stopwatch or Stopwatch(),
     )
 
 

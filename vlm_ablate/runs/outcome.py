@@ -32,6 +32,8 @@ class RunOutcome:
     message: str = ""
     seconds: float = 0.0
     """Of computing that this execution did."""
+    before: float = 0.0
+    """Seconds that processes before it had worked on what it trained, and that it did not have to repeat."""
     reused: bool = False
     """True when nothing was left to compute."""
     trained: tuple[str, ...] = ()
@@ -46,7 +48,12 @@ class RunOutcome:
 
 
 def outcome_of(
-    results: Results, *, seconds: float = 0.0, reused: bool = False, trained: tuple[str, ...] = ()
+    results: Results,
+    *,
+    seconds: float = 0.0,
+    before: float = 0.0,
+    reused: bool = False,
+    trained: tuple[str, ...] = (),
 ) -> RunOutcome:
     """The outcome that the results on disk tell."""
     records = [r for r in results.score_records() if not r.get("described")] if results.status == "finished" else []
@@ -62,6 +69,7 @@ def outcome_of(
         blind=scores[True],
         message=results.message,
         seconds=seconds,
+        before=before,
         reused=reused,
         trained=trained,
     )

@@ -37,7 +37,7 @@ from vlm_ablate.storage import file_sha256
 from vlm_ablate.tracking import schema
 from vlm_ablate.tracking.origin import provenance_tags
 from vlm_ablate.training.checkpoint import CheckpointFiles
-from vlm_ablate.training.counters import Seen
+from vlm_ablate.training.counters import Seen, Stopwatch
 from vlm_ablate.training.interruption import Interruption, StopRequested
 from vlm_ablate.training.stages import StageJob, train_stage
 
@@ -69,6 +69,8 @@ class StageRunner:
         """Of the ranks, once there is something to train."""
         self.trained: tuple[str, ...] = ()
         """Names of the stages that were trained here."""
+        self.before = 0.0
+        """Seconds that earlier processes had worked on these."""
 
     def run(self) -> StageFolder:
         """The folder of the last stage, trained now as far as it was not.
@@ -181,7 +183,7 @@ class StageRunner:
         rates: Rates,
     ) -> None:
         name, stage = self._stages[index]
-        began, clock = time.time_ns() // 1_000_000, time.monotonic()
+        began, stopwatch = time.time_ns() // 1_000_000, Stopwatch()
         if folder.manifest() is None:
             self._describe(folder, key, before)
         if self._group is None:
@@ -204,7 +206,7 @@ class StageRunner:
             body["continued"] = continued
         job = stage_job(
             self._model, index, vlm, mixture, seen, skips, checkpoints=files, interruption=self._interruption,
-            flops=rates.flops.get(name), ranks=group.ranks,
+            flops=rates.flops.get(name), ranks=group.ranks, stopwatch=stopwatch,
         )  # fmt: skip
         try:
             with closing(Log(folder.log)) as log:
@@ -214,8 +216,10 @@ class StageRunner:
                 seen = self._in_step(job, group)
         except Diverged as error:
             end = {"status": schema.DIVERGED, "message": error.message, "seen": seen.to_dict()}
-            folder.end(body | end | {"seconds": time.monotonic() - clock, "ended_ms": time.time_ns() // 1_000_000})
+            folder.end(body | end | {"seconds": stopwatch.seconds, "ended_ms": time.time_ns() // 1_000_000})
             raise
+        finally:
+            self.before += stopwatch.before
         read, skipped = (int(number) for number in group.ranks.total([skips.read, skips.skipped]))
         save_trained(vlm, folder.weights)
         self._model.trained(None if group.ranks.sharded else folder)
@@ -228,7 +232,7 @@ class StageRunner:
                 "seen": seen.to_dict(),
                 "skipped": skipped,
                 "weights_sha256": file_sha256(folder.weights),
-                "seconds": time.monotonic() - clock,
+                "seconds": stopwatch.seconds,
                 "ended_ms": time.time_ns() // 1_000_000,
             }
         )

@@ -278,6 +278,8 @@ class SweepRunner:
         if outcome.status == "finished":
             scores[str(work.spec.seed)] = dict(outcome.scores)
         seconds = float(notes.get(SECONDS, 0.0)) + outcome.seconds
+        if work.trial.resumed or work.deaths:  # else another had begun the run
+            seconds += outcome.before
         work.trial.study.note(work.trial, {SCORES: scores, SECONDS: round(seconds, 3)})
 
     def _end(self, work: _Work, outcome: str, message: str) -> None:

@@ -118,9 +118,7 @@ def publish(view: RunView, tracking_uri: str, folder: Path, notice: Notice = lam
     return note.run_id
 
 
-def _bring_up(
-    view: RunView, note: _Note, tracking_uri: str, notice: Notice, allowed: Callable[[], None]
-) -> None:
+def _bring_up(view: RunView, note: _Note, tracking_uri: str, notice: Notice, allowed: Callable[[], None]) -> None:
     client = connect(tracking_uri)
     if _opened.setdefault(tracking_uri, note.store) != note.store:
         forget_connections(client)  # they lead to a file that was moved away

@@ -101,7 +101,7 @@ def sweep_view(benchmarks: Iterable[str], searched: Sequence[str], objective: st
         _line(schema.TRAIN_LOSS, 3),
     ]
     sections = {"Trials": 1, "Each field": 3, "Cost": 2, "Along the way": 2}
-    first = [_column("tags", schema.TRIAL), *(_column("params", name) for name in searched)]
+    first = [_column("tags", schema.TRIAL), _column("metrics", score), *(_column("params", name) for name in searched)]
     return _state(scores, (), charts, sections, first=first, order=score)
 
 
@@ -121,7 +121,7 @@ def _state(
         first: columns before those of the scores.
         order: metric by which runs stand, the highest first.
     """
-    columns = [*first, *(_column("metrics", name) for name in scores)]
+    columns = list(dict.fromkeys([*first, *(_column("metrics", name) for name in scores)]))
     columns += [_column("params", name) for name in params]
     columns += [_column("metrics", name) for name in (schema.PARAMS_TRAINABLE, schema.WALL_SECONDS)]
     return {

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Callback
 
 from vlm_ablate.errors import Diverged
 from vlm_ablate.events import Checkpointed, Reporter, StepDone
-from vlm_ablate.training.counters import Counter, Seen
+from vlm_ablate.training.counters import Counter, Seen, Stopwatch
 from vlm_ablate.training.interruption import Interruption, StopRequested
 from vlm_ablate.training.module import TrainingModule
 from vlm_ablate.training.ranks import Ranks
@@ -139,13 +139,14 @@ class Monitor(StepEnd):
         total_steps: int,
         divergence_ratio: float,
         waited: Callable[[], float],
+        stopwatch: Stopwatch,
         ranks: Ranks = Ranks(),
     ) -> None:
         """
         Args:
             waited: gives the seconds of waiting for data since its last call (`Waiting.take`).
         """
-        self._ranks, self._waited = ranks, waited
+        self._ranks, self._waited, self._stopwatch = ranks, waited, stopwatch
         self.counter, self._track_metrics, self._reporter = counter, track, reporter
         self._run, self._first_step, self._total = run, first_step, total_steps
         self._pending: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -229,10 +230,16 @@ class Monitor(StepEnd):
     def state_dict(self) -> dict[str, Any]:
         self._collect()  # a checkpoint on a request to stop may be of any step
         window = [list(pair) for pair in self._window]
-        return {"seen": self.counter.seen.to_dict(), "detector": self._detector.state(), "window": window}
+        return {
+            "seen": self.counter.seen.to_dict(),
+            "detector": self._detector.state(),
+            "window": window,
+            "seconds": self._stopwatch.seconds,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.counter.seen = Seen(**state_dict["seen"])
+        self._stopwatch.before = float(state_dict.get("seconds", 0.0))  # older checkpoints do not tell
         self._detector.load(state_dict["detector"])
         self._window = [tuple(pair) for pair in state_dict["window"]]
 

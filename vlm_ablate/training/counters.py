@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -31,6 +32,23 @@ class Seen:
     def to_dict(self) -> dict[str, float]:
         """Plain numbers, for a checkpoint."""
         return asdict(self)
+
+
+class Stopwatch:
+    """Seconds of work on a stage over all the processes that trained it.
+
+    Of a process that was killed what came after its last checkpoint is not counted: it is done again.
+    """
+
+    def __init__(self) -> None:
+        self._since = time.monotonic()
+        self.before = 0.0
+        """Seconds of the processes before this one."""
+
+    @property
+    def seconds(self) -> float:
+        """Until now."""
+        return self.before + time.monotonic() - self._since
 
 
 def flops_by_rates(per_view: float, per_token: float, per_pair: float = 0.0) -> BatchFlops:

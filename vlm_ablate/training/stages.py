@@ -17,7 +17,7 @@ from vlm_ablate.errors import Diverged
 from vlm_ablate.events import Reporter
 from vlm_ablate.training.callbacks import Checkpoints, CurvePoints, Monitor, StepMetrics, StepSeeds, derived_seed
 from vlm_ablate.training.checkpoint import CheckpointFiles
-from vlm_ablate.training.counters import BatchFlops, Counter, Seen
+from vlm_ablate.training.counters import BatchFlops, Counter, Seen, Stopwatch
 from vlm_ablate.training.fit import build_trainer, fit, quiet_lightning
 from vlm_ablate.training.interruption import Interruption
 from vlm_ablate.training.module import TrainingModule
@@ -66,6 +66,8 @@ class StageJob:
     """Optimiser steps of this stage after which `measure` is called."""
     measure: Callable[[int, Seen], None] | None = None
     """(step over all stages, what was seen): one point of the curve."""
+    stopwatch: Stopwatch = field(default_factory=Stopwatch)
+    """Runs since work on the stage began here."""
     ranks: Ranks = field(default_factory=Ranks)
     """Those that train it together. All but the first have a reporter and a tracker that hear nothing."""
 
@@ -136,6 +138,7 @@ def _callbacks(job: StageJob, counter: Counter, writer: Saver) -> list[pl.Callba
         total_steps=job.total_steps,
         divergence_ratio=job.stage.divergence_loss_ratio,
         waited=waiting.take,
+        stopwatch=job.stopwatch,
         ranks=job.ranks,
     )
     callbacks: list[pl.Callback] = [StepSeeds(job.dropout_seed, job.index), monitor]

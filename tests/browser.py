@@ -1,0 +1,45 @@
+"""Pages of the MLflow UI as a browser shows them."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+BROWSER = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+)
+needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
+
+
+def shown(address: str, profile: Path) -> str:
+    """The text of a page once its scripts have run."""
+    assert BROWSER is not None
+    options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=2400,2400"]
+    command = [BROWSER, *options, f"--user-data-dir={profile}", "--virtual-time-budget=60000", "--dump-dom", address]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=True).stdout
+
+
+@contextmanager
+def served(home: str, port: int) -> Iterator[dict[str, str]]:
+    """`vlm-ablate ui` of a home; the addresses that it prints first: runs, charts, compare."""
+    command = [sys.executable, "-m", "vlm_ablate", "ui", "--home", home, "--port", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            links: dict[str, str] = {}
+            for line in server.stdout:
+                if found := re.match(r"  (\w+) +(http\S+)", line):
+                    links[found[1]] = found[2]
+                if "compare" in links:
+                    break
+            yield links
+        finally:
+            server.terminate()
+            server.wait(30)
