@@ -26,6 +26,11 @@ def test_plan_has_a_row_for_each_arm_and_reads_no_weights(folder: Path) -> None:
     assert plan.total_parameters["one"] < plan.total_parameters["three"]
 
 
+def test_no_arms_are_none_and_not_all(folder: Path) -> None:  # noqa: F811
+    assert va.load("idefics2/second", scale="tiny", arms=[]).specs() == []
+    assert {spec.arm for spec in va.load("idefics2/second", scale="tiny", arms=["one"]).specs()} == {"one"}
+
+
 def test_run_does_nothing_twice_and_the_table_has_both_numbers(folder: Path) -> None:  # noqa: F811
     fill(Home(folder / "home").prepare(minimum_free=0), "second")
     study = va.load("idefics2/second", scale="tiny", home=folder / "home")

@@ -52,7 +52,7 @@ def load(
     """
     from vlm_ablate.config.expand import load_experiment
 
-    loaded = load_experiment(Path(experiment), scale=scale, sets=list(sets), arms=list(arms) if arms else None)
+    loaded = load_experiment(Path(experiment), scale=scale, sets=list(sets), arms=None if arms is None else list(arms))
     return Study(loaded, Home.at(None if home is None else str(home)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -16,24 +17,28 @@ from transformers import (
     AutoProcessor,
     AutoTokenizer,
     GPT2Config,
+    GPTNeoXConfig,
+    PhiConfig,
 )
 
-from tests.models.conftest import save_lm
+from tests.models.conftest import TEXT, save_lm
 from tests.models.support import PERCEIVER, a_batch, a_vlm, batch_of, logits_of, open_gates
 from vlm_ablate.checkpoints import load_checkpoint
 from vlm_ablate.checkpoints.chat import chat_template
+from vlm_ablate.checkpoints.export import export
+from vlm_ablate.checkpoints.exported import Origin
 from vlm_ablate.checkpoints.own import read_description, save_checkpoint
 from vlm_ablate.checkpoints.peft_folder import save_adapters
 from vlm_ablate.checkpoints.processor import generation_config, processor_for
-from vlm_ablate.checkpoints.to_transformers import fit, to_transformers
-from vlm_ablate.config.data import DataConfig, ImageConfig
+from vlm_ablate.checkpoints.to_transformers import fit, plain_tensors, to_transformers
+from vlm_ablate.config.data import DataConfig, ImageConfig, Preparation
 from vlm_ablate.config.stages import Stage
 from vlm_ablate.data.collate import Collator
 from vlm_ablate.data.encode import Encoder
 from vlm_ablate.data.prompts import prompt_format
 from vlm_ablate.data.sample import Image, ImageRef, Sample, Text
-from vlm_ablate.errors import AssetMissing, ModelError
-from vlm_ablate.models.adapters import apply_training
+from vlm_ablate.errors import AssetMissing, ModelError, StorageError
+from vlm_ablate.models.adapters import apply_training, merge_adapters
 from vlm_ablate.models.vlm import VLM
 
 NANO = ({"name": "siglip-nano"}, {"name": "llama-nano"})
@@ -270,6 +275,56 @@ def test_our_own_folder_loads_back_equal(name: str, keep: bool, tmp_path: Path) 
     # Its parts are checkpoints by themselves.
     assert AutoModelForCausalLM.from_pretrained(moved / "language").dtype == torch.float32
     assert "<image>" in AutoTokenizer.from_pretrained(moved / "language").get_vocab()
+
+
+FAMILIES = {
+    "gpt_neox": GPTNeoXConfig(**{k: v for k, v in TEXT.items() if k != "num_key_value_heads"}),
+    "phi": PhiConfig(**TEXT),
+}
+
+
+@pytest.mark.parametrize(("family", "padded"), [("gpt_neox", 0), ("gpt_neox", 8), ("phi", 0), ("phi", 8)])
+def test_tables_of_any_family_keep_rows_and_biases(family: str, padded: int, siglip: Path, tmp_path: Path) -> None:
+    """GPT-NeoX calls its embedding otherwise, and Phi's output head has a bias, which new tokens have none of."""
+    lm = save_lm(tmp_path / "lm", deepcopy(FAMILIES[family]), padded=padded)
+    if family == "phi":
+        base = AutoModelForCausalLM.from_pretrained(lm)
+        base.lm_head.bias.data.normal_(generator=torch.Generator().manual_seed(0))
+        base.save_pretrained(lm)
+    vlm = a_vlm(siglip, lm, connector="linear")
+    for name, rows in vlm.named_parameters():
+        if "trainable_tokens" in name:
+            rows.data.normal_(generator=torch.Generator().manual_seed(1))
+    batch = a_batch(vlm, ["<fake_token_around_image><image><fake_token_around_image> what ?"])
+    expected = logits_of(vlm, batch)
+    (tmp_path / "out").mkdir()
+    save_checkpoint(vlm, tmp_path / "out", ImageConfig(size=32))
+    torch.testing.assert_close(logits_of(load_checkpoint(tmp_path / "out"), batch), expected, rtol=1e-5, atol=1e-5)
+    again = a_vlm(siglip, lm, connector="linear", seed=1, init_from=str(tmp_path / "out"))
+    torch.testing.assert_close(logits_of(again, batch), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_adapters_are_folded_in_before_weights_are_rounded(siglip: Path, llama: Path, tmp_path: Path) -> None:
+    vlm = adapt(a_vlm(siglip, llama, connector="linear"), language="dora", vision="lora")
+    merged = deepcopy(vlm)
+    merge_adapters(merged)
+    export(vlm, Origin("a run", Preparation(image=ImageConfig(size=32)), "A run"), tmp_path, dtype=torch.bfloat16)
+    written = load_checkpoint(tmp_path).state_dict()
+    assert all(torch.equal(written[n], t.bfloat16().float()) for n, t in plain_tensors(merged).items())
+
+
+def test_what_is_no_export_is_not_replaced(tmp_path: Path) -> None:
+    vlm, origin = a_vlm(*NANO, connector="linear"), Origin("a run", Preparation(image=ImageConfig(size=32)), "A run")
+    for name in ("weights.safetensors", "language/grammar.txt"):
+        mine = tmp_path / name.partition("/")[0].partition(".")[0] / name
+        mine.parent.mkdir(parents=True)
+        mine.write_text("mine")
+        with pytest.raises(StorageError, match=f"holds {name.partition('/')[0]}, and no earlier export"):
+            export(vlm, origin, tmp_path / mine.relative_to(tmp_path).parts[0], force=True)
+        assert mine.read_text() == "mine"
+    for _ in range(2):
+        assert export(vlm, origin, tmp_path / "out", force=True).cls is None
+    assert load_checkpoint(tmp_path / "out")
 
 
 @pytest.mark.parametrize("layer", [-1, -2])

@@ -15,7 +15,6 @@ from transformers import PreTrainedModel
 from tests.checkpoints import kin
 from tests.checkpoints.kin import Kin, reference_inputs
 from tests.models.support import IMAGE, a_batch, assert_equal, assert_equal_gradients, assert_same_texts
-from vlm_ablate.checkpoints.families.base import EMBEDDING
 from vlm_ablate.checkpoints.families.known import FAMILIES, parts_of
 from vlm_ablate.checkpoints.start_from import started_vlm
 from vlm_ablate.config.model import ModelConfig
@@ -42,9 +41,7 @@ CASES = {
         "paligemma", side=24, text=dict(num_key_value_heads=1, hidden_size=48, num_hidden_layers=2), padded=5
     ),
     # A window shorter than the longest sequence, longer than any padding: rows that see nothing are NaN in Gemma 2.
-    "paligemma-2": Kin(
-        "paligemma", vision=dict(patch_size=16), text=dict(sliding_window=14, query_pre_attn_scalar=8)
-    ),
+    "paligemma-2": Kin("paligemma", vision=dict(patch_size=16), text=dict(sliding_window=14, query_pre_attn_scalar=8)),
     "idefics": Kin("idefics", options=dict(cross_layer_interval=2)),
     "idefics-vector-gates": Kin(
         "idefics",
@@ -114,7 +111,7 @@ def our_gradients(vlm: VLM, theirs: int | None) -> dict[str, Tensor]:
     table = vlm.language.model.get_input_embeddings()
     rows = getattr(table, "trainable_tokens", None)
     if rows is not None and theirs is not None:
-        gradients[EMBEDDING][theirs] += rows.grad[vlm.image_token_id - table.start]
+        gradients["language.model.model.embed_tokens.weight"][theirs] += rows.grad[vlm.image_token_id - table.start]
     return gradients
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     GenerationConfig,
     Idefics2ImageProcessor,
     Idefics2Processor,
@@ -21,19 +25,20 @@ from tests.checkpoints.test_export import NANO, adapt
 from tests.checkpoints.test_parity import CASES, save_reference
 from tests.models.conftest import TEXT, save_lm
 from tests.models.support import PERCEIVER, a_batch, a_vlm, logits_of
+from vlm_ablate.checkpoints.adapters_of import fold_adapters
 from vlm_ablate.checkpoints.chat import chat_template
 from vlm_ablate.checkpoints.families.known import parts_of
 from vlm_ablate.checkpoints.peft_folder import save_adapters
 from vlm_ablate.checkpoints.processor import generation_config
-from vlm_ablate.checkpoints.released import image_config
+from vlm_ablate.checkpoints.released import image_config, processor_unlike
 from vlm_ablate.checkpoints.start_from import started_vlm
 from vlm_ablate.checkpoints.to_transformers import to_transformers
 from vlm_ablate.config.data import ImageConfig
 from vlm_ablate.config.model import ModelConfig
-from vlm_ablate.errors import ModelError
+from vlm_ablate.errors import AssetMissing, ModelError
 from vlm_ablate.evaluation.ask import with_transformers
 from vlm_ablate.models.generation import end_ids
-from vlm_ablate.models.pretrained import read_config
+from vlm_ablate.models.pretrained import read_config, read_tensors
 from vlm_ablate.models.released import read_model
 from vlm_ablate.models.views import Views
 from vlm_ablate.models.vlm import VLM
@@ -68,6 +73,53 @@ def test_a_part_that_would_leave_adapters_out_is_refused(kept) -> None:
         a_vlm(NANO[0], folder)
 
 
+def test_adapters_that_find_no_place_are_told(siglip: Path, tmp_path: Path) -> None:
+    """peft itself warns, and goes on with adapters as it drew them."""
+    save_reference(CASES["idefics2"], tmp_path / "whole")
+    adapters(tmp_path / "whole", tmp_path / "whole" / "adapter", AutoModelForImageTextToText)
+    read_model(tmp_path / "whole")
+    renamed(tmp_path / "whole" / "adapter", "base_model.model.model.", "base_model.model.")
+    with pytest.raises(ModelError, match=r"has no tensors for adapters of Idefics2ForConditionalGeneration: .*lora_A"):
+        read_model(tmp_path / "whole")
+    words = save_lm(tmp_path / "words", LlamaConfig(**TEXT))
+    adapters(words, tmp_path / "beside", AutoModelForCausalLM)
+    vlm = a_vlm(siglip, words, connector="linear")
+    fold_adapters(vlm, tmp_path / "beside")
+    renamed(tmp_path / "beside", "base_model.model.model.", "base_model.model.language_model.model.")
+    with pytest.raises(ModelError, match=r"beside has no tensors for adapters of LlamaForCausalLM: .*lora_A"):
+        fold_adapters(vlm, tmp_path / "beside")
+
+
+def adapters(model: Path, folder: Path, kind: Any) -> None:
+    """Fresh adapters of a model, as peft writes them."""
+    config = LoraConfig(r=2, target_modules=["down_proj"])
+    get_peft_model(kind.from_pretrained(model), config).save_pretrained(folder)
+
+
+def renamed(folder: Path, old: str, new: str) -> None:
+    """The same tensors under names of another model."""
+    tensors = load_file(folder / "adapter_model.safetensors")
+    tensors = {name.replace(old, new): tensor for name, tensor in tensors.items()}
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def test_of_shards_those_are_read_that_the_index_names(tmp_path: Path) -> None:
+    """As transformers does: those of an earlier save may lie beside them."""
+    save_reference(CASES["idefics2"], tmp_path / "whole")
+    whole = load_file(tmp_path / "whole" / "model.safetensors")
+    names = sorted(whole)
+    for number, part in enumerate((names[:9], names[9:]), 1):
+        save_file({name: whole[name] for name in part}, tmp_path / f"model-0000{number}-of-00002.safetensors")
+    save_file({name: whole[name] * 0 for name in names[5:]}, tmp_path / "model-00003-of-00003.safetensors")
+    where = {name: f"model-0000{1 + (name in names[9:])}-of-00002.safetensors" for name in names}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    read = read_tensors(tmp_path)
+    assert read.keys() == whole.keys() and all(torch.equal(read[name], whole[name]) for name in names)
+    (tmp_path / "model-00001-of-00002.safetensors").unlink()
+    with pytest.raises(AssetMissing, match="lacks 1 of 2 files of weights: model-00001-of-00002"):
+        read_tensors(tmp_path)
+
+
 def test_a_head_of_its_own_is_never_dropped(tmp_path: Path) -> None:
     """An untied checkpoint in an assembly whose head is its embedding."""
     save_reference(CASES["idefics2"], tmp_path / "untied")
@@ -86,8 +138,6 @@ def test_a_head_of_its_own_is_never_dropped(tmp_path: Path) -> None:
 
 def test_a_language_model_that_lacks_tensors_is_refused(siglip: Path, tmp_path: Path) -> None:
     folder = save_lm(tmp_path, LlamaConfig(**TEXT))
-    from safetensors.torch import load_file, save_file
-
     tensors = load_file(folder / "model.safetensors")
     tensors.pop("model.norm.weight")
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
@@ -129,6 +179,36 @@ def test_image_processors_are_expressed_in_full_or_refused(family, said, expecte
     else:
         with pytest.raises(ModelError, match=expected):
             image_config(config, tmp_path)
+
+
+SQUARES = {"size": {"height": 32, "width": 32}, "resample": 3}
+CROPPED = SQUARES | {"size": {"shortest_edge": 32}, "do_center_crop": True}
+TILED = SQUARES | {"resample": 2, "max_image_tiles": 4}
+
+
+@pytest.mark.parametrize(
+    ("family", "said", "expected", "unlike"),
+    [
+        ("llava", CROPPED, ImageConfig(size=32), "the middle"),
+        ("llava", SQUARES | {"size": 24}, ImageConfig(size=24), ""),
+        ("paligemma", SQUARES, ImageConfig(size=32), ""),
+        ("paligemma", SQUARES | {"resample": 1}, ImageConfig(size=32, resample="lanczos"), ""),
+        ("paligemma", SQUARES | {"resample": 0}, "resample: 0", ""),
+        ("llava", SQUARES | {"do_normalize": False}, "do_normalize: False", ""),
+        ("mllama", TILED, ImageConfig(size=32, resample="bilinear"), "4 tiles"),
+    ],
+)
+def test_squares_are_prepared_as_the_processor_says_or_it_is_told(family, said, expected, unlike, tmp_path) -> None:
+    kin.save(Kin(family), tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(said))
+    config = read_config(str(tmp_path), planning=False)
+    if isinstance(expected, str):
+        with pytest.raises(ModelError, match=expected):
+            image_config(config, tmp_path)
+        return
+    assert image_config(config, tmp_path) == expected
+    told = processor_unlike(config, tmp_path)
+    assert unlike in told and bool(unlike) == bool(told)
 
 
 @pytest.mark.parametrize("whole", [False, True], ids=["plain", "inside"])

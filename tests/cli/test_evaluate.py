@@ -67,6 +67,8 @@ def test_a_run_and_its_export_get_the_runs_own_score_and_stand_beside_it(
     assert json.loads(records["exported"].tags["vlm.init_from"])["type"] == "idefics2"
     assert find_results(specs[0], home).stages[0].root.parent == home.stages
     assert find_run("exported", home).spec == specs[0], "`generate` and `export` find it too"
+    with pytest.raises(ConfigError, match="for views of at most 32 px, and the run 'mlp' trained one for"):
+        ask("mlp seed 0", squares, home, image={"size": 32})
 
 
 def test_another_checkpoint_in_the_same_folder_is_scored_anew(squares: Path, tmp_path: Path, home: Home) -> None:
@@ -131,6 +133,21 @@ def test_packaged_tables_are_valid_and_ask_as_the_papers_do() -> None:
     sizes = {name: figure.preparation(name).image.size for name in figure.benchmarks}
     assert sizes == {"mmmu": 1456, "mathvista": 1456, "mmstar": 1456, "docvqa": 1820, "textvqa": 1456}
     assert figure.shots == 0
+
+
+def test_a_row_of_the_tables_own_file_is_asked_as_the_options_say(tmp_path: Path, home: Home) -> None:
+    save_reference(CASES["idefics3"], tmp_path / "mine")
+    body = yaml.safe_load((EVALUATIONS / "figure5.yaml").read_text())
+    own = {f"model.{part}": str(tmp_path / "mine") for part in ("init_from", "vision.id", "language.id")}
+    file = tmp_path / "table.yaml"
+    image = {"split": "tiles", "tile": 32, "size": 64}
+    body["evaluation"] |= {"image": image, "benchmarks": {"mmstar": {"benchmark": "mmstar"}}}
+    file.write_text(yaml.safe_dump(body | {"arms": {"mine": {"set": own}}, "paper": None, "table": {}}))
+    spec = ask(tmp_path / "mine", file, home, precision="auto", batch_size=3)
+    assert spec.arm == "mine" and not spec.evaluated and spec.config.execution.evaluation_batch_size == 3
+    assert spec.config.evaluation.precision == "bf16", "as the file has it"
+    other = ask(tmp_path / "mine", file, home, precision="fp32")
+    assert other.arm == "mine (evaluated)" and other.config.evaluation.precision == "fp32"
 
 
 def test_benchmarks_that_the_table_lacks_are_added_and_the_others_left_out() -> None:

@@ -142,3 +142,19 @@ def test_weights_that_are_there_in_part_are_missing(local: Path, tmp_path: Path)
     file.write_bytes(file.read_bytes()[:100])
     told = call(experiment(tmp_path, tmp_path / "parts", local, {"rows": 5}), "--arms", "here")
     assert told.exit_code == 1 and "cannot be read as safetensors" in " ".join(told.output.split()), told.output
+
+
+def test_of_weights_a_configuration_alone_is_not_enough(local: Path, tmp_path: Path) -> None:
+    """A snapshot of the hub may hold no more than what a plan has read."""
+    save_parts(tmp_path / "parts")
+    (tmp_path / "parts" / "lm" / "model.safetensors").unlink()
+    told = call(experiment(tmp_path, tmp_path / "parts", local, {"rows": 5}), "--arms", "here")
+    assert told.exit_code == 1 and "holds no *.safetensors file" in " ".join(told.output.split()), told.output
+
+
+def test_subsets_of_a_benchmark_are_needs_of_their_own(local: Path, tmp_path: Path) -> None:
+    file = experiment(tmp_path, tmp_path / "parts", local, {"rows": 5})
+    both = "{en: {benchmark: {name: mmbench}}, cn: {benchmark: {name: mmbench, subset: cn}}, docvqa: null}"
+    loaded = load_experiment(file, scale="paper", sets=[f"evaluation.benchmarks={both}"])
+    needs = needs_of({name: arm.config for name, arm in loaded.arms.items()})
+    assert [need.what for need in needs if need.kind == "benchmark"] == ["en dev", "cn dev"]

@@ -342,18 +342,26 @@ def test_base_that_does_not_exist(write: Write) -> None:
 @pytest.mark.parametrize(
     ("edit", "told"),
     [
-        (("model.connector.latents", "model.conector.latents"),
-         "9: values.model.conector.latents: 'model.conector.latents' is no field of a run: 'conector' is unknown "
-         "(did you mean 'connector'?)"),
-        (("model.connector.latents", "model.connector.latent"),
-         "9: values.model.connector.latent: 'model.connector.latent' is no field of a run: 'latent' is unknown (did "
-         "you mean 'latents'?)"),
-        (("overrides:", "  data.image.sides: {384: 64}\noverrides:"),
-         "11: values.data.image.sides: 'data.image.sides' is no field of a run: 'sides' is unknown (did you mean "
-         "'size'?)"),
-        (("note: composed", "tuned: [{when: {model.conector.name: mlp}, set: {stages.*.steps: 2}}]\nnote: composed"),
-         "14: tuned[0].when.model.conector.name: 'model.conector.name' is no field of a run: 'conector' is unknown "
-         "(did you mean 'connector'?)"),
+        (
+            ("model.connector.latents", "model.conector.latents"),
+            "9: values.model.conector.latents: 'model.conector.latents' is no field of a run: 'conector' is unknown "
+            "(did you mean 'connector'?)",
+        ),
+        (
+            ("model.connector.latents", "model.connector.latent"),
+            "9: values.model.connector.latent: 'model.connector.latent' is no field of a run: 'latent' is unknown (did "
+            "you mean 'latents'?)",
+        ),
+        (
+            ("overrides:", "  data.image.sides: {384: 64}\noverrides:"),
+            "11: values.data.image.sides: 'data.image.sides' is no field of a run: 'sides' is unknown (did you mean "
+            "'size'?)",
+        ),
+        (
+            ("note: composed", "tuned: [{when: {model.conector.name: mlp}, set: {stages.*.steps: 2}}]\nnote: composed"),
+            "14: tuned[0].when.model.conector.name: 'model.conector.name' is no field of a run: 'conector' is unknown "
+            "(did you mean 'connector'?)",
+        ),
     ],
 )
 def test_a_path_of_a_scale_that_leads_nowhere_is_told(write: Write, edit: tuple[str, str], told: str) -> None:
@@ -363,3 +371,15 @@ def test_a_path_of_a_scale_that_leads_nowhere_is_told(write: Write, edit: tuple[
 def test_a_scale_may_have_a_field_of_a_part_that_is_not_loaded(write: Write) -> None:
     file = write(scale=SCALE.replace("model.connector.latents", "model.connector.rank_of_mine"))
     assert load_experiment(file, scale="tiny").base.model.connector.latents == 64
+
+
+@pytest.mark.parametrize("sets", [(), ("data.mixture={}",)])
+def test_an_empty_mapping_that_would_leave_all_that_is_there_is_told(write: Write, sets: tuple[str, ...]) -> None:
+    told = "{} leaves all that is there; write {replace: true} for none, or null for a key to go"
+    if sets:
+        assert problems(write(), sets=sets) == [f"--set data.mixture={{}}: data.mixture: {told}"]
+        return
+    file = write(("set: {model.connector.depth: 1}", "set: {stages: {}, model.connector.depth: 1}"))
+    assert problems(file) == [f"experiments/demo.yaml:20: arms.one.set.stages: {told}"]
+    none = write(("set: {model.connector.depth: 1}", "set: {stages: {replace: true}, model.init_from: some/model}"))
+    assert load_experiment(none, scale="paper").arms["one"].config.stages == {}

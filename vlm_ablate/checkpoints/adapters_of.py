@@ -12,6 +12,7 @@ from vlm_ablate.checkpoints.trained import WEIGHTS, check_weights, is_trained_st
 from vlm_ablate.errors import ModelError
 from vlm_ablate.models.adapters import merge_adapters, take_out_adapters
 from vlm_ablate.models.pretrained import is_own_checkpoint, opened_tensors, tensor_names
+from vlm_ablate.models.released import with_adapters
 from vlm_ablate.models.trained_state import adapters_in, fill, restore_adapters
 from vlm_ablate.models.vlm import VLM
 
@@ -73,11 +74,9 @@ def _fold_peft(vlm: VLM, folder: Path, planning: bool) -> None:
     stored = tensor_names(folder)
     if planning:
         return
-    from peft import PeftModel
-
     model = vlm.language.model
     try:
-        adapted = PeftModel.from_pretrained(model, str(folder))
+        adapted = with_adapters(model, folder)
         taken = sum("lora_" in name for name, _ in adapted.named_parameters())
         if taken != len(stored):
             raise ModelError(f"{folder} has {len(stored)} tensors, of which this language model takes {taken}")

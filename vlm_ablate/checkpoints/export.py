@@ -21,8 +21,9 @@ from vlm_ablate.checkpoints.processor import Prepared, generation_config, proces
 from vlm_ablate.checkpoints.to_transformers import fit, to_transformers
 from vlm_ablate.config.data import Preparation
 from vlm_ablate.errors import ModelError, StorageError
-from vlm_ablate.models.pretrained import quietly
-from vlm_ablate.models.released import ADAPTER
+from vlm_ablate.models.adapters import merge_adapters
+from vlm_ablate.models.pretrained import OWN_DESCRIPTION, quietly
+from vlm_ablate.models.released import ADAPTER, ADAPTER_CONFIG
 from vlm_ablate.storage import storage_errors
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ TOLERANCE = 1e-4
 """Largest difference of logits between a float32 export and its run, relative to the largest logit."""
 _STALE = ("*.safetensors", "*.safetensors.index.json", "*.bin", "vlm_ablate.json", "config.json",
           "processor_config.json", "preprocessor_config.json", "chat_template.jinja")  # fmt: skip
-_STALE_FOLDERS = (ADAPTER, "language", "vision")
+_PARTS = {ADAPTER: ADAPTER_CONFIG, "language": "config.json", "vision": "config.json"}
+"""Folder in an export -> the file in it that says so."""
 
 
 def export(
@@ -54,7 +56,7 @@ def export(
         origin: where it comes from.
         folder: new, empty, or (with `force`) anything: files of an earlier export in it are replaced.
         keep_adapters: leave LoRA and DoRA beside the weights they belong to instead of folding them in.
-        force: write into a folder that is not empty.
+        force: write into a folder that is not empty; weights in it are replaced only where they are an export's.
         check: load what was written with transformers and compare it with the model.
         dtype: of the written weights.
 
@@ -75,6 +77,8 @@ def export(
         if prepared:
             made = _write_transformers(vlm, prepared, origin, partial, folder, keep_adapters, check, dtype)
         else:
+            if not keep_adapters:
+                merge_adapters(vlm)  # before its precision changes: the sum is rounded once
             save_checkpoint(
                 vlm.to(dtype),
                 partial,
@@ -148,9 +152,7 @@ def check_export(vlm: VLM, folder: Path, data: Preparation, prepared: Prepared) 
     if not torch.equal(theirs["input_ids"], batch.input_ids):
         raise ModelError("transformers' processor gives other token ids than the run was trained on")
     if pixels.shape != own.shape:
-        raise ModelError(
-            f"transformers' processor gives views {tuple(pixels.shape)}, the run {tuple(own.shape)}"
-        )
+        raise ModelError(f"transformers' processor gives views {tuple(pixels.shape)}, the run {tuple(own.shape)}")
     if not prepared.token_types:
         theirs.pop("token_type_ids", None)
     theirs = {name: v.to(model.dtype) if v.is_floating_point() else v for name, v in theirs.items()}
@@ -186,6 +188,11 @@ def _taking_the_place_of(folder: Path, force: bool) -> Iterator[Path]:
         raise StorageError(
             f"the folder {folder} is not empty", hint="name another folder, or replace an earlier export with --force"
         )
+    if foreign := _foreign(folder):
+        raise StorageError(
+            f"the folder {folder} holds {foreign[0].name}, and no earlier export that it is of",
+            hint="name another folder",
+        )
     partial = folder.absolute().parent / f".{folder.absolute().name}.{os.getpid()}.partial"
     with storage_errors("write", folder):
         folder.absolute().parent.mkdir(parents=True, exist_ok=True)
@@ -202,13 +209,30 @@ def _taking_the_place_of(folder: Path, force: bool) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def _foreign(folder: Path) -> list[Path]:
+    """What stands in the way of an export and is not of an earlier one."""
+    named = any((folder / name).is_file() for name in ("config.json", OWN_DESCRIPTION))
+    named = named or any(folder.glob("model*.safetensors"))
+    parts = [folder / name for name in _PARTS if (folder / name).is_dir() and folder / name not in _parts(folder)]
+    return parts + ([] if named else _stale(folder))
+
+
+def _parts(folder: Path) -> list[Path]:
+    """Folders in an earlier export that are parts of it."""
+    own = (folder / OWN_DESCRIPTION).is_file()
+    return [folder / n for n, mark in _PARTS.items() if (folder / n / mark).is_file() and (own or n == ADAPTER)]
+
+
+def _stale(folder: Path) -> list[Path]:
+    return [file for pattern in _STALE for file in sorted(folder.glob(pattern))]
+
+
 def _clear(folder: Path) -> None:
     """Take out what an earlier export left: weights of another form must not lie beside the new ones."""
-    for pattern in _STALE:
-        for file in folder.glob(pattern):
-            file.unlink()
-    for name in _STALE_FOLDERS:
-        shutil.rmtree(folder / name, ignore_errors=True)
+    for part in _parts(folder):
+        shutil.rmtree(part, ignore_errors=True)
+    for file in _stale(folder):
+        file.unlink()
 
 
 def _readable(folder: Path) -> None:

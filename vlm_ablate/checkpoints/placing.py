@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from vlm_ablate.checkpoints.families.base import EMBEDDING, HEAD, POSITIONS
+from vlm_ablate.checkpoints.families.base import POSITIONS
 from vlm_ablate.errors import ModelError
 from vlm_ablate.models.language.vocabulary import ExtendedEmbedding, ExtendedHead
 from vlm_ablate.models.renaming import Renaming
@@ -20,9 +20,7 @@ PARTS = ("vision", "language", "connector", "architecture")
 
 
 @torch.no_grad()
-def import_tensors(
-    vlm: VLM, tensors: Mapping[str, Tensor], names: Renaming, parts: Sequence[str] = PARTS
-) -> None:
+def import_tensors(vlm: VLM, tensors: Mapping[str, Tensor], names: Renaming, parts: Sequence[str] = PARTS) -> None:
     """Load tensors that `names` finds places for; of single parts, those of others are passed over.
 
     Layers that the vision encoder cut off, because nothing reads them, are left out, and so is a head that equals the
@@ -39,9 +37,10 @@ def import_tensors(
     statistics = _statistics(vlm)
     for name in vlm.vision.cut_away:
         incoming.pop(f"vision.backbone.{name}", None)
-    tied = vlm.language.model.get_output_embeddings().weight is vlm.language.model.get_input_embeddings().weight
-    if tied and HEAD in incoming:
-        _check_same_table(incoming.pop(HEAD), incoming.get(EMBEDDING, []), tensors)
+    tables = _tables(vlm)
+    embedding, head = tables
+    if tables[head].weight is tables[embedding].weight and head in incoming:
+        _check_same_table(incoming.pop(head), incoming.get(embedding, []), tensors)
     missing = sorted(set(own) - set(incoming))
     surplus += sorted(set(incoming) - set(own) - set(statistics))
     if missing or surplus:
@@ -52,8 +51,10 @@ def import_tensors(
     for name, parameter in own.items():
         rows = [tensors[theirs] for theirs in incoming[name]]
         tensor = torch.cat(rows) if len(rows) > 1 else rows[0]
-        if name in (EMBEDDING, HEAD):
-            tensor = _split_rows(vlm, name, tensor)
+        if name in tables:
+            tensor = _split_rows(tables[name], tensor)
+        elif name == f"{head.removesuffix('weight')}bias":
+            tensor = tensor[: len(parameter)]  # new tokens, beyond it, have none
         elif name == POSITIONS:
             tensor = resize_positions(tensor.float(), len(parameter))
         elif "alpha_" in name and tensor.dim() == 3:
@@ -89,13 +90,22 @@ def _check_same_table(head: list[str], embedding: list[str], tensors: Mapping[st
         )
 
 
-def _split_rows(vlm: VLM, name: str, table: Tensor) -> Tensor:
+def _tables(vlm: VLM) -> dict[str, nn.Module]:
+    """Name of its weight -> embedding and output head of the language model, whatever its family calls them."""
+    model = vlm.language.model
+    paths = {module: path for path, module in vlm.named_modules()}
+    both = (model.get_input_embeddings(), model.get_output_embeddings())
+    return {f"{paths[module]}.weight": module for module in both}
+
+
+def _split_rows(module: nn.Module, table: Tensor) -> Tensor:
     """Rows of new tokens go to their own parameter; the rest is returned for the base table.
 
     A table that ends before the last new token knows nothing of those beyond its end: they stay as they were.
+
+    Args:
+        module: the embedding or the output head.
     """
-    model = vlm.language.model
-    module = model.get_input_embeddings() if name == EMBEDDING else model.get_output_embeddings()
     base = len(cast(Tensor, module.weight))
     extended = module if isinstance(module, ExtendedEmbedding | ExtendedHead) else None
     end = base if extended is None else extended.start + len(extended.trainable_tokens)

@@ -22,9 +22,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 
-def assembly_of(
-    config: PretrainedConfig, folder: Path, *, id: str | None = None
-) -> tuple[ModelConfig, ImageConfig]:
+def assembly_of(config: PretrainedConfig, folder: Path, *, id: str | None = None) -> tuple[ModelConfig, ImageConfig]:
     """Our assembly of a checkpoint folder, its weights included (`init_from`), and how its processor prepares images.
 
     Args:
@@ -43,6 +41,11 @@ def image_config(config: PretrainedConfig, folder: Path) -> ImageConfig:
         ModelError: it is of no family that is known, or prepares images in a way that is none of ours.
     """
     return family_of(config, str(folder)).images(config, _image_processor(folder))
+
+
+def processor_unlike(config: PretrainedConfig, folder: Path) -> str:
+    """What the folder's image processor does that `image_config` does not reproduce, in words; "" for nothing."""
+    return family_of(config, str(folder)).unlike(_image_processor(folder))
 
 
 def _image_processor(folder: Path) -> dict[str, Any]:

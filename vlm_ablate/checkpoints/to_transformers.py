@@ -136,7 +136,9 @@ def plain_tensors(vlm: VLM) -> dict[str, Tensor]:
     modules = {id(module): name for name, module in vlm.named_modules()}
     for module in (model.get_input_embeddings(), model.get_output_embeddings()):
         base = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
-        rows = getattr(base, "trainable_tokens", None)
-        name = f"{modules[id(module)]}.weight"
-        tensors[name] = plain_table(cast(Tensor, base.weight), rows, getattr(base, "start", 0)).detach()
+        rows, start, path = getattr(base, "trainable_tokens", None), getattr(base, "start", 0), modules[id(module)]
+        tensors[f"{path}.weight"] = plain_table(cast(Tensor, base.weight), rows, start).detach()
+        if rows is not None and (bias := getattr(base, "bias", None)) is not None:
+            # Logits of new tokens have no bias (`ExtendedHead`), whatever the base has where it is padded.
+            tensors[f"{path}.bias"] = plain_table(bias, bias.new_zeros(len(rows)), start).detach()
     return tensors

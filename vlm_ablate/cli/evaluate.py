@@ -51,7 +51,8 @@ def evaluate(
         typer.Option(
             "--image",
             metavar="FIELD=VALUE",
-            help="How pictures are prepared, e.g. size=1960. Repeatable. Default: as its processor does.",
+            help="How pictures are prepared, e.g. size=1960. Repeatable. Default: as its processor does; in tiles of"
+            " the table's size, at the table's sizes.",
         ),
     ] = None,
     precision: Annotated[
@@ -198,6 +199,7 @@ def asked(
     import torch
     from pydantic import ValidationError
 
+    from vlm_ablate.cli.console import warn
     from vlm_ablate.cli.export import quiet
     from vlm_ablate.config.expand import load_experiment
     from vlm_ablate.errors import ConfigError, Problem
@@ -215,9 +217,11 @@ def asked(
         except (CellError, KeyError) as error:
             raise ConfigError([Problem("--row", "", getattr(error, "message", f"{table} names no table"))]) from error
     for arm in loaded.arms.values():  # one of the file's own rows
-        if not arm.config.stages and arm.config.model.init_from == checkpoint and not (image or name or row or label):
-            return loaded, spec_of(loaded, arm, loaded.experiment.seeds[0])
+        changed = image or name or row or label or precision not in ("auto", arm.config.scoring_precision)
+        if not arm.config.stages and arm.config.model.init_from == checkpoint and not changed:
+            return loaded, _in_batches(spec_of(loaded, arm, loaded.experiment.seeds[0]), batch_size)
     subject = subject_of(checkpoint, home)
+    warn([subject.remark] if subject.remark else [])
     chosen: Any = precision
     if precision == "auto":
         chosen = None if torch.cuda.is_available() else "fp32"
@@ -232,8 +236,19 @@ def asked(
     new = subject.arm(config, name=called, label=label or called, cell=row or None)
     loaded = with_row(loaded, new)
     spec = spec_of(loaded, new, subject.seed)
+    subject.check_weights_of(spec.stage_keys, option="--image" if image else str(table))
     plugins = tuple(dict.fromkeys((*spec.plugins, *subject.plugins)))
     return loaded, replace(spec, evaluated=True, plugins=plugins)
+
+
+def _in_batches(spec: RunSpec, size: int | None) -> RunSpec:
+    """The same run, with so many prompts answered together; None: as many as it says."""
+    from dataclasses import replace
+
+    if size is None:
+        return spec
+    execution = spec.config.execution.model_copy(update={"evaluation_batch_size": size})
+    return replace(spec, config=spec.config.model_copy(update={"execution": execution}))
 
 
 def _free(name: str, taken: set[str]) -> str:

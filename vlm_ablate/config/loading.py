@@ -20,7 +20,7 @@ from vlm_ablate.config.checks import (
     check_scale_names,
     check_scale_paths,
 )
-from vlm_ablate.config.compose import merge_documents, nest
+from vlm_ablate.config.compose import flatten, merge_documents, nest
 from vlm_ablate.config.document import Document, Path_, display
 from vlm_ablate.config.experiment import Experiment, Tuned
 from vlm_ablate.config.problems import Where, dotted, problems_of
@@ -78,7 +78,22 @@ class Loading:
             for diff in (arm, arm.get("tuned")) if isinstance(arm, dict) else ():
                 if isinstance(diff, dict) and isinstance(diff.get("set"), dict):
                     diff["set"] = nest(diff["set"])
+        self._look_for_empty()
         self.chosen = self._choose(arms)
+
+    def _look_for_empty(self) -> None:
+        """Tell of empty mappings in the arms' diffs and in settings, where merging them leaves all that is there."""
+        diffs: list[tuple[Path_, Any]] = [((), self.run_sets)]
+        diffs += [(("arms", str(n), "set"), arm.get("set")) for n, arm in self._arms().items() if isinstance(arm, dict)]
+        for prefix, diff in diffs:
+            for path, value in flatten(diff if isinstance(diff, dict) else {}).items():
+                there: Any = self.data
+                for key in path:
+                    there = there.get(key) if isinstance(there, dict) else None
+                if path and value == {} and isinstance(there, dict) and there:
+                    where, shown = self._where((*prefix, *path))
+                    told = "{} leaves all that is there; write {replace: true} for none, or null for a key to go"
+                    self.problems.append(Problem(where, dotted(shown), told))
 
     def _name_arms(self) -> None:
         """The names of arms are texts; what YAML reads as something else is told, and goes on as its text."""

@@ -135,12 +135,15 @@ def stand_in(name: str, *, file: str = "model.safetensors") -> Path:
 
 
 def tensor_files(folder: Path) -> list[Path]:
-    """The safetensors files of a checkpoint folder, shards in order.
+    """The safetensors files of a checkpoint folder, shards in order: those of its index, if that is what it goes by.
 
     Raises:
         AssetMissing: there are none.
     """
     found = sorted(folder.glob("*.safetensors"))
+    if not (folder / _WHOLE).is_file() and (named := _indexed(folder)):
+        # Others, such as the shards of an earlier save or the same weights in another layout, are not read.
+        found = [file for file in found if file.name in named]
     if not found:
         raise AssetMissing(
             f"{folder} holds no *.safetensors file", hint="convert the checkpoint with save_pretrained first"
@@ -217,14 +220,22 @@ def read_json(file: Path) -> dict[str, Any]:
     return body
 
 
+_WHOLE = "model.safetensors"
+"""What transformers reads where it is there, with an index beside it or without."""
+
+
+def _indexed(folder: Path) -> set[str]:
+    """Names of the files that an index of shards names; none without one."""
+    index = folder / f"{_WHOLE}.index.json"
+    named = read_json(index).get("weight_map") if index.is_file() else None
+    return {str(name) for name in named.values()} if isinstance(named, dict) else set()
+
+
 def _check_index(folder: Path, files: list[Path]) -> None:
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        named = read_json(index).get("weight_map")
-        wanted = set(named.values()) if isinstance(named, dict) else set()
-        missing = sorted(wanted - {file.name for file in files})
-        if missing:
-            raise AssetMissing(f"{folder} lacks {len(missing)} of {len(wanted)} files of weights: {missing[0]}, ...")
+    wanted = _indexed(folder)
+    missing = sorted(wanted - {file.name for file in files})
+    if missing:
+        raise AssetMissing(f"{folder} lacks {len(missing)} of {len(wanted)} files of weights: {missing[0]}, ...")
 
 
 def read_tensors(folder: Path, prefix: str = "") -> dict[str, Tensor]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import AutoModelForImageTextToText, PreTrainedModel
@@ -12,14 +13,18 @@ from vlm_ablate.config.model import WHOLE, ModelConfig
 from vlm_ablate.errors import ModelError
 from vlm_ablate.models.pretrained import quietly, tensor_names
 
+if TYPE_CHECKING:
+    from peft import PeftModel
+
 ADAPTER = "adapter"
 """Name of the folder of peft adapters inside an exported checkpoint."""
-_CONFIG = "adapter_config.json"
+ADAPTER_CONFIG = "adapter_config.json"
+"""What makes a folder one of peft adapters."""
 
 
 def adapter_folder(folder: Path) -> Path | None:
     """The peft adapters that stand beside the weights of a checkpoint; None where there are none."""
-    return next((place for place in (folder / ADAPTER, folder) if (place / _CONFIG).is_file()), None)
+    return next((place for place in (folder / ADAPTER, folder) if (place / ADAPTER_CONFIG).is_file()), None)
 
 
 def check_parts(config: ModelConfig) -> None:
@@ -57,10 +62,30 @@ def read_model(folder: Path, *, dtype: torch.dtype = torch.float32) -> PreTraine
             if report["missing_keys"]:
                 raise ModelError(f"{folder} lacks tensors: {sorted(report['missing_keys'])[:4]}")
             if adapters:
-                from peft import PeftModel
-
-                model = PeftModel.from_pretrained(model, adapters).merge_and_unload()
+                model = with_adapters(model, adapters).merge_and_unload()
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         raise ModelError(f"transformers cannot load {folder}: {error}") from error
     model.eval()
     return model
+
+
+def with_adapters(model: PreTrainedModel, folder: Path) -> PeftModel:
+    """A model with the adapters of a peft folder, all of them: peft itself goes on with what it drew in their place.
+
+    Raises:
+        ModelError: the folder has no tensors for some of the modules that its configuration names.
+        ValueError: the model has no such modules; and whatever else peft raises.
+    """
+    from peft import PeftModel
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*missing adapter keys")
+        try:
+            return PeftModel.from_pretrained(model, str(folder))
+        except UserWarning as warning:
+            lacking = str(warning).partition("checkpoint: ")[2]
+            raise ModelError(
+                f"{folder} has no tensors for adapters of {type(model).__name__}: {lacking[:160]}",
+                hint=f"its tensors must be named as the modules of {type(model).__name__} are: it is perhaps of another"
+                " model, or was saved by another version of transformers",
+            ) from warning

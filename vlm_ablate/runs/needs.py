@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from vlm_ablate.config.model import RUN, WHOLE
 from vlm_ablate.config.run_config import RunConfig
@@ -17,6 +17,9 @@ from vlm_ablate.evaluation.benchmarks.configs import HubBenchmarkConfig
 from vlm_ablate.evaluation.material import splits_asked
 from vlm_ablate.models.pretrained import WANTED_FILES, resolve, tensor_names
 from vlm_ablate.registry import benchmarks, sources
+
+if TYPE_CHECKING:
+    from vlm_ablate.evaluation.benchmarks.base import Split
 
 Kind = Literal["weights", "data", "benchmark"]
 Progress = Callable[[int, int], None]
@@ -81,13 +84,18 @@ def needs_of(arms: Mapping[str, RunConfig]) -> list[Need]:
         for asked, splits in splits_asked(config):
             for split in splits:
                 if isinstance(asked.benchmark, HubBenchmarkConfig):
-                    what = asked.benchmark.splits.get(split, split)
+                    what = _split(asked.benchmark, split)
                     found.add(arm, "benchmark", asked.benchmark.id, what, (asked.benchmark, split))
     return list(found.by_key.values())
 
 
 def _at(revision: str | None) -> str:
     return f" at {revision}" if revision else ""
+
+
+def _split(asked: HubBenchmarkConfig, split: Split) -> str:
+    part = " ".join(filter(None, (asked.subset, asked.splits.get(split, split))))
+    return f"{part}{_at(asked.revision)}"
 
 
 def _rows(source: RecordsConfig) -> str:
@@ -125,8 +133,8 @@ def _looked_at_data(need: Need) -> Need:
 
 def _weights(need: Need) -> Path:
     folder = resolve(need.id, need.config)
-    if any(folder.glob("*.safetensors*")):
-        tensor_names(folder)
+    if not any(folder.glob("*.bin")):  # which transformers reads too, of a local folder
+        tensor_names(folder)  # a snapshot may hold no more than the configuration that a plan read
     return folder
 
 

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from vlm_ablate.checkpoints.own import located, read_description
-from vlm_ablate.checkpoints.released import assembly_of
+from vlm_ablate.checkpoints.released import assembly_of, processor_unlike
 from vlm_ablate.config.data import ImageConfig
 from vlm_ablate.config.loading import ResolvedArm
 from vlm_ablate.config.model import ModelConfig
 from vlm_ablate.config.run_config import RunConfig
-from vlm_ablate.errors import AssetMissing, UnknownNameError
+from vlm_ablate.errors import AssetMissing, ConfigError, Problem, UnknownNameError
 from vlm_ablate.home import Home
 from vlm_ablate.models.pretrained import is_own_checkpoint, read_config, resolve
 from vlm_ablate.runs.find import find_run
+from vlm_ablate.runs.keys import StageKey
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,14 @@ class Subject:
     """How its processor, or its run, prepares pictures."""
     run: RunConfig | None = None
     """The run that trained it; None: a checkpoint, scored as it is."""
+    weights: StageKey | None = None
+    """Of the run, if it trained anything: its last stage."""
     seed: int = 0
     plugins: tuple[str, ...] = ()
     stand_ins: Mapping[str, str] = field(default_factory=dict)
     scaled: Mapping[str, str] = field(default_factory=dict)
+    remark: str = ""
+    """How its pictures are prepared otherwise than by its own processor; "": as by that."""
 
     def config(
         self,
@@ -75,9 +80,30 @@ class Subject:
         tiled = self.image.split == asked.split == "tiles" and self.image.tile == asked.tile
         return {**(asked if tiled else self.image).model_dump(mode="json"), **(image or {})}
 
+    def check_weights_of(self, stages: Sequence[StageKey], *, option: str) -> None:
+        """Whether the stages of what scores it are those that the run has trained, so that nothing is trained.
+
+        Args:
+            option: what says how pictures are prepared, for the message.
+
+        Raises:
+            ConfigError: pictures are prepared so that the run's model would be another.
+        """
+        if self.weights is None or stages[-1].key == self.weights.key:
+            return
+        asked, built = (_views(stage.inputs["views"]) for stage in (stages[-1], self.weights))
+        told = f"needs a model for {asked}, and the run {self.name!r} trained one for {built}"
+        hint = f"export the run and evaluate the folder, or prepare pictures for {built}"
+        raise ConfigError([Problem(option, "image", told)], hint=hint)
+
     def arm(self, config: RunConfig, *, name: str, label: str, cell: dict[str, Any] | None) -> ResolvedArm:
         """The table's row that it becomes."""
         return ResolvedArm(name, label, cell, None, config, config, dict(self.stand_ins), dict(self.scaled))
+
+
+def _views(said: Mapping[str, Any]) -> str:
+    kinds = [", in tiles" if said["tiled"] else "", ", of any aspect ratio" if said["padded"] else ""]
+    return f"views of at most {said['side']} px{''.join(kinds)}"
 
 
 def subject_of(name: str, home: Home) -> Subject:
@@ -107,6 +133,7 @@ def subject_of(name: str, home: Home) -> Subject:
         spec.config.model,
         spec.config.evaluation.image,
         spec.config,
+        spec.stage_keys[-1] if spec.config.stages else None,
         spec.seed,
         spec.plugins,
         spec.stand_ins,
@@ -120,5 +147,7 @@ def _checkpoint(id: str, folder: Path) -> Subject:
         told = read_description(folder)
         model = located(told.model, Path(id)).model_copy(update={"init_from": id})
         return Subject(name, model, told.image, plugins=told.plugins)
-    model, image = assembly_of(read_config(str(folder), planning=False), folder, id=id)
-    return Subject(name, model, image)
+    config = read_config(str(folder), planning=False)
+    model, image = assembly_of(config, folder, id=id)
+    unlike = processor_unlike(config, folder)
+    return Subject(name, model, image, remark=f"the image processor of {name} {unlike}" if unlike else "")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
+from vlm_ablate.checkpoints.families.processors import resampling
 from vlm_ablate.config.data import ImageConfig
 from vlm_ablate.models.batch import Batch
 from vlm_ablate.models.renaming import Renaming
@@ -20,7 +21,6 @@ Parts = dict[str, Any]
 Inputs = dict[str, Tensor]
 """Arguments of a class of transformers."""
 
-EMBEDDING, HEAD = "language.model.model.embed_tokens.weight", "language.model.lm_head.weight"
 POSITIONS = "vision.backbone.embeddings.position_embedding.weight"
 
 
@@ -61,8 +61,19 @@ class Family:
             ModelError: it prepares them in a way that is none of ours.
         """
         size = said.get("size") or {}
+        size = size if isinstance(size, dict) else {"height": size, "width": size}  # a number, in old files
         side = size.get("height") if size.get("height") == size.get("width") else None
-        return ImageConfig(size=side or config.vision_config.image_size)
+        found = ImageConfig(size=side or config.vision_config.image_size)
+        how = resampling(said, f"the image processor of the {config.model_type!r}")["resample"]
+        return found if how in ("auto", "bicubic") else found.model_copy(update={"resample": how})  # else by default
+
+    def unlike(self, said: dict[str, Any]) -> str:
+        """What the processor does to pictures that `images` does not reproduce, in words; "" where that is nothing."""
+        if said.get("do_center_crop"):
+            return "cuts the middle out of a picture, which is stretched to a square here"
+        if (tiles := said.get("max_image_tiles", 1)) > 1:
+            return f"cuts a picture into up to {tiles} tiles, which is one view here"
+        return ""
 
     def inputs(self, model: PreTrainedModel, vlm: VLM, batch: Batch) -> Inputs:
         """What the family's class is given beside ids, attention and positions; may replace these."""

@@ -20,7 +20,7 @@ def whole_images(said: dict[str, Any]) -> ImageConfig:
         ModelError: it does what no `ImageConfig` says.
     """
     who, size = "Idefics2's image processor", _size(said)
-    how = _filter(said, who) | {"split": "crops" if said.get("do_image_splitting") else "none"}
+    how = resampling(said, who) | {"split": "crops" if said.get("do_image_splitting") else "none"}
     if "longest_edge" in size:
         return ImageConfig(resize="native", size=size["longest_edge"], shortest=size.get("shortest_edge"), **how)
     if size.get("height") and size.get("height") == size.get("width"):
@@ -39,7 +39,7 @@ def tiled_images(said: dict[str, Any], side: int) -> ImageConfig:
         ModelError: it does what no `ImageConfig` says.
     """
     who, size = "Idefics3's image processor", _size(said)
-    how = _filter(said, who)
+    how = resampling(said, who)
     if said.get("do_image_splitting", True) is not True:
         raise _inexpressible(who, "do_image_splitting", said["do_image_splitting"])
     if set(size) != {"longest_edge"}:
@@ -58,8 +58,16 @@ def _size(said: dict[str, Any]) -> dict[str, int]:
     return {name: value for name, value in size.items() if value is not None} if isinstance(size, dict) else {}
 
 
-def _filter(said: dict[str, Any], who: str) -> dict[str, Any]:
-    """The `resample` of a processor every step of which is one of ours."""
+def resampling(said: dict[str, Any], who: str) -> dict[str, Any]:
+    """The `resample` of a processor every step of which is one of ours.
+
+    Args:
+        said: of the processor; empty where there is none.
+        who: it is, for the message.
+
+    Raises:
+        ModelError: it leaves a step out, or does one otherwise.
+    """
     for step in _STEPS:
         if said.get(step, True) is not True:
             raise _inexpressible(who, step, said[step])

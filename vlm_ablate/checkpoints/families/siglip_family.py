@@ -41,6 +41,9 @@ class SiglipFamily(ExportFamily):
         cuts = next((name for name in ("Idefics2", "Idefics3", "SmolVLM") if name in str(kind)), self.cuts)
         return whole_images(said) if cuts == "Idefics2" else tiled_images(said, config.vision_config.image_size)
 
+    def unlike(self, said: dict[str, Any]) -> str:
+        return ""  # else it was refused
+
     def names(self, config: PretrainedConfig) -> Renaming:
         return Renaming(tuple((re.escape(theirs), ours) for theirs, ours in PREFIXES.items()))
 

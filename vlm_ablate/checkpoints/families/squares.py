@@ -8,8 +8,6 @@ from typing import Any, cast
 from transformers import PretrainedConfig, PreTrainedModel, SiglipVisionConfig
 
 from vlm_ablate.checkpoints.families.base import ExportFamily, Inputs
-from vlm_ablate.checkpoints.families.processors import FILTER_NAMES
-from vlm_ablate.config.data import ImageConfig
 from vlm_ablate.models.batch import Batch
 from vlm_ablate.models.language.inside import TEXT, TEXT_HEAD
 from vlm_ablate.models.renaming import Rules
@@ -31,11 +29,6 @@ class SquareFamily(ExportFamily):
     """Base of LLaVA and PaliGemma."""
 
     text_module = "language_model"
-
-    def images(self, config: PretrainedConfig, said: dict[str, Any]) -> ImageConfig:
-        found = super().images(config, said)
-        resample = FILTER_NAMES.get(said.get("resample") or 0, "bicubic")
-        return found if resample == "bicubic" else found.model_copy(update={"resample": resample})  # else by default
 
     def inputs(self, model: PreTrainedModel, vlm: VLM, batch: Batch) -> Inputs:
         return {} if batch.pixel_values is None else {"pixel_values": batch.pixel_values.to(model.dtype)}
