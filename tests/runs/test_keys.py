@@ -14,6 +14,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from training.squares import STAGE, make_spec
 
 from vlm_ablate.home import Home
+from vlm_ablate.models.connectors.configs import LinearConfig
 from vlm_ablate.runs import train
 from vlm_ablate.runs.execute import execute
 from vlm_ablate.runs.explain import explain
@@ -300,6 +301,15 @@ def test_what_another_run_trained_while_this_one_waited_is_taken(
     monkeypatch.setattr(train, "leased", late)
     assert run(make_spec(parts, stages=STAGES), home).trained == ()
     assert steps.count == 8
+
+
+def test_the_numerics_of_a_part_are_in_the_keys_of_runs_with_it(parts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = [key.key for key in make_spec(parts, stages=STAGES).stage_keys]
+    mapped = make_spec(parts, stages=STAGES, connector={"name": "mapping_network"}).stage_keys
+    assert [key.inputs["part_numerics"] for key in mapped] == [{"connector": 2}] * 2
+    assert [key.key for key in make_spec(parts, stages=STAGES).stage_keys] == before
+    monkeypatch.setattr(LinearConfig, "numerics", 2)
+    assert not {key.key for key in make_spec(parts, stages=STAGES).stage_keys} & {*before}
 
 
 def test_the_numerics_of_dora_are_in_the_keys_of_stages_with_dora_and_of_those_after(parts: Path) -> None:

@@ -8,6 +8,8 @@ from torch import nn
 
 from vlm_ablate.config.stages import Stage
 from vlm_ablate.errors import ModelError
+from vlm_ablate.models.connectors.configs import MappingNetworkConfig, PerceiverConfig
+from vlm_ablate.registry import connectors
 from vlm_ablate.training.optim import (
     build_optimizer,
     build_scheduler,
@@ -55,6 +57,20 @@ def test_adapters_of_every_rank_decay_alike(rank):
     names = {id(p): n for n, p in model.named_parameters()}
     decayed = {names[id(p)] for g in groups if g["weight_decay"] for p in g["params"]}
     assert decayed == {"language.lora_A.weight", "language.lora_B.weight"}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [MappingNetworkConfig(tokens=4), PerceiverConfig(latents=4, heads=2, head_dim=8, kv_heads=1)],
+    ids=lambda config: config.name,
+)
+def test_learned_tokens_of_connectors_are_no_matrices_to_the_optimiser(config):
+    model = nn.Module()
+    model.connector = connectors.build(config, vision_width=24, hidden=32, intermediate=40, grid=(4, 6))
+    tokens = {id(p) for p in model.connector.parameters() if p.shape[0] == 4 and p.ndim == 2}
+    groups = parameter_groups(model, stage(optimizer="muon", weight_decay=0.1))
+    (told,) = [(g["muon"], g["weight_decay"], g["lr"]) for g in groups if {id(p) for p in g["params"]} & tokens]
+    assert len(tokens) == 1 and told == (False, 0.0, stage().learning_rate)
 
 
 def test_a_part_with_a_rate_of_its_own_is_a_group_of_its_own_and_its_matrices_follow():

@@ -92,6 +92,9 @@ def added(default: Any, **options: Any) -> Any:
 class ComponentConfig(Strict):
     """Base of the configuration of a registered part; `name` selects the registry entry."""
 
+    numerics: ClassVar[int] = 1
+    """Of a model's part: raised when a change of its code moves digits. Runs with the part are then trained anew."""
+
     name: str
     """Registry name of the part."""
 

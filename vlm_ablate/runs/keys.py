@@ -95,14 +95,16 @@ def stage_keys(config: RunConfig, seeds: Seeds) -> tuple[StageKey, ...]:
     No seed decides the latter, since every weight comes from there.
     """
     model = dumped(config.model, "training")
+    parts: dict[str, Part] = {"vision": config.model.vision, "language": config.model.language}
+    parts |= {"connector": config.model.connector, "architecture": config.model.architecture}
+    own = {name: part.numerics for name, part in parts.items() if part.numerics != 1}
     common = {
         "numerics": NUMERICS,
+        **({"part_numerics": own} if own else {}),
         "seeds": seeds.model_dump(mode="json"),
         "model": model,
         "views": asdict(Views.of(config.images())),
     }
-    parts: dict[str, Part] = {"vision": config.model.vision, "language": config.model.language}
-    parts |= {"connector": config.model.connector, "architecture": config.model.architecture}
     for part, id in config.model.starts.items():
         if not id.startswith(RUN):
             parts["init_from" if part == WHOLE else f"init_from.{part}"] = _Checkpoint(id)

@@ -16,7 +16,7 @@ from vlm_ablate.config.stages import BACKBONES, Stage
 from vlm_ablate.errors import ModelError
 from vlm_ablate.training.muon import MuonAdamW
 
-_UNDECAYED_NAMES = ("latents", "trainable_tokens", "position_embedding", "lora_embedding")
+_UNDECAYED_NAMES = ("latents", "connector.queries", "trainable_tokens", "position_embedding", "lora_embedding")
 _FACTORS = ("lora_A", "lora_B")
 _NEW_NAMES = ("trainable_tokens",)
 """Rows of added tokens live inside the language backbone, but are new parameters."""
@@ -25,7 +25,7 @@ _GATES = ("alpha_cross_attn", "alpha_dense")
 
 
 def is_decayed(name: str, parameter: nn.Parameter, embeddings: set[int]) -> bool:
-    """Weight decay is for matrices and kernels: not for biases, norms, gates, latents and embeddings.
+    """Weight decay is for matrices and kernels: not for biases, norms, gates, learned tokens and embeddings.
 
     Args:
         name: dotted path.

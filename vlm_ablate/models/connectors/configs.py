@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -38,6 +38,7 @@ class MlpConfig(ComponentConfig):
 class MappingNetworkConfig(ComponentConfig):
     """Transformer over [projected patches, learned queries]; the queries are the visual tokens (MAPL, ClipCap)."""
 
+    numerics: ClassVar[int] = 2  # 1: its queries were decayed, and trained as matrices are
     name: Literal["mapping_network"] = "mapping_network"
     tokens: int = Field(32, gt=0)
     depth: int = Field(4, gt=0)
