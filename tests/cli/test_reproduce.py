@@ -150,7 +150,8 @@ def test_runs_that_are_missing_or_diverged_are_shown(folder: Path) -> None:
     for spec in tables("first")[0]:
         if spec.arm == "one":
             write_results(spec, home, status="diverged", message="the loss is not finite")
-    command("--experiments", "idefics2/first")
+    said = command("--experiments", "idefics2/first")
+    assert "4 finished" in said and "2 diverged" in said
     page = (folder / "home/tables/all-tiny.md").read_text()
     assert "(diverged)" in page and "2 of 3" in page
 

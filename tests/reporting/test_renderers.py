@@ -7,6 +7,7 @@ import io
 import re
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -18,7 +19,7 @@ from vlm_ablate.reporting import FORMATS, Report, render, report
 from vlm_ablate.reporting.grid import Cell, Column, Grid, Layout
 from vlm_ablate.reporting.layout import lay_out, parameters
 from vlm_ablate.reporting.renderers import latex, markdown
-from vlm_ablate.reporting.renderers.png import text_width, wrap
+from vlm_ablate.reporting.renderers.png import _Page, text_width, wrap
 from vlm_ablate.reporting.renderers.terminal import print_report
 from vlm_ablate.tracking.records import RunRecord
 
@@ -155,6 +156,14 @@ def test_png_is_a_picture_of_legible_size_and_stays_the_same(found: Report, mixe
 def test_words_wrap_within_the_width() -> None:
     lines = wrap("a sentence that is much longer than the room there is for it", 100.0, 10.0)
     assert len(lines) > 2 and all(text_width(line, 10.0) <= 100.0 for line in lines)
+
+
+def test_notes_of_one_subject_stand_together_in_a_picture(found: Report) -> None:
+    notes = (("Tuned", "one of trial 1."), ("Stand-in", "vision: a"), ("Tuned", "two."), ("Stand-in", "language: b"))
+    page = _Page(replace(lay_out(found), notes=notes))
+    page._collect()
+    texts = [item[3] for item in page.items if item[0] == "text"]
+    assert "one of trial 1. two." in texts and "vision: a; language: b" in texts
 
 
 @pytest.mark.parametrize("width", [80, 120, 200])

@@ -16,12 +16,13 @@ from tests.runs.disk import write_log, write_results
 from tests.tracking.specs import make_spec
 from vlm_ablate.errors import TrackingError
 from vlm_ablate.home import Home
+from vlm_ablate.reporting.notes import _told as told
 from vlm_ablate.runs.catalogue import records_of, results_of
 from vlm_ablate.runs.keys import curve_keys
 from vlm_ablate.runs.log import Log
 from vlm_ablate.runs.results import find_results
 from vlm_ablate.runs.spec import RunSpec
-from vlm_ablate.runs.view import Results, history_of, view_of
+from vlm_ablate.runs.view import Results, history_of, made_by, view_of
 from vlm_ablate.tracking import schema
 from vlm_ablate.tracking.client_reader import ClientReader
 from vlm_ablate.tracking.publish import publish
@@ -102,6 +103,24 @@ def test_a_record_tells_what_the_run_said(recorded: Home) -> None:
 def test_a_run_whose_seed_somebody_wrote_as_a_word_is_named() -> None:
     with pytest.raises(TrackingError, match=r"run 'mine' \(r1\) of demo/t01: its tag vlm\.seed .* not 'first'"):
         make_record("r1", "demo/t01", "mine", "FINISHED", {schema.SEED: "first"}, {}, {}, 0, 0, "")
+
+
+def test_a_run_tells_all_that_its_stages_were_trained_with() -> None:
+    """Also of a stage that another run trained, with other code on another machine."""
+    first = {schema.GIT: "a" * 40, schema.MACHINE: "Intel", schema.THREADS: "1", schema.VERSIONS: {"torch": "2.12"}}
+    last = first | {schema.GIT: "b" * 40 + "+changes", schema.MACHINE: "AMD", schema.VERSIONS: {"torch": "2.13"}}
+    tags = made_by([{"provenance": first}, {"provenance": last}])
+    assert tags[schema.MACHINE] == "Intel and AMD" and tags[schema.THREADS] == "1"
+    assert schema.read_json_tag(tags, schema.VERSIONS) == {"torch": "2.13"}
+    assert told(schema.GIT, tags[schema.GIT]) == f"{'a' * 12} and {'b' * 12} with changes"
+    assert made_by([{}]) == {} and made_by([{}, {"provenance": first}])[schema.GIT] == "a" * 40
+
+
+@pytest.mark.parametrize("text", ["[1]", '{"model.vision": 3}'])
+def test_a_mapping_that_somebody_wrote_otherwise_is_named(text: str) -> None:
+    record = make_record("r1", "demo/t01", "mine", "FINISHED", {schema.STAND_INS: text}, {}, {}, 0, 0, "")
+    with pytest.raises(TrackingError, match=r"run 'mine': its tag vlm\.stand_ins must be a JSON object of texts"):
+        record.stand_ins  # noqa: B018
 
 
 def test_records_survive_a_file_and_keep_nothing_of_the_machine(recorded: Home, tmp_path: Path) -> None:

@@ -107,7 +107,9 @@ def reproduce(
         outcomes = _run(loaded, asked, place, tracking_uri or place.tracking_uri, where, noted)
     fresh = {s.experiment for s, o in zip(asked, outcomes, strict=True) if not o.reused} if outcomes else set()
     _write(loaded, numbers, place, tracking_uri, out, fresh, unlike)
-    counts = Counter(outcome.status for outcome in outcomes) or Counter(finished=len(asked))
+    ended = {results.spec.id: results.status for results in everything}
+    statuses: list[str] = [outcome.status for outcome in outcomes] or [ended[spec.id] for spec in asked]
+    counts = Counter(statuses)
     console.print(", ".join(f"{count} {status}" for status, count in counts.items()))
     if counts["failed"]:
         raise typer.Exit(1)

@@ -210,7 +210,7 @@ def told_revision(value: str) -> str:
 def _told(tag: str, value: str) -> str:
     """A commit by its first digits, and of the libraries those that compute."""
     if tag == schema.GIT:
-        return told_revision(value)
+        return schema.SEVERAL.join(map(told_revision, value.split(schema.SEVERAL)))
     found = schema.read_json_tag({tag: value}, tag) if tag == schema.VERSIONS else None
     if isinstance(found, Mapping):
         return " ".join(f"{name} {found[name]}" for name in ("torch", "transformers", "peft") if name in found)

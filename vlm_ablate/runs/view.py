@@ -231,9 +231,7 @@ def tags_of(results: Results) -> dict[str, str]:
     spec, outcomes, scores = results.spec, results.outcomes, results.score_records()
     tags = spec_tags(spec)
     if outcomes:
-        made = outcomes[-1].get("provenance", {})
-        for name, value in made.items():
-            tags |= {name: value} if isinstance(value, str) else schema.json_tag(name, value)
+        tags |= made_by(outcomes)
         prints = [str(o["data_fingerprint"]) for o in outcomes if o.get("data_fingerprint")]
         tags[schema.DATA_FINGERPRINT] = ",".join(prints)
         tags |= schema.json_tag(schema.EXECUTION, outcomes[-1].get("execution", {}))
@@ -248,6 +246,18 @@ def tags_of(results: Results) -> dict[str, str]:
     tags[schema.STATUS] = results.status
     tags |= {schema.MESSAGE: results.message[: schema.TAG_LIMIT]} if results.message else {}
     return {key: value for key, value in tags.items() if value}
+
+
+def made_by(outcomes: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """With which code and libraries and on what machine stages were trained: tags of the last one, and where an earlier
+    one, which another run may have trained, had other code, machine or threads, of these all that there were."""
+    tags: dict[str, str] = {}
+    for name, value in outcomes[-1].get("provenance", {}).items():
+        tags |= {name: value} if isinstance(value, str) else schema.json_tag(name, value)
+    for name in (schema.GIT, schema.MACHINE, schema.THREADS):
+        found = dict.fromkeys(str(o["provenance"][name]) for o in outcomes if name in o.get("provenance", {}))
+        tags |= {name: schema.SEVERAL.join(found)} if found else {}
+    return tags
 
 
 _SCORE_FIELDS = frozenset({

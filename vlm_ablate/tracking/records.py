@@ -76,15 +76,27 @@ class RunRecord:
 
     @property
     def stand_ins(self) -> dict[str, str]:
-        """Dotted path -> what stands in for what the paper names."""
-        stand_ins: dict[str, str] = schema.read_json_tag(self.tags, schema.STAND_INS, {})
-        return stand_ins
+        """Dotted path -> what stands in for what the paper names.
+
+        Raises:
+            TrackingError: the tag is no such mapping.
+        """
+        return self._texts(schema.STAND_INS)
 
     @property
     def scaled(self) -> dict[str, str]:
-        """Dotted path -> the paper's value and the one that the scale put in its place."""
-        scaled: dict[str, str] = schema.read_json_tag(self.tags, schema.SCALED, {})
-        return scaled
+        """Dotted path -> the paper's value and the one that the scale put in its place.
+
+        Raises:
+            TrackingError: the tag is no such mapping.
+        """
+        return self._texts(schema.SCALED)
+
+    def _texts(self, tag: str) -> dict[str, str]:
+        found = schema.read_json_tag(self.tags, tag, {})
+        if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
+            raise TrackingError(f"run {self.name!r}: its tag {tag} must be a JSON object of texts, not {found!r:.80}")
+        return found
 
 
 def make_record(

@@ -191,7 +191,8 @@ class _Page:
         for subject, text in self.layout.notes:
             if subject not in LEFT_OUT:
                 joined.setdefault(subject, []).append(text)
-        for subject, text in ((subject, "; ".join(texts)) for subject, texts in joined.items()):
+        for subject, texts in joined.items():
+            text = (" " if all(text.endswith(".") for text in texts) else "; ").join(texts)
             indent = text_width(f"{subject}:", SMALL, True) + 4.0
             lines = wrap(f"{subject}: {text}", self.width - 2 * MARGIN - 12, SMALL)
             for n, line in enumerate(lines):
