@@ -336,8 +336,25 @@ def test_an_order_that_more_training_changes_is_shown_at_both_budgets(
     }  # fmt: skip
     notes = dict(report(experiment, runs, histories=histories).notes)
     pair = "Cross-attention, frozen − Fully autoregressive (Perceiver), LoRA"
-    assert notes["Budget"].endswith(f"{pair}: -10.0 halfway, +5.0 at the end.")
+    told = f"more training changes an order. {pair}: -10.0 halfway, +5.0 at the end"
+    assert notes["Budget"] == f"{told} (scores along the way, tune split)."
     assert "Scores along the way" not in notes
+
+
+@pytest.mark.parametrize(("end", "told"), [(40.0, True), (31.0, False)])
+def test_an_order_that_more_training_may_change_is_told(
+    experiment: Experiment, runs: list[RunRecord], end: float, told: bool
+) -> None:
+    """Of an arm that catches up, and of one that falls back further."""
+    rising = {"ca": [10.0, 20.0, 30.0, end], "ar_lora": [10.0, 40.0, 58.0, 60.0]}
+    histories = {
+        r.run_id: {"curve/mean": [Point(100 * i, v + seed * i / 10, 0) for i, v in enumerate(rising[r.arm], 1)]}
+        for r in runs if r.arm in rising for seed in [r.seed - 1 if r.arm == "ca" else 0]
+    }  # fmt: skip
+    notes = dict(report(experiment, runs, histories=histories).notes)
+    pair = "Cross-attention, frozen − Fully autoregressive (Perceiver), LoRA"
+    where = f"where a difference still shrinks. {pair}: -28.0 after three quarters, -20.0 at the end"
+    assert (where in notes.get("Budget", "")) is told
 
 
 def test_a_run_whose_weights_were_trained_without_scores_along_the_way_is_named(

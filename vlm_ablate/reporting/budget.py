@@ -7,7 +7,7 @@ from itertools import combinations
 
 from vlm_ablate.reporting.health import CURVE_METRIC
 from vlm_ablate.reporting.rows import ArmRow
-from vlm_ablate.reporting.statistics import paired_difference
+from vlm_ablate.reporting.statistics import Difference, paired_difference
 from vlm_ablate.tracking import schema
 from vlm_ablate.tracking.records import History
 
@@ -15,24 +15,46 @@ BySeed = dict[int, float]
 
 
 def budget_notes(rows: Sequence[ArmRow], histories: Mapping[str, Mapping[int, History]]) -> Iterable[tuple[str, str]]:
-    """A note for each pair of arms whose order at half of the training is not that at its end.
+    """A note on the pairs of arms whose order at half of the training is not that at its end, or may not last.
 
     Halfway is the last point that is no later than half of the steps. Pairs whose difference at either place lies
-    within its half-width of zero are not told: they have no order.
+    within its half-width of zero are not told: they have no order. An order may not last where the difference shrank
+    over the last quarter of the steps, by more than its half-width.
 
     Args:
         histories: arm -> seed -> history.
     """
-    halves, ends = ({row.arm: _scores(histories.get(row.arm, {}), share) for row in rows} for share in (0.5, 1.0))
-    turned = []
+    halves, late, ends = (
+        {row.arm: _scores(histories.get(row.arm, {}), share) for row in rows} for share in (0.5, 0.75, 1.0)
+    )
+    turned, shrinking = [], []
     for first, second in combinations(rows, 2):
-        before, after = (paired_difference(at[first.arm], at[second.arm]) for at in (halves, ends))
-        if before is None or after is None or before.mean * after.mean >= 0:
+        before, then, after = (paired_difference(at[first.arm], at[second.arm]) for at in (halves, late, ends))
+        if before is None or then is None or after is None or not _ordered(after):
             continue
-        if all(d.half_width is not None and abs(d.mean) > d.half_width for d in (before, after)):
-            turned.append(f"{first.label} − {second.label}: {before.mean:+.1f} halfway, {after.mean:+.1f} at the end")
-    if turned:
-        yield "Budget", "more training changes an order (scores along the way, tune split). " + "; ".join(turned) + "."
+        pair = f"{first.label} − {second.label}"
+        if before.mean * after.mean < 0:
+            if _ordered(before):
+                turned.append(f"{pair}: {before.mean:+.1f} halfway, {after.mean:+.1f} at the end")
+            continue
+        gained, other = (_gains(late[row.arm], ends[row.arm]) for row in (first, second))
+        change = paired_difference(gained, other)
+        if change is not None and _ordered(change) and change.mean * after.mean < 0:
+            shrinking.append(f"{pair}: {then.mean:+.1f} after three quarters, {after.mean:+.1f} at the end")
+    told = [f"more training changes an order. {'; '.join(turned)}"] if turned else []
+    if shrinking:
+        told.append(f"more training may change an order, where a difference still shrinks. {'; '.join(shrinking)}")
+    if told:
+        yield "Budget", f"{'. '.join(told)} (scores along the way, tune split)."
+
+
+def _ordered(difference: Difference) -> bool:
+    """Whether it is further from zero than its half-width."""
+    return difference.half_width is not None and abs(difference.mean) > difference.half_width
+
+
+def _gains(before: BySeed, after: BySeed) -> BySeed:
+    return {seed: after[seed] - before[seed] for seed in before.keys() & after.keys()}
 
 
 def curve_notes(rows: Sequence[ArmRow], histories: Mapping[str, Mapping[int, History]]) -> Iterable[tuple[str, str]]:
