@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from copy import deepcopy
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -22,8 +24,11 @@ from vlm_ablate.data.deal import dealt
 from vlm_ablate.data.mixture import Mixture
 from vlm_ablate.data.module import VLMDataModule
 from vlm_ablate.data.sample import Image, ImageRef, Sample, Text
+from vlm_ablate.errors import DataError
+from vlm_ablate.models.batch import Batch
+from vlm_ablate.training.counters import Counter as Counted
 
-STEP, STEPS = 8, 3
+STEP, STEPS, BROKEN = 8, 3, frozenset({5, 9})
 
 
 @given(st.data(), st.integers(1, 5), st.integers(1, 4), st.integers(1, 4))
@@ -76,24 +81,30 @@ class Pages(Drawn):
         return Sample(name, (Image(ImageRef(content, name)), *text), self.name)
 
 
-def of_rank(
+def loader_of(
     tokenizer: PreTrainedTokenizerFast, rank: int = 0, world: int = 1, *, split: str = "tiles", consumed: int = 0,
-    **execution: int,
-) -> list[list[tuple[list[str], int]]]:  # fmt: skip
-    """Step -> micro-batch -> ids and number of views, as a rank reads them."""
+    source: Drawn | None = None, **execution: int,
+) -> Iterator[Batch]:  # fmt: skip
+    """Micro-batches as a rank reads them."""
     image = ImageConfig(split=split, tile=16, size=48) if split == "tiles" else ImageConfig(size=16)
     stage = RunStage(steps=12, batch_size=STEP, data=data_config(image=image, climb={1: 32, 2: 48}))
     data = VLMDataModule(
         stage, execution=Execution(max_skipped=0.5, **execution),
-        mixture=Mixture({"a": Pages("a", 40, broken=frozenset({5, 9}))}, {"a": 1.0}, 5), tokenizer=tokenizer,
+        mixture=Mixture({"a": source or Pages("a", 40, broken=BROKEN)}, {"a": 1.0}, 5), tokenizer=tokenizer,
         tokens_per_view=3, mean=(0.5,) * 3, std=(0.5,) * 3, start=16,
     )  # fmt: skip
     data.load_state_dict(data.state_dict() | {"consumed": 16 + consumed})
     cpu = SimpleNamespace(root_device=torch.device("cpu"))
     data.trainer = SimpleNamespace(global_rank=rank, world_size=world, global_step=0, strategy=cpu)  # type: ignore[assignment]
-    micro = STEP // world // (data.execution.micro_batch_size or STEP // world)
-    loader = iter(data.train_dataloader())
-    steps = STEPS - consumed // STEP
+    return iter(data.train_dataloader())
+
+
+def of_rank(
+    tokenizer: PreTrainedTokenizerFast, rank: int = 0, world: int = 1, consumed: int = 0, **how: Any
+) -> list[list[tuple[list[str], int]]]:
+    """Step -> micro-batch -> ids and number of views."""
+    loader = loader_of(tokenizer, rank, world, consumed=consumed, **how)
+    micro, steps = STEP // world // how.get("micro_batch_size", STEP // world), STEPS - consumed // STEP
     return [[(b.sample_ids, len(b.view_sample)) for b in (next(loader) for _ in range(micro))] for _ in range(steps)]
 
 
@@ -123,7 +134,35 @@ def test_ranks_share_the_tiles_of_each_step_of_one_process(tokenizer, world: int
 
 def test_what_is_not_cut_is_read_by_one_rank_alone(tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vlm_ablate.data.dataset.MixtureDataset.measure", lambda *_: pytest.fail("it is measured"))
-    alone, ranks = of_rank(tokenizer, split="none"), [of_rank(tokenizer, rank, 2, split="none") for rank in (0, 1)]
-    assert [names for step in alone for names, _ in step] == [
-        [*first[0][0], *second[0][0]] for first, second in zip(*ranks, strict=True)
-    ]
+    stream = Pages("a", 40, broken=BROKEN)
+    stream.sequential = True
+    for how in ({"split": "none"}, {"source": stream}):
+        alone, ranks = of_rank(tokenizer, **how), [of_rank(tokenizer, rank, 2, **how) for rank in (0, 1)]
+        assert [names for step in alone for names, _ in step] == [
+            [*first[0][0], *second[0][0]] for first, second in zip(*ranks, strict=True)
+        ]
+
+
+def test_ranks_that_did_not_find_the_same_samples_are_told(tokenizer) -> None:
+    """A page that only one machine can read would change who gets which sample."""
+
+    def counted(*sources: Drawn) -> list[Counted]:
+        counters = [Counted(lambda height, width: 1, 0) for _ in sources]
+        for rank, source in enumerate(sources):
+            counters[rank].add(next(loader_of(tokenizer, rank, 2, source=source)))
+        return counters
+
+    def total(counters: list[Counted]) -> list[float]:
+        said: list[list[float]] = []
+        for counter in counters:
+            deepcopy(counter).settle(lambda values: said.append(list(values)) or list(values))
+        return [sum(values) for values in zip(*said, strict=True)]
+
+    whole, lacking = Pages("a", 40), Pages("a", 40, broken=frozenset(range(0, 40, 2)))
+    alike, apart = counted(whole, whole), counted(whole, lacking)
+    sums = {name: total(counters) for name, counters in (("alike", alike), ("apart", apart))}
+    alike[0].settle(lambda _: sums["alike"])
+    assert alike[0].seen.sequences == STEP
+    for counter in apart:
+        with pytest.raises(DataError, match="other samples for the same step"):
+            counter.settle(lambda _: sums["apart"])

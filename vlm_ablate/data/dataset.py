@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import multiprocessing
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from torch.utils.data import Dataset
 
 from vlm_ablate.config.data import DataConfig
-from vlm_ablate.data.deal import Share, Size, dealt
+from vlm_ablate.data.deal import Share, Size, dealt, digest
 from vlm_ablate.data.encode import EncodedSample, Encoder
 from vlm_ablate.data.mixture import Mixture
 from vlm_ablate.data.pack import Row
@@ -193,13 +193,14 @@ class Batches:
 
     def __init__(self, dataset: MixtureDataset, collate: Callable[[Sequence[EncodedSample]], Batch]) -> None:
         self.dataset, self.collate = dataset, collate
-        self._dealt: tuple[range, list[list[list[int]]]] = range(0), []
-        """The step that was dealt last, and how."""
+        self._dealt: tuple[range, list[list[list[int]]], int] = range(0), [], 0
+        """The step that was dealt last, how, and by what (`Batch.deal`)."""
 
     def __call__(self, places: Sequence[int | Row | Share]) -> Batch | Failure:
         """The batch of these, or the error of this project that reading them gave."""
         try:
-            return self.collate([sample for place in places for sample in self._samples(place)])
+            batch = self.collate([sample for place in places for sample in self._samples(place)])
+            return replace(batch, deal=self._deal(places[0]))
         except VlmAblateError as error:
             # A plain copy: some error types have constructors that do not survive pickling.
             return Failure(DataError(error.message, hint=error.hint))
@@ -209,9 +210,14 @@ class Batches:
             return self.dataset.row(place)
         return [self.dataset[index] for index in ([place] if isinstance(place, int) else self._indices(place))]
 
+    def _deal(self, place: int | Row | Share) -> int:
+        if isinstance(place, int):
+            return 0
+        return place.deal if isinstance(place, Row) else self._dealt[2]
+
     def _indices(self, share: Share) -> list[int]:
         """Every rank measures every sample of a step, once in each of its loader processes, and deals them alike."""
         if self._dealt[0] != share.step:
             sizes = [self.dataset.measure(index) for index in share.step]
-            self._dealt = share.step, dealt(sizes, share.ranks, share.size)
+            self._dealt = share.step, dealt(sizes, share.ranks, share.size), digest(sizes)
         return [share.step[number] for number in self._dealt[1][share.rank][share.number]]

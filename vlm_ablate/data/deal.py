@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
+from zlib import crc32
 
 from torch.utils.data import Sampler
 
@@ -52,6 +53,11 @@ def _filled(weights: Sequence[_Weight], count: int, size: int) -> list[tuple[_We
 
 def _sum(first: _Weight, second: _Weight) -> _Weight:
     return first[0] + second[0], first[1] + second[1]
+
+
+def digest(sizes: Sequence[Size]) -> int:
+    """A number above 0 and below 2**16 that other sizes hardly have."""
+    return 1 + crc32(repr(list(sizes)).encode()) % (2**16 - 1)
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,9 @@ class VLMDataModule(pl.LightningDataModule):
         self.batches = Batches(self.dataset, collate)
         self._resumed = 0
         self._rows = self._packed((0, start)) if stage.data.packing == "rows" else None
-        self._cut = any(image.split != "none" for image in stage.data.image_by_step().values())
+        cut = any(image.split != "none" for image in stage.data.image_by_step().values())
+        # Of a stream, rows that were measured would have to be read again from further back.
+        self._uneven = cut and not any(source.sequential for source in mixture.sources)
 
     @property
     def consumed(self) -> int:
@@ -142,7 +144,7 @@ class VLMDataModule(pl.LightningDataModule):
         order: Sampler[Any] = EndlessBatches(self.consumed, size, rank, world)
         if self._rows is not None:
             order = PackedBatches(self._rows, self.consumed - self.start, step, size, rank, world)
-        elif world > 1 and self._cut:
+        elif world > 1 and self._uneven:
             order = SharedBatches(self.consumed, step, size, rank, world)
         return _Loader(
             _Places(),

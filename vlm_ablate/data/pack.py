@@ -10,12 +10,12 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from torch.utils.data import Sampler
 
-from vlm_ablate.data.deal import Size, dealt
+from vlm_ablate.data.deal import Size, dealt, digest
 
 WINDOW = 2048
 """Samples that are packed together: of a mixture like the Cauldron rows of 4,096 tokens become 0.996 full."""
@@ -31,6 +31,8 @@ class Row:
     """As they were measured."""
     step: int
     """Optimiser step of the stage that decides how its images are prepared: the one in which its window begins."""
+    deal: int = field(default=0, compare=False)
+    """See `Batch.deal`."""
 
     @property
     def tokens(self) -> int:
@@ -171,8 +173,9 @@ class PackedBatches(Sampler[list[Row]]):
         while True:
             # Every rank measures every row: which samples stand where does not depend on how many ranks there are.
             every = [self.rows[number] for number in range(first, first + self.step)]
+            deal = digest([size for row in every for size in row.sizes]) if self.world > 1 else 0
             for batch in dealt([(row.tokens, row.views) for row in every], self.world, self.size)[self.rank]:
-                yield [every[number] for number in batch]
+                yield [replace(every[number], deal=deal) for number in batch]
             first += self.step
 
 

@@ -93,6 +93,8 @@ class Batch:
     view_keys: tuple[bytes, ...] | None = None
     """Names of the views' contents, in the order of `pixel_values` or `visual`: by them a frozen encoder's output is
     looked up, and prompts that begin alike are known."""
+    deal: int = 0
+    """Digest of what its step was dealt to several ranks by, which all of them have alike; 0: it was not dealt so."""
 
     @property
     def sequences(self) -> int:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
+from vlm_ablate.errors import DataError
 from vlm_ablate.models.batch import Batch
 
 BatchFlops = Callable[[Batch], float]
@@ -100,15 +101,25 @@ class Counter:
         """FLOPs of the model's own that this rank has been given since the counter was made, for its rate."""
         self._visual_tokens, self._image_token_id, self._flops = visual_tokens, image_token_id, flops
         self.seen = seen or Seen()
-        self._new = Seen()
+        self._new, self._deals = Seen(), 0
 
     def settle(self, total: Callable[[Sequence[float]], list[float]]) -> None:
         """Take into `seen` what was counted since the last time.
 
         Args:
             total: numbers of this rank -> their sums over all ranks.
+
+        Raises:
+            DataError: ranks have dealt the step's samples by other sizes, told on all of them.
         """
-        new = total([float(value) for value in self._new.to_dict().values()])
+        values = [float(value) for value in self._new.to_dict().values()]
+        *new, ranks, deals, squares = total([*values, 1.0, float(self._deals), float(self._deals) ** 2])
+        self._deals = 0
+        if ranks * squares != deals**2:  # of equal numbers alone
+            raise DataError(
+                "ranks have read other samples for the same step, so that some would be trained twice and some never",
+                hint="every machine needs the same files of all sources, and must be able to read them",
+            )
         before = self.seen.to_dict()
         added = {name: type(value)(value + more) for (name, value), more in zip(before.items(), new, strict=True)}
         self.seen, self._new = Seen(**added), Seen()  # type: ignore[arg-type]  # whole numbers stay whole
@@ -117,6 +128,7 @@ class Counter:
         """Count one batch of this rank."""
         seen = self._new
         self.useful += self._useful(batch) if self._useful else 0.0
+        self._deals += batch.deal
         self._new = replace(
             seen,
             sequences=seen.sequences + batch.sequences,
