@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from tests.runs.disk import write_results
 from vlm_ablate.cli.app import app
+from vlm_ablate.cli.reproduce_set import unlike_arms
 from vlm_ablate.config.expand import load_experiment
 from vlm_ablate.home import Home
 from vlm_ablate.launch.together import account, seed_by_seed
@@ -129,6 +130,17 @@ def test_finished_it_writes_all_tables_and_the_page_over_all_at_once(folder: Pat
     assert "Over 1 table, 0 of 3 pairs of arms stand in the paper's order" in page, "rows of two tables count once"
     assert "One name, two settings" in page
     assert "<table" in (folder / "home/tables/all-tiny.html").read_text()
+
+
+def test_arms_of_one_name_that_are_called_otherwise_in_their_tables_are_no_two_settings_of_one(folder: Path) -> None:
+    def told() -> list[str]:
+        return [text for _, text in unlike_arms([load_experiment(f"idefics2/{n}", scale="tiny") for n in names])]
+
+    names = ("first", "third")
+    assert len(told()) == 2
+    file = folder / "experiments/idefics2/third.yaml"
+    file.write_text(file.read_text().replace("three: {cell", "three: {label: Three for longer, cell"))
+    assert [text.split()[0] for text in told()] == ["one"]
 
 
 def test_pictures_that_are_there_are_not_drawn_again(folder: Path) -> None:

@@ -65,15 +65,15 @@ def _check_known(wanted: Sequence[str], known: Collection[str], kind: str) -> No
 
 
 def unlike_arms(loaded: Sequence[LoadedExperiment]) -> list[tuple[str, str]]:
-    """(subject, text) for arms that have one name in the folder of a paper and are not alike."""
+    """(subject, text) for arms that have one name in the folder of a paper, with the same label, and are not alike."""
     from vlm_ablate.config.diff import arm_diff
 
-    seen: dict[tuple[str, str], tuple[LoadedExperiment, ResolvedArm]] = {}
+    seen: dict[tuple[str, str, str], tuple[LoadedExperiment, ResolvedArm]] = {}
     notes = []
     for each in loaded:
         folder = each.experiment.name.partition("/")[0]
         for name, arm in each.arms.items():
-            first, mine = seen.setdefault((folder, name), (each, arm))
+            first, mine = seen.setdefault((folder, name, arm.label), (each, arm))
             changes = [c for c in arm_diff(mine.config, arm.config) if c.path.startswith(("model", "stages", "data"))]
             if changes:
                 told = ", ".join(f"{c.path} {c.base} and {c.arm}" for c in changes[:3])
