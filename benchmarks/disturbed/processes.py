@@ -24,7 +24,8 @@ from disturbed.ray_cluster import RayCluster, attending, computing
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
-os.environ |= {"OMP_NUM_THREADS": "1", "VLM_ABLATE_LEASE_SECONDS": "2", "TOKENIZERS_PARALLELISM": "false"}
+os.environ |= {"OMP_NUM_THREADS": "1", "VLM_ABLATE_LEASE_SECONDS": "2", "TOKENIZERS_PARALLELISM": "false",
+               "MLFLOW_DISABLE_TELEMETRY": "true"}  # fmt: skip
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 PATIENCE_SECONDS = 240.0
@@ -58,6 +59,7 @@ def _serve(link: Connection, environment: dict[str, str], place: str) -> None:
     os.setsid()
     os.environ.update(environment)
     _mark(place, "worker")
+    faulthandler.register(signal.SIGUSR2)
     from vlm_ablate.launch import worker
     from vlm_ablate.runs.publishing import Publishing
 
@@ -178,8 +180,8 @@ class Command:
         """
         self.process.join(self.patience)
         if self.process.exitcode is None:
-            send([self.process.pid], signal.SIGUSR2)
-            self.process.join(2)  # its stacks are in output.txt then
+            send(self.all if self.cluster is None else [self.process.pid], signal.SIGUSR2)
+            self.process.join(2)  # their stacks are in output.txt and in the logs of the runs then
             send(self.all, signal.SIGKILL)
             raise TimeoutError(f"the command still goes after {self.patience:.0f} s")
         file = self.place / f"outcome-{self.process.pid}.json"
