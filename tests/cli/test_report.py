@@ -90,3 +90,8 @@ def test_evaluated_checkpoints_are_rows_of_their_tables(reported: Path) -> None:
 
 def test_another_folder_is_refused_before_anything_is_read(folder: Path) -> None:  # noqa: F811
     assert "is not empty and holds no report" in " ".join(command("--out", str(folder), code=1).split())
+
+
+def test_a_folder_of_results_that_is_none_is_told(folder: Path) -> None:  # noqa: F811
+    assert "nowhere is no folder" in command("--out", "out", "--results", "nowhere")
+    assert "is no folder" not in command("--out", "out")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,7 +21,7 @@ from vlm_ablate.reporting.frame import ArmRow, Report
 from vlm_ablate.reporting.layout import lay_out
 from vlm_ablate.reporting.statistics import Verdict, estimate
 from vlm_ablate.tracking import schema
-from vlm_ablate.tracking.records import Point, RunRecord
+from vlm_ablate.tracking.records import History, Point, RunRecord
 
 Run = Callable[..., RunRecord]
 Score = Callable[..., dict]
@@ -355,6 +356,16 @@ def test_an_order_that_more_training_may_change_is_told(
     pair = "Cross-attention, frozen − Fully autoregressive (Perceiver), LoRA"
     where = f"where a difference still shrinks. {pair}: -28.0 after three quarters, -20.0 at the end"
     assert (where in notes.get("Budget", "")) is told
+
+
+def test_what_is_no_number_is_neither_a_score_along_the_way_nor_a_size(
+    experiment: Experiment, runs: list[RunRecord], histories: dict[str, History]
+) -> None:
+    told = report(experiment, runs, histories=histories)
+    beside = {run: h | {"curve/mean": [Point(1, math.nan, 0), *h["curve/mean"]]} for run, h in histories.items()}
+    broken = [replace(r, metrics=r.metrics | {schema.PARAMS_TOTAL: math.nan}) for r in runs if r.seed == 2]
+    found = report(experiment, [r for r in runs if r.seed != 2] + broken, histories=beside)
+    assert found.health == told.health and found.notes == told.notes and found.rows == told.rows
 
 
 def test_a_run_whose_weights_were_trained_without_scores_along_the_way_is_named(

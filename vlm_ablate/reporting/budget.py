@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 
-from vlm_ablate.reporting.health import CURVE_METRIC
+from vlm_ablate.reporting.health import curve_of
 from vlm_ablate.reporting.rows import ArmRow
 from vlm_ablate.reporting.statistics import Difference, paired_difference
 from vlm_ablate.tracking import schema
@@ -65,7 +65,7 @@ def curve_notes(rows: Sequence[ArmRow], histories: Mapping[str, Mapping[int, His
     scored, lacking = False, []
     for row in rows:
         ended = {s: h for s, h in histories.get(row.arm, {}).items() if s in row.scores.get(schema.MEAN, {})}
-        without = sorted(seed for seed, history in ended.items() if not history.get(CURVE_METRIC))
+        without = sorted(seed for seed, history in ended.items() if not curve_of(history))
         scored = scored or len(without) < len(ended)
         if without:
             lacking.append(f"{row.label} (seed {', '.join(map(str, without))})")
@@ -78,7 +78,7 @@ def _scores(by_seed: Mapping[int, History], share: float) -> BySeed:
     """Seed -> score at that share of the training."""
     found: BySeed = {}
     for seed, history in by_seed.items():
-        points = history.get(CURVE_METRIC, ())
+        points = curve_of(history)
         if len(points) > 1 and (early := [p for p in points if p.step <= share * points[-1].step]):
             found[seed] = early[-1].value
     return found

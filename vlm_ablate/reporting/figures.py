@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlm_ablate.errors import VlmAblateError
 from vlm_ablate.reporting.frame import Report
-from vlm_ablate.reporting.health import CURVE_METRIC
+from vlm_ablate.reporting.health import CURVE_METRIC, curve_of
 from vlm_ablate.reporting.rows import ArmRow
 from vlm_ablate.reporting.statistics import Estimate, estimate
 from vlm_ablate.reporting.style import INK, MARKERS, PALETTE, SOFT, drawing, to_bytes
@@ -65,7 +65,7 @@ def _points(history: History) -> list[tuple[int, float, dict[str, float]]]:
     seen = {metric: {p.step: p.value for p in history.get(metric, [])} for metric, _ in PANELS if metric != STEPS}
     return [
         (point.step, point.value, {STEPS: float(point.step)} | {m: at[point.step] for m, at in seen.items()})
-        for point in history.get(CURVE_METRIC, [])
+        for point in curve_of(history)
         if all(point.step in at for at in seen.values())
     ]
 

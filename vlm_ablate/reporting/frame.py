@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -232,7 +233,8 @@ def _unparsed(records: Sequence[RunRecord]) -> dict[str, tuple[int, int]]:
 
 
 def _metric(records: Sequence[RunRecord], name: str) -> int | None:
-    return next((int(r.metrics[name]) for r in reversed(records) if name in r.metrics), None)
+    found = (r.metrics[name] for r in reversed(records) if name in r.metrics)
+    return next((int(value) for value in found if math.isfinite(value)), None)
 
 
 def _ranked(rows: Sequence[ArmRow]) -> tuple[ArmRow, ...]:

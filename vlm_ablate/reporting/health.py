@@ -14,7 +14,7 @@ from statistics import fmean, stdev
 from vlm_ablate.reporting.agreement import compare_order
 from vlm_ablate.reporting.rows import ArmRow
 from vlm_ablate.tracking import schema
-from vlm_ablate.tracking.records import History
+from vlm_ablate.tracking.records import History, Point
 
 EDGE = 0.05
 """Share of the way from the blind floor to the ceiling within which an arm sits at either."""
@@ -22,6 +22,11 @@ RISING = 1 / 3
 """Least Kendall's tau of step and score: of two points of a curve the later is higher in two of three cases."""
 CURVE_METRIC = schema.curve_metric(schema.MEAN)
 """The mean score along the way."""
+
+
+def curve_of(history: History, metric: str = CURVE_METRIC) -> list[Point]:
+    """A run's scores along the way, without what is no number."""
+    return [point for point in history.get(metric, ()) if math.isfinite(point.value)]
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,7 @@ def _health(
 
 def _rising(metric: str, histories: Sequence[History]) -> float | None:
     """Over runs with three points or more; a curve that never changes does not rise."""
-    curves = [points for history in histories if len(points := history.get(metric, ())) > 2]
+    curves = [points for history in histories if len(points := curve_of(history, metric)) > 2]
     taus = [compare_order([p.step for p in curve], [p.value for p in curve]).tau for curve in curves]
     return fmean(tau or 0.0 for tau in taus) if taus else None
 
