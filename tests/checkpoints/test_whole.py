@@ -30,7 +30,7 @@ from vlm_ablate.checkpoints.chat import chat_template
 from vlm_ablate.checkpoints.families.known import parts_of
 from vlm_ablate.checkpoints.peft_folder import save_adapters
 from vlm_ablate.checkpoints.processor import generation_config
-from vlm_ablate.checkpoints.released import image_config, processor_unlike
+from vlm_ablate.checkpoints.released import fingerprint, image_config, processor_unlike
 from vlm_ablate.checkpoints.start_from import started_vlm
 from vlm_ablate.checkpoints.to_transformers import to_transformers
 from vlm_ablate.config.data import ImageConfig
@@ -78,6 +78,9 @@ def test_adapters_that_find_no_place_are_told(siglip: Path, tmp_path: Path) -> N
     save_reference(CASES["idefics2"], tmp_path / "whole")
     adapters(tmp_path / "whole", tmp_path / "whole" / "adapter", AutoModelForImageTextToText)
     read_model(tmp_path / "whole")
+    before, said = fingerprint(tmp_path / "whole"), tmp_path / "whole" / "adapter" / "adapter_config.json"
+    said.write_text(said.read_text().replace('"lora_alpha": 8', '"lora_alpha": 9'))
+    assert fingerprint(tmp_path / "whole") != before, "the same tensors, weighed otherwise"
     renamed(tmp_path / "whole" / "adapter", "base_model.model.model.", "base_model.model.")
     with pytest.raises(ModelError, match=r"has no tensors for adapters of Idefics2ForConditionalGeneration: .*lora_A"):
         read_model(tmp_path / "whole")

@@ -54,6 +54,15 @@ def test_list_shows_what_exists_with_its_parameters(kind: str, expected: list[st
         assert part in text
 
 
+def test_list_goes_on_after_a_scale_that_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "experiments" / "scales").mkdir(parents=True)
+    (tmp_path / "experiments" / "scales" / "mine.yaml").write_text("summray: small\n")
+    monkeypatch.chdir(tmp_path)
+    result = call("list", "scales")
+    assert result.exit_code == 0 and "summray: unknown key (did you mean 'summary'?)" in result.stdout
+    assert "laptop" in result.stdout and "paper" in result.stdout
+
+
 def test_list_of_an_unknown_kind() -> None:
     result = call("list", "conectors")
     assert result.exit_code == 2
@@ -120,6 +129,7 @@ def test_debug_lets_the_error_through() -> None:
         (("run", "idefics2/t3_architecture"), 2, "unknown experiment file"),
         (("plan", T03, "--scale", "laptpo"), 2, "did you mean 'laptop'"),
         (("schema", "scales"), 2, "did you mean 'scale'"),
+        (("explain", "arm seed 0", "--set", "a=1", "--home", "HOME"), 2, "--set: of experiment files only"),
     ],
 )
 def test_bad_arguments_give_one_message_and_a_code(

@@ -146,6 +146,10 @@ def test_a_row_of_the_tables_own_file_is_asked_as_the_options_say(tmp_path: Path
     spec = ask(tmp_path / "mine", file, home, precision="auto", batch_size=3)
     assert spec.arm == "mine" and not spec.evaluated and spec.config.execution.evaluation_batch_size == 3
     assert spec.config.evaluation.precision == "bf16", "as the file has it"
+    with pytest.raises(ConfigError, match=r"--image: sise: unknown key \(did you mean 'size'\?\)"):
+        ask(tmp_path / "mine", file, home, image={"sise": 8})
+    with pytest.raises(ConfigError, match="--image: size: must be a whole number, not 'abc'"):
+        ask(tmp_path / "mine", file, home, image={"size": "abc"})
     other = ask(tmp_path / "mine", file, home, precision="fp32")
     assert other.arm == "mine (evaluated)" and other.config.evaluation.precision == "fp32"
 

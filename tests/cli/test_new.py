@@ -45,5 +45,8 @@ def test_it_names_what_is_not_known_and_overwrites_nothing() -> None:
     assert "unknown experiment file" in command("first", "--base", "no/such", code=2)
     assert "--values" in command("first", "--factor", "model.connector.projection", code=1)
     assert not Path("first.yaml").exists()
+    assert "does not name each value once" in command("first", "--values", "64,64", code=2)
+    assert "does not name each value once" in command("first", "--values", ",", code=2)
+    assert "first.yaml arms" in command("first", "--values", "64,many", code=2), "not of a file that is gone"
     command("first")
     assert "is there already" in command("first", code=1)

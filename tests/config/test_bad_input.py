@@ -373,6 +373,27 @@ def test_a_scale_may_have_a_field_of_a_part_that_is_not_loaded(write: Write) -> 
     assert load_experiment(file, scale="tiny").base.model.connector.latents == 64
 
 
+@pytest.mark.parametrize(
+    ("edit", "told"),
+    [
+        ("steps: many", "stages.pretrain.steps: must be a whole number, not 'many'"),
+        ('"*": null', "stages: no stage: write one, or score a checkpoint as it is: model.init_from"),
+        (None, "stages: must be a mapping of keys, not None"),
+    ],
+)
+def test_what_a_scale_makes_of_stages_is_checked(write: Write, edit: str | None, told: str) -> None:
+    """Also where images grow along a stage, whose steps the scale shortens."""
+    climbing = ("data:\n", "data:\n  climb: {100: 224}\n  image: {size: 112}\n")
+    stages = "stages: null" if edit is None else f"stages: {{{edit if '*' in edit else f'pretrain: {{{edit}}}'}}}"
+    scale = SCALE.replace('stages: {"*": {batch_size: 4}}', stages)
+    (problem,) = problems(write(climbing, scale=scale))
+    assert problem.startswith("experiments/scales/tiny.yaml:") and problem.endswith(told)
+
+
+def test_what_must_not_be_empty_is_told_in_words(write: Write) -> None:
+    assert problems(write(), sets=("seeds=[]",)) == ["--set seeds=[]: seeds: must have at least 1, and has none"]
+
+
 @pytest.mark.parametrize("sets", [(), ("data.mixture={}",)])
 def test_an_empty_mapping_that_would_leave_all_that_is_there_is_told(write: Write, sets: tuple[str, ...]) -> None:
     told = "{} leaves all that is there; write {replace: true} for none, or null for a key to go"

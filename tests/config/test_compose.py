@@ -36,6 +36,34 @@ def test_merge_is_idempotent_and_leaves_its_arguments_alone(a: dict, b: dict, c:
     assert merge(merge(a, b), merge(b, c)) == merge(merge(a, b), c)
 
 
+@pytest.mark.parametrize(
+    "mine", ["model: {connector: {depth: 5}}", "model.connector.depth: 5", "model.connector: {depth: 5}"]
+)
+def test_a_file_overrides_its_base_however_either_writes_the_path(write: Write, mine: str) -> None:
+    write(("set: {model.connector.depth: 1}", "set: {model: {extra_tokens: [x]}, model.connector.depth: 1}"))
+    child = write(text=f"base: demo.yaml\nname: child\narms: {{one: {{set: {{{mine}}}}}}}\n", name="child.yaml")
+    assert load_experiment(child, scale="paper").arms["one"].config.model.connector.depth == 5
+
+
+@pytest.mark.parametrize("mine", ["model: {connector: {name: linear}}", "model.connector: linear"])
+def test_another_part_in_a_files_arm_starts_without_the_bases_fields(write: Write, mine: str) -> None:
+    write(("set: {model.connector.depth: 1}", "set: {model.connector: {name: mlp, bias: false}}"))
+    child = write(text=f"base: demo.yaml\nname: child\narms: {{one: {{set: {{{mine}}}}}}}\n", name="child.yaml")
+    assert load_experiment(child, scale="paper").arms["one"].config.model.connector.bias is True
+
+
+@pytest.mark.parametrize("mine", ["stages: {pretrain: {steps: 3}}", "stages.pretrain.steps: 3"])
+def test_a_scale_and_an_experiment_override_a_scale_however_either_writes_the_path(write: Write, mine: str) -> None:
+    scale = SCALE.replace("overrides:", "overrides:\n  stages.pretrain.steps: 7")
+    file = write(scale=scale)
+    small = file.parent / "scales" / "small.yaml"
+    small.write_text(f"base: tiny.yaml\nname: small\noverrides: {{{mine}}}\n")
+    assert load_experiment(file, scale="tiny").base.stages["pretrain"].steps == 7
+    assert load_experiment(file, scale="small").base.stages["pretrain"].steps == 3
+    file.write_text(file.read_text() + f"scales: {{tiny: {{overrides: {{{mine}}}}}}}\n")
+    assert load_experiment(file, scale="tiny").base.stages["pretrain"].steps == 3
+
+
 def test_replace_stops_the_merge() -> None:
     below = {"data": {"mixture": {"web": {"weight": 1}}, "workers": 2}}
     above = {"data": {"mixture": {"replace": True, "pages": {"weight": 2}}}}
@@ -165,9 +193,13 @@ def test_what_is_tuned_wrongly_is_told(write: Write, edit: tuple[str, str], mess
 
 
 def test_a_stand_in_may_be_for_a_part_with_certain_values(write: Write) -> None:
-    scale = SCALE + "sources:\n" + "".join(
-        f"  laion/laion-coco{asked}: {{use: {{name: offline, rows: {rows}}}}}\n"
-        for asked, rows in (("", 1), ("[text=TEXT]", 2), ("[text=TEXT,image=URL]", 3))
+    scale = (
+        SCALE
+        + "sources:\n"
+        + "".join(
+            f"  laion/laion-coco{asked}: {{use: {{name: offline, rows: {rows}}}}}\n"
+            for asked, rows in (("", 1), ("[text=TEXT]", 2), ("[text=TEXT,image=URL]", 3))
+        )
     )
     scale = scale.replace("  data: {mixture: {replace: true, offline: {source: offline}}}\n", "")
     for source, rows in (("", 1), (", text: TEXT", 2), (", text: TEXT, image: URL", 3)):
@@ -200,7 +232,8 @@ def test_a_stage_that_is_null_is_left_out(write: Write) -> None:
 
     assert stages() == {"one": ["sft", "pretrain"], "three": ["sft", "pretrain"]}
     assert stages(("{model.connector.depth: 1}", "{stages.sft: null}")) == {
-        "one": ["pretrain"], "three": ["sft", "pretrain"],
+        "one": ["pretrain"],
+        "three": ["sft", "pretrain"],
     }
     assert stages(("sft: {steps: 20, batch_size: 16}", "sft: null")) == {"one": ["pretrain"], "three": ["pretrain"]}
 

@@ -16,11 +16,12 @@ import datasets
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image as PilImage
+from pypdfium2 import PdfiumError
 
 from tests.docmatix.dying import build_or_die
 from tests.docmatix.pdfs import Drawn, manual, page, write_pdf
 from tests.waiting import wait_for
-from vlm_ablate.docmatix import pool
+from vlm_ablate.docmatix import pool, work
 from vlm_ablate.docmatix.build import build
 from vlm_ablate.docmatix.find import find_pdfs
 from vlm_ablate.docmatix.settings import BuildSettings
@@ -45,11 +46,19 @@ def test_counts_schema_card_and_skipped_pdfs(pdfs: Path) -> None:
     chosen = settings(pdfs, licence="cc0-1.0")
     counts = build(chosen).counts
     assert counts["pdfs"] == {
-        "found": 8, "same content as another": 1, "cannot be opened": 0, "read": 3, "encrypted": 1, "corrupt": 2,
+        "found": 8,
+        "same content as another": 1,
+        "cannot be opened": 0,
+        "read": 3,
+        "encrypted": 1,
+        "corrupt": 2,
         "unreadable": 1,
     }
     assert {s["pdf"]: s["why"] for s in counts["skipped"]} == {
-        "cut.pdf": "corrupt", "damaged.pdf": "corrupt", "locked.pdf": "encrypted", "torn.pdf.gz": "unreadable",
+        "cut.pdf": "corrupt",
+        "damaged.pdf": "corrupt",
+        "locked.pdf": "encrypted",
+        "torn.pdf.gz": "unreadable",
     }
     assert counts["pages"]["in the files"] == counts["pages"]["read"] == 14
     pairs = counts["pairs"]
@@ -119,8 +128,20 @@ def test_killed_builds_continue(tmp_path: Path) -> None:
     folder = tmp_path / "pdfs"
     for i in range(6):
         write_pdf(folder / f"{i:02}.pdf", manual(f"Item{i}", 12))
-    command = [sys.executable, "-m", "vlm_ablate", "data", "build-docmatix", str(folder), "-o", str(tmp_path / "out"),
-               "--jobs", "2", "--dpi", "250"]
+    command = [
+        sys.executable,
+        "-m",
+        "vlm_ablate",
+        "data",
+        "build-docmatix",
+        str(folder),
+        "-o",
+        str(tmp_path / "out"),
+        "--jobs",
+        "2",
+        "--dpi",
+        "250",
+    ]
     process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
     parts = tmp_path / "out" / ".work" / "parts"
     deadline = time.monotonic() + 150
@@ -145,6 +166,22 @@ def _group_alive(group: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def test_a_pdf_that_cannot_be_drawn_to_its_end_counts_as_nothing(pdfs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its pairs are in no row, and so in no sum."""
+    chosen = settings(pdfs / "below")
+    state = State(chosen.out / ".work")
+    state.parts.mkdir(parents=True)
+    (pdf,) = find_pdfs(chosen.pdfs).pdfs
+
+    def broken(*_: object) -> bytes:
+        raise PdfiumError("the page's content ends too early")
+
+    monkeypatch.setattr(work, "draw_page", broken)
+    counts = work.build_part(pdf, chosen, state, work.make_questioner(chosen, state))
+    assert counts.status == "corrupt" and "cannot be drawn" in counts.detail
+    assert (counts.kept, counts.rows_made, counts.pages) == (0, 0, {}) and not state.part(pdf.key).exists()
 
 
 def test_a_pdf_that_kills_its_process_is_found_and_skipped(pdfs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from vlm_ablate.models.pretrained import (
     resolve,
     tensor_files,
 )
+from vlm_ablate.models.released import ADAPTER_CONFIG, adapter_folder
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -68,13 +69,15 @@ def started_from(id: str) -> dict[str, Any]:
 
 
 def fingerprint(folder: Path) -> dict[str, Any]:
-    """The kind of a checkpoint, and a hash of its configuration and tensor files.
+    """The kind of a checkpoint, and a hash of its configuration, that of adapters beside it, and its tensor files.
 
     Of each file the header (names, types, shapes), the size and 64 samples of its content are hashed: other weights
     show, and a checkpoint of any size takes less than a second.
     """
     digest = hashlib.sha256()
-    files = [file for file in (folder / "config.json", folder / OWN_DESCRIPTION) if file.is_file()]
+    adapters = adapter_folder(folder) or folder
+    told = (folder / "config.json", folder / OWN_DESCRIPTION, adapters / ADAPTER_CONFIG)
+    files = [file for file in told if file.is_file()]
     for file in files:
         digest.update(file.read_bytes())
     for file in sorted(folder.rglob("*.safetensors")) or tensor_files(folder):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from vlm_ablate.home import Home
     from vlm_ablate.runs.outcome import RunOutcome
     from vlm_ablate.runs.spec import RunSpec
+    from vlm_ablate.runs.subject import Subject
 
 PRECISIONS = ("auto", "fp32", "bf16")
 
@@ -222,6 +223,7 @@ def asked(
             return loaded, _in_batches(spec_of(loaded, arm, loaded.experiment.seeds[0]), batch_size)
     subject = subject_of(checkpoint, home)
     warn([subject.remark] if subject.remark else [])
+    _check_image(subject, image)
     chosen: Any = precision
     if precision == "auto":
         chosen = None if torch.cuda.is_available() else "fp32"
@@ -239,6 +241,25 @@ def asked(
     subject.check_weights_of(spec.stage_keys, option="--image" if image else str(table))
     plugins = tuple(dict.fromkeys((*spec.plugins, *subject.plugins)))
     return loaded, replace(spec, evaluated=True, plugins=plugins)
+
+
+def _check_image(subject: Subject, image: dict[str, Any]) -> None:
+    """Whether what `--image` says is a preparation of pictures.
+
+    Raises:
+        ConfigError: an unknown field, or a value that does not fit; with the nearest one.
+    """
+    from pydantic import ValidationError
+
+    from vlm_ablate.config.data import ImageConfig
+    from vlm_ablate.config.problems import problems_of
+    from vlm_ablate.errors import ConfigError
+
+    whole = {**subject.image.model_dump(), **image}
+    try:
+        ImageConfig.model_validate(whole)
+    except ValidationError as error:
+        raise ConfigError(problems_of(error, ImageConfig, whole, lambda path: ("--image", path))) from error
 
 
 def _in_batches(spec: RunSpec, size: int | None) -> RunSpec:

@@ -56,7 +56,7 @@ def explain(
 def _specs(
     what: str, scale: str, arms: str | None, seeds: str | None, sets: list[str] | None, home: Home
 ) -> Sequence[RunSpec]:
-    from vlm_ablate.cli.console import arm_list, seed_list
+    from vlm_ablate.cli.console import arm_list, seed_list, usage_error
     from vlm_ablate.config.expand import find_experiment, load_experiment
     from vlm_ablate.errors import UnknownNameError
     from vlm_ablate.runs.find import find_asked
@@ -69,6 +69,9 @@ def _specs(
             raise
         file = None
     if file is None:
+        given = {"--arms": arms, "--seeds": seeds, "--set": sets}
+        if unread := [option for option, value in given.items() if value]:
+            raise usage_error(f"{', '.join(unread)}: of experiment files only, and {what!r} is none")
         return [find_asked(what, home)]
     loaded = load_experiment(file, scale=scale, sets=sets or [], arms=arm_list(arms))
     return specs_of(loaded, seeds=seed_list(seeds))

@@ -143,9 +143,14 @@ def _experiments() -> Iterable[Row]:
 def _scales() -> Iterable[Row]:
     from vlm_ablate.config.scales import PAPER, read_scale, scale_files
     from vlm_ablate.config.shipped import experiments_root
+    from vlm_ablate.errors import ConfigError
 
     for name, file in sorted(scale_files(experiments_root()).items(), key=lambda item: (item[0] == PAPER, item[0])):
-        scale = read_scale(file).scale
+        try:
+            scale = read_scale(file).scale
+        except ConfigError as error:
+            yield name, str(error.problems[0]), ""
+            continue
         stand_ins = [str(s.use.get("name")) for table in (scale.vision, scale.language) for s in table.values()]
         yield name, scale.summary, ", ".join(dict.fromkeys(stand_ins))
 

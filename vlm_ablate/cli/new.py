@@ -26,7 +26,7 @@ def new(
 
     Example: vlm-ablate new my_ablation --factor model.connector.latents
     """
-    from vlm_ablate.cli.console import check_lines
+    from vlm_ablate.cli.console import check_lines, usage_error
     from vlm_ablate.cli.new_experiment import draft
     from vlm_ablate.errors import StorageError
     from vlm_ablate.storage import write_atomically
@@ -35,7 +35,9 @@ def new(
     check_lines({"NAME": name, "--factor": factor, "--values": values, "--base": base, "--out": str(file)})
     if file.exists():
         raise StorageError(f"{file} is there already", hint="name another file with --out")
-    words = [word.strip() for word in values.split(",")] if values else None
+    words = None if values is None else [word.strip() for word in values.split(",")]
+    if words is not None and (not all(words) or len(set(words)) < len(words)):
+        raise usage_error(f"--values {(values or '')[:60]!r} does not name each value once", "write them as 64,32")
     write_atomically(file.absolute(), draft(name, factor, words, base, file))
     typer.echo(f"wrote {file}", err=True)
     for command in ("validate", "plan", "run", "table"):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -67,7 +69,7 @@ def draft(name: str, factor: str, values: Sequence[str] | None, base: str, file:
     source = find_experiment(base)
     own = source.is_relative_to(OWN) or not source.is_absolute()
     address = os.path.relpath(source, file.parent) if own else str(source)
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder, _told_of(file, folder):
         place = Path(folder) / f"{file.stem}.yaml"
         write = partial(_text, name=name, factor=factor, file=file)
         whole = str(source.resolve())
@@ -77,6 +79,21 @@ def draft(name: str, factor: str, values: Sequence[str] | None, base: str, file:
         arms = [_arm(factor, value) for value in values]
         _loaded(place, write(arms, values, base=whole))
     return write(arms, values, base=address)
+
+
+@contextmanager
+def _told_of(file: Path, folder: str) -> Iterator[None]:
+    """What is wrong with the text is told of the file that it would stand in, not of the folder where it is tried."""
+    from vlm_ablate.errors import ConfigError
+
+    try:
+        yield
+    except ConfigError as error:
+        shown = [
+            replace(p, file=str(file)) if p.file.startswith((folder, os.path.realpath(folder))) else p
+            for p in error.problems
+        ]
+        raise ConfigError(shown, hint=error.hint) from error
 
 
 def _loaded(place: Path, text: str) -> LoadedExperiment:
@@ -126,7 +143,8 @@ def _others(factor: str, value: Any) -> list[str]:
         return [str(value), str(value // 2)]
     if isinstance(value, float) and value:
         return [f"{value:g}", f"{value / 2:g}"]
-    told = f"{factor} is {value!r} in the base, from which no other value follows"
+    said = "a mapping" if isinstance(value, dict) else repr(value)
+    told = f"{factor} is {said} in the base, from which no other value follows"
     raise VlmAblateError(told, hint="name them with --values")
 
 

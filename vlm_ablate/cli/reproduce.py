@@ -179,9 +179,7 @@ def _write(
             typer.echo(f"wrote {path}", err=True)
 
 
-def _write_overview(
-    reports: Sequence[Report], scale: str, root: Path, unlike: Sequence[tuple[str, str]]
-) -> list[Path]:
+def _write_overview(reports: Sequence[Report], scale: str, root: Path, unlike: Sequence[tuple[str, str]]) -> list[Path]:
     from vlm_ablate.reporting.overview import overview
     from vlm_ablate.reporting.renderers import html, markdown
     from vlm_ablate.storage import write_atomically

@@ -23,7 +23,7 @@ def load_document(file: Path, _below: tuple[Path, ...] = ()) -> Document:
         ring = " -> ".join(display(f) for f in (*_below[_below.index(file) :], file))
         raise ConfigError([Problem(display(_below[-1]), "base", f"the files inherit in a circle: {ring}")])
     document = read_document(file)
-    own = dict(document.data)
+    own = _nested(document.data)
     bases = own.pop("base", [])
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(b, str) for b in bases):
@@ -41,6 +41,26 @@ def load_document(file: Path, _below: tuple[Path, ...] = ()) -> Document:
         inherited |= _added_to(below, own, display(parent))
         data, lines = merge_documents(data, below.data), {**lines, **below.lines}
     return Document(merge_documents(data, own), {**lines, **document.lines}, inherited)
+
+
+_DIFFS = (("arms", "*", "set"), ("arms", "*", "tuned", "set"), ("overrides",), ("scales", "*", "overrides"))
+"""Where a file has diffs, whose keys may be dotted."""
+
+
+def _nested(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A file's data with its diffs as nested mappings: files merge key by key, whichever way each is written."""
+
+    def below(value: Any, pattern: Path_) -> Any:
+        if not isinstance(value, dict):
+            return value
+        if not pattern:
+            return nest(value)
+        return {k: below(v, pattern[1:]) if pattern[0] in ("*", k) else v for k, v in value.items()}
+
+    result = dict(data)
+    for pattern in _DIFFS:
+        result = below(result, pattern)
+    return result
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any], path: Path_ = ()) -> dict[str, Any]:

@@ -83,7 +83,7 @@ class Loading:
 
     def _look_for_empty(self) -> None:
         """Tell of empty mappings in the arms' diffs and in settings, where merging them leaves all that is there."""
-        diffs: list[tuple[Path_, Any]] = [((), self.run_sets)]
+        diffs: list[tuple[Path_, Any]] = [((), self.sets.data)]
         diffs += [(("arms", str(n), "set"), arm.get("set")) for n, arm in self._arms().items() if isinstance(arm, dict)]
         for prefix, diff in diffs:
             for path, value in flatten(diff if isinstance(diff, dict) else {}).items():

@@ -112,6 +112,8 @@ def _describe(item: Any, model: type[BaseModel], data: Any, path: Path_) -> tupl
         if isinstance(cause, UnknownNameError):
             return f"unknown {cause.kind} {cause.name!r}; known: {', '.join(cause.known) or 'none'}", cause.nearest
         return str(item["ctx"]["error"]), None
+    if kind == "too_short":
+        return f"must have at least {item['ctx']['min_length']}, and has {item['ctx']['actual_length'] or 'none'}", None
     if kind in ("model_type", "dict_type", "model_attributes_type"):
         return f"must be a mapping of keys, not {given!r}", None
     message = re.sub(r", unable to .*$|^Input should be ", "", item["msg"]).replace("a valid integer", "a whole number")

@@ -54,7 +54,7 @@ class Scaled:
 
     def told(self, notes: dict[Path_, str]) -> dict[str, str]:
         """Notes by dotted path, those that hold for all stages once."""
-        return {".".join(path): note for path, note in collapsed(notes, self.config["stages"]).items()}
+        return {".".join(path): note for path, note in collapsed(notes, self.config["stages"] or ()).items()}
 
 
 def scale_folders(beside: Path) -> list[Path]:
@@ -182,10 +182,16 @@ def _at(data: Any, path: Path_) -> Any:
 
 
 def _climb_in_time(before: dict[str, Any], after: dict[str, Any]) -> None:
-    """Where the scale changed a stage's steps, its climb takes place at the same shares of them."""
-    for name, stage in after["stages"].items():
+    """Where the scale changed a stage's steps, its climb takes place at the same shares of them.
+
+    What the scale made of a stage may be no stage: its check tells.
+    """
+    stages = after.get("stages")
+    for name, stage in stages.items() if isinstance(stages, dict) else ():
         was = before["stages"].get(name, {})
         climb = _at(stage, ("data", "climb"))
+        if not isinstance(climb, dict) or not isinstance(stage["steps"], int):
+            continue
         if climb and list(climb) == list(_at(was, ("data", "climb")) or ()):
             share = stage["steps"] / was["steps"]
             stage["data"]["climb"] = {str(round(int(step) * share)): size for step, size in climb.items()}

@@ -98,18 +98,22 @@ def build_part(pdf: Pdf, settings: BuildSettings, state: State, questioner: Ques
     try:
         with opened(read_pdf(pdf.path)) as document:
             _build(document, pdf, settings, state, questioner, counts)
-    except UnreadablePdf as error:
-        counts.status, counts.detail = error.reason, error.message
+    except UnreadablePdf as error:  # nothing of it is in the data set, whatever was counted before
+        counts = PdfCounts(pdf.name, pdf.key, error.reason, error.message)
     except OSError as error:
         if error.filename is not None and Path(error.filename) != pdf.path:
             raise
-        counts.status, counts.detail = "unreadable", printable(str(error))
+        counts = PdfCounts(pdf.name, pdf.key, "unreadable", printable(str(error)))
     state.write_counts(counts)
     return counts
 
 
 def _build(
-    document: pypdfium2.PdfDocument, pdf: Pdf, settings: BuildSettings, state: State, questioner: Questioner,
+    document: pypdfium2.PdfDocument,
+    pdf: Pdf,
+    settings: BuildSettings,
+    state: State,
+    questioner: Questioner,
     counts: PdfCounts,
 ) -> None:
     pages = _pages(document, settings, counts)
@@ -148,8 +152,11 @@ def _pages(document: pypdfium2.PdfDocument, settings: BuildSettings, counts: Pdf
         except pypdfium2.PdfiumError:
             unreadable += 1
     counts.pages = {
-        "in the files": len(document), "beyond the limit": len(document) - used, "unreadable": unreadable,
-        "without text": sum(not page.text for page in pages), "read": len(pages),
+        "in the files": len(document),
+        "beyond the limit": len(document) - used,
+        "unreadable": unreadable,
+        "without text": sum(not page.text for page in pages),
+        "read": len(pages),
         HIDDEN: sum(bool(page.hidden) for page in pages),
     }
     return pages
