@@ -179,7 +179,9 @@ def test_terminal_table_fits_and_keeps_scores_whole(found: Report, width: int) -
 
 def test_ceiling_and_floor_rows(experiment: Experiment, runs: list[RunRecord]) -> None:
     ceiling = dict.fromkeys(("vqa", "knowledge", "text"), 100.0) | {"captions": 412.5}
-    grid = lay_out(report(experiment, runs, ceiling=ceiling)).table
+    layout = lay_out(report(experiment, runs, ceiling=ceiling))
+    grid = layout.table
+    assert "of each benchmark the highest of any arm, and their mean" in dict(layout.notes)["Score"]
     assert [row[0].text for row in grid.foot] == ["Blind floor", "Told in words"]
     at = [c.key for c in grid.columns].index("score_captions")
     assert grid.foot[1][at].text == "412.5"

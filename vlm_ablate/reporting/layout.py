@@ -220,8 +220,9 @@ def _explained(report: Report) -> str:
     if report.floor:
         text += " Blind: every image withheld; the floor is the highest blind score of any arm."
     if report.ceiling:
-        text += " Told in words: text in place of the images says what they show, highest of any arm; a ceiling as long"
-        text += " as no arm passes it."
+        highest = "of each benchmark the highest of any arm, and their mean" if several else "highest of any arm"
+        text += f" Told in words: text in place of the images says what they show, {highest}; a ceiling as long as no arm"
+        text += " passes it."
     return text
 
 
