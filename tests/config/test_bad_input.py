@@ -82,6 +82,12 @@ GOLDEN = [
         id="a column called mean",
     ),
     pytest.param(
+        ("    vqav2: {benchmark", "    vqa (2): {benchmark"),
+        ["experiments/demo.yaml:16: evaluation: column 'vqa (2)': a name cannot end in (blind) or in a number in "
+         "brackets"],
+        id="a column called as answers are",
+    ),
+    pytest.param(
         ("evaluation:\n", "execution: {micro_batch_size: 5}\nevaluation:\n"),
         ["experiments/demo.yaml:16: execution.micro_batch_size: 5 does not divide batch_size 16 of stage 'pretrain'"],
         id="values that do not fit",

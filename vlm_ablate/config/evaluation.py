@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -78,9 +79,13 @@ class EvaluationConfig(Strict, decides="score"):
         return self.benchmarks[column].model_copy(update={"split": "tune", "limit": self.curve.limit})
 
     @model_validator(mode="after")
-    def _mean_is_no_column(self) -> EvaluationConfig:
+    def _columns_have_names_of_their_own(self) -> EvaluationConfig:
+        """None that means another thing in a table, or (see `tracking/answers.py`) in its file of answers."""
         if "mean" in self.benchmarks:
             raise ValueError('no column can have the name "mean": so the mean of all columns is called')
+        for name in self.benchmarks:
+            if re.search(r" \((blind|\d+)\)$", name):
+                raise ValueError(f"column {name!r}: a name cannot end in (blind) or in a number in brackets")
         return self
 
     @model_validator(mode="after")

@@ -221,8 +221,8 @@ def _explained(report: Report) -> str:
         text += " Blind: every image withheld; the floor is the highest blind score of any arm."
     if report.ceiling:
         highest = "of each benchmark the highest of any arm, and their mean" if several else "highest of any arm"
-        text += f" Told in words: text in place of the images says what they show, {highest}; a ceiling as long as no arm"
-        text += " passes it."
+        text += f" Told in words: text in place of the images says what they show, {highest}; a ceiling as long as no"
+        text += " arm passes it."
     return text
 
 
