@@ -15,6 +15,7 @@ from vlm_ablate.config.model import ModelConfig
 from vlm_ablate.config.stages import LoraConfig, Stage
 from vlm_ablate.errors import AssetMissing, ModelError
 from vlm_ablate.models.adapters import apply_training
+from vlm_ablate.models.half import hold_in_bf16
 from vlm_ablate.models.views import Views
 from vlm_ablate.models.vlm import VLM, build_vlm
 from vlm_ablate.offline.configs import SmolLm2Config
@@ -75,6 +76,17 @@ def test_vision_encoders(name: str, folder, tmp_path) -> None:
     check(lambda: build(folder, vision=name), tmp_path)
     vision = build(folder, vision=name)
     check_vision_encoder(vision.vision.config, side=vision.views.side)
+
+
+@pytest.mark.parametrize("name", ["siglip-native", "efficientnet-lite0"])
+def test_an_encoder_in_bf16_gets_its_pixels_in_fp32(name: str, folder) -> None:
+    """One of them resizes what it gets, which autocast does not round."""
+    vlm = build(folder, vision=name)
+    pixels = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        expected = vlm.encode_images(pixels, None)
+        hold_in_bf16(vlm.vision)
+        assert torch.equal(vlm.encode_images(pixels, None), expected)
 
 
 @pytest.mark.parametrize("name", [e.name for e in vision_encoders])

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import reduce
 from typing import TYPE_CHECKING
 
 import torch
@@ -127,7 +126,9 @@ class VLM(nn.Module):
             keys: names of the views' contents (`features.view_key`), to look the encoder's output up by.
         """
         trained = torch.is_grad_enabled() and any(p.requires_grad for p in self.vision.parameters())
-        pixels = pixel_values.to(_dtype(self.vision))
+        rounds = not pixel_values.is_meta and torch.is_autocast_enabled(pixel_values.device.type)
+        # An encoder held in bf16 gets the pixels that it would get in fp32: not all that it does to them is rounded.
+        pixels = pixel_values if rounds else pixel_values.to(_dtype(self.vision))
         with nullcontext() if trained else torch.no_grad():
             if self.features is None or keys is None or trained or self.vision.training or self.passes is not None:
                 seen = self.vision(pixels, pixel_mask)
@@ -319,9 +320,7 @@ class VLM(nn.Module):
 
 
 def _dtype(module: nn.Module) -> torch.dtype:
-    """The widest of its parameters': of some in bf16 and some in fp32, what autocast is to find is fp32."""
-    kinds = {p.dtype for p in module.parameters()}
-    return reduce(torch.promote_types, kinds) if kinds else torch.get_default_dtype()
+    return next((p.dtype for p in module.parameters()), torch.get_default_dtype())
 
 
 def build_vlm(
