@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,7 @@ from vlm_ablate.checkpoints.start_from import started_vlm
 from vlm_ablate.checkpoints.to_transformers import to_transformers
 from vlm_ablate.config.data import ImageConfig
 from vlm_ablate.config.model import ModelConfig
-from vlm_ablate.errors import AssetMissing, ModelError
+from vlm_ablate.errors import AssetMissing, ModelError, VlmAblateError
 from vlm_ablate.evaluation.ask import with_transformers
 from vlm_ablate.models.generation import end_ids
 from vlm_ablate.models.pretrained import read_config, read_tensors
@@ -146,6 +148,49 @@ def test_a_language_model_that_lacks_tensors_is_refused(siglip: Path, tmp_path: 
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelError, match=r"lacks tensors of its language model: \['model.norm.weight'\]"):
         a_vlm(siglip, folder)
+
+
+def lacking(file: Path) -> None:
+    tensors = load_file(file)
+    tensors.pop(next(name for name in tensors if name.endswith("1.mlp.fc1.weight")))
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
+def narrow(file: Path) -> None:
+    config = file.parent / "config.json"
+    config.write_text(re.sub(r'"hidden_size": \d+', '"hidden_size": 64', config.read_text()))
+
+
+DAMAGES = {
+    "cut short": (lambda file: file.write_bytes(file.read_bytes()[:999]), "cannot be read as safetensors"),
+    "gone": (Path.unlink, r"holds no \*\.safetensors file"),
+    "of another width": (narrow, "its weights have other shapes than its config.json says"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("part", ["vision", "lm"])
+def test_damaged_parts_are_named(part: str, damage: str, siglip: Path, tmp_path: Path) -> None:
+    shutil.copytree(siglip, tmp_path / "vision")
+    save_lm(tmp_path / "lm", LlamaConfig(**TEXT))
+    parts = {"name": "hf", "id": str(tmp_path / "vision")}, tmp_path / "lm"
+    assert a_vlm(*parts, connector="linear")
+    spoil, told = DAMAGES[damage]
+    spoil(tmp_path / part / "model.safetensors")
+    with pytest.raises(VlmAblateError, match=told) as caught:
+        a_vlm(*parts, connector="linear")
+    assert str(tmp_path / part) in caught.value.message
+
+
+def test_a_tower_that_lacks_tensors_is_refused_unless_nothing_reads_them(
+    siglip: Path, llama: Path, tmp_path: Path
+) -> None:
+    """transformers draws them, and says so in a log."""
+    folder = shutil.copytree(siglip, tmp_path / "vision")
+    lacking(folder / "model.safetensors")
+    with pytest.raises(ModelError, match=r"lacks tensors of its vision tower: .*1\.mlp\.fc1\.weight"):
+        a_vlm({"name": "hf", "id": str(folder)}, llama, connector="linear")
+    assert a_vlm({"name": "hf", "id": str(folder), "layer": -3}, llama, connector="linear"), "that layer is cut off"
 
 
 SAID = {"image_processor_type": "Idefics3ImageProcessor", "size": {"longest_edge": 64}, "resample": 1,

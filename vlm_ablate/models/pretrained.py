@@ -196,6 +196,31 @@ def tensor_names(folder: Path) -> dict[str, Path]:
     return names
 
 
+def load_pretrained(kind: Any, folder: Path, **options: Any) -> tuple[Any, list[str]]:
+    """A model of transformers with the weights of a folder, and the names of what the folder has no weights for.
+
+    Args:
+        kind: one of transformers' auto classes.
+        options: of its `from_pretrained`.
+
+    Raises:
+        AssetMissing: the folder holds no weights, or not all that its index names.
+        ModelError: transformers cannot load it: a file is damaged, or weights and configuration are of other shapes.
+    """
+    from safetensors import SafetensorError
+
+    if not any(folder.glob("*.bin")):  # which transformers reads too
+        tensor_names(folder)  # damaged files are named before anything is built
+    try:
+        model, report = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True, **options)
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        told = " ".join(str(error).split())[:300]
+        if "mismatched" in told:
+            told = "its weights have other shapes than its config.json says"
+        raise ModelError(f"transformers cannot load {folder}: {told}") from error
+    return model, sorted(report["missing_keys"])
+
+
 def planned_tensors(folder: Path) -> dict[str, Tensor]:
     """All tensors on the meta device, from the files' headers; raises as `tensor_names`."""
     planned: dict[str, Tensor] = {}

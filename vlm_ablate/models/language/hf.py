@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +19,7 @@ from vlm_ablate.errors import AssetMissing, ModelError
 from vlm_ablate.models.language.base import LanguageModel
 from vlm_ablate.models.language.configs import HubLanguageConfig
 from vlm_ablate.models.language.inside import WELDED, fit_tables, text_config, welded_tensors
-from vlm_ablate.models.pretrained import config_folder, read_config, read_tensors, tensor_names
+from vlm_ablate.models.pretrained import config_folder, load_pretrained, read_config, read_tensors, tensor_names
 
 GENERATION = "generation_config.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "spiece.model")
@@ -50,12 +49,9 @@ class HubLanguageModel(LanguageModel):
             if (folder / GENERATION).is_file():  # the whole checkpoint's, which its text part alone does not read
                 self.model.generation_config = GenerationConfig.from_pretrained(folder)
         else:
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                folder, trust_remote_code=trust, local_files_only=True, dtype=dtype, output_loading_info=True
-            )
-            self.model, report = loaded
-            if report["missing_keys"]:
-                raise ModelError(f"{folder} lacks tensors of its language model: {sorted(report['missing_keys'])[:3]}")
+            self.model, missing = load_pretrained(AutoModelForCausalLM, folder, trust_remote_code=trust, dtype=dtype)
+            if missing:
+                raise ModelError(f"{folder} lacks tensors of its language model: {missing[:3]}")
         self.image_token_id = getattr(full, "image_token_id", None)
         self.tokenizer = read_tokenizer(folder, needed=load_weights, trust_remote_code=trust)
 
@@ -117,7 +113,7 @@ def read_tokenizer(folder: Path, *, needed: bool, trust_remote_code: bool = Fals
         if not present:
             raise OSError(f"none of {', '.join(TOKENIZER_FILES)}")
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
-    except (OSError, ValueError, ImportError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, ImportError, AttributeError, TypeError, KeyError) as error:
         if needed:
             raise AssetMissing(f"{folder} holds no tokeniser that transformers can read: {error}") from error
         return None

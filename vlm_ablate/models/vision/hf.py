@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from torch.nn.functional import pad
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 
 from vlm_ablate.errors import ModelError
-from vlm_ablate.models.pretrained import config_folder, read_config, read_json
+from vlm_ablate.models.pretrained import config_folder, load_pretrained, read_config, read_json
 from vlm_ablate.models.vision.base import SIGLIP_MEAN, SIGLIP_STD, VisionEncoder, VisionFeatures
 from vlm_ablate.models.vision.configs import HubVisionConfig
 from vlm_ablate.models.vision.inside import read_inner_tower, tower_config
@@ -43,17 +44,16 @@ class HubVisionEncoder(VisionEncoder):
         super().__init__(config, device=device, image_size=image_size, load_weights=load_weights)
         trust = config.trust_remote_code
         full = read_config(config.id, config.revision, planning=not load_weights, trust_remote_code=trust)
-        inner = tower_config(full)
+        inner, missing = tower_config(full), list[str]()
         if not load_weights:
             with torch.device("meta"):
                 model = AutoModel.from_config(inner or full, trust_remote_code=trust, dtype=torch.float32)
         else:
             folder = config_folder(config.id, config.revision, planning=False)
-            model = (
-                AutoModel.from_pretrained(folder, trust_remote_code=trust, local_files_only=True, dtype=torch.float32)
-                if inner is None
-                else read_inner_tower(folder, inner)
-            )
+            if inner is None:
+                model, missing = load_pretrained(AutoModel, folder, trust_remote_code=trust, dtype=torch.float32)
+            else:
+                model = read_inner_tower(folder, inner)
             self.mean, self.std = normalisation(folder, inner or full)
         self.backbone = vision_tower(model)
         if "spatial_shapes" in inspect.signature(self.backbone.forward).parameters:
@@ -70,8 +70,25 @@ class HubVisionEncoder(VisionEncoder):
         cut(self.backbone, config.layer)
         self.cut_away = frozenset(whole - {name for name, _ in self.backbone.named_parameters()})
         self.unused = tuple(n for n, _ in self.backbone.named_parameters() if n.endswith("mask_token"))
+        self._check_whole(model, missing)
         if load_weights:
             self.to(device)
+
+    def _check_whole(self, model: PreTrainedModel, missing: Sequence[str]) -> None:
+        """Whether everything that is left of the tower came from the checkpoint: the rest is as transformers drew it.
+
+        Args:
+            model: that the tower is of.
+            missing: names of its parameters that the checkpoint has not.
+
+        Raises:
+            ModelError: a parameter of the tower did not.
+        """
+        read = {id(p) for n, p in self.backbone.named_parameters() if n not in self.unused}
+        whole = dict(model.named_parameters())
+        lacking = [name for name in missing if name in whole and id(whole[name]) in read]
+        if lacking:
+            raise ModelError(f"{self.config.id} lacks tensors of its vision tower: {lacking[:3]}")
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         rows, columns = height // self.patch_size, width // self.patch_size
