@@ -31,6 +31,7 @@ def seconds(checkout: Path, scale: str, home: str) -> float:
     """CPU seconds of one command."""
     command = [sys.executable, "-m", "vlm_ablate", "plan", FILE, "--scale", scale, "--arms", ARMS]
     environment = {**os.environ, "PYTHONPATH": str(checkout), "VLM_ABLATE_HOME": home, "OMP_NUM_THREADS": "1"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # compiled code is kept, as it is where nobody says otherwise
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(command, cwd=checkout, env=environment, check=True, capture_output=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

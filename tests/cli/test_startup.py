@@ -49,6 +49,15 @@ def test_help_does_not_even_import_pydantic() -> None:
     assert not imported("--help") & {"pydantic", "yaml", "numpy"}
 
 
+def test_a_command_ends_without_a_last_search_for_cycles() -> None:
+    code = (
+        "import atexit, gc\nfrom vlm_ablate.cli import main\n"
+        "atexit.register(lambda: print(gc.get_freeze_count() > 1000))\nmain()"
+    )
+    run = subprocess.run([sys.executable, "-c", code, "--version"], cwd=ROOT, capture_output=True, text=True)
+    assert run.stdout == f"vlm-ablate {__version__}\nTrue\n"
+
+
 def test_module_and_console_script_are_the_same() -> None:
     (script,) = entry_points(group="console_scripts", name="vlm-ablate")
     assert script.load() is main

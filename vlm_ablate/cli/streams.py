@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import sys
@@ -32,6 +33,7 @@ def finish(command: Callable[[], object]) -> NoReturn:
         status = end.code
     if sys.stdout is not None:  # None: whoever started us closed it
         _flush()
+    gc.freeze()  # Python's search for cycles at the end takes a second where torch was imported, and frees what ends
     raise SystemExit(status)
 
 
