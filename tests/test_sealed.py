@@ -6,6 +6,7 @@ import json
 import math
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -26,6 +27,25 @@ BODY = {"score": 41.25, "column": "vqa", "seen": {"images": 64, "flops": 1.5e300
 @given(body=st.dictionaries(st.text().filter(lambda name: name != "sum"), VALUES))
 def test_what_is_whole_comes_back(body: dict[str, object]) -> None:
     assert unsealed(json.loads(json.dumps(sealed(body), ensure_ascii=False))) == json.loads(json.dumps(body))
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    scores=st.lists(st.none() | st.floats(allow_nan=False), min_size=60, max_size=80),
+    body=st.dictionaries(st.text().filter(lambda name: name not in ("sum", "scores")), VALUES),
+)
+def test_so_does_what_has_a_long_list(scores: list[float | None], body: dict[str, object]) -> None:
+    whole = {**body, "scores": scores}
+    assert unsealed(json.loads(json.dumps(sealed(whole), ensure_ascii=False))) == json.loads(json.dumps(whole))
+
+
+@pytest.mark.parametrize("other", [0.5, -0.0, 0, False, None, math.nan, "0.0", [], {}])
+def test_nothing_else_goes_through_in_the_place_of_a_number_in_a_long_list(other: object) -> None:
+    body = json.loads(json.dumps(sealed({"scores": [0.0] * 60, "beside": [{"b": 1, "a": None}]})))
+    assert unsealed(body)["scores"] == [0.0] * 60
+    body["scores"][30] = other
+    with pytest.raises(ValueError, match="damaged"):
+        unsealed(body)
 
 
 def test_what_has_no_checksum_is_taken_as_it_is() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from vlm_ablate.home import Home
@@ -47,9 +47,15 @@ def write_results(
     blind: float = 10.0,
     points: Points = ((10, {schema.TRAIN_LOSS: 2.0}),),
     message: str = "",
+    record: Callable[[ScoreKey, float], dict[str, Any]] | None = None,
     **stage_outcome: Any,
 ) -> Results:
-    """A run that has ended; every benchmark scores `score`, and `blind` without images."""
+    """A run that has ended; every benchmark scores `score`, and `blind` without images.
+
+    Args:
+        record: makes the record of a score; None: `score_record`.
+    """
+    made_of = score_record if record is None else record
     stage = write_log(spec, home, points)
     if status in schema.DONE:
         times = {"started_ms": 1_000_000 + spec.seed, "ended_ms": 2_000_000 + spec.seed, "seconds": 1.0}
@@ -59,7 +65,7 @@ def write_results(
         for key in spec.score_keys:
             folder = stage.score(key.key, key.fingerprints())
             folder.describe({"inputs": key.inputs, "fingerprints": key.fingerprints()})
-            folder.end(score_record(key, blind if key.mode == "blind" else score))
+            folder.end(made_of(key, blind if key.mode == "blind" else score))
     note_attempt(spec, home, status, message)
     return find_results(spec, home)
 

@@ -6,6 +6,7 @@ import copy
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ from vlm_ablate.runs import train
 from vlm_ablate.runs.execute import execute
 from vlm_ablate.runs.explain import explain
 from vlm_ablate.runs.find import find_run
+from vlm_ablate.runs.keys import key_of
+from vlm_ablate.runs.once import looking_once
 from vlm_ablate.runs.outcome import RunOutcome
 from vlm_ablate.runs.rerun import put_aside
 from vlm_ablate.runs.results import find_results
-from vlm_ablate.runs.spec import RunSpec
+from vlm_ablate.runs.spec import RunSpec, seeds_from
 
 FIRST: dict[str, Any] = STAGE | {"steps": 5}
 SECOND: dict[str, Any] = STAGE | {"steps": 3, "language": "full"}
@@ -110,6 +113,15 @@ def test_all_that_decides_a_score_is_in_its_key(parts: Path) -> None:
     found = [key for evaluation in asked for key in keys(**evaluation)]
     assert len(set(found)) == len(found) == 2 * len(asked)  # with images and without
     assert keys(**entry(shots=2)) == keys(shots=2), "where it is written decides nothing"
+
+
+@pytest.mark.parametrize("evaluation", [{}, {"shots": 2, "precision": "bf16"}])
+def test_the_key_of_a_score_is_that_of_what_went_into_it(parts: Path, evaluation: dict[str, Any]) -> None:
+    one = make_spec(parts, stages=STAGES, **evaluation)
+    with looking_once():
+        for spec in (one, replace(one, seeds=seeds_from(1))):
+            assert [score.key for score in spec.score_keys] == [key_of(score.inputs) for score in spec.score_keys]
+            assert {score.inputs["weights"] for score in spec.score_keys} == {spec.stage_keys[-1].key}
 
 
 def test_fixed_demonstrations_are_scores_of_their_own_and_say_what_they_share(

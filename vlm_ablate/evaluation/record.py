@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, fields
 from functools import cache
+from operator import attrgetter
 from typing import Any
 
 from vlm_ablate.errors import DataError
@@ -49,8 +50,10 @@ class ScoreRecord:
 
     def differences(self, other: ScoreRecord) -> dict[str, tuple[Any, Any]]:
         """Field -> (mine, theirs) where the protocols differ; empty when the two may share a column."""
-        both = {name: (getattr(self, name), getattr(other, name)) for name in _known_fields() if name not in _OUTCOME}
-        return {name: (mine, theirs) for name, (mine, theirs) in both.items() if mine != theirs}
+        if _protocol()(self) == _protocol()(other):  # as nearly always
+            return {}
+        mine, theirs = self.protocol(), other.protocol()
+        return {name: (mine[name], theirs[name]) for name in mine if mine[name] != theirs[name]}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for a tag or a file."""
@@ -66,15 +69,22 @@ class ScoreRecord:
         known = _known_fields()
         if missing := [n for n, f in known.items() if n not in data and f.default is f.default_factory is MISSING]:
             raise DataError(f"a score record has no {missing[0]!r}")
-        for name in (n for n in known if n in data):
-            value, kind = data[name], known[name].type  # annotations are texts here
+        given = {name: value for name, value in data.items() if name in known}
+        for name, value in given.items():
+            kind = known[name].type  # annotations are texts here
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
             right = number and math.isfinite(value) if kind == "float" else type(value).__name__ == kind
             if not right:
                 raise DataError(f"a score record's {name!r} must be a {_KINDS[str(kind)]}, not {value!r}")
-        return cls(**{k: v for k, v in data.items() if k in known})
+        return cls(**given)
 
 
 @cache
 def _known_fields() -> dict[str, Field[Any]]:
     return {f.name: f for f in fields(ScoreRecord)}
+
+
+@cache
+def _protocol() -> Callable[[ScoreRecord], tuple[Any, ...]]:
+    """The values of what all records of a column must agree in."""
+    return attrgetter(*(name for name in _known_fields() if name not in _OUTCOME))

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import combinations, permutations
+from itertools import combinations
 from statistics import fmean
 from typing import Any
 
@@ -250,11 +250,14 @@ def _ranked(rows: Sequence[ArmRow]) -> tuple[ArmRow, ...]:
 def _ranges(rows: Sequence[ArmRow]) -> dict[str, tuple[int, int]]:
     """Arm -> the ranks that it may have; two arms are told apart where their paired difference is, at 95 %."""
     scored = [row for row in rows if row.score()]
-    beats = {
-        (first.arm, second.arm)
-        for first, second in permutations(scored, 2)
-        if (difference := first.minus(second)) and difference.low is not None and difference.low > 0
-    }
+    beats = set()
+    for first, second in combinations(scored, 2):
+        difference = first.minus(second)
+        if difference and difference.low is not None and difference.high is not None:
+            if difference.low > 0:
+                beats.add((first.arm, second.arm))
+            elif difference.high < 0:
+                beats.add((second.arm, first.arm))
     return rank_ranges([row.arm for row in scored], beats)
 
 

@@ -26,8 +26,8 @@ def item_scores(score: ScoreRecord, values: Sequence[float | None] | None) -> ND
     """
     if not values or len(values) != score.items:
         return None
-    scaled = np.array([0.0 if value is None else 100.0 * value for value in values])
-    return scaled if math.isclose(fmean(scaled), score.score, abs_tol=0.05) else None
+    scaled = [0.0 if value is None else 100.0 * value for value in values]
+    return np.array(scaled) if math.isclose(fmean(scaled), score.score, abs_tol=0.05) else None
 
 
 def spread_of(mine: Items, theirs: Items | None, column: str, seeds: Sequence[int]) -> ItemSpread | None:

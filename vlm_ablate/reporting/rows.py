@@ -47,11 +47,14 @@ class ArmRow:
     """`published` for a row of the paper that no arm stands for."""
     paper_scores: Mapping[str, float] = field(default_factory=dict)
     """Our column -> the paper's number of the arm's row, where it has one."""
+    _known: dict[str, Estimate | None] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def score(self, column: str = schema.MEAN) -> Estimate | None:
-        """Mean and interval over seeds, and over items where these are known."""
-        by_seed = self.scores.get(column, {})
-        return estimate(list(by_seed.values()), self._spread(column, by_seed))
+        """Mean and interval over seeds, and over items where these are known; worked out once."""
+        if column not in self._known:
+            by_seed = self.scores.get(column, {})
+            self._known[column] = estimate(list(by_seed.values()), self._spread(column, by_seed))
+        return self._known[column]
 
     def minus(self, other: ArmRow, column: str = schema.MEAN) -> Difference | None:
         """self - other, paired by seed, and by item where these are known; None when they share no seed."""

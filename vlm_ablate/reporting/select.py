@@ -99,8 +99,11 @@ def _check_one_configuration(arm: str, records: Sequence[RunRecord]) -> None:
         DataError: naming the runs and the first differing field.
     """
     done = [r for r in records if r.status in schema.DONE]
+    mine = _configuration(done[0]) if done else {}
     for other in done[1:]:
-        mine, theirs = _configuration(done[0]), _configuration(other)
+        theirs = _configuration(other)
+        if mine == theirs:
+            continue
         differing = sorted(k for k in mine.keys() | theirs.keys() if mine.get(k) != theirs.get(k))
         if differing:
             key = differing[0]

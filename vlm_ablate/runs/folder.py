@@ -28,6 +28,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from types import UnionType
 from typing import Any, ClassVar, TypeVar
@@ -46,18 +47,19 @@ FORMAT = 2
 _OLD_NAME = re.compile(r"[0-9a-f]{12}")
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path | str) -> dict[str, Any] | None:
     """The mapping in a file; None when there is no such file. Within `looking_once` a file is read once.
 
     Raises:
         StorageError: it cannot be read, is damaged, or holds something else.
     """
-    return once(("json", path), lambda: _read_json(path))
+    return once(("json", os.fspath(path)), partial(_read_json, path))
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
+def _read_json(path: Path | str) -> dict[str, Any] | None:
     try:
-        body = parse_json(path.read_bytes())
+        with open(path, "rb", buffering=0) as file:
+            body = parse_json(file.read())
         if isinstance(body, dict):
             return unsealed(body)
     except FileNotFoundError:
@@ -67,6 +69,11 @@ def _read_json(path: Path) -> dict[str, Any] | None:
             f"{path} cannot be read: {error}", hint="move it away; what it told is made again"
         ) from error
     raise StorageError(f"{path} holds no mapping", hint="move it away; what it told is made again")
+
+
+def _fingerprints(manifest: str) -> dict[str, str] | None:
+    body = _read_json(manifest)
+    return None if body is None else body.get("fingerprints", {})
 
 
 def write_json(path: Path, body: Mapping[str, Any]) -> None:
@@ -91,7 +98,12 @@ class Keyed:
 
     def manifest(self) -> dict[str, Any] | None:
         """What went into the key; None before `describe`."""
-        return read_json(self.root / self.manifest_name)
+        return read_json(os.path.join(self.root, self.manifest_name))
+
+    def fingerprints(self) -> dict[str, str] | None:
+        """Those in the manifest, of the files that decided; None before `describe`."""
+        file = os.path.join(self.root, self.manifest_name)
+        return once(("fingerprints", file), partial(_fingerprints, file))
 
     def describe(self, body: Mapping[str, Any]) -> None:
         """Write the manifest."""
@@ -105,8 +117,11 @@ class Keyed:
         Raises:
             StorageError: the file cannot be read, or does not say it.
         """
-        file = self.root / self.outcome_name
-        body = read_json(file)
+        file = os.path.join(self.root, self.outcome_name)
+        return once(("outcome", file), partial(self._read_outcome, file))
+
+    def _read_outcome(self, file: str) -> dict[str, Any] | None:
+        body = _read_json(file)
         for name, kind in self.outcome_fields.items() if body is not None else ():
             if not isinstance((body or {}).get(name), kind):
                 raise StorageError(f"{file} does not say `{name}`", hint="move it away; what it told is made again")
@@ -154,6 +169,13 @@ class ScoreFolder(Keyed):
         """Predictions, written as the evaluation goes."""
         return self.root / "predictions.jsonl"
 
+    def _read_outcome(self, file: str) -> dict[str, Any] | None:
+        """Without scores by item of the blind and of those told in words: they are much, and nobody asks for them."""
+        body = super()._read_outcome(file)
+        if body is not None and (body["blind"] or body.get("described")):
+            body.pop("item_scores", None)
+        return body
+
 
 @dataclass(frozen=True)
 class StageFolder(Keyed):
@@ -176,7 +198,7 @@ class StageFolder(Keyed):
         """Predictions of points along the way."""
         return self.root / "curve"
 
-    @property
+    @cached_property
     def scores(self) -> Path:
         """Parent of the scores of these weights."""
         return self.root / "scores"
@@ -190,8 +212,8 @@ class StageFolder(Keyed):
         """The folder of a score, there or not."""
         for folder in variants(self.scores, key):
             found = ScoreFolder(folder)
-            manifest = found.manifest()
-            if manifest is None or agree(fingerprints, manifest.get("fingerprints", {})):
+            theirs = found.fingerprints()
+            if theirs is None or agree(fingerprints, theirs):
                 return found
         return ScoreFolder(fresh(self.scores, key))
 
@@ -257,32 +279,32 @@ def run_folder(home: Home, id: str) -> RunFolder:
 
 def variants(parent: Path, key: str) -> list[Path]:
     """Folders of a key, in the order in which they were made."""
-    names = once(("variants", parent), lambda: _names(parent)).get(key, ())
-    numbered = {_number(folder, key): folder for name in names if (folder := parent / name).is_dir()}
+    entries = once(("variants", os.fspath(parent)), partial(_entries, parent)).get(key, ())
+    numbered = {_number(entry.name, key): parent / entry.name for entry in entries if entry.is_dir()}
     return [numbered[number] for number in sorted(numbered) if number]
 
 
-def _names(parent: Path) -> dict[str, list[str]]:
-    """Key -> names of its folders below a parent, there or not."""
-    found: dict[str, list[str]] = {}
+def _entries(parent: Path) -> dict[str, list[os.DirEntry[str]]]:
+    """Key -> what is below a parent under names of its folders, folders or not."""
+    found: dict[str, list[os.DirEntry[str]]] = {}
     try:
-        names = os.listdir(parent)
+        with os.scandir(parent) as entries:
+            for entry in entries:
+                found.setdefault(entry.name.partition(".")[0], []).append(entry)
     except OSError:
-        names = []
-    for name in names:
-        found.setdefault(name.partition(".")[0], []).append(name)
+        pass
     return found
 
 
 def fresh(parent: Path, key: str) -> Path:
     """The folder that the next variant of a key gets."""
-    number = max((_number(folder, key) for folder in variants(parent, key)), default=0) + 1
+    number = max((_number(folder.name, key) for folder in variants(parent, key)), default=0) + 1
     return parent / (key if number == 1 else f"{key}.{number}")
 
 
-def _number(folder: Path, key: str) -> int:
+def _number(name: str, key: str) -> int:
     """1 for `KEY`, n for `KEY.n`, 0 for anything else."""
-    rest = folder.name.removeprefix(key)
+    rest = name.removeprefix(key)
     return 1 if not rest else int(rest[1:]) if rest[1:].isdecimal() else 0
 
 

@@ -74,9 +74,16 @@ class ScoreKey:
         return fingerprints_of(self.parts)
 
 
+_CANONICAL = json.JSONEncoder(sort_keys=True)
+
+
 def key_of(inputs: dict[str, Any]) -> str:
     """First 12 hex digits of the SHA-256 of the canonical JSON."""
-    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:12]
+    return _digest(_CANONICAL.encode(inputs))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def has_dora(stage: Stage) -> bool:
@@ -149,16 +156,19 @@ def score_keys(config: RunConfig, weights: str) -> tuple[ScoreKey, ...]:
 
 def score_key(config: RunConfig, column: str, entry: BenchmarkEntry, mode: Mode, weights: str) -> ScoreKey:
     """The key of one score."""
-    _, asked = once(("asked", id(config), column), lambda: (config, _asked(config, column, entry)))
+    _, asked, text = once(("asked", id(config), column, mode), lambda: (config, *_of_any(config, column, entry, mode)))
+    inputs = asked | {"weights": weights}
+    # `key_of(inputs)`: in the order of the alphabet `weights` is the last.
+    key = _digest(f'{text[:-1]}, "weights": {json.dumps(weights)}}}')
+    return ScoreKey(column, mode, key, inputs, {"benchmark": entry.benchmark})
+
+
+def _of_any(config: RunConfig, column: str, entry: BenchmarkEntry, mode: Mode) -> tuple[dict[str, Any], str]:
+    """What a score's key covers beside the weights, which are left open; and its canonical JSON without them."""
     precision = config.evaluation.precision
-    inputs = {
-        "numerics": NUMERICS,
-        "weights": weights,
-        **asked,
-        "mode": mode,
-        **({"precision": precision} if precision else {}),
-    }
-    return ScoreKey(column, mode, key_of(inputs), inputs, {"benchmark": entry.benchmark})
+    asked: dict[str, Any] = {"numerics": NUMERICS, "weights": None, **_asked(config, column, entry), "mode": mode}
+    asked |= {"precision": precision} if precision else {}
+    return asked, _CANONICAL.encode({name: value for name, value in asked.items() if name != "weights"})
 
 
 def curve_keys(config: RunConfig) -> dict[str, str]:

@@ -13,6 +13,7 @@ from vlm_ablate.config.experiment import RunConfig, Seeds
 from vlm_ablate.config.loading import ResolvedArm
 from vlm_ablate.config.shared_data import short
 from vlm_ablate.runs.keys import ScoreKey, StageKey, dumped, key_of, score_keys, stage_keys
+from vlm_ablate.runs.once import once
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,11 @@ def specs_of(
 
 
 def spec_of(loaded: LoadedExperiment, arm: ResolvedArm, seed: int) -> RunSpec:
-    """The run of one arm with one seed."""
+    """The run of one arm with one seed; where many runs are read, the same object with its keys."""
+    return once(("spec", id(loaded), id(arm), seed), lambda: (loaded, arm, _spec_of(loaded, arm, seed)))[2]
+
+
+def _spec_of(loaded: LoadedExperiment, arm: ResolvedArm, seed: int) -> RunSpec:
     experiment = loaded.experiment
     return RunSpec(
         experiment=experiment.name,

@@ -40,7 +40,7 @@ class Results:
         """How the stages that have ended did so."""
         return [outcome for stage in self.stages if (outcome := stage.outcome())]
 
-    @property
+    @cached_property
     def status(self) -> str:
         """finished when every stage and score is there; diverged when a stage did; else how the last attempt ended."""
         outcomes = self.outcomes
@@ -67,6 +67,10 @@ class Results:
 
     def score_records(self) -> list[dict[str, Any]]:
         """The score records, with images first, then blind, then in words."""
+        return list(self._records)
+
+    @cached_property
+    def _records(self) -> list[dict[str, Any]]:
         # The same protocol may stand in another column of another table.
         return [{**record, "column": key.column, "key": key.key} for key, _, record in self._ended if record]
 
@@ -111,8 +115,11 @@ class Results:
     def _own(self, entry: LogLine) -> LogLine:
         """Without scores along the way in columns of another run, for which the stage was trained first, or that were
         asked for that one otherwise than this one asks."""
+        along = [name for name in entry.values if name.startswith(schema.CURVE)]
+        if not along:
+            return entry
         mean = schema.curve_metric(schema.MEAN)
-        found = {name for name in entry.values if name.startswith(schema.CURVE) and name != mean}
+        found = {name for name in along if name != mean}
         if not found:
             return entry
         own, told = self._along, entry.asked or {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from functools import lru_cache
 
 LENGTH = 250
 """Characters of the name of a metric, param or tag that MLflow accepts."""
@@ -24,6 +25,7 @@ def safe_name(name: str) -> str:
     return f"{safe[: LENGTH - 13]}.{hashlib.sha256(name.encode()).hexdigest()[:12]}"
 
 
+@lru_cache(maxsize=10_000)
 def original_name(safe: str) -> str:
     """The inverse of `safe_name`, for names that were not cut."""
     return _ESCAPED.sub(lambda m: chr(int(m[1], 16)), safe)
