@@ -102,9 +102,10 @@ def stage_keys(config: RunConfig, seeds: Seeds) -> tuple[StageKey, ...]:
     No seed decides the latter, since every weight comes from there.
     """
     model = dumped(config.model, "training")
-    parts: dict[str, Part] = {"vision": config.model.vision, "language": config.model.language}
-    parts |= {"connector": config.model.connector, "architecture": config.model.architecture}
-    own = {name: part.numerics for name, part in parts.items() if part.numerics != 1}
+    built = {"vision": config.model.vision, "language": config.model.language}
+    built |= {"connector": config.model.connector, "architecture": config.model.architecture}
+    own = {name: part.numerics for name, part in built.items() if part.numerics != 1}
+    parts: dict[str, Part] = {**built}
     common = {
         "numerics": NUMERICS,
         **({"part_numerics": own} if own else {}),
