@@ -129,6 +129,7 @@ def test_debug_lets_the_error_through() -> None:
         (("run", "idefics2/t3_architecture"), 2, "unknown experiment file"),
         (("plan", T03, "--scale", "laptpo"), 2, "did you mean 'laptop'"),
         (("schema", "scales"), 2, "did you mean 'scale'"),
+        (("evaluate", "some/model", "--name", "two\nlines"), 2, "--name 'two\\nlines' is no line of text"),
         (("explain", "arm seed 0", "--set", "a=1", "--home", "HOME"), 2, "--set: of experiment files only"),
     ],
 )

@@ -83,7 +83,7 @@ def evaluate(
 
     Example: vlm-ablate evaluate exported/my_run --benchmarks docvqa,textvqa --limit 500
     """
-    from vlm_ablate.cli.console import err, out, warn
+    from vlm_ablate.cli.console import check_lines, err, out, warn
     from vlm_ablate.cli.home import open_home
     from vlm_ablate.cli.run import look_over_material, report_failures, table_command
     from vlm_ablate.errors import UnknownNameError
@@ -94,6 +94,7 @@ def evaluate(
     allow_plugins(plugins)
     if precision not in PRECISIONS:
         raise UnknownNameError("precision", precision, PRECISIONS)
+    check_lines({"--name": name, "--label": label})
     place = open_home(home)
     uri = tracking_uri or place.tracking_uri
     written = table_settings(table, scale, sets or [], benchmarks, limit, shots, split, prompt)
