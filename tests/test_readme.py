@@ -15,6 +15,7 @@ import torch
 import typer
 from typer.testing import CliRunner
 
+from vlm_ablate import registry
 from vlm_ablate.accounting import plan_model
 from vlm_ablate.cli.app import app
 from vlm_ablate.config.expand import load_experiment
@@ -49,8 +50,9 @@ def my_connector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[st
     """The README's connector as the plug-in module that it says it is."""
     (tmp_path / "my_connector.py").write_text(block("python", "@connectors.register"))
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(connectors, "_entries", dict(connectors._entries))
+    monkeypatch.setattr(registry, "_loaded", set(registry._loaded))
     yield "my_connector"
-    connectors._entries.pop("mean_pool", None)
     sys.modules.pop("my_connector", None)
 
 
