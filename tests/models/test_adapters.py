@@ -127,18 +127,23 @@ def test_a_model_of_convolutions_names_those_that_can_be_adapted(llama) -> None:
     assert all(p.grad is not None for n, p in vlm.vision.named_parameters() if "lora_" in n)
 
 
+def loss_and_gradients(model: VLM, how: Stage) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Of a step under autocast; what is trained is fp32."""
+    apply_training(model, how)
+    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    assert {p.dtype for p in trained.values()} == {torch.float32}
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model.train()(a_batch(model)).loss_sum
+    loss.backward()
+    return loss.detach(), {n: p.grad for n, p in trained.items() if p.grad is not None}
+
+
 @pytest.mark.parametrize("training", ["frozen", "lora"])
 def test_a_language_model_in_bf16_keeps_what_is_trained_in_fp32(vlm: VLM, training: str) -> None:
     half = build_vlm(vlm.config, vlm.views, half=["language"])
     results = []
     for model in (vlm, half):
-        apply_training(model, stage(language=training))
-        trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        assert {p.dtype for p in trained.values()} == {torch.float32}
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = model.train()(a_batch(model)).loss_sum
-        loss.backward()
-        results.append((loss.detach(), {n: p.grad for n, p in trained.items()}))
+        results.append(loss_and_gradients(model, stage(language=training)))
         batch = a_batch(model, left=True)
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             assert len(model.eval().generate(batch, max_new_tokens=3)) == 3
@@ -154,19 +159,12 @@ def test_a_language_model_in_bf16_keeps_what_is_trained_in_fp32(vlm: VLM, traini
 @pytest.mark.parametrize("training", ["frozen", "lora", "dora"])
 def test_a_frozen_encoder_in_bf16_gives_the_digits_of_one_in_fp32(vlm: VLM, training: str) -> None:
     half = build_vlm(vlm.config, vlm.views, half=["vision"])
-    results = []
-    for model in (vlm, half):
-        apply_training(model, stage(vision=training))
-        trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        assert {p.dtype for p in trained.values()} == {torch.float32}
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = model.train()(a_batch(model)).loss_sum
-        loss.backward()
-        results.append((loss.detach(), {n: p.grad for n, p in trained.items()}))
+    (loss, gradients), (half_loss, half_gradients) = (
+        loss_and_gradients(model, stage(vision=training)) for model in (vlm, half)
+    )
     kept = {n for n, p in half.vision.named_parameters() if p.dtype == torch.float32 and "lora_" not in n}
     matrices = {n for n, p in half.vision.named_parameters() if p.ndim > 1 and "lora_" not in n}
     assert not kept & matrices - {"backbone.embeddings.position_embedding.weight"} and any("norm" in n for n in kept)
-    (loss, gradients), (half_loss, half_gradients) = results
     assert gradients.keys() == half_gradients.keys()
     if training == "frozen":
         assert torch.equal(half_loss, loss) and all(torch.equal(half_gradients[n], g) for n, g in gradients.items())

@@ -1,4 +1,4 @@
-"""What a model has seen: the axes against which the papers plot scores."""
+"""What a model has seen, the axes against which the papers plot scores, and for how long a stage was worked on."""
 
 from __future__ import annotations
 
