@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,22 @@ def shown(address: str, profile: Path) -> str:
     options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=2400,2400"]
     command = [BROWSER, *options, f"--user-data-dir={profile}", "--virtual-time-budget=60000", "--dump-dom", address]
     return subprocess.run(command, capture_output=True, text=True, timeout=240, check=True).stdout
+
+
+def columns(page: str) -> list[str]:
+    """The columns of a table of runs from left to right, by the number that each header carries.
+
+    The headers' order in the text is that in which the grid drew them, which is not that of the screen.
+    """
+    cells = [tag for tag in re.findall(r'<div[^>]*role="columnheader"[^>]*>', page) if "ag-header-cell " in tag]
+    numbered = [(int(_attribute(tag, "aria-colindex")), unescape(_attribute(tag, "col-id"))) for tag in cells]
+    return [name for _, name in sorted(numbered)]
+
+
+def _attribute(tag: str, name: str) -> str:
+    found = re.search(rf'{name}="([^"]*)"', tag)
+    assert found is not None, f"{name} is not in {tag}"
+    return found[1]
 
 
 @contextmanager

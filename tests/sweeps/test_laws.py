@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser import needs_browser, served, shown
+from tests.browser import columns, needs_browser, served, shown
 from tests.sweeps.toys import RANK, RATE, Oracle, Watched, quality, sweep, write_sweep
 from vlm_ablate.config.expand import load_experiment
 from vlm_ablate.config.run_config import RunConfig
@@ -315,7 +315,7 @@ def test_a_sweep_opens_with_its_trials_their_scores_and_what_was_searched(home: 
         runs, charts = shown(links["runs"], tmp_path / "runs"), shown(links["charts"], tmp_path / "charts")
     for trial in ("trial 0", "trial 1"):
         assert f"plain · seed 0 · {trial}" in runs
-    columns = runs[runs.index("vlm.trial") :]
-    assert 0 < columns.index("score/ocr") < columns.index(RATE) < columns.index(RANK)
+    own = [name for name in columns(runs) if "`" in name and "Run Name" not in name]
+    assert own[:4] == ["tags.`vlm.trial`", "metrics.`score/ocr`", f"params.`{RATE}`", f"params.`{RANK}`"]
     sections = [charts.index(name) for name in ("Trials", "Parallel Coordinates", "Each field", "Cost")]
     assert sections == sorted(sections)
