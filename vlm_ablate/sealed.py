@@ -1,68 +1,63 @@
-"""JSON objects that tell when they were damaged: each carries a checksum of itself. No torch here.
+"""JSON objects in files that tell when they were damaged: their last entry is the checksum of the text before it.
 
 For what is written once and read later: one flipped bit of a score is a score. What has no checksum, as of an earlier
-version or made by hand, is taken as it is.
+version or made by hand, is taken as it is. No torch here.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic_core import to_json
+from vlm_ablate.limits import parse_json
 
 FIELD = "sum"
-_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), check_circular=False)
-_NESTED = frozenset({dict, list})
-_LONG = 50
-"""Entries from which on a list is worth the way of `_quick_checksum`."""
+_OF_TEXT = "text:"
+"""What the checksum of a text begins with; without it, it is that of the content, as earlier versions wrote."""
+_LAST = re.compile(rb'"sum": "(text:[0-9a-f]{16})"\s*}\s*')
 
 
-def sealed(body: Mapping[str, Any]) -> dict[str, Any]:
-    """An object with its checksum, which comes last."""
-    return {**body, FIELD: _checksum(json.loads(json.dumps(body)))}
+def sealed(body: Mapping[str, Any], *, indent: int | None = None, allow_nan: bool = True) -> str:
+    """The JSON text of an object, with its checksum as the last entry. Options are those of `json.dumps`."""
+    rest = {name: value for name, value in body.items() if name != FIELD}
+    text = json.dumps(rest, indent=indent, allow_nan=allow_nan, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half a surrogate pair, which UTF-8 cannot write
+        text = json.dumps(rest, indent=indent, allow_nan=allow_nan)
+    line = "" if indent is None else "\n"
+    before = text[:-1].rstrip() + ("," if rest else "") + (line + " " * (indent or 0) or " ")
+    return f'{before}"{FIELD}": "{_OF_TEXT}{_digest(before.encode())}"{line}}}'
 
 
-def unsealed(body: dict[str, Any]) -> dict[str, Any]:
-    """What `sealed` was given, as JSON brought it back.
+def unsealed(text: str | bytes) -> dict[str, Any]:
+    """The object in a text that `sealed` made.
 
     Raises:
-        ValueError: it is not what it was.
+        ValueError: it is not what it was, or no object in JSON.
     """
-    rest = {name: value for name, value in body.items() if name != FIELD}
-    if FIELD in body:
-        told = body[FIELD]
-        long = any([type(value) is list and len(value) >= _LONG for value in rest.values()])
-        if not (long and told == _quick_checksum(rest)) and told != _checksum(rest):
-            raise ValueError("its checksum is not that of what was written: it is damaged, or was changed by hand")
-    return rest
+    data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    body = parse_json(data)
+    if not isinstance(body, dict):
+        raise ValueError("it holds no mapping")
+    if FIELD in body and not _agrees(body.pop(FIELD), data, body):
+        raise ValueError("its checksum is not that of what was written: it is damaged, or was changed by hand")
+    return body
+
+
+def _agrees(told: Any, data: bytes, body: Mapping[str, Any]) -> bool:
+    if isinstance(told, str) and told.startswith(_OF_TEXT):
+        start = data.rfind(b'"sum"')
+        return _LAST.fullmatch(data, start) is not None and told == _OF_TEXT + _digest(data[:start])
+    return bool(told == _checksum(body))
 
 
 def _checksum(body: Mapping[str, Any]) -> str:
-    return _digest(_CANONICAL.encode(body).encode())
-
-
-def _quick_checksum(body: Mapping[str, Any]) -> str:
-    """The checksum in a third of the time where there are long lists of numbers; "" where it cannot be made so.
-
-    It is that of a text which differs from the canonical one in rare numbers (`1e-7` for `1e-07`) and beyond ASCII. As
-    a text has one reading, it agrees with what was written of no other body.
-    """
-    try:
-        return _digest(to_json(_in_order(body)))
-    except (ValueError, RecursionError):  # half a surrogate pair; nested deeper than it writes
-        return ""
-
-
-def _in_order(value: Any) -> Any:
-    """The value with the names of objects in order, but in lists that begin with something else."""
-    if isinstance(value, dict):
-        return {name: _in_order(each) if type(each) in _NESTED else each for name, each in sorted(value.items())}
-    if value and type(value[0]) in _NESTED:
-        return [_in_order(each) if type(each) in _NESTED else each for each in value]
-    return value
+    """Of the content, whatever the spaces and the order of names."""
+    return _digest(json.dumps(body, sort_keys=True, separators=(",", ":")).encode())
 
 
 def _digest(text: bytes) -> str:

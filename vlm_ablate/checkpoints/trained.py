@@ -61,12 +61,12 @@ def read_trained_stage(folder: Path, *, check: bool = True) -> TrainedStage:
     if check:
         check_weights(folder)
     try:
-        body = unsealed(read_json(file))
+        body = unsealed(file.read_bytes())
         inputs = body["inputs"]
         model = ModelConfig.model_validate(inputs["model"])
         model = model.starting_from({id: str(_beside(folder, name)) for id, name in body.get("starts", {}).items()})
         return TrainedStage(folder / WEIGHTS, model, Views(**inputs["views"]), int(inputs["seeds"]["init"]))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise ModelError(
             f"{file} cannot be read: {' '.join(str(error).split())[:300]}",
             hint="parts of a plug-in are known when `plugins:` names it",

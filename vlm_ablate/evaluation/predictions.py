@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import IO, Any
 
 from vlm_ablate.errors import DataError, StorageError
-from vlm_ablate.limits import parse_json
 from vlm_ablate.sealed import sealed, unsealed
 from vlm_ablate.storage import check_writable, write_atomically
 
@@ -37,7 +36,7 @@ class Prediction:
     @property
     def line(self) -> str:
         """As one line of JSON."""
-        return json.dumps(sealed(asdict(self)), ensure_ascii=False)
+        return sealed(asdict(self))
 
 
 class PredictionFile:
@@ -86,7 +85,7 @@ class PredictionFile:
 
     @property
     def _head(self) -> str:
-        return json.dumps(sealed({"protocol": self._protocol}), ensure_ascii=False)
+        return sealed({"protocol": self._protocol})
 
     def _write(self, text: str) -> None:
         check_writable(self.path, recent=1.0)
@@ -136,8 +135,7 @@ def read_predictions(path: Path) -> list[Prediction]:
 def _parsed(line: bytes) -> dict[str, Any] | None:
     """The object in a line; None when there is none, or it is damaged."""
     try:
-        row = parse_json(line)
-        return unsealed(row) if isinstance(row, dict) else None
+        return unsealed(line)
     except ValueError:
         return None
 

@@ -22,7 +22,6 @@ Whoever writes in a stage, a score or a run holds its lease (`.lease-N`, see `le
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -37,7 +36,6 @@ from vlm_ablate.errors import StorageError
 from vlm_ablate.home import Home
 from vlm_ablate.lease import Lease
 from vlm_ablate.lease_files import Owner
-from vlm_ablate.limits import parse_json
 from vlm_ablate.runs.fingerprints import agree
 from vlm_ablate.runs.once import once
 from vlm_ablate.sealed import sealed, unsealed
@@ -59,16 +57,13 @@ def read_json(path: Path | str) -> dict[str, Any] | None:
 def _read_json(path: Path | str) -> dict[str, Any] | None:
     try:
         with open(path, "rb", buffering=0) as file:
-            body = parse_json(file.read())
-        if isinstance(body, dict):
-            return unsealed(body)
+            return unsealed(file.read())
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         raise StorageError(
             f"{path} cannot be read: {error}", hint="move it away; what it told is made again"
         ) from error
-    raise StorageError(f"{path} holds no mapping", hint="move it away; what it told is made again")
 
 
 def _fingerprints(manifest: str) -> dict[str, str] | None:
@@ -78,7 +73,7 @@ def _fingerprints(manifest: str) -> dict[str, str] | None:
 
 def write_json(path: Path, body: Mapping[str, Any]) -> None:
     """Write a mapping with its checksum, atomically."""
-    write_atomically(path, json.dumps(sealed(body), indent=1, ensure_ascii=False) + "\n")
+    write_atomically(path, sealed(body, indent=1) + "\n")
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,14 @@ line, which the next reader drops; anything else that cannot be read is an error
 from __future__ import annotations
 
 import errno
-import json
 import math
 import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 
 from vlm_ablate.errors import StorageError
-from vlm_ablate.limits import parse_json
 from vlm_ablate.sealed import sealed, unsealed
 from vlm_ablate.storage import check_writable, storage_errors, write_atomically
 
@@ -117,7 +115,7 @@ def read_log(path: Path) -> list[LogLine]:
 
 def _parsed(line: bytes) -> LogLine | None:
     try:
-        row: Any = unsealed(parse_json(line))
+        row = unsealed(line)
         values = {str(k): float(v) for k, v in row["values"].items()}
         asked = {str(k): str(v) for k, v in row["asked"].items()} if "asked" in row else None
         return LogLine(int(row["step"]), int(row["time_ms"]), values, asked)
@@ -129,7 +127,7 @@ def _line(entry: LogLine) -> str:
     values = {k: _plain(v) for k, v in entry.values.items()}
     told = {} if entry.asked is None else {"asked": dict(entry.asked)}
     row = {"step": entry.step, "time_ms": entry.time_ms, "values": values, **told}
-    return json.dumps(sealed(row), allow_nan=False) + "\n"
+    return sealed(row, allow_nan=False) + "\n"
 
 
 def _plain(value: float) -> float | str:

@@ -75,7 +75,7 @@ class KeptPlans:
 
     def _read(self, key: str) -> ModelPlan | None:
         try:
-            body = unsealed(json.loads((self._folder / f"{key}.json").read_text(encoding="utf-8")))
+            body = unsealed((self._folder / f"{key}.json").read_bytes())
             plan: ModelPlan = _adapter().validate_python(body["plan"])
             return plan
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -84,7 +84,7 @@ class KeptPlans:
     def _write(self, key: str, plan: ModelPlan) -> None:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(self._folder / f"{key}.json", json.dumps(sealed({"plan": asdict(plan)})))
+            write_atomically(self._folder / f"{key}.json", sealed({"plan": asdict(plan)}))
             files = sorted(self._folder.glob("*.json"), key=lambda file: file.stat().st_mtime)
             for file in files[:-KEPT]:
                 file.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vlm_ablate.lease import LeaseLost
 from vlm_ablate.sealed import sealed, unsealed
@@ -114,7 +114,7 @@ def publish(view: RunView, tracking_uri: str, folder: Path, notice: Notice = lam
             _bring_up(view, note, tracking_uri, notice, partial(check_writable, path))
     finally:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(sealed(asdict(note)), indent=1))
+        write_atomically(path, sealed(asdict(note), indent=1))
     return note.run_id
 
 
@@ -187,7 +187,7 @@ def _give_artifacts(view: RunView, note: _Note, run: MlflowRun) -> None:
 def _read(path: Path) -> _Note:
     """The note; an empty one when there is none, or none that can be read: then the store is asked again."""
     try:
-        body: Any = unsealed(json.loads(path.read_text(encoding="utf-8")))
+        body = unsealed(path.read_bytes())
         known = {name: body[name] for name in _Note.__dataclass_fields__ if name in body}
         note = _Note(**known)
         if not isinstance(note.points, int) or not isinstance(note.artifacts, dict):
