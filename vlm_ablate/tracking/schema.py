@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from vlm_ablate.limits import parse_json
+
 # --- tags of a run ---------------------------------------------------------------------------------------------------
 KIND = "vlm.kind"
 RUN = "vlm.run"
@@ -156,8 +158,8 @@ def read_json_tag(tags: Mapping[str, str], key: str, default: Any = None) -> Any
         parts.append(tags[f"{key}.{i}"])
         i += 1
     try:
-        return json.loads("".join(parts))
-    except json.JSONDecodeError:
+        return parse_json("".join(parts))
+    except ValueError:
         return default
 
 
