@@ -11,20 +11,21 @@ MMMU's evaluation picks a random choice when parsing fails (https://github.com/M
 mmmu/utils/eval_utils.py), which moves scores by points.
 
 Version 2: reads Markdown, LaTeX, letters on lines of their own and small letters after "answer is"; two letters named
-are unparsed; a single letter is a letter also where choices' texts are letters.
+are unparsed; a single letter is a letter also where choices' texts are letters. It stays 2 although a reference with a
+percent sign or a power of ten is now held to what its last decimal is worth (`12.5%` took any answer within 5 points):
+no committed result is of such references.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from fractions import Fraction
 
 from vlm_ablate.errors import DataError
 from vlm_ablate.evaluation.metrics.base import ItemScore, Metric, check_references
 from vlm_ablate.evaluation.metrics.choice_parser import parse_choice
 from vlm_ablate.evaluation.metrics.exact_match import normalise
-from vlm_ablate.evaluation.metrics.numbers import decimal_places, parse_number
+from vlm_ablate.evaluation.metrics.numbers import last_place, parse_number
 
 _CHOICE = re.compile(r"([A-Z])\. (.*)", re.DOTALL)
 
@@ -47,8 +48,7 @@ def open_answer(prediction: str, references: Sequence[str]) -> bool:
     for reference in references:
         gold, given = parse_number(reference), parse_number(prediction)
         if gold is not None and given is not None:
-            unit = Fraction(1, 10 ** decimal_places(reference))
-            if abs(given - gold) * 2 < unit if unit < 1 else given == gold:
+            if given == gold or abs(given - gold) * 2 < last_place(reference):
                 return True
         elif normalise(reference) == normalise(prediction):
             return True

@@ -35,7 +35,13 @@ def parse_number(text: str) -> Fraction | None:
     return value / 100 if match["percent"] else value
 
 
-def decimal_places(text: str) -> int:
-    """Digits written after the decimal point of a number."""
+def last_place(text: str) -> Fraction:
+    """What one in the last place after the decimal point of a number is worth: of `3.14` 0.01, of `12.5%` 0.001, of
+    `1.5e-3` 0.0001. Never more than the places alone say (`1.5e3`: 0.1); 0 where none are written, or no number is.
+    """
     match = _NUMBER.fullmatch(text.strip().replace("\u2212", "-"))
-    return len((match["decimals"] or ".")[1:]) if match else 0
+    places = len((match["decimals"] or ".")[1:]) if match else 0
+    if match is None or not places:
+        return Fraction(0)
+    power = int((match["exponent"] or "e0")[1:]) - (2 if match["percent"] else 0)
+    return Fraction(10) ** (min(power, 0) - places)
