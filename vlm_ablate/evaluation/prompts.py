@@ -23,6 +23,7 @@ from vlm_ablate.evaluation.benchmarks.base import BenchmarkItem
 # Some data sets keep their loaders' markers within their questions.
 _MARKER = re.compile(r"<image ?(\d+)>")
 _SPECIAL = re.compile(r"<image>|<fake_token_around_image>|<end_of_utterance>|<global-img>|<row_\d_col_\d>")
+_FIELD = re.compile(r"\{question\}|\{choices\}")
 
 
 @dataclass(frozen=True)
@@ -165,9 +166,9 @@ def _asked(item: BenchmarkItem, template: Template, dialogue: bool, blind: bool)
     if template.without_choices and not item.choices:
         template = get_template(template.without_choices)
     pattern = template.user if dialogue else template.query
-    text = pattern.replace("{question}", _SPECIAL.sub("", item.question).strip())
     lettered = (f"{chr(65 + i)}. {_SPECIAL.sub('', choice)}" for i, choice in enumerate(item.choices) if choice)
-    text = text.replace("{choices}", "\n".join(lettered))
+    words = {"{question}": _SPECIAL.sub("", item.question).strip(), "{choices}": "\n".join(lettered)}
+    text = _FIELD.sub(lambda field: words[field[0]], pattern)
     if blind:
         return [Text(_MARKER.sub("", text))]
     lead: list[Segment] = [] if dialogue or not template.before_image else [Text(template.before_image)]
