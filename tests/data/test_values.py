@@ -42,7 +42,8 @@ def test_texts_stay_numbers_become_their_text_and_what_is_absent_is_empty(value:
     assert text_of(value, "answer") == text
 
 
-@pytest.mark.parametrize("value", [True, ["a"], {"text": "a"}, datetime.date(2020, 1, 2), b"\xe9", object()])
+@pytest.mark.parametrize("value", [True, ["a"], {"text": "a"}, datetime.date(2020, 1, 2), b"\xe9", object(),
+                                   "cat \ud83d", "\udc80"])  # fmt: skip
 def test_what_is_no_text_is_refused_with_the_name_of_its_field(value: object) -> None:
     with pytest.raises(DataError, match=r"^answer "):
         text_of(value, "answer")

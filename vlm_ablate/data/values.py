@@ -4,7 +4,8 @@ Files hold what their writers put there: a number beside texts, one string where
 content parts. The rules, for every source and every benchmark:
 
 - a text: itself; whole numbers are written without a fraction (a column with a gap turns 3 into 3.0), other numbers as
-  they are; bytes must be UTF-8; None and NaN are absent; a truth value, a date, a list or a mapping is no text
+  they are; bytes must be UTF-8; None and NaN are absent; a truth value, a date, a list or a mapping is no text, nor is
+  what holds half of a surrogate pair, which JSON can write (`"\\ud83d"`) and is no character
 - a list of texts: one text is a list of one; absent entries are left out
 - answers: as a list of texts, or of mappings with `answer`, or one such mapping (with one answer or a list of them)
 - a list of cells (pictures): one cell is a list of one; None keeps its place
@@ -17,6 +18,7 @@ Everything else is refused by a `DataError` that names the field.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -26,6 +28,7 @@ from vlm_ablate.errors import DataError
 
 _WHOLE = 1e15
 """Floats below this that are whole are exact as integers."""
+_HALF = re.compile("[\ud800-\udfff]")
 _PICTURES = ("image", "image_url", "path", "url", "bytes")
 """Keys of a content part under which its picture may stand."""
 
@@ -39,9 +42,11 @@ def text_of(value: object, field: str) -> str:
     """A text as it stands; "" where it is absent.
 
     Raises:
-        DataError: it is no text and no number; the message names `field`.
+        DataError: it is no text and no number, or not all of it is characters; the message names `field`.
     """
     if isinstance(value, str):
+        if not value.isascii() and (half := _HALF.search(value)):
+            raise DataError(f"{field} holds half of a surrogate pair, {half[0]!r}, which is no character")
         return value
     if absent(value):
         return ""
