@@ -48,7 +48,8 @@ def _stage(key: StageKey, folder: StageFolder | None, home: Home) -> Explained:
     if folder is not None and outcome is not None:
         return Explained(what, key.key, folder.root.name, str(outcome["status"]), _where(outcome))
     state = "begun" if folder else "missing"
-    others = [f for root in _folders(home.stages) if (f := StageFolder(root)).outcome() and _depth(f) == key.index + 1]
+    depth = len(key.inputs["stages"])  # 0 of a checkpoint that is scored as it is
+    others = [f for root in _folders(home.stages) if (f := StageFolder(root)).outcome() and _depth(f) == depth]
     near = _nearest(key.inputs, key.fingerprints(home), others)
     return Explained(what, key.key, folder.root.name if folder else None, state, "", *near)
 

@@ -119,7 +119,7 @@ def _parsed(line: bytes) -> LogLine | None:
         values = {str(k): float(v) for k, v in row["values"].items()}
         asked = {str(k): str(v) for k, v in row["asked"].items()} if "asked" in row else None
         return LogLine(int(row["step"]), int(row["time_ms"]), values, asked)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):  # the last: a step of 1e999
         return None
 
 
