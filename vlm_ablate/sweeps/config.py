@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -211,20 +212,59 @@ class Sweep(Strict):
         return self
 
 
+def ends(dimension: Dimension) -> tuple[float, float]:
+    """Both ends of a range."""
+    assert dimension.low is not None and dimension.high is not None
+    return dimension.low, dimension.high
+
+
+def holds(dimension: Dimension, value: object) -> bool:
+    """Whether a value that a file has is one that the field may take in the search."""
+    if dimension.choices is not None:
+        return value in dimension.choices
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    low, high = ends(dimension)
+    if not low <= value <= high or (dimension.whole and not isinstance(value, int)):
+        return False
+    step = dimension.step or (1 if dimension.whole else None)
+    return step is None or abs((value - low) / step - round((value - low) / step)) < 1e-8
+
+
+def as_list(wanted: Value | list[Value]) -> list[Value]:
+    """The values of a condition, which may be one."""
+    return wanted if isinstance(wanted, list) else [wanted]
+
+
+def conditions(space: Mapping[str, Dimension], field: str) -> dict[str, list[Value]]:
+    """Other field, or `arm` -> the values that it may have where a field is searched: all that must be so at once, for
+    the fields of its conditions are searched there, too. An empty list: it is never searched."""
+    found: dict[str, list[Value]] = {}
+    seen, waiting = {field}, [field]
+    while waiting:
+        for other, wanted in space[waiting.pop()].when.items():
+            found[other] = [value for value in as_list(wanted) if other not in found or value in found[other]]
+            if other in space and other not in seen:
+                seen.add(other)
+                waiting.append(other)
+    return found
+
+
 def _check_conditions(sweep: Sweep, field: str, dimension: Dimension) -> None:
-    """The fields of a condition are in the space, have the values it names, and stand in no circle."""
+    """The fields of a condition are in the space, have the values it names, and stand in no circle; it can be met."""
     several = len(sweep.experiment.arms) > 1
     for other, wanted in dimension.when.items():
         path = ("space", field, "when", other)
         if other == ARM and several:
-            known: list[Value] | None = list(sweep.experiment.arms)
+            known = Dimension(choices=list(sweep.experiment.arms))
         elif other in sweep.space:
-            known = sweep.space[other].choices
+            known = sweep.space[other]
         else:
             there = [*([ARM] if several else []), *(name for name in sweep.space if name != field)]
             raise FieldError(path, f"is no other field of the space; there are {', '.join(there) or 'none'}")
-        for value in wanted if isinstance(wanted, list) else [wanted]:
-            if known is not None and value not in known:
+        for value in as_list(wanted):
+            whole = known.whole and isinstance(value, float) and value.is_integer()
+            if not holds(known, int(value) if whole and isinstance(value, float) else value):
                 raise FieldError(path, f"never has the value {value!r}")
     seen: set[str] = set()
     waiting = [field]
@@ -235,3 +275,7 @@ def _check_conditions(sweep: Sweep, field: str, dimension: Dimension) -> None:
             if other in sweep.space and other not in seen:
                 seen.add(other)
                 waiting.append(other)
+    for other, values in conditions(sweep.space, field).items():
+        if not values:
+            own = [other] if other in dimension.when else []
+            raise FieldError(("space", field, "when", *own), f"is never met: no value of {other} is all that it needs")

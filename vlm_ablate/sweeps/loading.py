@@ -21,8 +21,8 @@ from vlm_ablate.config.shared_data import spread
 from vlm_ablate.config.shipped import OWN, experiments_root, shipped_experiments
 from vlm_ablate.errors import ConfigError, Problem, UnknownNameError, nearest
 from vlm_ablate.runs.spec import RunSpec, spec_of
-from vlm_ablate.sweeps.config import ARM, Sweep, Value
-from vlm_ablate.sweeps.space import Space, Values, extremes, holds
+from vlm_ablate.sweeps.config import ARM, Sweep, Value, conditions, holds
+from vlm_ablate.sweeps.space import Space, Values, extremes
 
 SEARCHED = ("model", "stages", "data")
 """Sections of a run that decide its weights."""
@@ -242,8 +242,7 @@ def _check_values(sweep: Sweep, file: Path, document: Document) -> list[Problem]
     for name, dimension in sweep.space.items():
         space = Space.of(sweep.space, sweep.experiment.arms)
         needed = space.enabling(name)
-        only = dimension.when.get(ARM)
-        arms = sweep.experiment.arms if only is None else only if isinstance(only, list) else [only]
+        arms = conditions(sweep.space, name).get(ARM, sweep.experiment.arms)
         for value in extremes(dimension):
             values = {k: v for k, v in needed.items() if k != ARM} | {name: value}
             try:
@@ -259,8 +258,7 @@ def _written(
     """An arm's own values of the space's fields. What a first trial cannot have is a problem, but for `null`."""
     found: dict[str, Value] = {}
     for name, dimension in sweep.space.items():
-        only = dimension.when.get(ARM)
-        if only is not None and arm not in (only if isinstance(only, list) else [only]):
+        if arm not in conditions(sweep.space, name).get(ARM, [arm]):
             continue
         there = values_at(base.arms[arm].config, name)
         message = ""

@@ -8,7 +8,7 @@ from decimal import Decimal
 from graphlib import TopologicalSorter
 from typing import TYPE_CHECKING
 
-from vlm_ablate.sweeps.config import ARM, Dimension, Value
+from vlm_ablate.sweeps.config import ARM, Dimension, Value, as_list, conditions, ends
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
@@ -29,15 +29,16 @@ class Space:
         if len(arms) > 1:
             every = {ARM: Dimension(choices=list(arms)), **fields}
         else:
-            fitting = {name: d for name, d in fields.items() if ARM not in d.when or arms[0] in _listed(d.when[ARM])}
+            wanted = {name: conditions(fields, name) for name in fields}
+            fitting = {name: d for name, d in fields.items() if arms[0] in wanted[name].get(ARM, arms)}
             every = {name: _without_arm(d) for name, d in fitting.items()}
         order = TopologicalSorter({name: [w for w in d.when if w in every] for name, d in every.items()})
         return cls({name: every[name] for name in order.static_order()})
 
     def active(self, name: str, values: Mapping[str, Value]) -> bool:
         """Whether a field is searched when those before it have these values."""
-        conditions = self.dimensions[name].when.items()
-        return all(other in values and values[other] in _listed(wanted) for other, wanted in conditions)
+        asked = self.dimensions[name].when.items()
+        return all(other in values and values[other] in as_list(wanted) for other, wanted in asked)
 
     def suggest(self, trial: Trial, untouched: Sequence[str] = ()) -> Values:
         """Values for a trial, recorded in the study.
@@ -55,8 +56,12 @@ class Space:
                 values[name] = trial.suggest_int(name, d.low, d.high, step=int(d.step or 1), log=d.log)
             else:
                 low, high = ends(d)
-                values[name] = trial.suggest_float(name, low, high, step=d.step, log=d.log)
+                values[name] = _exact(d, trial.suggest_float(name, low, high, step=d.step, log=d.log))
         return values
+
+    def exact(self, values: Mapping[str, Value]) -> Values:
+        """Values as a file writes them: of numbers in steps 0.3, and not the 0.1 + 2 * 0.1 of a sampler."""
+        return {name: _exact(self.dimensions[name], value) for name, value in values.items()}
 
     @property
     def countable(self) -> bool:
@@ -78,15 +83,7 @@ class Space:
 
     def enabling(self, name: str) -> Values:
         """Values of other fields with which a field is searched."""
-        values: Values = {}
-        for other, wanted in self.dimensions[name].when.items():
-            values |= self.enabling(other) if other in self.dimensions else {}
-            values[other] = _listed(wanted)[0]
-        return values
-
-
-def _listed(wanted: Value | list[Value]) -> list[Value]:
-    return wanted if isinstance(wanted, list) else [wanted]
+        return {other: wanted[0] for other, wanted in conditions(self.dimensions, name).items()}
 
 
 def _without_arm(dimension: Dimension) -> Dimension:
@@ -94,15 +91,15 @@ def _without_arm(dimension: Dimension) -> Dimension:
     return dimension.model_copy(update={"when": when})
 
 
-def ends(dimension: Dimension) -> tuple[float, float]:
-    """Both ends of a range."""
-    assert dimension.low is not None and dimension.high is not None
-    return dimension.low, dimension.high
-
-
 def extremes(dimension: Dimension) -> list[Value]:
-    """The ends of a range, or all choices."""
-    return list(dimension.choices) if dimension.choices is not None else list(ends(dimension))
+    """The ends of a range, the upper one as far as its steps reach, or all choices."""
+    if dimension.choices is not None:
+        return list(dimension.choices)
+    low, high = ends(dimension)
+    if dimension.step is None:
+        return [low, high]
+    last = int((high - low) / dimension.step + 1e-9)
+    return [low, low + last * int(dimension.step) if dimension.whole else _step(dimension, last)]
 
 
 def listed(dimension: Dimension) -> list[Value]:
@@ -113,18 +110,15 @@ def listed(dimension: Dimension) -> list[Value]:
         return list(range(dimension.low, dimension.high + 1, int(dimension.step or 1)))
     low, high = ends(dimension)
     assert dimension.step is not None
-    exact, step = Decimal(str(low)), Decimal(str(dimension.step))  # 0.1 + 2 * 0.1 is not the 0.3 that a file has
-    return [float(exact + i * step) for i in range(int((high - low) / dimension.step + 1e-9) + 1)]
+    return [_step(dimension, i) for i in range(int((high - low) / dimension.step + 1e-9) + 1)]
 
 
-def holds(dimension: Dimension, value: object) -> bool:
-    """Whether a value that a file has is one that the field may take in the search."""
-    if dimension.choices is not None:
-        return value in dimension.choices
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    low, high = ends(dimension)
-    if not low <= value <= high or (dimension.whole and not isinstance(value, int)):
-        return False
-    step = dimension.step or (1 if dimension.whole else None)
-    return step is None or abs((value - low) / step - round((value - low) / step)) < 1e-8
+def _step(dimension: Dimension, number: int) -> float:
+    low, _ = ends(dimension)
+    return float(Decimal(str(low)) + number * Decimal(str(dimension.step)))  # 0.1 + 2 * 0.1 is not the 0.3 of a file
+
+
+def _exact(dimension: Dimension, value: Value) -> Value:
+    if dimension.step is None or dimension.whole or not isinstance(value, float):
+        return value
+    return _step(dimension, round((value - ends(dimension)[0]) / dimension.step))

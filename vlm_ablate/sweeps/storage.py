@@ -184,7 +184,7 @@ def _enqueue_grid(study: Study, plan: StudyPlan) -> None:
     trials = study.get_trials(deepcopy=False)
     asked = [trial.system_attrs.get("fixed_params", trial.params) for trial in trials
              if not trial.user_attrs.get(UNTOUCHED)]  # fmt: skip
-    known = {json.dumps(values, sort_keys=True) for values in asked}
+    known = {json.dumps(plan.space.exact(values), sort_keys=True) for values in asked}
     for values in plan.space.grid():
         if json.dumps(values, sort_keys=True) not in known:
             study.enqueue_trial(values)
