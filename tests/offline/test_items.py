@@ -368,7 +368,7 @@ def test_missing_material_shows_when_a_benchmark_or_a_source_is_opened(own_home:
         with pytest.raises(AssetMissing, match="kgeography-data was not fetched"):
             build()
     assert benchmarks.build(OfflineVqaConfig(tasks={"vqa": 1, "maps": 0})).items("tune")
-    with pytest.raises(AssetMissing, match=r"(?s)maps, stamps and clip art are.*data fetch maps stamps clip_art`"):
+    with pytest.raises(AssetMissing, match=r"(?s)stamps, clip art and maps are.*data fetch stamps clip_art maps`"):
         Offline(OfflineSourceConfig(tasks={"maps": 1, "capitals": 1, "cutouts": 1, "vqa": 1, "documents": 0}))
 
 

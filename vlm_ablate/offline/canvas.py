@@ -107,12 +107,14 @@ def fitting_font(rng: random.Random, text: str, width: int, largest: int, least:
 def grid_square(
     rng: random.Random, box: tuple[int, int, int, int], shares: tuple[float, ...]
 ) -> tuple[int, int, int]:
-    """A random square inside `box` (left, top, width, height): (left, top, side), all on the grid of `GRID` pixels.
+    """A random square inside `box` (left, top, width, height): (left, top, side), on the box's grid of `GRID` pixels.
 
-    Its side is one of `shares` of the box's shorter side. Small encoders learn what falls on a grid far sooner.
+    Its side is one of `shares` of the box's shorter side, which is at least `GRID`. Small encoders learn what falls on
+    a grid far sooner.
     """
     left, top, width, height = box
-    side = max(GRID, round(rng.choice(shares) * min(width, height) / GRID) * GRID)
+    shorter = min(width, height)
+    side = max(GRID, min(round(rng.choice(shares) * shorter / GRID), shorter // GRID) * GRID)
     across, down = (width - side) // GRID, (height - side) // GRID
     return left + GRID * rng.randint(0, across), top + GRID * rng.randint(0, down), side
 

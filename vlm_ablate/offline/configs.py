@@ -5,9 +5,9 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from vlm_ablate.config.base import ComponentConfig, added
 from vlm_ablate.errors import AssetMissing
@@ -20,15 +20,32 @@ TaskName = Literal[
     "cutouts", "stamps", "clip_art", "maps", "capitals", "documents",   # and Debian packages: `vlm-ablate data fetch`
 ]
 
+_NAMES: tuple[TaskName, ...] = get_args(TaskName)
 
-def _some(tasks: dict[str, float]) -> dict[str, float]:
+
+def _some(tasks: dict[TaskName, float]) -> dict[TaskName, float]:
+    """In the order above: samples are dealt out in it, and keys of runs know none."""
     if not any(tasks.values()):
         raise ValueError("no task has a share above 0")
-    return tasks
+    return {name: tasks[name] for name in _NAMES if name in tasks}
 
 
 Tasks = Annotated[dict[TaskName, Annotated[float, Field(ge=0)]], AfterValidator(_some)]
 """Task -> share; 0 leaves a task out."""
+
+
+_LEAST_SIDE: dict[TaskName, int] = {"reading": 56, "pages": 64, "wide_reading": 56}
+"""Pixels below which what is asked for would be cut off at the picture's edge."""
+
+
+def _large_enough(side: int, others: ValidationInfo) -> int:
+    """The side, if every task with a share can be drawn at it."""
+    tasks = others.data.get("tasks") or {}
+    small = [name for name, share in tasks.items() if share and side < _LEAST_SIDE.get(name, 0)]
+    if small:
+        needed = max(_LEAST_SIDE[name] for name in small)
+        raise ValueError(f"{side} px cut off what {' and '.join(small)} ask for; at least {needed} are needed")
+    return side
 
 
 def _material(tasks: dict[TaskName, float]) -> str:
@@ -61,7 +78,10 @@ class OfflineSourceConfig(ComponentConfig):
     """Samples are dialogues, as instruction data are: each question a turn of the user's, in the words of the zero-shot
     templates, and its answer one of the assistant's. `prompt: chat` writes their roles; documents it leaves plain."""
     side: int = Field(64, ge=32)
-    """Side in pixels of the composed pictures (pages: twice as tall; wide ones: half as wide again)."""
+    """Side in pixels of the composed pictures (pages: twice as tall; wide ones: half as wide again). `reading` needs
+    56, `pages` 64."""
+
+    _side = field_validator("side", mode="after")(_large_enough)
 
     def fingerprint(self) -> str:
         """Of the material that its tasks are made of, and of what draws it."""
@@ -76,7 +96,10 @@ class OfflineBenchmarkConfig(ComponentConfig):
     items: int = Field(400, ge=1)
     """Items of each split."""
     side: int = Field(64, ge=32)
-    """Side in pixels of the composed pictures (pages: twice as tall; wide ones: half as wide again)."""
+    """Side in pixels of the composed pictures (pages: twice as tall; wide ones: half as wide again). `reading` needs
+    56, `pages` 64."""
+
+    _side = field_validator("side", mode="after")(_large_enough)
 
     def fingerprint(self) -> str:
         """Of the material that its tasks are made of, and of what draws it."""

@@ -65,6 +65,7 @@ class CheckedImages(Sequence[np.ndarray]):
     def __getitem__(self, index: int | slice) -> np.ndarray | list[np.ndarray]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
+        index = range(len(self))[index]  # whoever draws it again knows no place from the end
         if index in self._redrawn:
             return self._redrawn[index]
         image: np.ndarray = self._images[index]

@@ -157,6 +157,7 @@ class _Made:
         self._kept: dict[int, Item] = {}
 
     def __getitem__(self, index: int) -> Item:
+        index = range(self.count)[index]  # a sequence ends, and has places that are counted from its end
         if index not in self._kept:
             if len(self._kept) >= 64:
                 del self._kept[next(iter(self._kept))]

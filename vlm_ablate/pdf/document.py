@@ -113,6 +113,8 @@ def open_pdf(data: bytes) -> pypdfium2.PdfDocument:
     try:
         document = pypdfium2.PdfDocument(data)
     except pypdfium2.PdfiumError as error:
+        if _loads(data):  # only its pages are missing, for which PDFium gives the error of another file
+            raise UnreadablePdf("empty", "it has no page") from error
         locked = getattr(error, "err_code", None) == raw.FPDF_ERR_PASSWORD
         raise UnreadablePdf("encrypted" if locked else "corrupt", str(error)) from error
     try:
@@ -124,6 +126,16 @@ def open_pdf(data: bytes) -> pypdfium2.PdfDocument:
         document.close()
         raise UnreadablePdf("empty", "it has no page")
     return document
+
+
+def _loads(data: bytes) -> bool:
+    """Whether PDFium takes it for a document, with pages or without."""
+    import pypdfium2.raw as raw
+
+    document = raw.FPDF_LoadMemDocument64(data, len(data), None)
+    if document:
+        raw.FPDF_CloseDocument(document)
+    return bool(document)
 
 
 def draw_page(page: pypdfium2.PdfPage, dpi: int, image_format: str = "png") -> bytes:
@@ -258,10 +270,13 @@ def character(code: int) -> str:
 
 
 _LIGATURES = str.maketrans({"ﬀ": "ff", "ﬁ": "fi", "ﬂ": "fl", "ﬃ": "ffi", "ﬄ": "ffl", "\u00a0": " ", "\u00ad": ""})
-_HYPHENS = re.compile("[\x02\ufffe\uffff]")
-"""What PDFium puts where a word was divided at the end of a line; it joins the halves itself."""
+_NOTHING = re.compile(r"[\x02\ufffe\uffff\x7f-\x84\x86-\x9f]")
+"""What PDFium puts where a word was divided at the end of a line, whose halves it joins itself; and control characters
+that words may hold."""
+_BLANKS = re.compile(r"[\s\x00-\x1f]+")
+"""Control characters that stand between words as blanks do (see `words.read_words`)."""
 
 
 def clean(text: str) -> str:
     """Text as a person would type it: ligatures in letters, no control characters, single blanks."""
-    return re.sub(r"\s+", " ", _HYPHENS.sub("", text.translate(_LIGATURES))).strip()
+    return _BLANKS.sub(" ", _NOTHING.sub("", text.translate(_LIGATURES))).strip()
