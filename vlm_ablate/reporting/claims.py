@@ -174,8 +174,16 @@ def _without_scores(claim: Claim, rows: Sequence[ArmRow]) -> tuple[Verdict, str]
                 seeds = f"{loser.label} diverged with {'all ' if lost > 1 else ''}{lost} seed{'s' if lost > 1 else ''}"
                 return (verdict, seeds) if lost > 1 and won > 1 else (Verdict.not_separable, seeds)
     missing = [row for row in rows if not row.scores.get(claim.metric)]
-    told = "; ".join(f"{row.label}: {row.status}" for row in missing if row.status != NOT_RUN)
+    told = "; ".join(f"{row.label}: {_ended(claim, row)}" for row in missing if row.status != NOT_RUN)
     return Verdict.not_run, told if missing else "no common seed"
+
+
+def _ended(claim: Claim, row: ArmRow) -> str:
+    """How the runs of an arm ended that has no score of the claim."""
+    if row.status != schema.FINISHED:
+        return row.status
+    lacking = "not with every benchmark" if claim.metric == schema.MEAN else "without this score"
+    return f"{row.status}, but {lacking}"
 
 
 def _diverged(row: ArmRow) -> int:

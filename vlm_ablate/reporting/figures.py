@@ -206,6 +206,8 @@ def spread_out(
 ) -> list[float]:
     """Centres as near to the wanted ones as can be without overlap: neighbours that touch move apart together.
 
+    Near is the least sum of squares: of a block that touches, the bottom is the mean of those that its members ask for.
+
     Args:
         low, high: between which all must stand; there is room for them.
     """
@@ -215,9 +217,9 @@ def spread_out(
         members, bottom, height = [i], wanted[i] - heights[i] / 2, heights[i]
         while blocks and blocks[-1][1] + blocks[-1][2] > bottom:
             below, lower, tall = blocks.pop()
-            weighted = (lower + tall / 2) * len(below) + (bottom + height / 2) * len(members)
+            asked = lower * len(below) + (bottom - tall) * len(members)
             members, height = below + members, tall + height
-            bottom = weighted / len(members) - height / 2
+            bottom = asked / len(members)
         blocks.append((members, bottom, height))
     placed, under = [0.0] * len(wanted), 0.0
     for members, bottom, height in blocks:

@@ -73,7 +73,11 @@ def _of_scores(report: Report) -> str:
     text = f"“{best.label}” scores highest, {mean:.1f}"
     if len(scored) == 1:
         return f"Only “{best.label}” has a score: {mean:.1f}."
-    if best.rank_range is None or best.rank_range[1] == 1:
-        return f"{text}; the next, “{scored[1][1].label}”, {scored[1][0]:.1f}."
-    others = best.rank_range[1] - 1
-    return f"{text}, and the runs do not tell it from {others} other{'s' * (others > 1)}."
+    above, others = (best.rank_range[0] - 1, best.rank_range[1] - best.rank_range[0]) if best.rank_range else (0, 0)
+    if others:
+        text += f", and the runs do not tell it from {others} other{'s' * (others > 1)}"
+    else:
+        text += f"; the next, “{scored[1][1].label}”, {scored[1][0]:.1f}"
+    # Over unlike seeds the highest mean may be that of the easier ones.
+    better = f"; with common seeds {above} other{'s are' if above > 1 else ' is'} better" if above else ""
+    return f"{text}{better}."

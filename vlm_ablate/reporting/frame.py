@@ -144,9 +144,9 @@ def report(
 
 def sample_of(report: Report, records: Iterable[RunRecord]) -> RunRecord | None:
     """The run whose answers stand for all: the first seed of the best arm that has a score."""
-    means = {row.arm: found.mean for row in report.rows if (found := row.score())}
-    runs = [r for r in records if r.run_id in report.run_ids and r.arm in means and r.scores]
-    return max(runs, key=lambda r: (means[r.arm], -r.seed), default=None)
+    means = {row.arm: (found.mean, row.scores[schema.MEAN]) for row in report.rows if (found := row.score())}
+    runs = [r for r in records if r.run_id in report.run_ids and r.arm in means and r.seed in means[r.arm][1]]
+    return max(runs, key=lambda r: (means[r.arm][0], -r.seed), default=None)
 
 
 def _paired(experiment: Experiment, columns: Sequence[str], paper: PaperTable | None) -> dict[str, str]:

@@ -43,7 +43,8 @@ class Health:
     rising: float | None
     """Mean of Kendall's tau of step and score over runs; None: not scored along the way."""
     signal_to_noise: float | None
-    """Spread of the arms' means over the spread of seeds within arms; None: too few of either."""
+    """Spread of the arms' means over the spread of seeds within arms; None: too few of either, or
+    one number everywhere."""
 
     @property
     def monotone(self) -> bool | None:
@@ -116,4 +117,6 @@ def _signal_to_noise(scores: Sequence[Sequence[float]]) -> float | None:
         return None
     within = sum(stdev(values) ** 2 * (len(values) - 1) for values in present if len(values) > 1) / degrees
     signal = stdev([fmean(values) for values in present])
-    return signal / math.sqrt(within) if within > 0 else math.inf
+    if within > 0:
+        return signal / math.sqrt(within)
+    return math.inf if round(signal, 9) > 0 else None  # one score of all arms and seeds is neither

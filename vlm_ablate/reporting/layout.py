@@ -70,8 +70,8 @@ def _paper(report: Report) -> list[tuple[Column, Draw]]:
     group = f"Paper ({report.paper.number})"
     shown = [c for c in report.paper_columns if c in PARAMETER_COLUMNS or is_result(report.paper, c)]
     drawn = [(Column(f"paper_{c}", heading(c), group), _paper_column(c)) for c in shown]
-    if any(row.paper_score is not None for row in report.rows):
-        best = max(row.paper_score for row in report.shown if row.paper_score is not None)
+    if scores := [row.paper_score for row in report.shown if row.paper_score is not None]:
+        best = max(scores)
         drawn.append((Column("paper_score", "Score", group), lambda row: _score_cell(row.paper_score, best)))
         drawn.append((Column("paper_rank", "#", group), lambda row: _rank_cell(row.paper_rank)))
     return drawn

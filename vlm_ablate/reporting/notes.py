@@ -169,16 +169,18 @@ def _arms(rows: Sequence[ArmRow]) -> Iterable[Note]:
 def _data(selection: Selection) -> Iterable[Note]:
     records = selection.records()
     seen: dict[int, dict[str, None]] = {}
-    for record in records:
-        if record.status in schema.DONE and (found := record.tags.get(schema.DATA_FINGERPRINT)):
+    ended = [record for record in records if record.status in schema.DONE]
+    for record in ended:
+        if found := record.tags.get(schema.DATA_FINGERPRINT):
             stages = found.split(",")  # arms that share their first stage may part in a later one
             seen.setdefault(record.seed, {})[" + ".join(each[:12] for each in stages)] = None
     if seen:
         # The order of samples belongs to the fingerprint, and a seed fixes it: so each seed has its own.
         by_seed = "; ".join(f"seed {seed}: {' and '.join(found)}" for seed, found in sorted(seen.items()))
         unlike = [str(seed) for seed, found in sorted(seen.items()) if len(found) > 1]
+        known = all(record.tags.get(schema.DATA_FINGERPRINT) for record in ended)
         verdict = f"the arms of seed {', '.join(unlike)} did not see the same data" if unlike else (
-            "all arms of a seed saw the same data in the same order"
+            f"all arms of a seed{'' if known else ' whose data were recorded'} saw the same data in the same order"
         )  # fmt: skip
         yield "Training data", f"{verdict} (fingerprints: {by_seed})."
     licences = {text for r in records for text in _licences(schema.read_json_tag(r.tags, schema.LICENCES, []))}

@@ -87,9 +87,9 @@ def choose_scale(records: Sequence[RunRecord], scale: str | None) -> str:
     return found[0] if found else ""
 
 
-def _preference(record: RunRecord) -> tuple[int, int]:
-    """Sort key: what ended before what did not, then by start; the last one wins."""
-    return (record.status in schema.DONE, record.start_time)
+def _preference(record: RunRecord) -> tuple[bool, int, str]:
+    """Sort key: what ended after what did not, then by start, of equal ones by id; the last one wins."""
+    return (record.status in schema.DONE, record.start_time, record.run_id)
 
 
 def _check_one_configuration(arm: str, records: Sequence[RunRecord]) -> None:

@@ -51,7 +51,7 @@ _RUNS = "-'`,"
 def escape(text: str) -> str:
     """Text made literal; line ends and runs of blanks are one blank."""
     parts, before = [], ""
-    for character in " ".join(text.split()):
+    for character in " ".join(_composed(text).split()):
         runs = (character == before and character in _RUNS) or (character == "`" and before in ("?", "!"))
         parts.append(("{}" if runs else "") + _set(character))
         before = character
@@ -62,8 +62,13 @@ def escape(text: str) -> str:
 
 def lacking(text: str) -> list[str]:
     """Characters that stand as their codes, with their names, in order of appearance."""
-    found = dict.fromkeys(c for c in text if not c.isspace() and _set(c) == _code(c))
+    found = dict.fromkeys(c for c in _composed(text) if not c.isspace() and _set(c) == _code(c))
     return [f"{_code(c)} {unicodedata.name(c, 'without a name')}" for c in found]
+
+
+def _composed(text: str) -> str:
+    """With each letter and its accents as one character, which some systems write apart in names of files."""
+    return unicodedata.normalize("NFC", text)
 
 
 def _set(character: str) -> str:

@@ -9,7 +9,8 @@ from vlm_ablate.reporting.grid import Cell, Grid, Layout
 
 def render(layout: Layout) -> str:
     """The page as GitHub Markdown: heading, table, order of arms, claims, footnotes."""
-    parts = [f"### {escape(layout.title)}", escape(layout.subtitle)]
+    # A `#` at a heading's end would be taken for a part of its marks.
+    parts = [re.sub(r"(#+)$", r"\\\1", f"### {escape(layout.title)}"), escape(layout.subtitle)]
     if layout.question:
         parts.append(f"*{escape(layout.question)}*")
     parts.append(grid(layout.table))

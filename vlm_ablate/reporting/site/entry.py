@@ -33,8 +33,9 @@ class Entry:
 
     @property
     def stem(self) -> str:
-        """Of the names of its files."""
-        return re.sub(r"[^\w.-]+", "-", f"{self.experiment}-{self.scale}")
+        """Of the names of its files: `a/b` at a scale is `a-b-scale`, and `a-b` is `a--b-scale`."""
+        named = (part.replace("-", "--") for part in (self.experiment, self.scale))
+        return re.sub(r"[^\w.-]+", "-", "-".join(named))
 
     @property
     def shown(self) -> list[RunRecord]:
