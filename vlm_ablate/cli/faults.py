@@ -20,7 +20,8 @@ def message_of(error: Exception) -> VlmAblateError:
     reason = masked(" ".join(str(error).split())[:500])
     if isinstance(error, OSError) and error.strerror and not isinstance(error, ConnectionError):
         if error.filename is not None:
-            return StorageError(f"{os.fsdecode(error.filename)}: {_plain(error)}")
+            name = f"file {error.filename}" if isinstance(error.filename, int) else os.fsdecode(error.filename)
+            return StorageError(f"{name}: {_plain(error)}")
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
             return StorageError(f"the output cannot be written: {_plain(error)}")
     if isinstance(error, MemoryError):

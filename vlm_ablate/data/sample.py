@@ -97,6 +97,3 @@ class UnusableSample(DataError):
     def __init__(self, sample: str, reason: str, detail: str) -> None:
         self.sample, self.reason, self.detail = sample, reason, detail
         super().__init__(f"sample {sample}: {detail}")
-
-    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
-        return type(self), (self.sample, self.reason, self.detail)

@@ -26,13 +26,6 @@ _CHECK_TIMEOUT = 10.0
 class EndpointError(VlmAblateError):
     """A server that cannot be reached, refuses the key, or does not serve the model."""
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _again, (self.message, self.hint)
-
-
-def _again(message: str, hint: str | None) -> EndpointError:
-    return EndpointError(message, hint=hint)
-
 
 def base_address(endpoint: str) -> str:
     """`http://host:8000` or `.../v1/chat/completions` -> the address below which the API lies.

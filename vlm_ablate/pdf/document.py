@@ -32,9 +32,6 @@ class UnreadablePdf(DataError):
         super().__init__(detail)
         self.reason = reason
 
-    def __reduce__(self) -> tuple[type, tuple[str, str]]:
-        return type(self), (self.reason, self.message)
-
 
 @dataclass(frozen=True)
 class Word:
