@@ -77,15 +77,16 @@ class Study:
         from vlm_ablate.runs.starts import placed_run
 
         planner = Planner()
-        rows: dict[str, dict[str, Any]] = {}
-        for arm in self.loaded.arms.values():
-            plan = planner.plan(placed_run(arm.config, self.home))
-            rows[arm.label] = {
+        rows = [
+            {
                 "visual_tokens_per_image": plan.visual_tokens_per_image,
                 "total_parameters": plan.final_parameters,
                 "trainable_parameters": plan.trainable_parameters,
             }
-        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("arm")
+            for arm in self.loaded.arms.values()
+            for plan in (planner.plan(placed_run(arm.config, self.home)),)
+        ]
+        return pd.DataFrame(rows, index=pd.Index([arm.label for arm in self.loaded.arms.values()], name="arm"))
 
     def run(
         self, seeds: Sequence[int] | None = None, *, jobs: int = 1, show: Callable[[Event], None] = lambda _: None
@@ -135,10 +136,8 @@ class Study:
         import pandas as pd
 
         found = self.report(seeds)
-        rows: dict[str, dict[str, Any]] = {}
-        for row in found.rows:
-            score = row.score()
-            rows[row.label] = {
+        rows: list[dict[str, Any]] = [
+            {
                 "paper": row.paper_score,
                 "score": score and score.mean,
                 "half_width": score and score.half_width,
@@ -146,7 +145,10 @@ class Study:
                 "status": row.status,
                 **{c: (each.mean if (each := row.score(c)) else None) for c in found.columns},
             }
-        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("arm")
+            for row in found.rows
+            for score in (row.score(),)
+        ]
+        return pd.DataFrame(rows, index=pd.Index([row.label for row in found.rows], name="arm"))
 
     def claims(self, seeds: Sequence[int] | None = None) -> pd.DataFrame:
         """A row for each comparison of a claim: the paper's difference, ours with its interval, p after Holm, verdict.

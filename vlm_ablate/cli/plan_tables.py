@@ -310,8 +310,8 @@ def paper_row(loaded: LoadedExperiment, arm: ResolvedArm) -> dict[str, Any] | No
 def flops(value: float) -> str:
     """`1.23e12` -> `1.2 T`."""
     for unit, factor in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6)):
-        if value >= factor:
-            return f"{value / factor:.3g} {unit}"
+        if value >= 0.9995 * factor:
+            return f"{_three(value / factor)} {unit}"
     return f"{value:.0f}"
 
 
@@ -319,8 +319,13 @@ def size(value: float) -> str:
     """Bytes as people read them."""
     for unit, factor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if value >= factor:
-            return f"{value / factor:.3g} {unit}" if value < 1000 * factor else f"{value / factor:,.0f} {unit}"
+            return f"{_three(value / factor)} {unit}"
     return f"{value:.0f} B"
+
+
+def _three(value: float) -> str:
+    """Three digits that count, or all before the point; never an exponent."""
+    return f"{value:.3g}" if value < 999.5 else f"{value:,.0f}"
 
 
 def _part(total: int, trainable: int) -> str:
@@ -330,4 +335,4 @@ def _part(total: int, trainable: int) -> str:
 
 
 def _beside(ours: str, paper: str | None) -> str:
-    return f"{ours} [{paper}]".replace("[", "\\[") if paper else ours
+    return f"{ours} [{paper}]" if paper else ours

@@ -117,9 +117,10 @@ def _agreed(missing: Sequence[Need], yes: bool) -> bool:
     hub = [need for need in missing if need.hub]
     if not hub:
         return False
-    repositories = {(need.kind, need.id): need.bytes or 0 for need in hub}
+    # Needs of one size are the same files of a repository, as of two splits; others are other files, as of two subsets.
+    files = {(need.kind, need.id, need.bytes or 0) for need in hub}
     unknown = sum(need.bytes is None for need in hub)
-    text = f"to download: at most {_size(sum(repositories.values()))}"
+    text = f"to download: at most {_size(sum(count for *_, count in files))}"
     text += f", and {unknown} of unknown size (a stream's first rows, mostly)" if unknown else ""
     err().print(text)
     return yes or typer.confirm("download?", default=True)
