@@ -157,10 +157,15 @@ def arm_list(text: str | None) -> list[str] | None:
         raise usage_error(
             f"--arms {_short(text)!r} cannot be read: {error}", "write names separated by commas"
         ) from error
-    return names or _parts("--arms", "", "names separated by commas")
+    return names or listed("--arms", "", "names separated by commas")
 
 
-def _parts(option: str, text: str, example: str) -> list[str]:
+def listed(option: str, text: str, example: str) -> list[str]:
+    """What an option lists, with commas between.
+
+    Raises:
+        VlmAblateError: nothing is named.
+    """
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not parts:
         raise usage_error(f"{option} {text!r} names nothing", f"write {example}, or leave it out for all")
@@ -209,7 +214,7 @@ def seed_list(text: str | None) -> list[int] | None:
     if text is None:
         return None
     seeds: list[int] = []
-    for part in _parts("--seeds", text, "0,1,2 or 0-4"):
+    for part in listed("--seeds", text, "0,1,2 or 0-4"):
         first, dash, last = part.partition("-")
         ends = [_seed(end) for end in (first, last if dash else first)]
         if None in ends or ends[0] > ends[1]:  # type: ignore[operator]  # None is looked for first

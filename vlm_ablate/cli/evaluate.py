@@ -133,7 +133,9 @@ def table_settings(
 
     Raises:
         UnknownNameError: a benchmark that neither the table nor the package has; a split that is none.
+        VlmAblateError: `benchmarks` names none.
     """
+    from vlm_ablate.cli.console import listed
     from vlm_ablate.config.expand import load_experiment
     from vlm_ablate.errors import UnknownNameError
     from vlm_ablate.registry import benchmarks as registered
@@ -150,8 +152,8 @@ def table_settings(
     found += [] if prompt is None else [f"evaluation.prompt={prompt}"]
     if benchmarks is None:
         return found
+    wanted = listed("--benchmarks", benchmarks, "names separated by commas")
     columns = list(load_experiment(table, scale=scale, sets=sets).base.evaluation.benchmarks)
-    wanted = [name.strip() for name in benchmarks.split(",") if name.strip()]
     for name in wanted:
         if name not in columns and name not in registered.names():
             raise UnknownNameError("benchmark", name, [*columns, *registered.names()])
@@ -275,7 +277,9 @@ def _in_batches(spec: RunSpec, size: int | None) -> RunSpec:
 
 def _free(name: str, taken: set[str]) -> str:
     """A name that no arm of the file has."""
-    return name if name not in taken else f"{name} (evaluated)"
+    while name in taken:
+        name = f"{name} (evaluated)"
+    return name
 
 
 def _show(spec: RunSpec, outcome: RunOutcome, home: Home) -> None:

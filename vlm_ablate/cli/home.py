@@ -89,8 +89,12 @@ def import_(
     """
     from vlm_ablate.cli.console import out
     from vlm_ablate.runs.migrate_records import import_records
+    from vlm_ablate.tracking.record_file import load_records
 
-    place = open_home(home).prepare()
+    place = open_home(home)
+    for file in records:
+        load_records(file)  # one that cannot be read is told before anything is written
+    place.prepare()
     done = [each for file in records for each in import_records(file, place)]
     _tell(done)
     out().print(f"{sum(m.spec is not None for m in done)} runs taken over into {place.root}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -41,4 +42,4 @@ def new(
     write_atomically(file.absolute(), draft(name, factor, words, base, file))
     typer.echo(f"wrote {file}", err=True)
     for command in ("validate", "plan", "run", "table"):
-        typer.echo(f"  vlm-ablate {command} {file}", err=True)
+        typer.echo(f"  vlm-ablate {command} {shlex.quote(str(file))}", err=True)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -18,10 +21,10 @@ if TYPE_CHECKING:
 TEXT = """\
 # What one field of a model decides. Validate, plan, run, look:
 #
-#   vlm-ablate validate {file}
-#   vlm-ablate plan     {file}
-#   vlm-ablate run      {file}
-#   vlm-ablate table    {file}
+#   vlm-ablate validate {word}
+#   vlm-ablate plan     {word}
+#   vlm-ablate run      {word}
+#   vlm-ablate table    {word}
 
 base: {base}    # all that is not said here
 
@@ -76,7 +79,7 @@ def draft(name: str, factor: str, values: Sequence[str] | None, base: str, file:
         if values is None:
             probe = write(["base"], [None], base=whole)
             values = _others(factor, _value(_loaded(place, probe), factor))
-        arms = [_arm(factor, value) for value in values]
+        arms = _arms(factor, values)
         _loaded(place, write(arms, values, base=whole))
     return write(arms, values, base=address)
 
@@ -106,9 +109,8 @@ def _loaded(place: Path, text: str) -> LoadedExperiment:
 def _text(arms: Sequence[str], values: Sequence[Any], *, base: str, name: str, factor: str, file: Path) -> str:
     diffs = ["{}" if value is None else f"{{set: {{{factor}: {value}}}}}" for value in values]
     lines = [f"  {arm}: {diff}" for arm, diff in zip(arms, diffs, strict=True)]
-    text = TEXT.format(
-        base=base, name=name, factor=factor, file=file, arms="\n".join(lines), first=arms[0], second=arms[-1]
-    )
+    told = {"base": _scalar(base), "name": _scalar(name), "word": shlex.quote(str(file))}
+    text = TEXT.format(factor=factor, arms="\n".join(lines), first=arms[0], second=arms[-1], **told)
     return text if len(arms) > 1 else text.partition("# What you expect")[0] + "table: {claims: []}\n"
 
 
@@ -142,11 +144,26 @@ def _others(factor: str, value: Any) -> list[str]:
     if isinstance(value, int) and value > 1:
         return [str(value), str(value // 2)]
     if isinstance(value, float) and value:
-        return [f"{value:g}", f"{value / 2:g}"]
+        return [repr(value), repr(value / 2)]
     said = "a mapping" if isinstance(value, dict) else repr(value)
     told = f"{factor} is {said} in the base, from which no other value follows"
     raise VlmAblateError(told, hint="name them with --values")
 
 
-def _arm(factor: str, value: str) -> str:
-    return re.sub(r"[^\w]+", "_", f"{factor.rpartition('.')[2]}_{value}").strip("_")
+def _arms(factor: str, values: Sequence[str]) -> list[str]:
+    """A name for each value: the field's and the value, and a number where two values are spelt alike in letters."""
+    names: list[str] = []
+    for value in values:
+        word = re.sub(r"[^\w]+", "_", f"{factor.rpartition('.')[2]}_{value}").strip("_")
+        free = (name for number in count(1) if (name := word if number == 1 else f"{word}_{number}") not in names)
+        names.append(next(free))
+    return names
+
+
+def _scalar(text: str) -> str:
+    """A text as YAML has it: in quotes where it would be read as something else."""
+    import yaml
+
+    number = re.match(r"[-+]?\.?(\d|inf|nan)", text, re.IGNORECASE)  # more of these than PyYAML knows are numbers here
+    style = "'" if number else None
+    return yaml.safe_dump(text, allow_unicode=True, width=math.inf, default_style=style).partition("\n")[0]

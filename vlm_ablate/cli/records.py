@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -73,9 +74,9 @@ def recorded(
                 records.append(record)
                 histories[record.run_id] = read_history(tracking_uri, record.run_id, wanted_metrics)
     if not records and not home.runs.is_dir():
-        raise TrackingError(
-            f"nothing was run in {home.root}", hint=f"run the experiment first: vlm-ablate run {loaded.file}"
-        )
+        scale = [] if loaded.scale.name == "laptop" else ["--scale", loaded.scale.name]
+        command = shlex.join(["vlm-ablate", "run", str(loaded.file), *scale])
+        raise TrackingError(f"nothing was run in {home.root}", hint=f"run the experiment first: {command}")
     others = count_others(known, experiment.name, loaded.scale.name, experiment.arms, {spec.id for spec in every})
     answers = {results.spec.id: results.answers for results in found}
     return RecordFile(records, histories, others, answers, examples_of(found))

@@ -146,6 +146,7 @@ def _entry(
     """
     from vlm_ablate.cli.records import build_report, recorded, with_rows
     from vlm_ablate.config.expand import EVALUATIONS, load_experiment
+    from vlm_ablate.config.loading import arms_text
     from vlm_ablate.config.shipped import experiment_name
     from vlm_ablate.errors import VlmAblateError
     from vlm_ablate.reporting.site import Entry
@@ -160,7 +161,7 @@ def _entry(
         ran = [arm for arm in loaded.arms if arm in recorded_arms]
         if ran and len(ran) < len(loaded.arms):
             loaded = load_experiment(file, scale=scale, arms=ran)
-            run, table = (f"{command} --arms {_word(','.join(ran))}" for command in (run, table))
+            run, table = (f"{command} --arms {_word(arms_text(ran))}" for command in (run, table))
         arms = {*loaded.arms, *loaded.left_out}
         if any(each.arm not in arms for each in asked if (each.experiment, each.scale) == (name, scale)):
             loaded = with_rows(loaded, home)

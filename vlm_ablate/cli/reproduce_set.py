@@ -25,13 +25,15 @@ def load_set(papers: str, experiments: str | None, scale: str) -> list[LoadedExp
     Raises:
         ConfigError: all problems of all files.
         UnknownNameError: a paper or a name that no experiment has.
-        VlmAblateError: nothing is left.
+        VlmAblateError: nothing is named, or nothing is left.
     """
+    from vlm_ablate.cli.console import listed
     from vlm_ablate.config.expand import experiment_files, load_experiment
     from vlm_ablate.config.shipped import experiment_name
     from vlm_ablate.papers import PAPERS
 
-    folders, patterns = _words(papers), _words(experiments or "")
+    folders = listed("--papers", papers, "names separated by commas")
+    patterns = [] if experiments is None else listed("--experiments", experiments, "names separated by commas")
     files = {experiment_name(file): file for file in experiment_files()}
     _check_known(folders if not patterns else (), {*PAPERS, *(name.split("/")[0] for name in files)}, "paper")
     _check_known(patterns, files, "experiment")
@@ -52,10 +54,6 @@ def load_set(papers: str, experiments: str | None, scale: str) -> list[LoadedExp
     if not loaded:
         raise VlmAblateError("no experiment here regenerates a table", hint="run it where the folder experiments/ is")
     return loaded
-
-
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
 
 
 def _check_known(wanted: Sequence[str], known: Collection[str], kind: str) -> None:

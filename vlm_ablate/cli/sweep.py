@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,10 +36,25 @@ class _RunsByDefault(TyperGroup):
     """A group in which `sweep FILE` is short for `sweep run FILE`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
-        """Put `run` before what is no command's name."""
-        if args and args[0] not in self.commands and args[0] not in ("--help", "-h"):
+        """Put `run` before what is no command's name, nor nearly one."""
+        if args and args[0] not in self.commands and args[0] not in ("--help", "-h") and not self._mistyped(args[0]):
             args = ["run", *args]
         return super().parse_args(ctx, args)
+
+    def _mistyped(self, word: str) -> bool:
+        """Whether a word is nearly the name of a command, and no sweep has it."""
+        from difflib import get_close_matches
+
+        if word.startswith("-") or not get_close_matches(word, self.commands):
+            return False
+        from vlm_ablate.errors import UnknownNameError
+        from vlm_ablate.sweeps.loading import find_sweep
+
+        try:
+            find_sweep(word)
+        except UnknownNameError:
+            return True
+        return False
 
 
 app = typer.Typer(
@@ -107,7 +123,8 @@ def run(
         results = _results(loaded, place, uri)
         _show(loaded, results, 5)
         _publish(loaded, results, tracking_uri or place.tracking_uri)
-    out().print(f"more: vlm-ablate sweep show {file}, sweep plots {file}, sweep apply {file} OUT.yaml", soft_wrap=True)
+    word = shlex.quote(str(file))
+    out().print(f"more: vlm-ablate sweep show {word}, sweep plots {word}, sweep apply {word} OUT.yaml", soft_wrap=True)
 
 
 def _jobs_for(launcher: str, jobs: int | None) -> int | None:
@@ -340,6 +357,7 @@ def apply(
     Example: vlm-ablate sweep apply t03_learning_rate tuned.yaml
     """
     from vlm_ablate.config.expand import load_experiment
+    from vlm_ablate.config.loading import arms_text
     from vlm_ablate.errors import VlmAblateError
     from vlm_ablate.storage import write_atomically
     from vlm_ablate.sweeps.apply import experiment_text, winners
@@ -352,8 +370,8 @@ def apply(
     scale = loaded.sweep.experiment.scale
     load_experiment(out, scale=scale)
     typer.echo(f"wrote {out}", err=True)
-    arms = ",".join(chosen)
-    typer.echo(f"score it on the report split: vlm-ablate run {out} --scale {scale} --arms {arms}", err=True)
+    command = shlex.join(["vlm-ablate", "run", str(out), "--scale", scale, "--arms", arms_text([*chosen])])
+    typer.echo(f"score it on the report split: {command}", err=True)
 
 
 @app.command()

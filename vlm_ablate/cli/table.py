@@ -53,7 +53,7 @@ def table(
     from vlm_ablate.runs.once import looking_once
 
     folder = out if out is not None and (out.is_dir() or (not out.suffix and format is None)) else None
-    kind = None if folder else _format(format, out)
+    kind = _format(format, None if folder else out)
     loaded = load_experiment(file, scale=scale, sets=sets or [], arms=arm_list(arms))
     if records is not None:
         from vlm_ablate.tracking.record_file import load_records
