@@ -36,9 +36,9 @@ def set_hub_access(allow: bool) -> None:
     if allow:
         os.environ[ALLOW_HUB] = "1"
         os.environ.pop("HF_HUB_OFFLINE", None)
-    elif not hub_allowed():
+    elif not hub_allowed() and not os.environ.get("HF_HUB_OFFLINE"):
         # Offline, a missing id fails at once instead of after minutes of retries.
-        os.environ.setdefault("HF_HUB_OFFLINE", _OFFLINE)
+        os.environ["HF_HUB_OFFLINE"] = _OFFLINE
 
 
 def offline_by_hand() -> bool:

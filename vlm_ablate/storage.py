@@ -199,6 +199,8 @@ def _new_partial(path: Path, mode: int) -> tuple[Path, int]:
             handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
         except FileExistsError:
             continue
+        except FileNotFoundError as error:  # told of the folder, and not of a file that nobody named
+            raise FileNotFoundError(error.errno, error.strerror, str(path.parent)) from error
         with suppress(OSError):  # a file system without locks: then nobody sweeps there either
             fcntl.flock(handle, fcntl.LOCK_EX)
         if os.fstat(handle).st_nlink:
