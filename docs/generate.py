@@ -23,12 +23,12 @@ def write_reference(folder: Path, results: Path) -> None:
 # --- YAML ------------------------------------------------------------------------------------------------------------
 def yaml_page() -> str:
     """Every field of an experiment and of a scale, from their JSON Schemas."""
-    from vlm_ablate.config.json_schema import file_schema
+    from vlm_ablate.config.json_schema import whole_schema
 
     parts = ["# YAML: experiments and scales", "Unknown keys are errors; `vlm-ablate validate FILE` names the nearest."]
     seen: set[str] = set()
     for kind in ("experiment", "scale"):
-        schema = file_schema(kind)  # type: ignore[arg-type]  # a literal
+        schema = whole_schema(kind)  # type: ignore[arg-type]  # a literal
         parts += [f"## An {kind}" if kind == "experiment" else f"## A {kind}", *_object(schema)]
         for name, body in schema["$defs"].items():
             if name not in seen and "properties" in body:

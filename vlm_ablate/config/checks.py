@@ -29,7 +29,7 @@ def check_claims(data: dict[str, Any], where: Where) -> list[Problem]:
     """Claims name arms and columns that exist."""
     problems: list[Problem] = []
     arms = _mapping(data, "arms")
-    columns = ["mean", *map(str, _mapping(data, "evaluation", "benchmarks"))]
+    columns = ["mean", *_columns(data)]
     claims = _mapping(data, "table").get("claims")
     for i, claim in enumerate(claims if isinstance(claims, list) else []):
         for path, arm in _claimed(claim) if isinstance(claim, dict) else ():
@@ -81,7 +81,7 @@ def check_cells(data: dict[str, Any], where: Where) -> list[Problem]:
 
 def check_paired(data: dict[str, Any], where: Where) -> list[Problem]:
     """Columns that stand beside one of the paper are the experiment's."""
-    columns = list(map(str, _mapping(data, "evaluation", "benchmarks")))
+    columns = _columns(data)
     return [
         _problem(where, ("table", "paired", str(ours)), f"no column {ours!r}; the columns are {', '.join(columns)}",
                  nearest(str(ours), columns))
@@ -176,6 +176,11 @@ def _next_keys(base: dict[str, Any], section: str) -> list[str]:
 def _problem(where: Where, path: Path_, message: str, near: str | None = None) -> Problem:
     file, shown = where(path)
     return Problem(file, dotted(shown), message, near)
+
+
+def _columns(data: dict[str, Any]) -> list[str]:
+    """The file's columns, without those that it leaves out."""
+    return [str(name) for name, entry in _mapping(data, "evaluation", "benchmarks").items() if entry is not None]
 
 
 def _mapping(data: Any, *path: str) -> dict[Any, Any]:

@@ -21,12 +21,14 @@ from vlm_ablate.config.checks import (
     check_scale_paths,
 )
 from vlm_ablate.config.compose import flatten, merge_documents, nest
+from vlm_ablate.config.data import DataConfig
 from vlm_ablate.config.document import Document, Path_, display
 from vlm_ablate.config.experiment import Experiment, Tuned
 from vlm_ablate.config.problems import Where, dotted, problems_of
 from vlm_ablate.config.run_config import RunConfig
-from vlm_ablate.config.scales import PAPER, LoadedScale, Scaled, apply_scale, relabelled, scale_files
-from vlm_ablate.config.shared_data import SECTIONS, apply_diff, composed, run_data, spellings
+from vlm_ablate.config.scale_notes import Scaled, relabelled, value_at
+from vlm_ablate.config.scales import PAPER, LoadedScale, apply_scale, scale_files
+from vlm_ablate.config.shared_data import SECTIONS, apply_diff, composed, covers, run_data, spellings
 from vlm_ablate.errors import ConfigError, Problem, UnknownNameError
 from vlm_ablate.registry import load_plugins
 
@@ -187,7 +189,7 @@ class Loading:
 
         def in_scale(path: Path_) -> tuple[str, Path_]:
             own = (self._set_location(path) if sets else None) or (self._tuned_location(arm, path) if tuned else None)
-            return own or self._scale_location(path)
+            return own or self.scale.made(path, value_at(final, path))
 
         paper, problems = _validated(data, in_arm)
         if paper is None:
@@ -196,10 +198,10 @@ class Loading:
             ]
             return None
         scaled = apply_scale(_as_written(paper, data), self.scale.scale)
-        if arm in self.chosen:
-            self.missing += [f"{path}: {part}" for path, part in scaled.told(scaled.missing).items()]
         final = apply_diff(apply_diff(scaled.config, tuned.set) if tuned else scaled.config, sets)
         scaled = relabelled(scaled, final)
+        if arm in self.chosen:
+            self.missing += [f"{path}: {part}" for path, part in scaled.told(scaled.missing).items()]
         config, problems = _validated(final, in_scale)
         if arm or not (sets or self._scaled):  # what is wrong with the base is mostly what is wrong with an arm
             for problem in problems:
@@ -228,7 +230,7 @@ class Loading:
     def _set_location(self, path: Path_) -> tuple[str, Path_] | None:
         """The setting that wrote the value at `path` (the longest), or else one that wrote a value below it."""
         for spelled in spellings(path):
-            related = [w for w in self.sets.lines if all(k in ("*", p) for k, p in zip(w, spelled, strict=False))]
+            related = [written for written in self.sets.lines if covers(written, spelled)]
             related.sort(key=lambda w: (len(w) <= len(spelled), len(w), "*" not in w), reverse=True)
             if related:
                 return str(self.sets.lines[related[0]]), spelled
@@ -240,15 +242,6 @@ class Loading:
             if self.document.depth((*prefix, *spelled)) > len(prefix):
                 return str(self.document.where((*prefix, *spelled))), (*prefix, *spelled)
         return None
-
-    def _scale_location(self, path: Path_) -> tuple[str, Path_]:
-        document, known = self.scale.document, spellings(path)
-        for section in ("overrides", "values"):
-            for spelled in known:
-                if document.depth((section, *spelled)) > 1:
-                    return str(document.where((section, *spelled))), spelled
-        found = document.where((path[1], "use")) if len(path) > 1 else None
-        return str(found or self.scale.file), known[-1]
 
     def check_references(self) -> None:
         """Names in the files that must exist elsewhere: the paper's table and rows, arms, columns, fields, scales."""
@@ -284,8 +277,13 @@ def _validated(data: dict[str, Any], where: Where) -> tuple[RunConfig | None, li
 
 
 def _as_written(config: RunConfig, data: dict[str, Any]) -> dict[str, Any]:
-    """A run with all its values, but of what the evaluation takes over from the last stage only what is written."""
+    """A run with all its values, but of what the evaluation takes over from the last stage only what is written; and
+    the file's `data`, for stages that a scale or a setting brings."""
     plain = config.model_dump(mode="json")
+    try:
+        plain |= {"data": DataConfig.model_validate(data["data"]).model_dump(mode="json")}
+    except (KeyError, ValidationError):  # no whole by itself: every stage must say the rest
+        plain |= {"data": data["data"]} if isinstance(data.get("data"), dict) else {}
     written, evaluation = data["evaluation"], plain["evaluation"]
     for key in ("image", "prompt"):
         _restore(evaluation, written, key)

@@ -19,13 +19,19 @@ Where = Callable[[Path_], tuple[str, Path_]]
 
 def problems_of(error: ValidationError, model: type[BaseModel], data: Any, where: Where) -> list[Problem]:
     """One problem for each thing that pydantic found wrong with `data` as a `model`."""
-    found: dict[Path_, Problem] = {}
+    found: dict[Path_, Any] = {}
     for item in error.errors(include_url=False):
         path = (*_real_path(item, data), *_below(item))
+        if path not in found or len(item["loc"]) > len(found[path]["loc"]):  # of a union, the choice that fits furthest
+            found[path] = item
+    problems = []
+    for path, item in found.items():
+        if len(item["loc"]) > len(path) and any(other[: len(path)] == path != other for other in found):
+            continue  # another choice of a union, of which something inside is wrong
         message, near = _describe(item, model, data, path)
         file, shown = where(path)
-        found.setdefault(path, Problem(file, dotted(shown), message, near))
-    return list(found.values())
+        problems.append(Problem(file, dotted(shown), message, near))
+    return problems
 
 
 def _below(item: Any) -> Path_:
@@ -87,7 +93,7 @@ def _real_path(item: Any, data: Any) -> Path_:
         child = _child(data, key)
         last_of_missing = item["type"] in ("missing", "extra_forbidden") and i == len(location) - 1
         if child is None and not last_of_missing and not (isinstance(data, dict) and key in map(str, data)):
-            break
+            continue
         path.append(key)
         data = child
     return tuple(path)
@@ -114,6 +120,10 @@ def _describe(item: Any, model: type[BaseModel], data: Any, path: Path_) -> tupl
         return str(item["ctx"]["error"]), None
     if kind == "too_short":
         return f"must have at least {item['ctx']['min_length']}, and has {item['ctx']['actual_length'] or 'none'}", None
+    if kind == "too_long":
+        return f"must have at most {item['ctx']['max_length']}, and has {len(given)}", None
+    if kind == "string_pattern_mismatch":
+        return f"must match {item['ctx']['pattern']}, not {given!r}", None
     if kind in ("model_type", "dict_type", "model_attributes_type"):
         return f"must be a mapping of keys, not {given!r}", None
     message = re.sub(r", unable to .*$|^Input should be ", "", item["msg"]).replace("a valid integer", "a whole number")

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from vlm_ablate.config.base import Strict
-from vlm_ablate.config.compose import flatten, load_document, merge_documents, nest
-from vlm_ablate.config.document import Document, Path_, display
+from vlm_ablate.config.compose import load_document, merge_documents, nest
+from vlm_ablate.config.document import Document, Location, Path_, display
 from vlm_ablate.config.places import component_places
 from vlm_ablate.config.problems import problems_of
-from vlm_ablate.config.run_config import RunConfig
 from vlm_ablate.config.scale import Scale, StandIn
-from vlm_ablate.config.shared_data import apply_diff, collapsed, spread
+from vlm_ablate.config.scale_notes import (
+    Scaled,
+    as_they_were,
+    changed,
+    every_place,
+    identities,
+    label,
+    label_replaced,
+    said,
+    told_anew,
+    value_at,
+)
+from vlm_ablate.config.shared_data import apply_diff, covers, spellings, spread
 from vlm_ablate.config.shipped import shipped_experiments
 from vlm_ablate.errors import ConfigError, UnknownNameError
 from vlm_ablate.hub import is_path
@@ -41,20 +50,35 @@ class LoadedScale:
         """Where a value of the scale is written, and its path."""
         return _place(self.document, self.file, path)
 
+    def made(self, path: Path_, value: Any) -> tuple[str, Path_]:
+        """Where the scale wrote the `value` that stands at `path` of a run, or what is nearest above it; and how it
+        calls the path."""
+        known = spellings(path)
+        for spelled in known:
+            if location := self._wrote(spelled, value):
+                return str(location), spelled
+        for section in ("overrides", "values"):
+            for spelled in known:
+                if self.document.depth((section, *spelled)) > 1:
+                    return str(self.document.where((section, *spelled))), spelled
+        found = self.document.where((path[1], "use")) if len(path) > 1 else None
+        return str(found or self.file), known[-1]
 
-@dataclass(frozen=True)
-class Scaled:
-    """A run's configuration at a scale, as plain data, and what a reader must be told about it, by full path."""
-
-    config: dict[str, Any]
-    stand_ins: dict[Path_, str] = field(default_factory=dict)
-    values: dict[Path_, str] = field(default_factory=dict)
-    missing: dict[Path_, str] = field(default_factory=dict)
-    """Parts of the hub for which the scale has no stand-in."""
-
-    def told(self, notes: dict[Path_, str]) -> dict[str, str]:
-        """Notes by dotted path, those that hold for all stages once."""
-        return {".".join(path): note for path, note in collapsed(notes, self.config["stages"] or ()).items()}
+    def _wrote(self, path: Path_, value: Any) -> Location | None:
+        """The line that wrote a value at a path or below it: of those that may have, that of what goes last."""
+        holders: list[Path_] = [
+            ("tuned", str(i), "set")
+            for i, tuned in reversed([*enumerate(self.scale.tuned)])
+            if any(covers(tuple(key.split(".")), path) and found == value for key, found in tuned.set.items())
+        ]
+        holders.append(("overrides",))
+        holders += [("values", *key.split(".")) for key, ours in self.scale.values.items() if value in ours.values()]
+        for holder in holders:
+            start = 1 if holder[0] == "values" else len(holder)
+            below = {at[start:]: line for at, line in self.document.lines.items() if at[: len(holder)] == holder}
+            if found := [at for at in below if len(at) >= len(path) and covers(at, path)]:
+                return below[min(found, key=lambda at: (len(at), "*" in at))]
+        return None
 
 
 def scale_folders(beside: Path) -> list[Path]:
@@ -137,18 +161,22 @@ def apply_scale(config: dict[str, Any], scale: Scale) -> Scaled:
     missing: dict[Path_, str] = {}
     for pattern, registry in component_places().items():
         table = scale.stand_ins(registry)
-        for holder, key, path in _places(result, pattern):
+        for holder, key, path in _with_shared(result, pattern):
             part = holder[key]
             found = _stand_in(part, table)
             if found:
                 holder[key] = dict(found.use)
-                stand_ins[path] = _label(part, found)
+            if path[0] == "data":
+                continue
+            if found:
+                stand_ins[path] = label(part, found)
             elif table and part.get("id") and not _is_here(part):
                 missing[path] = part["id"]
     for dotted, mapping in scale.values.items():
         for place in spread(tuple(dotted.split("."))):
-            for holder, key, _ in _places(result, place):
+            for holder, key, _ in _with_shared(result, place):
                 holder[key] = _counterpart(holder[key], mapping)
+    stood = result
     result = apply_diff(result, nest(scale.overrides))
     for tuned in scale.tuned:
         for stage in config["stages"]:  # `stages.*` is the same stage in what is asked and in what is set
@@ -157,28 +185,17 @@ def apply_scale(config: dict[str, Any], scale: Scale) -> Scaled:
             if all(_is_so(config, tuple(path.split(".")), value) for path, value in when.items()):
                 result = apply_diff(result, nest(then))
     _climb_in_time(config, result)
-    _label_replaced(config, result, scale, stand_ins)
-    return Scaled(result, stand_ins, _changed(config, result, tuple(stand_ins)), missing)
+    stand_ins = told_anew(stand_ins, stood, result)
+    label_replaced(config, result, scale, stand_ins)
+    values = changed(config, result, tuple(stand_ins))
+    return Scaled(result, stand_ins, values, as_they_were(missing, stood, result))
 
 
-def relabelled(scaled: Scaled, final: dict[str, Any]) -> Scaled:
-    """The same notes for a configuration that settings changed afterwards: a part set by hand is the stand-in now."""
-    stand_ins = dict(scaled.stand_ins)
-    parts = {place[-1] for place in component_places()}
-    for path, label in scaled.stand_ins.items():
-        before, after = _at(scaled.config, path), _at(final, path)
-        if before != after and path[-1] in parts:
-            name = identities(after)[0] if identities(after) else str(after)
-            stand_ins[path] = f"{label.partition(' -> ')[0]} -> {name} (set by hand)"
-    sides = {path: (v.partition(" -> ")[0], _said(_at(final, path))) for path, v in scaled.values.items()}
-    values = {path: f"{paper} -> {ours}" for path, (paper, ours) in sides.items() if paper != ours}
-    return replace(scaled, stand_ins=stand_ins, values=values)
-
-
-def _at(data: Any, path: Path_) -> Any:
-    for key in path:
-        data = data.get(key) if isinstance(data, dict) else None
-    return data
+def _with_shared(config: dict[str, Any], pattern: Path_) -> Iterator[tuple[dict[str, Any], str, Path_]]:
+    """`every_place` of a pattern; of every stage's data also those in the file's, for stages that a diff brings."""
+    yield from every_place(config, pattern)
+    if pattern[:3] == ("stages", "*", "data"):
+        yield from every_place(config, pattern[2:])
 
 
 def _climb_in_time(before: dict[str, Any], after: dict[str, Any]) -> None:
@@ -189,19 +206,12 @@ def _climb_in_time(before: dict[str, Any], after: dict[str, Any]) -> None:
     stages = after.get("stages")
     for name, stage in stages.items() if isinstance(stages, dict) else ():
         was = before["stages"].get(name, {})
-        climb = _at(stage, ("data", "climb"))
-        if not isinstance(climb, dict) or not isinstance(stage["steps"], int):
+        climb = value_at(stage, ("data", "climb"))
+        if not isinstance(climb, dict) or not isinstance(stage.get("steps"), int):
             continue
-        if climb and list(climb) == list(_at(was, ("data", "climb")) or ()):
+        if climb and list(climb) == list(value_at(was, ("data", "climb")) or ()):
             share = stage["steps"] / was["steps"]
             stage["data"]["climb"] = {str(round(int(step) * share)): size for step, size in climb.items()}
-
-
-def identities(part: Any) -> list[str]:
-    """The names by which a part is known: its hub id or path if it has one, then its registry name."""
-    if not isinstance(part, dict):
-        return [part] if isinstance(part, str) else []
-    return [part[key] for key in ("id", "path_or_id", "name") if isinstance(part.get(key), str)]
 
 
 def _stand_in(part: Any, table: dict[str, StandIn]) -> StandIn | None:
@@ -216,7 +226,7 @@ def _stand_in(part: Any, table: dict[str, StandIn]) -> StandIn | None:
         for key, stand_in in table.items():
             base, _, fields = key.removesuffix("]").partition("[")
             asked = [pair.partition("=") for pair in fields.split(",") if pair]
-            if base == name and all(_said(part.get(f.strip())) == value.strip() for f, _, value in asked):
+            if base == name and all(said(part.get(f.strip())) == value.strip() for f, _, value in asked):
                 fitting[len(asked)] = stand_in
         if fitting:
             return fitting[max(fitting)]
@@ -229,40 +239,6 @@ def _is_here(part: Any) -> bool:
     return isinstance(id, str) and (is_path(id) or os.path.exists(id))
 
 
-def _label(part: dict[str, Any], stand_in: StandIn) -> str:
-    use = dict(stand_in.use)
-    name = use.pop("name", "") if "id" not in use else use.pop("id")
-    detail = "".join(f", {k} {v}" for k, v in use.items() if isinstance(v, str | int | float) and k != "name")
-    return f"{identities(part)[0]} -> {name}{detail}" + (f" ({stand_in.note})" if stand_in.note else "")
-
-
-def _label_replaced(before: dict[str, Any], after: dict[str, Any], scale: Scale, stand_ins: dict[Path_, str]) -> None:
-    """Name the mixtures and the benchmarks that `overrides` exchanged as a whole."""
-    for pattern in component_places():
-        if pattern[-2] != "*":
-            continue
-        for holder, where, path in _places(before, pattern[:-2]):
-            old, new, key = holder[where], _at(after, path), pattern[-1]
-            if not isinstance(new, dict):
-                continue
-            if set(old) != set(new) or any(
-                old[n][key] != new[n][key] and (*path, str(n), key) not in stand_ins for n in old
-            ):
-                names = [" + ".join(dict.fromkeys(identities(e[key])[0] for e in side.values())) for side in (old, new)]
-                stand_ins[path] = " -> ".join(names) + (f" ({scale.note})" if scale.note else "")
-
-
-def _places(data: dict[str, Any], pattern: Path_, path: Path_ = ()) -> Iterator[tuple[dict[str, Any], str, Path_]]:
-    """(mapping, key, path) of every existing place that a path with `*` names."""
-    if not isinstance(data, dict):
-        return
-    for key in list(data) if pattern[0] == "*" else [k for k in data if str(k) == pattern[0]]:
-        if len(pattern) == 1:
-            yield data, key, (*path, str(key))
-        else:
-            yield from _places(data[key], pattern[1:], (*path, str(key)))
-
-
 def _of_stage(path: str, stage: str) -> str:
     return f"stages.{stage}{path.removeprefix('stages.*')}" if path.startswith("stages.*.") else path
 
@@ -270,8 +246,8 @@ def _of_stage(path: str, stage: str) -> str:
 def _is_so(config: dict[str, Any], pattern: Path_, wanted: Any) -> bool:
     """Whether every place that `pattern` names, and at least one, has the wanted value or one of the wanted values."""
     values = wanted if isinstance(wanted, list) else [wanted]
-    found = [holder[key] for holder, key, _ in _places(config, pattern)]
-    return bool(found) and all(any(_said(f) == _said(v) for v in values) for f in found)
+    found = [holder[key] for holder, key, _ in every_place(config, pattern)]
+    return bool(found) and all(any(said(f) == said(v) for v in values) for f in found)
 
 
 def _counterpart(value: Any, mapping: dict[Any, Any]) -> Any:
@@ -279,41 +255,6 @@ def _counterpart(value: Any, mapping: dict[Any, Any]) -> Any:
         if paper == value or str(paper) == str(value):
             return ours
     return mapping.get("*", value)
-
-
-def _changed(before: dict[str, Any], after: dict[str, Any], parts: tuple[Path_, ...]) -> dict[Path_, str]:
-    """Path -> "old -> new" of the plain values that differ and decide a result, outside the exchanged parts."""
-    old, new = _values(before), _values(after)
-    unwritten = {path: None for path in new if path[0] == "stages" and path[2:3] == ("learning_rates",)}
-    return {
-        path: f"{_said(value)} -> {_said(new[path])}"
-        for path, value in (unwritten | old).items()
-        if path in new and value != new[path] and not any(path[: len(p)] == p for p in parts)
-    }
-
-
-def _values(config: dict[str, Any]) -> dict[Path_, Any]:
-    """Plain values by path; a climb, whose steps are its keys, is one of them."""
-    flat: dict[Path_, Any] = {}
-    for path, value in flatten(config).items():
-        if path[0] == "stages" and path[2:4] == ("data", "climb"):
-            path, value = path[:4], _at(config, path[:4])
-        if not _only_how(path):
-            flat[path] = value
-    return flat
-
-
-def _only_how(path: Path_) -> bool:
-    """Whether a path lies in a section that decides no result."""
-    kind = RunConfig.model_fields[path[0]].annotation if path[0] in RunConfig.model_fields else None
-    return isinstance(kind, type) and issubclass(kind, Strict) and kind.decides == "execution"
-
-
-def _said(value: Any) -> str:
-    """A value in YAML's words."""
-    if isinstance(value, dict):
-        return ", ".join(f"{key}: {_said(part)}" for key, part in value.items())
-    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
 
 
 def _split(path: Path_) -> Path_:

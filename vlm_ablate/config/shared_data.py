@@ -21,16 +21,15 @@ SECTIONS = tuple(dict.fromkeys(["model", *RunConfig.written_beside, *RunConfig.m
 
 
 def composed(sections: Mapping[str, Any]) -> dict[str, Any]:
-    """A file's sections with its `data` merged under each stage's own, without stages that are null.
+    """A file's sections with its `data` merged under each stage's own, without stages and benchmarks that are null.
 
     `data` stays, for stages that a diff brings.
     """
-    stages = sections.get("stages")
+    there = _without_null(sections)
+    stages, default = there.get("stages"), there.get("data")
     if not isinstance(stages, Mapping):
-        return dict(sections)
-    default = sections.get("data")
-    there = {name: stage for name, stage in stages.items() if stage is not None}
-    return {**sections, "stages": {name: _with_data(stage, stage, default, name) for name, stage in there.items()}}
+        return there
+    return {**there, "stages": {name: _with_data(stage, stage, default, name) for name, stage in stages.items()}}
 
 
 def apply_diff(sections: Mapping[str, Any], diff: Mapping[str, Any]) -> dict[str, Any]:
@@ -53,7 +52,11 @@ def apply_diff(sections: Mapping[str, Any], diff: Mapping[str, Any]) -> dict[str
 def run_data(sections: Mapping[str, Any]) -> dict[str, Any]:
     """What `RunConfig` validates: composed sections without what only a file has, stages and benchmarks that are null.
     """
-    data = {key: value for key, value in sections.items() if key not in RunConfig.written_beside}
+    return _without_null({key: value for key, value in sections.items() if key not in RunConfig.written_beside})
+
+
+def _without_null(sections: Mapping[str, Any]) -> dict[str, Any]:
+    data = dict(sections)
     if isinstance(stages := data.get("stages"), Mapping):
         data["stages"] = {name: stage for name, stage in stages.items() if stage is not None}
     evaluation = data.get("evaluation")
@@ -98,6 +101,11 @@ def spread(path: Path_) -> list[Path_]:
 def spellings(path: Path_) -> list[Path_]:
     """The paths under which a file may have written what stands at `path` of a run's configuration."""
     return [path, path[2:]] if path[:1] == ("stages",) and path[2:3] == ("data",) else [path]
+
+
+def covers(written: Path_, path: Path_) -> bool:
+    """Whether a path as it is written, `*` standing for any name, is `path`, or one above or below it."""
+    return all(key in ("*", part) for key, part in zip(written, path, strict=False))
 
 
 def collapsed(flat: Mapping[Path_, V], stages: Iterable[str]) -> dict[Path_, V]:

@@ -1,4 +1,5 @@
-"""YAML text to plain data and the line of every key: plain values as in YAML 1.2, no key twice, all within bounds."""
+"""YAML text to plain data and the line of every key (plain values as in YAML 1.2, no key twice, all within bounds), and
+back."""
 
 from __future__ import annotations
 
@@ -36,6 +37,10 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
     yaml_implicit_resolvers: dict[str, Any] = {}
 
 
+class _Dumper(yaml.SafeDumper):
+    """Puts texts in quotes that YAML 1.1 or 1.2 would read as something else."""
+
+
 for _tag, _pattern, _first in (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
@@ -44,7 +49,8 @@ for _tag, _pattern, _first in (
     ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", list("-+.")),
     ("merge", r"<<", ["<"]),
 ):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
+    for _side in (_Loader, _Dumper):
+        _side.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
 
 
 def parse(text: str, shown: str) -> tuple[Any, dict[Path_, Location]]:
@@ -70,6 +76,13 @@ def parse(text: str, shown: str) -> tuple[Any, dict[Path_, Location]]:
     if reader.problems:
         raise ConfigError(list(dict.fromkeys(reader.problems)))
     return data, reader.lines
+
+
+def to_yaml(data: Any, *, width: int = 110) -> str:
+    """Plain data as YAML that `parse` reads back as it was: a text such as `1e-4`, which YAML 1.1 takes for one as it
+    stands, in quotes."""
+    text: str = yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=width)
+    return text
 
 
 def _check_depth(text: str, shown: str) -> None:

@@ -37,9 +37,9 @@ class Answered:
 
 def write_config(spec: RunSpec, path: Path) -> None:
     """The resolved run as YAML: labels, seeds and every field of the configuration."""
-    import yaml
+    from vlm_ablate.config.yaml_reader import to_yaml
 
-    write_atomically(path, yaml.safe_dump(spec.to_dict(), sort_keys=False, allow_unicode=True, width=120))
+    write_atomically(path, to_yaml(spec.to_dict(), width=120))
 
 
 def write_plan(plan: Any, path: Path) -> None:

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from vlm_ablate.config.yaml_reader import to_yaml
 from vlm_ablate.errors import VlmAblateError
 from vlm_ablate.home import Home
 from vlm_ablate.runs.folder import StageFolder, run_folder, variants
@@ -78,4 +77,4 @@ def experiment_text(
     }
     at = f"at scale {sweep.experiment.scale!r}, on the tune split"
     head = f"# {experiment.name} with what the sweep {sweep.name} found {at}.\n"
-    return head + yaml.safe_dump(body, sort_keys=False, allow_unicode=True, width=110)
+    return head + to_yaml(body)
