@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -75,6 +75,13 @@ class RunFuture(Future[RunOutcome]):
         """
         if not self.done():
             self._stop(self)
+
+    def outcome(self) -> RunOutcome:
+        """The result, once it is there; of a run that was cancelled: stopped."""
+        try:
+            return self.result()
+        except CancelledError:
+            return RunOutcome(self.spec.id, self.spec.run_name, "stopped", message="stopped before it began")
 
 
 class Launcher(Protocol):

@@ -130,7 +130,7 @@ class Campaign:
                 self.killed += self._launcher.close(self._grace)
                 done = [o for f in futures if f.done() and not f.cancelled() and (o := f.result()).status in _RESULTS]
                 raise LaunchInterrupted(done, len(specs), self.killed) from None
-        return [replace(future.result(), name=spec.run_name) for future, spec in zip(futures, specs, strict=True)]
+        return [replace(future.outcome(), name=spec.run_name) for future, spec in zip(futures, specs, strict=True)]
 
     def _place(self, future: RunFuture, placement: Placement) -> None:
         """Settle a run from what is on disk, hold it back behind another, or hand it to the launcher."""
@@ -165,7 +165,7 @@ class Campaign:
                 self._settle(future, inner.result())
             except CancelledError:
                 self._futures.pop(future.spec.id, None)
-                future.cancel()
+                self._cancel(future)
             except Exception as error:
                 self._futures.pop(future.spec.id, None)
                 future.set_exception(error)
@@ -199,8 +199,15 @@ class Campaign:
             inner = self._inner.get(future.spec.id)
         if inner is not None:
             inner.stop()
-        elif future.cancel():  # it waits for another
+        elif self._cancel(future):  # it waits for another
             self._release()
+
+    def _cancel(self, future: RunFuture) -> bool:
+        """Cancel a run that has not begun, so that who waits for it (`concurrent.futures.wait`) hears of it, too."""
+        with self._lock:
+            if not future.cancelled() and future.cancel():
+                future.set_running_or_notify_cancel()
+            return future.cancelled()
 
     def _hear(self, event: Event) -> None:
         with self._lock:

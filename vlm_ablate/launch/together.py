@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Any
 
@@ -80,7 +80,9 @@ def account(results: Sequence[Results]) -> Account:
             work = Work(runs=int(i == last), steps=stage.steps, seconds=stage.steps * rates.step)
             asked += work
             there = i < len(each.outcomes) and each.outcomes[i]["status"] in ("finished", "diverged")
-            stages[key.key] = (work, there or each.done or stages.get(key.key, (work, False))[1])
+            before, known = stages.get(key.key, (work, False))
+            # What is the last stage of one run may be an earlier one of another.
+            stages[key.key] = (replace(work, runs=max(work.runs, before.runs)), there or each.done or known)
         present = {key.key for key, _ in each.scores}
         for score in each.spec.score_keys:
             items = score.inputs["limit"] or USUAL_ITEMS

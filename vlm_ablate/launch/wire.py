@@ -20,7 +20,8 @@ _OUTCOME = "outcome"
 
 
 def to_line(message: Message) -> bytes:
-    """A message as one line. Numbers that are not finite are kept (a loss may be)."""
+    """A message as one line. Numbers that are not finite are kept (a loss may be), and so is what is no text (the name
+    of a file in an error)."""
     kind, *value = message
     body: dict[str, Any] = {"kind": kind}
     if value and isinstance(value[0], str):
@@ -28,7 +29,7 @@ def to_line(message: Message) -> bytes:
     elif value:
         body |= {"type": _OUTCOME if isinstance(value[0], RunOutcome) else type(value[0]).__name__}
         body |= {"value": asdict(value[0])}
-    return json.dumps(body, ensure_ascii=False).encode() + b"\n"
+    return json.dumps(body).encode() + b"\n"
 
 
 def from_line(line: bytes) -> Message:

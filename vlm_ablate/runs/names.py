@@ -83,13 +83,15 @@ def _has_key(body: dict[str, Any], key: str) -> bool:
 
 
 def _is_called(spec: dict[str, Any], name: str) -> bool:
-    """Whether the words of `name` stand in the full name (or the label and seed), in order and without a gap."""
+    """Whether `name` is the beginning of the run's words (experiment, arm, seed, scale), with or without those of the
+    experiment and the seed; or its label and seed."""
     if name.strip() == f"{spec['label']} · seed {spec['seed']}":
         return True
-    wanted, whole = _words(name), _words(full_name(spec))
-    short = [_words(spec["experiment"].rpartition("/")[2]), _words(spec["experiment"])]
-    rest = whole[len(short[1]) :]
-    return bool(wanted) and any((start + rest)[: len(wanted)] == wanted for start in ([], *short))
+    wanted, arm, scale = _words(name), _words(spec["arm"]), _words(spec["scale"])
+    experiment: str = spec["experiment"]
+    starts: list[list[str]] = [[], _words(experiment.rpartition("/")[2]), _words(experiment)]
+    whole = [[*start, *arm, *seed, *scale] for start in starts for seed in ([str(spec["seed"])], [])]
+    return bool(wanted) and any(words[: len(wanted)] == wanted for words in whole)
 
 
 def _words(name: str) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import queue
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from math import ceil
@@ -221,10 +220,7 @@ class SweepRunner:
     def _ended(self, campaign: Campaign, work: _Work) -> None:
         """A seed has ended: the next, or the end of the trial."""
         assert work.future is not None
-        try:
-            outcome = work.future.result()
-        except CancelledError:
-            outcome = RunOutcome(work.spec.id, work.spec.run_name, "stopped", message="stopped before it began")
+        outcome = work.future.outcome()
         if outcome.died and work.deaths + 1 < ATTEMPTS:
             work.deaths += 1
             self._submit(campaign, work)  # from its last checkpoint
