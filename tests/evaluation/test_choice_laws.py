@@ -22,7 +22,7 @@ ONE = ["{X}", "({X})", "{X}.", "{X}. {x}", "{X}) {x}", "Answer: {X}", "the answe
 """Forms of the table in `choice_parser`: X the letter, x the choice's text."""
 TWO = ["{X}, {Y}", "{X} and {Y}", "({X}) or ({Y})", "{X}/{Y}", "{X}. {x}\n{Y}. {y}", "Answer: {X}\nAnswer: {Y}",
        "{X}. {y}", "{X}\n{Y}", "{X}. Or is it ({Y})?", "{X} is correct and {Y} is correct"]  # fmt: skip
-LAW = settings(max_examples=100, deadline=None, derandomize=True)
+LAW = settings(max_examples=40, deadline=None, derandomize=True)
 
 
 @st.composite
@@ -57,7 +57,7 @@ WORDS = st.sampled_from(["it", "is", "not", "or", "answer", "Answer:", "because"
 
 
 @given(choices=question(), words=st.lists(WORDS, max_size=8), seed=st.integers(0, 99))
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=80, deadline=None, derandomize=True)
 def test_letters_given_otherwise_are_read_otherwise_and_nothing_else_changes(
     choices: dict[str, str], words: list[str], seed: int
 ) -> None:
@@ -75,7 +75,7 @@ def test_letters_given_otherwise_are_read_otherwise_and_nothing_else_changes(
 
 @given(answer=st.text(max_size=30) | st.lists(WORDS, max_size=9).map(" ".join), choices=question())
 @example(answer="\u2028B\u2028", choices={"B": "dog"})
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=80, deadline=None, derandomize=True)
 def test_any_text_is_read_or_not_and_blanks_around_it_do_not_matter(answer: str, choices: dict[str, str]) -> None:
     found = parse_choice(answer, choices)
     assert found is None or found in choices

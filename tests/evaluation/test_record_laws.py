@@ -100,7 +100,7 @@ def test_cut_off_anywhere_a_file_keeps_its_whole_lines(tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
     whole, predictions = written(path)
     ends = [place + 1 for place, byte in enumerate(whole) if byte == 10]
-    for length in sorted({*range(0, len(whole), 4), *ends[:-1], *(end - 1 for end in ends)}):
+    for length in sorted({*range(0, len(whole), 8), *ends[:-1], *(end - 1 for end in ends)}):
         path.write_bytes(whole[:length])
         kept = max(0, sum(end <= length for end in ends) - 1)
         with PredictionFile(path, PROTOCOL) as file:
@@ -112,7 +112,7 @@ def test_cut_off_anywhere_a_file_keeps_its_whole_lines(tmp_path: Path) -> None:
 def test_one_changed_bit_anywhere_is_never_taken_for_an_answer(tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
     whole, predictions = written(path)
-    for place in range(0, len(whole), 3):
+    for place in range(0, len(whole), 5):
         damaged = bytearray(whole)
         damaged[place] ^= 1 << place % 7
         path.write_bytes(damaged)

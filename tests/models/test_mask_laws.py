@@ -13,7 +13,7 @@ from tests.models.conftest import TEXT
 from vlm_ablate.models import masks
 from vlm_ablate.models.batch import IGNORE, Batch, Encoded, sizes_of
 
-SEEDS = range(30)
+SEEDS = range(16)
 
 
 def some_rows(seed: int) -> Tensor:

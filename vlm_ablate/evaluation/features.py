@@ -136,5 +136,10 @@ def pooled_features(vision: VisionEncoder, refs: list[ImageRef], image: ImageCon
 
 
 def rank_by_similarity(queries: Tensor, pool: Tensor) -> Tensor:
-    """(queries, pool) positions of the pool for each query, nearest first (cosine); ties in the pool's order."""
-    return (queries @ pool.T).argsort(dim=1, descending=True, stable=True)
+    """(queries, pool) positions of the pool for each query, nearest first (cosine); ties in the pool's order.
+
+    Likeness counts to five decimals: what lies beyond hangs on how many were encoded and compared at once, and would
+    put equal pictures of the pool in another order for another batch size.
+    """
+    likeness = (queries.double() @ pool.double().T).round(decimals=5)
+    return likeness.argsort(dim=1, descending=True, stable=True)
