@@ -12,7 +12,7 @@ import typer
 
 from tests.command import call
 from vlm_ablate.cli.app import app
-from vlm_ablate.cli.console import seed_list
+from vlm_ablate.cli.console import print_runs, seed_list
 from vlm_ablate.errors import VlmAblateError
 from vlm_ablate.hub import ALLOW_HUB
 
@@ -159,3 +159,14 @@ def test_schema_is_json() -> None:
 )
 def test_seed_list(text: str | None, seeds: list[int] | None) -> None:
     assert seed_list(text) == seeds
+
+
+@pytest.mark.parametrize(
+    ("seeds", "named", "rest"), [(1, 1, ""), (10, 10, ""), (11, 9, " and 2 more"), (170, 9, " and 161 more")]
+)
+def test_runs_are_named_by_their_keys_but_not_hundreds(
+    capsys: pytest.CaptureFixture[str], seeds: int, named: int, rest: str
+) -> None:
+    print_runs(("plain", seed, f"{seed:012x}") for seed in range(seeds))
+    said = capsys.readouterr().err.strip()
+    assert said.count("seed ") == named and said.endswith(f"{named - 1:012x}"[:8] + rest)

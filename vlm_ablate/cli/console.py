@@ -190,8 +190,12 @@ def check_lines(given: Mapping[str, str | None]) -> None:
             raise usage_error(f"{option} {text[:60]!r} is no line of text")
 
 
+SEEDS_NAMED = 9
+"""Seeds of an arm that `print_runs` names; one more would take the room of saying that there is one."""
+
+
 def print_runs(runs: Iterable[tuple[str, int, str]]) -> None:
-    """Say by which keys `export`, `generate` and `explain` know runs, a line an arm.
+    """Say by which keys `export`, `generate` and `explain` know runs, a line an arm; of many seeds the first ones.
 
     Args:
         runs: arm, seed and id of each.
@@ -202,7 +206,9 @@ def print_runs(runs: Iterable[tuple[str, int, str]]) -> None:
     for arm, seed, id in runs:
         by_arm.setdefault(arm, []).append(f"seed {seed} {id[:8]}")
     for arm, keys in by_arm.items():
-        err().print(Text(f"{arm}: {', '.join(keys)}", style="dim"), soft_wrap=True)
+        rest = f" and {len(keys) - SEEDS_NAMED} more" if len(keys) > SEEDS_NAMED + 1 else ""
+        named = keys[:SEEDS_NAMED] if rest else keys
+        err().print(Text(f"{arm}: {', '.join(named)}{rest}", style="dim"), soft_wrap=True)
 
 
 def seed_list(text: str | None) -> list[int] | None:
