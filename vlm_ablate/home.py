@@ -18,6 +18,19 @@ MINIMUM_FREE = 200 * 2**20
 """Bytes that must be free before a run starts."""
 
 
+def files_below(folder: Path) -> list[Path]:
+    """All files of a folder, in the order of their names, but hidden ones and those of a home, which runs write."""
+    found: list[Path] = []
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name[0] != "." and not _is_home(Path(place, name))]
+        found += [file for name in names if name[0] != "." and (file := Path(place, name)).is_file()]
+    return sorted(found)
+
+
+def _is_home(folder: Path) -> bool:
+    return (folder / "stages").is_dir() and (folder / "runs").is_dir()
+
+
 @dataclass(frozen=True)
 class Home:
     """The folder that holds the tracking store, artifacts, run folders and caches."""

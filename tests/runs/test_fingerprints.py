@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from vlm_ablate.errors import AssetMissing
+from vlm_ablate.home import Home
 from vlm_ablate.models.connectors.configs import LinearConfig
 from vlm_ablate.models.language.configs import HubLanguageConfig
 from vlm_ablate.registry import connectors
@@ -59,6 +60,32 @@ def test_records_bring_the_pictures_beside_them(folder: Path) -> None:
     (folder / "a.png").write_bytes(b"one")
     before = id_fingerprint(str(folder / "rows.jsonl"))
     (folder / "a.png").write_bytes(b"two")
+    assert id_fingerprint(str(folder / "rows.jsonl")) != before
+
+
+@pytest.mark.parametrize("id", ["rows.jsonl", "rows*.jsonl", ""])
+def test_what_runs_write_beside_the_data_decides_nothing(folder: Path, id: str) -> None:
+    (folder / "rows.jsonl").write_text('{"image": "a.png"}\n')
+    (folder / "a.png").write_bytes(b"one")
+    before = id_fingerprint(str(folder / id))
+    home = Home(folder / "outputs").prepare(minimum_free=0)
+    for name in ("runs/a/artifacts/examples.png", "runs/a/stop", "stages/b/log.jsonl", "mlflow.db"):
+        (home.root / name).parent.mkdir(parents=True, exist_ok=True)
+        (home.root / name).write_bytes(b"of a run")
+    (folder / ".lease-1").write_text("hidden")
+    assert id_fingerprint(str(folder / id)) == before
+    (folder / "a.png").write_bytes(b"two")
+    assert id_fingerprint(str(folder / id)) != before
+
+
+def test_what_lies_beside_a_list_of_records_and_is_no_picture_is_none_of_its_own(folder: Path) -> None:
+    (folder / "rows.jsonl").write_text('{"image": "a.png"}\n')
+    before = id_fingerprint(str(folder / "rows.jsonl"))
+    for name in ("ablation.yaml", "notes.txt", "other.jsonl", "prepare.py"):
+        (folder / name).write_text(name)
+    assert id_fingerprint(str(folder / "rows.jsonl")) == before
+    (folder / "pictures").mkdir()
+    (folder / "pictures" / "b.JPG").write_bytes(b"new")
     assert id_fingerprint(str(folder / "rows.jsonl")) != before
 
 

@@ -74,7 +74,7 @@ def build_mixtures(stages: Mapping[str, DataConfig], seed: int) -> dict[str, Mix
 
 
 class Skips:
-    """How many samples were read and skipped, over all loader processes."""
+    """How many samples were read and skipped, over all loader processes, which read ahead of training."""
 
     def __init__(self) -> None:
         context = multiprocessing.get_context("fork")
@@ -149,7 +149,7 @@ class MixtureDataset(Dataset[EncodedSample]):
         self.skips.add(skipped)
         if skipped:
             self._judge(last)
-        return encoded
+        return replace(encoded, skipped=skipped)
 
     def _first(self, index: int, make: Callable[[Sample], Made]) -> tuple[Made, int, DataError | None]:
         """What is made of the first usable row from a sample's own on, how many were not, and why the last was not."""
@@ -199,8 +199,9 @@ class Batches:
     def __call__(self, places: Sequence[int | Row | Share]) -> Batch | Failure:
         """The batch of these, or the error of this project that reading them gave."""
         try:
-            batch = self.collate([sample for place in places for sample in self._samples(place)])
-            return replace(batch, deal=self._deal(places[0]))
+            samples = [sample for place in places for sample in self._samples(place)]
+            skipped = sum(sample.skipped for sample in samples)
+            return replace(self.collate(samples), deal=self._deal(places[0]), skipped=skipped)
         except VlmAblateError as error:
             # A plain copy: some error types have constructors that do not survive pickling.
             return Failure(DataError(error.message, hint=error.hint))

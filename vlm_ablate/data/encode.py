@@ -62,6 +62,8 @@ class EncodedSample:
     views_per_image: tuple[int, ...]
     """How many consecutive views each image gives: 1, or more when it is cut into crops or tiles."""
     truncated: bool
+    skipped: int = 0
+    """Unusable samples whose place it took."""
 
     @property
     def images(self) -> int:

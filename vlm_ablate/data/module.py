@@ -69,7 +69,6 @@ class VLMDataModule(pl.LightningDataModule):
         tokens_per_view: `<image>` placeholders of one view: a number, or a function of the view's (height, width).
         mean, std: pixel normalisation of the vision encoder.
         start: sequences that earlier stages consumed.
-        skips: counts the samples that cannot be used.
         ragged: batches are one row without padding.
         expect: told the names of a batch's views, which batches then carry (see `Collator`).
 
@@ -88,7 +87,6 @@ class VLMDataModule(pl.LightningDataModule):
         mean: Sequence[float],
         std: Sequence[float],
         start: int = 0,
-        skips: Skips | None = None,
         ragged: bool = False,
         expect: Callable[[Sequence[bytes]], None] | None = None,
     ) -> None:
@@ -96,7 +94,7 @@ class VLMDataModule(pl.LightningDataModule):
         self.stage, self.execution, self.start = stage, execution, start
         batch_size = stage.batch_size
         encoder = stage_encoder(tokenizer, stage.data, tokens_per_view, start=start, batch_size=batch_size)
-        self.skips = skips or Skips()
+        self.skips = Skips()
         self.dataset = MixtureDataset(mixture, encoder, execution.max_skipped, self.skips)
         collate = Collator(encoder.pad, mean, std, stage.data.padding, ragged=ragged, expect=expect)
         self.batches = Batches(self.dataset, collate)

@@ -95,6 +95,8 @@ class Batch:
     looked up, and prompts that begin alike are known."""
     deal: int = 0
     """Digest of what its step was dealt to several ranks by, which all of them have alike; 0: it was not dealt so."""
+    skipped: int = 0
+    """Unusable samples whose places others took."""
 
     @property
     def sequences(self) -> int:

@@ -15,6 +15,7 @@ from vlm_ablate.masking import masked
 from vlm_ablate.models.feature_store import answers_folder
 from vlm_ablate.registry import load_plugins
 from vlm_ablate.runs import artifacts
+from vlm_ablate.runs.explain import explain
 from vlm_ablate.runs.folder import run_folder
 from vlm_ablate.runs.live import BEAT_SECONDS, Live
 from vlm_ablate.runs.outcome import RunOutcome, failed, note_attempt, outcome_of
@@ -128,7 +129,7 @@ class _Run:
         try:
             while not self._worked():
                 continue
-            return schema.FINISHED, ""
+            return self._ended()
         except StopRequested as stop:
             if self.interruption.early:
                 return schema.STOPPED, str(stop)
@@ -144,6 +145,14 @@ class _Run:
         except Exception as error:
             self._keep_traceback()
             return schema.FAILED, masked(f"{type(error).__name__}: {error}")
+
+    def _ended(self) -> tuple[str, str]:
+        """Finished, unless files that decide have changed since: what was computed is a result of those that were."""
+        if find_results(self.spec, self.home).done:
+            return schema.FINISHED, ""
+        differing = [name for each in explain(self.spec, self.home) for name, *_ in each.differing]
+        changed = ", ".join(dict.fromkeys(differing)) or "files"
+        return schema.FAILED, f"changed on the disk while the run went on: {changed}; leave them as they are and run again"
 
     def _worked(self) -> bool:
         """Do the work; False when another run took over a stage or a score of it: then it is waited for, or done anew.

@@ -12,9 +12,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
+from vlm_ablate.data.sources.lines import ENDINGS as RECORDS
 from vlm_ablate.errors import AssetMissing, VlmAblateError
 from vlm_ablate.events import preparing
-from vlm_ablate.home import Home
+from vlm_ablate.home import Home, files_below
 from vlm_ablate.registry import REGISTRIES, Registry
 from vlm_ablate.runs.once import once
 from vlm_ablate.storage import file_sha256, write_atomically
@@ -26,6 +27,11 @@ HASHED_BYTES = 64 * 2**30
 _DIGITS = 16
 _OWN = "vlm_ablate"
 _NO_CONTENT = ("README.md", ".gitattributes", ".gitignore", "LICENSE")
+_PICTURES = frozenset({
+    "", ".avif", ".bmp", ".gif", ".heic", ".ico", ".jfif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pdf", ".pgm", ".png",
+    ".ppm", ".tga", ".tif", ".tiff", ".webp",
+})  # fmt: skip
+"""What pictures end with that records name. What else lies there (scripts, YAML, other lists) is none of theirs."""
 
 
 class Part(Protocol):
@@ -174,15 +180,11 @@ def files_digest(files: Sequence[Path]) -> str:
 def _files(path: Path) -> list[Path]:
     """All files that an `id` stands for: of a folder, of a pattern; a list of records brings the pictures beside it."""
     if path.is_dir():
-        return _below(path)
-    if path.is_file():
-        return _below(path.parent) if path.suffix in (".jsonl", ".json") else [path]
-    return [file for file in sorted(path.parent.glob(path.name)) if file.is_file()]
-
-
-def _below(folder: Path) -> list[Path]:
-    files = (file for file in folder.rglob("*") if file.is_file() and file.name not in _NO_CONTENT)
-    return sorted(file for file in files if not any(p.startswith(".") for p in file.relative_to(folder).parts))
+        return [file for file in files_below(path) if file.name not in _NO_CONTENT]
+    found = [path] if path.is_file() else [file for file in path.parent.glob(path.name) if file.is_file()]
+    if any(file.name.endswith(RECORDS) for file in found):
+        found += [file for file in files_below(path.parent) if file.suffix.lower() in _PICTURES]
+    return sorted(set(found))
 
 
 def _cached_commit(id: str, revision: str | None) -> str:

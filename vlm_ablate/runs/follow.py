@@ -18,7 +18,7 @@ from pathlib import Path
 
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
-from vlm_ablate.data.dataset import Skips, build_mixtures
+from vlm_ablate.data.dataset import build_mixtures
 from vlm_ablate.data.mixture import Mixture
 from vlm_ablate.errors import Diverged, VlmAblateError
 from vlm_ablate.home import Home
@@ -95,18 +95,17 @@ class _Follower:
             data = {name: stage.data for name, stage in spec.config.stages.items()}
             self._mixtures = list(build_mixtures(data, spec.seeds.data).values())
         parent = StageFolder(self._home.stages / before) if before else None
-        vlm, seen, skips = self._model.ready(index, parent, ranks), seen_before(parent), Skips()
+        vlm, seen = self._model.ready(index, parent, ranks), seen_before(parent)
         vlm.features = None
         # The first rank names the file to go on from, and writes.
         job = stage_job(
-            self._model, index, vlm, self._mixtures[index], seen, skips, checkpoints=CheckpointFiles(self._home.stages),
+            self._model, index, vlm, self._mixtures[index], seen, checkpoints=CheckpointFiles(self._home.stages),
             interruption=self._interruption, flops=flops, ranks=ranks,
         )  # fmt: skip
         try:
             train_stage(job)
         except (Diverged, StopRequested):
             return  # so do all ranks, and the first one tells it
-        ranks.total([skips.read, skips.skipped])
         if ranks.sharded:
             trainable_state_dict(vlm)  # the first rank gathers and writes it
         # What the next stage begins with is read from the first rank's file: it is the same for all.

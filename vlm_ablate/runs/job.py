@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from vlm_ablate.data.dataset import Skips
 from vlm_ablate.data.mixture import Mixture
 from vlm_ablate.events import CurvePoint, Reporter, silent
 from vlm_ablate.models.vlm import VLM
@@ -30,7 +29,6 @@ def stage_job(
     vlm: VLM,
     mixture: Mixture,
     seen: Seen,
-    skips: Skips,
     *,
     checkpoints: CheckpointFiles,
     interruption: Interruption,
@@ -43,7 +41,6 @@ def stage_job(
     Args:
         vlm: the model, ready for the stage.
         seen: before the stage.
-        skips: counts samples that cannot be used.
         checkpoints: where the first rank writes.
         flops: rates by which FLOPs are counted, see `flops_by_rates`; None: they are not.
         stopwatch: runs since work on the stage began; None: it begins now.
@@ -55,7 +52,7 @@ def stage_job(
         stage=stage,
         execution=spec.config.execution.of_stage(name),
         index=index,
-        data=model.data(index, vlm, mixture, seen.sequences, skips),
+        data=model.data(index, vlm, mixture, seen.sequences),
         checkpoints=checkpoints,
         run=spec.id,
         dropout_seed=spec.seeds.dropout,

@@ -7,7 +7,6 @@ from functools import partial
 
 from vlm_ablate.checkpoints.start_from import started_vlm
 from vlm_ablate.config.run_config import RunStage
-from vlm_ablate.data.dataset import Skips
 from vlm_ablate.data.mixture import Mixture
 from vlm_ablate.data.module import VLMDataModule
 from vlm_ablate.errors import StorageError
@@ -92,7 +91,7 @@ class StageModel:
         if stage is None:
             self._vlm = None
 
-    def data(self, index: int, vlm: VLM, mixture: Mixture, start: int, skips: Skips) -> VLMDataModule:
+    def data(self, index: int, vlm: VLM, mixture: Mixture, start: int) -> VLMDataModule:
         """Of a stage, from its first sample on.
 
         Args:
@@ -108,7 +107,6 @@ class StageModel:
             mean=vlm.vision.mean,
             std=vlm.vision.std,
             start=start,
-            skips=skips,
             ragged=vlm.attention != "padded",
             expect=None if vlm.features is None else vlm.features.expect,
         )

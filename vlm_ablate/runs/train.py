@@ -8,7 +8,7 @@ from contextlib import closing
 from typing import Any
 
 from vlm_ablate.config.decides import dump
-from vlm_ablate.data.dataset import Skips, build_mixtures
+from vlm_ablate.data.dataset import build_mixtures
 from vlm_ablate.data.mixture import Mixture
 from vlm_ablate.data.module import data_fingerprint
 from vlm_ablate.errors import Diverged
@@ -191,7 +191,7 @@ class StageRunner:
         group = self._group
         group.train(index, before, rates.flops.get(name))
         vlm = self._model.ready(index, before, group.ranks)
-        seen, skips = seen_before(before), Skips()
+        seen = start = seen_before(before)
         if group.several:  # the others would wait for a rank that has to encode
             self._features.decisions[name] = Decision(False, "several ranks")
         kept = self._features.attach_for(vlm, name, mixture, seen.sequences)
@@ -205,7 +205,7 @@ class StageRunner:
         if continued := continued_from(folder, done):
             body["continued"] = continued
         job = stage_job(
-            self._model, index, vlm, mixture, seen, skips, checkpoints=files, interruption=self._interruption,
+            self._model, index, vlm, mixture, seen, checkpoints=files, interruption=self._interruption,
             flops=rates.flops.get(name), ranks=group.ranks, stopwatch=stopwatch,
         )  # fmt: skip
         try:
@@ -220,11 +220,11 @@ class StageRunner:
             raise
         finally:
             self.before += stopwatch.before
-        read, skipped = (int(number) for number in group.ranks.total([skips.read, skips.skipped]))
         save_trained(vlm, folder.weights)
         self._model.trained(None if group.ranks.sharded else folder)
         self.trained += (name,)
-        self._told(read, skipped)
+        skipped = seen.skipped - start.skipped
+        self._told(seen.sequences - start.sequences + skipped, skipped)
         folder.end(
             body
             | {

@@ -24,6 +24,8 @@ class Seen:
     visual_tokens: int = 0
     supervised_tokens: int = 0
     flops: float = 0.0
+    skipped: int = 0
+    """Samples that could not be used; others took their places."""
 
     @property
     def tokens(self) -> int:
@@ -138,4 +140,5 @@ class Counter:
             visual_tokens=seen.visual_tokens + sum(self._visual_tokens(*size) for size in batch.view_sizes),
             supervised_tokens=seen.supervised_tokens + batch.supervised_tokens,
             flops=seen.flops + (self._flops(batch) if self._flops else 0.0),
+            skipped=seen.skipped + batch.skipped,
         )

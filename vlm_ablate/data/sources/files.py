@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vlm_ablate.data.sources.lines import ENDINGS as LINE_ENDINGS
 from vlm_ablate.errors import DataError
+from vlm_ablate.home import files_below
 
 ENDINGS = {"parquet": (".parquet",), "jsonl": LINE_ENDINGS, "webdataset": (".tar", ".tar.gz", ".tgz")}
 _NOTES = {"dataset_info.json", "dataset_infos.json", "state.json", "sizes.json"}
@@ -28,9 +29,9 @@ def local_roots(id: str, subset: str | None) -> list[Path]:
     return [Path(p) for p in sorted(glob(str(path), recursive=True))]
 
 
-def files_below(roots: Sequence[Path]) -> list[Path]:
-    """All files of folders, in the order of their names."""
-    every = (sorted(root.rglob("*")) if root.is_dir() else [root] for root in roots)
+def files_of(roots: Sequence[Path]) -> list[Path]:
+    """All files of folders, in the order of their names, but hidden ones and those that runs wrote."""
+    every = (files_below(root) if root.is_dir() else [root] for root in roots)
     return [file for found in every for file in found if file.is_file()]
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vlm_ablate.data.sources.configs import RecordsConfig
-from vlm_ablate.data.sources.files import files_below, local_roots, of_split, records_files
+from vlm_ablate.data.sources.files import files_of, local_roots, of_split, records_files
 from vlm_ablate.data.sources.kept import find_kept
 from vlm_ablate.data.sources.lines import LineRows, LineStream, Row
 from vlm_ablate.data.sources.shards import MADE_OF_SHARDS, TarRows, TarStream, unpacked
@@ -52,7 +52,7 @@ def open_rows(config: RecordsConfig) -> Rows:
         return _open_hub(config)
     if config.format == "saved" or (len(local) == 1 and (local[0] / "dataset_info.json").is_file()):
         return _open_saved(config, local[0])
-    kind, files = records_files(files_below(local), config.format, repr(config.id))
+    kind, files = records_files(files_of(local), config.format, repr(config.id))
     files = of_split(files, local, config.split, repr(config.id))
     mark, licence = _files_fingerprint(files), _local_licence(files[0].parent)
     if kind == "parquet":

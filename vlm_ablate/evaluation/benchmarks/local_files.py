@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlm_ablate.data.sources.files import SPLIT_NAMES, files_below, listing
+from vlm_ablate.data.sources.files import SPLIT_NAMES, listing
 from vlm_ablate.data.sources.lines import records
 from vlm_ablate.data.values import cells_of
 from vlm_ablate.errors import DataError
 from vlm_ablate.evaluation.benchmarks.configs import HubBenchmarkConfig
+from vlm_ablate.home import files_below
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -48,7 +49,7 @@ def split_files(config: HubBenchmarkConfig, split: str) -> tuple[str, list[Path]
                 if files and not any(file.name.startswith(SPLIT_NAMES) for file in files):
                     return kind, files
     raise DataError(
-        f"{folder} has no split {split!r}; found: {listing(files_below([folder]))}",
+        f"{folder} has no split {split!r}; found: {listing(files_below(folder))}",
         hint="`splits: {report: NAME}` names the files NAME.parquet, NAME-*.parquet or NAME.jsonl; `subset` a folder",
     )
 
