@@ -152,7 +152,8 @@ class _Run:
             return schema.FINISHED, ""
         differing = [name for each in explain(self.spec, self.home) for name, *_ in each.differing]
         changed = ", ".join(dict.fromkeys(differing)) or "files"
-        return schema.FAILED, f"changed on the disk while the run went on: {changed}; leave them as they are and run again"
+        message = f"changed on the disk while the run went on: {changed}; leave them as they are and run again"
+        return schema.FAILED, message
 
     def _worked(self) -> bool:
         """Do the work; False when another run took over a stage or a score of it: then it is waited for, or done anew.
