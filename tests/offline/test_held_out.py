@@ -53,7 +53,7 @@ def test_what_an_item_shows_is_of_its_split(split: Split) -> None:
     things = {p.name for p in pictures.things(split)}
     flags = {p.name for p in knowledge.known_flags(split)}
     sheets = {c.name for c in facts.countries().values() if split_of(f"page-{c.code}") == split}
-    for index in range(40):
+    for index in range(15):
         for task in ("vqa", "captions", "wide_vqa", "wide_captions"):
             assert {region.text for region in TASKS[task](split, index, 64).regions} <= things
         assert {region.text for region in TASKS["knowledge"](split, index, 64).regions} <= flags
@@ -64,8 +64,8 @@ def test_what_an_item_shows_is_of_its_split(split: Split) -> None:
     rows = {pair for s in tables.series(split) for pair in zip(s.labels, s.values, strict=True)}
     other = [s for name in SPLITS if name != split for s in tables.series(name)]
     others = {pair for s in other for pair in zip(s.labels, s.values, strict=True)}
-    drawn = [pair for seed in range(40) for pair in reading._pick_rows(random.Random(seed), split, 3)]
-    assert set(drawn) <= rows and len(set(drawn) - others) > 20
+    drawn = [pair for seed in range(15) for pair in reading._pick_rows(random.Random(seed), split, 3)]
+    assert set(drawn) <= rows and len(set(drawn) - others) > 8
 
 
 @pytest.mark.usefixtures("offline_material")

@@ -82,14 +82,14 @@ def test_only_damaged_pictures_are_drawn_again_once_each_under_their_own_number(
 TEXTS = st.text(st.characters(codec="utf-8") | st.sampled_from("\n"), max_size=60) | st.just("a sha256 b\nsha256 \n")
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(TEXTS)
 def test_what_is_sealed_comes_back(text: str) -> None:
     assert unsealed(sealed(text).encode()) == text
     assert unsealed(sealed(sealed(text)).encode()) == sealed(text)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(TEXTS, st.integers(0, 10**6), st.integers(1, 255), st.sampled_from(["changed", "cut", "lost", "added"]))
 def test_no_byte_of_what_is_sealed_changes_unseen(text: str, place: int, other: int, how: str) -> None:
     data = bytearray(sealed(text).encode())

@@ -20,7 +20,7 @@ LEAST = {"reading": 56, "wide_reading": 56, "pages": 64}
 seeds = st.integers(0, 10**6)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     st.integers(0, 90),
     st.integers(0, 90),

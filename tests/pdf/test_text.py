@@ -32,7 +32,7 @@ from vlm_ablate.pdf.words import read_words
 ANY = st.text(st.characters(codec="utf-8") | st.sampled_from("ﬁﬄ\u00ad\u00a0\x02\ufffe \t\n\x07\x7f\x85\x9b"))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(ANY)
 def test_clean_text_has_single_blanks_and_no_control_character_and_is_clean(text: str) -> None:
     found = clean(text)

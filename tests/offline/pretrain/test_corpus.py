@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -171,8 +172,8 @@ RECIPE = LanguageRecipe(sequence_length=31, batch_size=3, hidden=8)
 
 @pytest.mark.parametrize("everything", [True, False])
 def test_batches_hold_the_texts_back_to_back_and_only_answers_are_learned(tokenizer, everything: bool) -> None:
-    texts = list(itertools.islice(corpus.exercises(random.Random(3)), 300))
-    made = list(itertools.islice(_batches(RECIPE, tokenizer, iter(texts), everything=everything), 12))
+    texts = list(itertools.islice(corpus.exercises(random.Random(3)), 80))
+    made = list(itertools.islice(_batches(RECIPE, tokenizer, iter(texts), everything=everything), 6))
     assert all(tokens.shape == labels.shape == (3, 32) for tokens, labels in made)
     tokens, labels = (torch.cat([batch[k].flatten() for batch in made]).tolist() for k in (0, 1))
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
@@ -217,3 +218,7 @@ def test_what_comes_later_decides_no_earlier_phase() -> None:
     decides = {phase: base.until(phase) for phase in ("language", "answering", "looking")}
     assert decides["language"].items() < decides["answering"].items() < decides["looking"].items()
     assert decides["looking"] == vars(base) and base.total_steps == 1500 + 900 + 1000
+    later = replace(base, looking_steps=7, looking_learning_rate=0.5, slot_noise=9.0, slot_confusion=9.0)
+    assert later.until("answering") == base.until("answering") and later.until("looking") != base.until("looking")
+    later = replace(later, answering_steps=7, answering_learning_rate=0.5)
+    assert later.until("language") == base.until("language") and later.until("answering") != base.until("answering")
