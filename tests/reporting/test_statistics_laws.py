@@ -102,6 +102,15 @@ def test_each_test_settles_what_its_interval_shows() -> None:
     assert len(settled) == 6, "each answer came up"
 
 
+@pytest.mark.parametrize("seeds", [2, 3, 6])
+def test_items_do_not_stand_for_the_spread_of_seeds_that_was_not_seen(seeds: int) -> None:
+    """Half a point with each seed is what coarse scores give by chance; with 400 items it would seem settled."""
+    second = {seed: 40.0 + 7.5 * seed for seed in range(seeds)}
+    found = paired_difference({seed: v + 0.5 for seed, v in second.items()}, second, ItemSpread(0.01, 399.0, 400))
+    assert (found.mean, found.n, found.half_width, found.p) == (0.5, seeds, None, None)
+    assert equivalence_p(found, 1.0) is None and visible(found) is None
+
+
 def test_a_wider_margin_is_easier_to_stay_within_and_harder_to_leave() -> None:
     margins = [0.01, 0.1, 0.5, 1.0, 2.0, 8.0]
     for _, first, second in samples(6):

@@ -101,12 +101,13 @@ def paired_difference(
     """first - second over the seeds both have: a seed fixes the data order of all arms, so differences pair by seed.
 
     None when they share no seed. One number with all seeds, as coarse scores of few seeds give by chance, has no spread
-    to judge it by: there is no interval then, and no test.
+    to judge it by: there is no interval then, and no test, not even where items are known (they never replace seeds).
     """
-    found = estimate([first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())], items, confidence)
+    differences = [first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())]
+    found = estimate(differences, items, confidence)
     if found is None:
         return None
-    if found.error is not None and found.error < _NO_SPREAD:
+    if found.n > 1 and stdev(differences) / math.sqrt(found.n) < _NO_SPREAD:
         return Difference(found.mean, None, found.n)
     return Difference(**vars(found), p=p_value(found))
 
