@@ -38,3 +38,9 @@ def test_a_demonstration_without_question_answer_or_picture_is_refused(wrong: di
     file = written(tmp_path, {"image": "a.png", "question": "q", "answer": "x"} | wrong)
     with pytest.raises(DataError, match=r"shots.jsonl:1 is no demonstration"):
         read_shots(file)
+
+
+def test_the_mark_that_some_editors_put_before_the_first_line_is_none_of_it(tmp_path: Path) -> None:
+    file = written(tmp_path, {"image": "a.png", "question": "q", "answer": "x"})
+    file.write_text(file.read_text(encoding="utf-8"), encoding="utf-8-sig")
+    assert [shot.answer for shot in read_shots(file)] == ["x"]

@@ -20,6 +20,7 @@ from vlm_ablate.evaluation.benchmarks.base import BenchmarkItem, Split
 from vlm_ablate.evaluation.evaluate import Sharing, evaluate
 from vlm_ablate.evaluation.features import VisualCache, chunks_of_size, pooled_features, rank_by_similarity
 from vlm_ablate.evaluation.predictions import read_predictions
+from vlm_ablate.models.vision.base import VisionEncoder, VisionFeatures
 from vlm_ablate.models.vlm import VLM
 
 
@@ -162,6 +163,25 @@ def test_likeness_is_that_of_mean_features_and_the_nearest_come_first(vlm: VLM) 
         assert sorted(ranked) == list(range(6))
         assert all(likeness[a] >= likeness[b] - 2e-5 for a, b in pairwise(ranked))
         assert ranked[0] == query and ranked.index(1) + 1 == ranked.index(5), "of equals the first of the pool"
+
+
+class MeanColours(VisionEncoder):
+    """Patches of 8 px by their mean colour: nothing is learned, and there are no parameters."""
+
+    width, trainable = 3, False
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        return height // 8, width // 8
+
+    def forward(self, pixel_values: torch.Tensor, pixel_mask: torch.Tensor | None) -> VisionFeatures:
+        cells = torch.nn.functional.avg_pool2d(pixel_values, 8)
+        return VisionFeatures(cells.flatten(2).mT, None, self.grid(*pixel_values.shape[-2:]))
+
+
+def test_an_encoder_without_parameters_ranks_pictures_too() -> None:
+    refs = [ImageRef(np.full((16, 16, 3), colour, np.uint8), str(colour)) for colour in ([250, 0, 0], [0, 250, 0])]
+    features = pooled_features(MeanColours(SquaresConfig()), [*refs, refs[0]], ImageConfig(size=16))
+    assert torch.equal(features[0], features[2]) and features[0] @ features[1] < 0
 
 
 @pytest.mark.parametrize("width", [16, 384])

@@ -55,3 +55,8 @@ def test_missing_and_empty_files(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("\n")
     with pytest.raises(DataError, match="nothing to score"):
         score_file("anls", tmp_path / "empty.jsonl")
+
+
+def test_the_mark_that_some_editors_put_before_the_first_line_is_none_of_it(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"prediction": "x", "references": ["x"]}\n', encoding="utf-8-sig")
+    assert score_file("anls", tmp_path / "a.jsonl").mean == 100

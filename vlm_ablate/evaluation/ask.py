@@ -53,7 +53,7 @@ def read_shots(file: Path) -> list[Shot]:
         DataError: the file or a line of it cannot be read.
     """
     try:
-        lines = file.read_text(encoding="utf-8").split("\n")  # not at U+2028, which JSON allows within a text
+        lines = file.read_text(encoding="utf-8-sig").split("\n")  # not at U+2028, which JSON allows within a text
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"the demonstrations {file} cannot be read: {error}") from error
     shots = []

@@ -123,7 +123,7 @@ def _size(states: list[Tensor]) -> int:
 def pooled_features(vision: VisionEncoder, refs: list[ImageRef], image: ImageConfig) -> Tensor:
     """(images, width) unit vectors on the CPU: the mean patch feature of the whole image (its last view)."""
     normalise = Normaliser(vision.mean, vision.std)
-    parameter = next(vision.parameters())
+    parameter = next(vision.parameters(), torch.zeros(0))  # a graph of ONNX has none
     out: dict[int, Tensor] = {}
     for start in range(0, len(refs), _VIEWS_AT_ONCE):
         views = [load_views(ref, image)[0][-1] for ref in refs[start : start + _VIEWS_AT_ONCE]]

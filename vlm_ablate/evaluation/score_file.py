@@ -20,7 +20,7 @@ def score_file(metric: str | Metric, path: Path) -> MetricResult:
     """
     scorer = metrics[metric] if isinstance(metric, str) else metric
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read {path}: {error}") from error
     rows = [_row(line, f"{path}:{i}") for i, line in enumerate(lines, 1) if line.strip()]
