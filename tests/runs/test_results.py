@@ -1,4 +1,4 @@
-"""What is told of a run, by whomever, is what lies on the disk: no more where something is missing, wherever that is."""
+"""What is told of a run, by whomever, is what lies on the disk, wherever it is: no more where something is missing."""
 
 from __future__ import annotations
 
