@@ -80,6 +80,30 @@ def test_weights_must_be_positive(weight: float) -> None:
         mixture(weights={"a": weight}, a=5)
 
 
+@pytest.mark.parametrize(("weights", "named"), [((1.0, 1e-9), "'b'"), ((1e-320, 1.0), "'a'"), ((1.0, 1e300), "'a'")])
+def test_a_source_that_would_never_be_drawn_is_named_before_its_order_fills_the_memory(
+    weights: tuple[float, float], named: str
+) -> None:
+    with pytest.raises(DataError, match=f"source {named} would be one in"):
+        mixture(weights=dict(zip("ab", weights, strict=True)), a=5, b=5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_every_beginning_has_each_source_by_its_share_whatever_scale_weights_have(data: st.DataObject) -> None:
+    weights = data.draw(st.lists(st.floats(0.02, 1), min_size=1, max_size=5))
+    names = [f"s{i}" for i in range(len(weights))]
+    rows = dict.fromkeys(names, 10**6)
+    mixed = mixture(weights=dict(zip(names, weights, strict=True)), **rows)
+    scaled = mixture(weights={name: 8 * weight for name, weight in zip(names, weights, strict=True)}, **rows)
+    for index in range(0, 3000, 97):
+        assert mixed[index] == scaled[index]
+    block = data.draw(st.integers(0, 10**7))
+    for which, share in enumerate(mixed.shares):
+        exact = share * block * mixed.block
+        assert abs(mixed._drawn(which, block) - exact) < 2 + exact * 2**-36
+
+
 def test_empty_sources_are_named() -> None:
     with pytest.raises(DataError, match="'a' is empty"):
         mixture(a=0)

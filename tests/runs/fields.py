@@ -11,7 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import ValidationError
 
-from tests.tracking.specs import make_spec
+from tests.tracking.specs import PLUGIN, make_spec
 from vlm_ablate.config.base import Strict
 from vlm_ablate.config.decides import decision
 from vlm_ablate.config.run_config import RunConfig
@@ -163,18 +163,23 @@ def smallest(registry: Registry[Any], name: str) -> dict[str, Any]:
     return {"name": name, **needed}
 
 
+def own_names(registry: Registry[Any]) -> list[str]:
+    """Parts of this package and of the tests' plug-in, whatever other tests have registered before."""
+    return [name for name in registry.names() if registry[name].module.startswith(("vlm_ablate.", PLUGIN))]
+
+
 def runs_of_every_part() -> dict[str, RunSpec]:
     """Runs of two stages which together have every registered part, and sections that are left out by default."""
     plain = make_spec(stages=_STAGES).to_dict()
     kinds = ("vision", vision_encoders), ("language", language_models), ("connector", connectors)
     found: dict[str, Any] = {}
     for field, registry in (*kinds, ("architecture", architectures)):
-        for name in registry.names():
+        for name in own_names(registry):
             found[name] = _with(plain, ("config", "model", field), smallest(registry, name))
-    for name in sources.names():
+    for name in own_names(sources):
         entry = {"source": smallest(sources, name)}
         found[name] = _with(plain, ("config", "stages", "align", "data", "mixture", "other"), entry)
-    for name in benchmarks.names():
+    for name in own_names(benchmarks):
         asked = {"benchmark": smallest(benchmarks, name)}
         found[name] = _with(plain, ("config", "evaluation", "benchmarks", "other"), asked)
     curve = _with(plain, ("config", "evaluation", "curve"), {"points": 2})

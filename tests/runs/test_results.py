@@ -35,7 +35,7 @@ def three_columns(ceiling: bool = True) -> RunSpec:
     return RunSpec.from_dict(body)
 
 
-@pytest.fixture(params=range(3))
+@pytest.fixture(params=range(2))
 def told(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[RunSpec, Home, dict[tuple[str, str], float]]:
     """A finished run, its home, and (column, mode) -> its score."""
     rng, spec, home = random.Random(request.param), three_columns(), Home(tmp_path / "home").prepare(0)

@@ -18,7 +18,7 @@ from vlm_ablate.sweeps.space import Space, Values, extremes, listed
 
 NAMES = ("stages.a.x", "stages.a.y", "stages.a.z", "model.w")
 ARMS = ["one", "two", "three"]
-MANY = settings(max_examples=30, deadline=None)
+MANY = settings(max_examples=20, deadline=None)
 
 
 @st.composite
@@ -90,7 +90,7 @@ def test_a_grid_is_every_combination_of_what_is_searched_together_once(sweep: Sw
 
 
 @given(sweep=sweeps(), seed=st.integers(0, 1000))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_what_a_sampler_proposes_is_a_combination_of_the_grid_to_the_last_digit(sweep: Sweep, seed: int) -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     for arms in (ARMS, ARMS[:1]):

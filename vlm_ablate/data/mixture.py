@@ -17,6 +17,8 @@ from vlm_ablate.data.sources.base import Source
 from vlm_ablate.errors import DataError
 
 _BITS = 40
+_LONGEST = 2**27
+"""Samples of the longest block: the order of one is held in memory."""
 _MASK = (1 << 64) - 1
 
 
@@ -24,7 +26,7 @@ class Mixture:
     """Weighted sources, interleaved. The order of writing does not matter: sources are sorted by name.
 
     Raises:
-        DataError: no sources, an empty one, or a weight that is not positive.
+        DataError: no sources, an empty one, a weight that is not positive, or one that is nothing beside the others.
     """
 
     def __init__(self, sources: Mapping[str, Source], weights: Mapping[str, float], seed: int) -> None:
@@ -44,7 +46,14 @@ class Mixture:
         # Cumulative shares as integers, so that the counts below are exact at any index.
         self._bounds = [0, *(round(c * (1 << _BITS)) for c in np.cumsum(self.shares)[:-1]), 1 << _BITS]
         # At least 4 of the rarest source in a block: then its rounded counts can never fall.
-        self.block = max(256, math.ceil(4 / min(self.shares)))
+        rarest = min(self.shares)
+        if rarest * _LONGEST < 4:
+            name = self.names[self.shares.index(rarest)]
+            raise DataError(
+                f"source {name!r} would be one in {1 / rarest if rarest else math.inf:.0e} samples",
+                hint="give it more weight, or leave it out",
+            )
+        self.block = max(256, math.ceil(4 / rarest))
         self._blocks: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def __getitem__(self, index: int) -> tuple[int, int]:
