@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ FILES = experiment_files(ROOT)
 FILE = pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
 
 
+@cache
 def loaded(file: Path) -> LoadedExperiment:
     """At one of the scales, another for each file."""
     return load_experiment(file, scale=("laptop", "paper", "workstation", "gpu")[FILES.index(file) % 4])
@@ -119,7 +121,7 @@ def kinds(value: Any) -> Any:
     return [kinds(below) for below in value] if isinstance(value, list) else (type(value), value)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=60)
 @given(st.dictionaries(TEXTS.filter(lambda text: "." not in text), PLAIN, max_size=4))
 def test_plain_data_is_read_back_as_it_was_written(data: dict[str, Any]) -> None:
     assert kinds(parse(to_yaml(data), "x")[0]) == kinds(data)

@@ -184,9 +184,13 @@ def visual_tokens_of(config: RunConfig, width: int, height: int) -> int:
 
 
 def _least_tokens(vlm: VLM, image: ImageConfig) -> int:
-    """Of a picture as wide as can be and next to nothing high, which is cut into the fewest tiles."""
-    views, size = views_of(image, image.size, max(1, image.size // MAX_TILES))
-    return views * vlm.architecture.placeholders(vlm.visual_tokens(*size))
+    """Of a picture as wide as can be and next to nothing high, which is cut into the fewest tiles; or of a small one,
+    where none is enlarged beyond `shortest`."""
+    low = max(1, image.size // MAX_TILES)
+    side = image.shortest or max(2, low)
+    pictures = [(image.size, low), *([(side, side)] if image.resize == "native" else [])]
+    of_each = [views_of(image, *picture) for picture in pictures]
+    return min(views * vlm.architecture.placeholders(vlm.visual_tokens(*size)) for views, size in of_each)
 
 
 def _named(config: RunConfig) -> str:
