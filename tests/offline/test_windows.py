@@ -180,6 +180,9 @@ def right_answers(pair: Pair, window: Window) -> list[str] | None:
             return [words[-1] for words in lines if [w.lower() for w in words[:2]] == given[0]]
         case "start of a line" | "end of a line":
             name = re.search(r"the (\w+) line", pair.question)[1]
+            cut = [seen.row[1] > window.size if name == "last" else seen.row[0] < 0 for seen in window.lines]
+            if any(cut):
+                return []  # whoever counts lines could count one of which a part is seen, or not
             words = lines[-1 if name == "last" else ORDINALS.index(name)]
             return [words[0] if pair.kind.startswith("start") else words[-1]]
     return None

@@ -137,3 +137,16 @@ def test_contents_are_their_titles_and_pages(dots: str) -> None:
     assert layout.headings == [] == layout.sentences
     few = Layout(PageText(2, 600, 800, tuple(sheet.lines[:3])), face_of([]))
     assert few.contents == []
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_heading_goes_on_in_the_next_line_and_not_beyond_a_gap(apart: bool) -> None:
+    sheet = Sheet(1)
+    sheet.put("Harbour Lights", 16)
+    if apart:
+        sheet.gap()
+    sheet.put("Of Bridges and Rope", 16)
+    for text in ("it turns below the old bridge near town", "every basket holds a small light", "that turns near town"):
+        sheet.put(text)
+    found = [h.text for h in Layout(sheet.page(), face_of([sheet.page()])).headings]
+    assert found == (["Harbour Lights", "Of Bridges and Rope"] if apart else ["Harbour Lights Of Bridges and Rope"])
