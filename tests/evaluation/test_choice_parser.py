@@ -182,4 +182,4 @@ def test_a_form_is_read_whatever_the_choices_are(form: str, choices: dict[str, s
 
 
 def test_the_version_says_that_scores_of_another_parser_are_not_these() -> None:
-    assert metrics["multiple_choice"].version == "2"
+    assert metrics["multiple_choice"].version == "3"
