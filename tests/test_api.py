@@ -31,6 +31,15 @@ def test_no_arms_are_none_and_not_all(folder: Path) -> None:  # noqa: F811
     assert {spec.arm for spec in va.load("idefics2/second", scale="tiny", arms=["one"]).specs()} == {"one"}
 
 
+def test_arms_that_are_called_alike_are_rows_of_their_own(folder: Path) -> None:  # noqa: F811
+    file = folder / "experiments/idefics2/second.yaml"
+    file.write_text(file.read_text().replace("{cell", "{label: Depth, cell"))
+    fill(Home(folder / "home"), "second")
+    study = va.load("idefics2/second", scale="tiny", home=folder / "home")
+    assert list(study.table().index) == list(study.plan().index) == ["Depth", "Depth"]
+    assert len(set(study.table().score)) == len(set(study.plan().total_parameters)) == 2
+
+
 def test_run_does_nothing_twice_and_the_table_has_both_numbers(folder: Path) -> None:  # noqa: F811
     fill(Home(folder / "home").prepare(minimum_free=0), "second")
     study = va.load("idefics2/second", scale="tiny", home=folder / "home")

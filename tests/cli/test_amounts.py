@@ -13,6 +13,7 @@ from vlm_ablate.cli.plan_tables import _patterns, flops, size
 from vlm_ablate.cli.plan_view import parse_count, rounding
 from vlm_ablate.cli.prefetch import _agreed, _size
 from vlm_ablate.cli.progress import _rate, duration
+from vlm_ablate.cli.sweep_view import _numbers
 from vlm_ablate.papers import table, table_keys
 from vlm_ablate.runs.needs import Need
 
@@ -112,8 +113,19 @@ def test_layers_shown_together_are_all_of_the_modules_and_no_others(
         layers = range(int(first), int(last) + 1) if last else map(int, found[2].split(","))
         expanded = [f"{found[1]}{layer}{found[3]}" for layer in layers]
         assert len(expanded) == int(found[4]), line
+        numbers = sorted(int(layer) for layer in found[2].split(",")) if not last else [0, 2]
+        assert numbers != [*range(numbers[0], numbers[-1] + 1)], f"{line}: layers without a gap are told as a span"
         back += expanded
     assert sorted(back) == sorted(paths)
+
+
+@given(trials=st.lists(st.integers(0, 9999), unique=True, max_size=60), most=st.integers(1, 25))
+@settings(max_examples=40, deadline=None)
+def test_trials_of_a_sweep_are_named_or_counted(trials: list[int], most: int) -> None:
+    shown, _, more = _numbers(trials, most).partition(" and ")
+    named = [int(number) for number in shown.split(", ") if number]
+    assert named == trials[:most]
+    assert len(named) + int(more.removesuffix(" more") or 0) == len(trials)
 
 
 NEEDS = st.lists(

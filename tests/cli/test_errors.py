@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 import vlm_ablate
+from tests.command import call
 from vlm_ablate import errors
-from vlm_ablate.cli.app import app
 from vlm_ablate.cli.console import print_error
 from vlm_ablate.cli.faults import message_of
 from vlm_ablate.errors import ConfigError, Problem, StorageError, UnknownNameError, VlmAblateError
@@ -72,7 +72,7 @@ def ended_by(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> Result:
         raise error
 
     monkeypatch.setattr("vlm_ablate.cli.list_._print", fail)
-    return CliRunner().invoke(app, ["list", "scales"])
+    return call("list", "scales")
 
 
 def test_they_are_found() -> None:

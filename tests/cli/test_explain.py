@@ -15,6 +15,7 @@ from tests.tracking.specs import make_spec
 from vlm_ablate.cli.explain import MOST
 from vlm_ablate.home import Home
 from vlm_ablate.runs.explain import explain
+from vlm_ablate.runs.folder import write_json
 from vlm_ablate.runs.results import find_results
 from vlm_ablate.runs.spec import RunSpec
 
@@ -79,6 +80,14 @@ def test_the_nearest_result_is_the_one_that_differs_least_and_its_differences_ar
         }
         assert {field.rpartition(".")[2] for field, *_ in stage.differing} == unlike[stage.nearest]
         assert len(stage.differing) == min(map(len, unlike.values()))
+
+
+def test_what_only_the_other_has_is_told_too(home: Home) -> None:
+    results = write_results(spec(), home)
+    manifest = results.stages[-1].manifest() or {}
+    write_json(results.stages[-1].root / "stage.json", {**manifest, "inputs": {**manifest["inputs"], "more": {"x": 1}}})
+    stage = explain(spec(steps=11), home)[0]
+    assert {field: values for field, *values in stage.differing} == {"stages[0].steps": [11, 10], "more.x": [None, 1]}
 
 
 def test_a_run_is_explained_alike_under_each_of_its_names(home: Home) -> None:

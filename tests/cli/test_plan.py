@@ -60,6 +60,7 @@ def test_table_3_of_idefics2_at_paper_scale() -> None:
     }
     for printed in ("[7.6B]", "[5M]", "[8.3B]", "[740M]", "[10B]", "[2.3B]", "[2.5B]", "[950M]"):
         assert printed in out
+    assert "\\" not in out
     notes = out.rpartition("adapters on")[2]
     assert "total parameters: 7.66B, where the paper prints 7.6B (+0.8%)" in notes
     assert "ar_perceiver_frozen, ar_perceiver_lora\n    total parameters: 8.40B, where the paper prints 8.3B" in notes

@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from tests.cli.test_status import says, status
+from tests.cli.test_status import says
+from tests.command import call
 from tests.runs.disk import write_results
 from tests.tracking.specs import make_spec
 from vlm_ablate.cli.progress import duration
@@ -19,6 +20,12 @@ from vlm_ablate.lease import Lease
 from vlm_ablate.runs.folder import run_folder
 
 HOUR = 3600
+
+
+def status(home: Home, *options: str) -> str:
+    result = call("status", "--home", home.root, *options)
+    assert result.exit_code == 0, result.output
+    return result.stdout
 
 
 def test_each_run_that_goes_is_a_row_with_what_json_says_of_it(home: Home) -> None:
