@@ -6,7 +6,7 @@ import re
 from fractions import Fraction
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from vlm_ablate.cli.plan_tables import _patterns, flops, size
@@ -36,6 +36,8 @@ def amount(text: str, units: dict[str, int]) -> tuple[Fraction, Fraction]:
 @pytest.mark.parametrize(("show", "units"), [(size, BYTES), (flops, COUNTS), (_size, DECIMAL)])
 @settings(max_examples=40, deadline=None)
 @given(value=MANY)
+@example(value=999.7 * 2**20)
+@example(value=999.7e9)
 def test_an_amount_is_what_it_was_to_the_digits_that_are_shown_and_has_no_exponent(
     show, units: dict[str, int], value: float
 ) -> None:
@@ -55,6 +57,7 @@ def test_the_larger_of_two_is_never_shown_as_the_smaller(show, units: dict[str, 
 
 @settings(max_examples=40, deadline=None)
 @given(seconds=st.floats(0, 1e7))
+@example(seconds=3600.0)
 def test_a_duration_is_what_it_was_to_the_second_or_the_minute(seconds: float) -> None:
     text = duration(seconds)
     parts = re.fullmatch(r"(?:(\d+) h )?(?:(\d+) min ?)?(?:(\d+) s)?", text)
