@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from scipy.sparse import coo_matrix
@@ -138,6 +138,8 @@ TITLES = st.text(st.characters(codec="utf-8"), max_size=30) | st.lists(
 
 @settings(max_examples=100, deadline=None)
 @given(TITLES)
+@example("AA-a-")
+@example("AA--a")
 def test_a_title_becomes_a_short_plain_caption_or_nothing(title: str) -> None:
     caption = clean_title(title)
     assert caption.isascii() and caption == caption.lower().strip() and "\n" not in caption and "_" not in caption

@@ -88,7 +88,7 @@ def clean_title(title: str) -> str:
     text = re.sub(r"\s*\(([^)]*)\)", r", \1", text)
     text = re.sub(r"\s+- ", ", ", " ".join(_COUNTERS.sub(" ", plain(text)).split()))
     caption = as_caption(re.sub(r"[a-z]+", lambda word: _MISSPELT.get(word[0], word[0]), text.lower()))
-    caption = caption.replace("-", " ") if caption.count("-") > 1 else caption
+    caption = " ".join(caption.replace("-", " ").split()) if caption.count("-") > 1 else caption
     words = re.findall(r"[a-z']+", caption)
     if not 1 <= len(words) <= LONGEST_TITLE or len("".join(words)) < 3 or _FOREIGN & set(words):
         return ""
