@@ -77,15 +77,14 @@ class Study:
         from vlm_ablate.runs.starts import placed_run
 
         planner = Planner()
-        rows = [
-            {
+        rows = []
+        for arm in self.loaded.arms.values():
+            plan = planner.plan(placed_run(arm.config, self.home))
+            rows.append({
                 "visual_tokens_per_image": plan.visual_tokens_per_image,
                 "total_parameters": plan.final_parameters,
                 "trainable_parameters": plan.trainable_parameters,
-            }
-            for arm in self.loaded.arms.values()
-            for plan in (planner.plan(placed_run(arm.config, self.home)),)
-        ]
+            })  # fmt: skip
         return pd.DataFrame(rows, index=pd.Index([arm.label for arm in self.loaded.arms.values()], name="arm"))
 
     def run(
@@ -136,18 +135,17 @@ class Study:
         import pandas as pd
 
         found = self.report(seeds)
-        rows: list[dict[str, Any]] = [
-            {
+        rows: list[dict[str, Any]] = []
+        for row in found.rows:
+            score = row.score()
+            rows.append({
                 "paper": row.paper_score,
                 "score": score and score.mean,
                 "half_width": score and score.half_width,
                 "seeds": score.n if score else 0,
                 "status": row.status,
                 **{c: (each.mean if (each := row.score(c)) else None) for c in found.columns},
-            }
-            for row in found.rows
-            for score in (row.score(),)
-        ]
+            })  # fmt: skip
         return pd.DataFrame(rows, index=pd.Index([row.label for row in found.rows], name="arm"))
 
     def claims(self, seeds: Sequence[int] | None = None) -> pd.DataFrame:

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from vlm_ablate.cli.console import some_of
 from vlm_ablate.cli.plan_tables import _patterns, flops, size
 from vlm_ablate.cli.plan_view import parse_count, rounding
 from vlm_ablate.cli.prefetch import _agreed, _size
 from vlm_ablate.cli.progress import _rate, duration
-from vlm_ablate.cli.sweep_view import _numbers
 from vlm_ablate.papers import table, table_keys
 from vlm_ablate.runs.needs import Need
 
@@ -124,8 +124,8 @@ def test_layers_shown_together_are_all_of_the_modules_and_no_others(
 
 @given(trials=st.lists(st.integers(0, 9999), unique=True, max_size=60), most=st.integers(1, 25))
 @settings(max_examples=40, deadline=None)
-def test_trials_of_a_sweep_are_named_or_counted(trials: list[int], most: int) -> None:
-    shown, _, more = _numbers(trials, most).partition(" and ")
+def test_what_is_not_named_is_counted(trials: list[int], most: int) -> None:
+    shown, _, more = some_of([*map(str, trials)], most).partition(" and ")
     named = [int(number) for number in shown.split(", ") if number]
     assert named == trials[:most]
     assert len(named) + int(more.removesuffix(" more") or 0) == len(trials)

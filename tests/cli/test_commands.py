@@ -162,7 +162,7 @@ def test_seed_list(text: str | None, seeds: list[int] | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seeds", "named", "rest"), [(1, 1, ""), (10, 10, ""), (11, 9, " and 2 more"), (170, 9, " and 161 more")]
+    ("seeds", "named", "rest"), [(1, 1, ""), (10, 10, ""), (11, 10, " and 1 more"), (170, 10, " and 160 more")]
 )
 def test_runs_are_named_by_their_keys_but_not_hundreds(
     capsys: pytest.CaptureFixture[str], seeds: int, named: int, rest: str

@@ -13,7 +13,7 @@ import typer
 from vlm_ablate.errors import ConfigError, VlmAblateError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from rich.console import Console
 
@@ -141,6 +141,12 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' * (number != 1)}"
 
 
+def some_of(words: Sequence[str], most: int) -> str:
+    """The first of them, and how many more there are: `a, b and 3 more`."""
+    more = f" and {len(words) - most} more" if len(words) > most else ""
+    return ", ".join(words[:most]) + more
+
+
 def arm_list(text: str | None) -> list[str] | None:
     """`"a, b"` -> `["a", "b"]`, `'"a, b"'` -> `["a, b"]`; None stays None (all arms).
 
@@ -190,10 +196,6 @@ def check_lines(given: Mapping[str, str | None]) -> None:
             raise usage_error(f"{option} {text[:60]!r} is no line of text")
 
 
-SEEDS_NAMED = 9
-"""Seeds of an arm that `print_runs` names; one more would take the room of saying that there is one."""
-
-
 def print_runs(runs: Iterable[tuple[str, int, str]]) -> None:
     """Say by which keys `export`, `generate` and `explain` know runs, a line an arm; of many seeds the first ones.
 
@@ -206,9 +208,7 @@ def print_runs(runs: Iterable[tuple[str, int, str]]) -> None:
     for arm, seed, id in runs:
         by_arm.setdefault(arm, []).append(f"seed {seed} {id[:8]}")
     for arm, keys in by_arm.items():
-        rest = f" and {len(keys) - SEEDS_NAMED} more" if len(keys) > SEEDS_NAMED + 1 else ""
-        named = keys[:SEEDS_NAMED] if rest else keys
-        err().print(Text(f"{arm}: {', '.join(named)}{rest}", style="dim"), soft_wrap=True)
+        err().print(Text(f"{arm}: {some_of(keys, 10)}", style="dim"), soft_wrap=True)
 
 
 def seed_list(text: str | None) -> list[int] | None:

@@ -64,6 +64,7 @@ def _check_known(wanted: Sequence[str], known: Collection[str], kind: str) -> No
 
 def unlike_arms(loaded: Sequence[LoadedExperiment]) -> list[tuple[str, str]]:
     """(subject, text) for arms that have one name in the folder of a paper, with the same label, and are not alike."""
+    from vlm_ablate.cli.console import some_of
     from vlm_ablate.config.diff import arm_diff
 
     seen: dict[tuple[str, str, str], tuple[LoadedExperiment, ResolvedArm]] = {}
@@ -74,8 +75,7 @@ def unlike_arms(loaded: Sequence[LoadedExperiment]) -> list[tuple[str, str]]:
             first, mine = seen.setdefault((folder, name, arm.label), (each, arm))
             changes = [c for c in arm_diff(mine.config, arm.config) if c.path.startswith(("model", "stages", "data"))]
             if changes:
-                told = ", ".join(f"{c.path} {c.base} and {c.arm}" for c in changes[:3])
-                more = f" and {len(changes) - 3} more" if len(changes) > 3 else ""
+                told = some_of([f"{c.path} {c.base} and {c.arm}" for c in changes], 3)
                 where = f"{first.experiment.name} and {each.experiment.name}"
-                notes.append(("One name, two settings", f"{name} of {where}: {told}{more}."))
+                notes.append(("One name, two settings", f"{name} of {where}: {told}."))
     return notes

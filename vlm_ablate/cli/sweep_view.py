@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from vlm_ablate.cli.console import counted
+from vlm_ablate.cli.console import counted, some_of
 from vlm_ablate.cli.progress import STYLE, RunDisplay, duration
 from vlm_ablate.events import Event, RunFinished
 
@@ -133,19 +133,13 @@ def remarks(result: StudyResult, loaded: LoadedSweep) -> list[str]:
     for trial in result.trials:
         if trial.outcome not in ("finished", "running"):
             early.setdefault(trial.outcome, []).append(trial.number)
-    lines += [f"{outcome}: {counted(len(n), 'trial')} ({_numbers(n)})" for outcome, n in early.items()]
+    lines += [f"{outcome}: {counted(len(n), 'trial')} ({some_of([*map(str, n)], 20)})" for outcome, n in early.items()]
     messages = {trial.message.partition("\n")[0]: trial for trial in result.trials if trial.outcome == "failed"}
     lines += [f"trial {trial.number} failed: {message}" for message, trial in list(messages.items())[:3]]
     flops = sum(t.flops or 0.0 for t in result.trials if t.outcome != INFEASIBLE) * len(loaded.sweep.seeds)
     cost = duration(sum(trial.seconds for trial in result.trials))
     lines.append(f"cost: {cost} of computing" + (f", {flops:.2g} operations planned" if flops else ""))
     return lines
-
-
-def _numbers(trials: Sequence[int], most: int = 20) -> str:
-    """The first of them, and how many more there are."""
-    more = len(trials) - most
-    return ", ".join(map(str, trials[:most])) + (f" and {more} more" if more > 0 else "")
 
 
 def study_markdown(result: StudyResult, loaded: LoadedSweep) -> str:

@@ -149,7 +149,8 @@ class MixtureDataset(Dataset[EncodedSample]):
         self.skips.add(skipped)
         if skipped:
             self._judge(last)
-        return replace(encoded, skipped=skipped)
+            encoded = replace(encoded, skipped=skipped)
+        return encoded
 
     def _first(self, index: int, make: Callable[[Sample], Made]) -> tuple[Made, int, DataError | None]:
         """What is made of the first usable row from a sample's own on, how many were not, and why the last was not."""
@@ -203,7 +204,7 @@ class Batches:
             skipped = sum(sample.skipped for sample in samples)
             return replace(self.collate(samples), deal=self._deal(places[0]), skipped=skipped)
         except VlmAblateError as error:
-            # A plain copy: some error types have constructors that do not survive pickling.
+            # Whatever it was, training lacks data: what else a part may lack was told when it was opened.
             return Failure(DataError(error.message, hint=error.hint))
 
     def _samples(self, place: int | Row | Share) -> list[EncodedSample]:
