@@ -59,4 +59,4 @@ def served(home: str, port: int) -> Iterator[dict[str, str]]:
             yield links
         finally:
             server.terminate()
-            server.wait(30)
+            server.wait(120)

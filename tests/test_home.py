@@ -58,9 +58,9 @@ def test_who_waits_for_a_lock_is_called_and_comes_second(tmp_path: Path) -> None
     with locked(tmp_path / "deep" / "lock"):
         thread = threading.Thread(target=second)
         thread.start()
-        assert waited.wait(10)
+        assert waited.wait(60)
         done.append("first")
-    thread.join(10)
+    thread.join(60)
     assert done == ["first", "second"]
 
 

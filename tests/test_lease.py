@@ -153,9 +153,9 @@ def test_who_does_not_wait_is_told_who_has_it_and_who_waits_is_called(tmp_path: 
             target=lambda: second.append(Lease.acquire(tmp_path, waiting=lambda owner: heard.set()))
         )
         thread.start()
-        assert heard.wait(10) and not second
+        assert heard.wait(60) and not second
         first.check()
-    thread.join(10)
+    thread.join(60)
     assert second[0].token > first.token
     second[0].release()
     assert holder(tmp_path) is None
@@ -182,7 +182,7 @@ def test_that_of_another_machine_is_left_until_it_expires_and_no_longer(tmp_path
         Lease.acquire(tmp_path / "new", wait=False)
     before = time.monotonic()
     assert Lease.acquire(tmp_path / "new").token == 3
-    assert 0.8 < time.monotonic() - before < 10
+    assert 0.8 < time.monotonic() - before < 60
 
 
 def test_a_clock_that_is_ahead_keeps_nobody_out_for_ever(tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_a_renewed_one_does_not_expire(tmp_path: Path) -> None:
             Lease.acquire(tmp_path, wait=False)
         lease.check()
         assert not got
-    waits.join(10)
+    waits.join(60)
     got[0].release()
 
 
@@ -318,13 +318,17 @@ def test_refusals_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_share_that_is_away_is_no_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = threading.Event()
+
     def away(*_: object) -> None:
+        tried.set()
         raise OSError(errno.EIO, "away")
 
     with Lease.acquire(tmp_path, heartbeat=0.05) as lease:
         with monkeypatch.context() as patched:
             patched.setattr(os, "utime", away)
-            time.sleep(0.2)
+            assert tried.wait(60)
+            time.sleep(0.1)  # what was renewed before is old now
             with pytest.raises(StorageError, match="input/output error"):
                 lease.check()
         lease.check()

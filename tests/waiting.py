@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 30.0) -> None:
-    """Return once it holds; a failure after so many seconds."""
+def wait_for(condition: Callable[[], object], seconds: float = 120.0) -> None:
+    """Return once it holds; a failure after so many seconds, which are many: machines that test are often busy."""
     deadline = time.monotonic() + seconds
     while not (held := condition()) and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -91,8 +91,8 @@ code = (
     "import os, signal, socket, subprocess, sys, time; "
     "s = socket.create_server(('127.0.0.1', {port})); "
     "c = subprocess.Popen([sys.executable, '-c', 'import signal, time; "
-    "signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(60)'], stdout=subprocess.PIPE); "
-    "c.stdout.readline(); time.sleep(60)"
+    "signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(300)'], stdout=subprocess.PIPE); "
+    "c.stdout.readline(); time.sleep(300)"
 )
 store.ui_command = lambda uri, port: ([sys.executable, "-c", code.replace("{port}", str(port))], None)
 sys.argv = ["vlm-ablate", "ui", "--port", "18800", "--home", sys.argv[1]]
@@ -113,5 +113,5 @@ def test_stopped_by_any_signal_it_leaves_no_process_of_the_server(
     wait_for(lambda: server.children(recursive=True))
     below = server.children(recursive=True)
     command.send_signal(number)
-    assert command.wait(30) == 0
+    assert command.wait(120) == 0
     assert not [p for p in (server, *below) if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]

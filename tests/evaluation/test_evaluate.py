@@ -207,7 +207,7 @@ def test_killed_evaluation_continues(checkpoints: Path, data_config: DataConfig,
     out, whole = tmp_path / "killed.jsonl", tmp_path / "whole.jsonl"
     process = subprocess.Popen([sys.executable, str(HERE / "run_evaluation.py"), str(checkpoints), str(out)], env=env)
     try:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 200
         while time.monotonic() < deadline and (not out.exists() or out.read_bytes().count(b"\n") < 4):
             time.sleep(0.02)
     finally:

@@ -83,7 +83,7 @@ def slurm(root: Path) -> Iterator[None]:
         _wait_until_idle()
         yield
     finally:
-        subprocess.run(["scancel", "--user", "root", "--quiet"], check=False, timeout=30)
+        subprocess.run(["scancel", "--user", "root", "--quiet"], check=False, timeout=120)
         _wait_for_jobs()
         for process in reversed(started):  # one after another: slurmd waits for a controller to hear it
             process.terminate()
@@ -92,7 +92,7 @@ def slurm(root: Path) -> Iterator[None]:
             os.environ.pop(name, None) if value is None else os.environ.update({name: value})
 
 
-def _wait_until_idle(seconds: float = 30.0) -> None:
+def _wait_until_idle(seconds: float = 120.0) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         told = subprocess.run(["sinfo", "--noheader", "--format", "%t"], capture_output=True, text=True)
@@ -102,7 +102,7 @@ def _wait_until_idle(seconds: float = 30.0) -> None:
     raise RuntimeError(f"Slurm does not come up: {told.stdout} {told.stderr}")
 
 
-def _wait_for_jobs(seconds: float = 30.0) -> None:
+def _wait_for_jobs(seconds: float = 120.0) -> None:
     """Until no job runs or is being ended."""
     listing = ["squeue", "--noheader", "--states=RUNNING,COMPLETING", "--format=%i"]
     deadline = time.monotonic() + seconds

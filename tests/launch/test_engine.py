@@ -138,7 +138,7 @@ def test_a_signal_to_all_processes_of_a_job_is_one_request(home: Home, number: s
     ((_, computing, *_),) = calls(home)
     os.kill(int(computing), number)
     asked.set()
-    attendant.join(20)
+    attendant.join(120)
     said.extend(heard())
     assert ended == ["interrupted"] and said[-1] == ("interrupted",)
     assert sum(isinstance(m[-1], Checkpointed) for m in said) == 1

@@ -133,7 +133,7 @@ def test_a_run_that_does_not_stop_in_time_is_killed(home: Home) -> None:
     started = time.monotonic()
     with pytest.raises(LaunchInterrupted, match="1 did not stop in time"):
         run([make_spec("long", note="sleep:stubborn")], home, events.append, grace_seconds=1)
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 60
 
 
 def test_workers_stop_when_their_parent_is_killed(home: Home, tmp_path: Path) -> None:
@@ -151,11 +151,7 @@ def test_workers_stop_when_their_parent_is_killed(home: Home, tmp_path: Path) ->
     parent.kill()
     parent.wait()
     checkpoint = run_folder(home, spec.id).root / "checkpoint"
-    for _ in range(100):
-        if checkpoint.exists():
-            break
-        time.sleep(0.1)
-    assert checkpoint.exists()
+    wait_for(checkpoint.exists)
 
 
 def test_each_worker_gets_one_gpu(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:

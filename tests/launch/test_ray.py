@@ -39,7 +39,7 @@ def test_an_address_where_nothing_is_is_an_error_soon(home: Home, address: str, 
     started = time.monotonic()
     with pytest.raises(VlmAblateError, match=told):
         opened(home, address=address).__enter__()
-    assert time.monotonic() - started < 30 and calls(home) == []
+    assert time.monotonic() - started < 90 and calls(home) == []
     assert not any(home.launches.iterdir())
 
 
@@ -67,7 +67,7 @@ def test_a_run_of_a_lost_machine_goes_on_elsewhere_from_its_checkpoint(home: Hom
     with opened(home, events.append, address=cluster.address, cpus=1) as campaign:
         _refused_at_once(campaign)
         long = campaign.submit(make_spec("long", note="sleep"))
-        wait_for(lambda: any(isinstance(event, StepDone) for event in events), 90)
+        wait_for(lambda: any(isinstance(event, StepDone) for event in events), 180)
         second = cluster.add_node(**NODE)
         # Killed as a machine is: Ray's daemon is gone, what it started is not told.
         os.kill(first.all_processes["raylet"][0].process.pid, signal.SIGKILL)
@@ -80,7 +80,7 @@ def test_a_run_of_a_lost_machine_goes_on_elsewhere_from_its_checkpoint(home: Hom
         assert "SIGKILL" in dies.result(90).message
         events.clear()
         other = campaign.submit(make_spec("other", note="sleep:again"))
-        wait_for(lambda: any(isinstance(event, StepDone) for event in events), 90)
+        wait_for(lambda: any(isinstance(event, StepDone) for event in events), 180)
         other.stop()
         assert other.result(60).status == "stopped"
     assert second is not first

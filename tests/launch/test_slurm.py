@@ -70,7 +70,7 @@ def test_a_job_that_slurm_takes_back_goes_on_from_its_checkpoint(home: Home, how
     events: list[Event] = []
 
     def take_back() -> None:
-        wait_for(lambda: any(isinstance(event, StepDone) for event in events), 60)
+        wait_for(lambda: any(isinstance(event, StepDone) for event in events), 180)
         if how == "requeue":
             _slurm("scontrol", "requeue", _slurm("squeue", "--noheader", "--states=RUNNING", "--format=%A").strip())
         else:
@@ -89,10 +89,10 @@ def test_a_run_is_stopped_early_and_what_waits_is_cancelled(home: Home) -> None:
     events: list[Event] = []
     with opened(home, events.append, cpus=2) as campaign:  # one at a time
         long, waits = campaign.submit(make_spec("long", note="sleep")), campaign.submit(make_spec("mlp", 1))
-        wait_for(lambda: any(isinstance(event, StepDone) for event in events), 60)
+        wait_for(lambda: any(isinstance(event, StepDone) for event in events), 180)
         waits.stop()
         long.stop()
-        assert long.result(30).status == "stopped" and waits.cancelled()
+        assert long.result(120).status == "stopped" and waits.cancelled()
     assert [arm for arm, *_ in calls(home)] == ["long"]
 
 
@@ -101,16 +101,16 @@ def test_jobs_of_a_command_that_was_killed_are_waited_for_by_the_next(home: Home
     command = [sys.executable, "-m", "tests.launch.slurm_command", str(home.root)]
     with subprocess.Popen(command, cwd=Path(__file__).parents[2]) as parent:
         try:
-            wait_for(lambda: (home.root / "calls.txt").exists(), 60)
+            wait_for(lambda: (home.root / "calls.txt").exists(), 180)
         finally:
             parent.kill()
     submitted, events = _jobs(), list[Event]()
     with opened(home, events.append) as campaign:
         long = campaign.submit(make_spec("long", note="sleep"))
-        wait_for(lambda: any(isinstance(event, StepDone) for event in events), 60)
+        wait_for(lambda: any(isinstance(event, StepDone) for event in events), 180)
         assert _jobs() == submitted and "of an earlier command" in str(events)
         long.stop()
-        assert long.result(30).status == "stopped"
+        assert long.result(120).status == "stopped"
     assert len(calls(home)) == 1 and not any(home.launches.iterdir())
 
 
@@ -178,4 +178,4 @@ def _jobs() -> set[str]:
 
 
 def _slurm(*command: str) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout

@@ -102,7 +102,7 @@ def started(tmp_path: Path, spec: RunSpec) -> Iterator[Started]:
 @pytest.fixture
 def store() -> TCPStore:
     """In which machines meet, held open by this process."""
-    return TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=30))
+    return TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=120))
 
 
 def alive(pid: int) -> bool:
@@ -207,7 +207,7 @@ def test_a_slow_rank_of_another_machine_is_waited_for(
     first = started.two_machines(store, lambda rank: time.sleep(3.0 if rank == 3 else 0))
     assert ended(first, started, capfd) == (0, MET)
     end_launch(store)
-    assert started.seat is not None and started.seat.wait(30) == 0
+    assert started.seat is not None and started.seat.wait(120) == 0
 
 
 def test_a_rank_of_another_machine_that_dies_early_is_named_with_it(

@@ -98,7 +98,7 @@ def test_a_plugin_that_is_installed_and_broken_is_named_once_and_the_command_goe
 def call(*arguments: str, shell: str = "", **environment: str) -> subprocess.CompletedProcess[bytes]:
     command = f"{sys.executable} -m vlm_ablate {' '.join(arguments)} {shell}"
     told = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
-    return subprocess.run(["bash", "-c", command], cwd=ROOT, env=told, capture_output=True, timeout=60)
+    return subprocess.run(["bash", "-c", command], cwd=ROOT, env=told, capture_output=True, timeout=240)
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])

@@ -100,7 +100,7 @@ def server(tmp_path: Path) -> Iterator[str]:
     finally:
         subprocess.run([*as_user, str(SERVER / "pg_ctl"), "stop", "-D", str(data), "-m", "immediate"], check=True,
                        capture_output=True)  # fmt: skip
-        process.wait(30)
+        process.wait(120)
         subprocess.run(["rm", "-rf", str(socket)], check=False)
 
 

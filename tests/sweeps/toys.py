@@ -109,7 +109,7 @@ class Oracle:
         for point in range(1, points + 1):
             value = self.score(spec) * point / points
             self.context.on_event(CurvePoint(spec.id, steps * point // points, {"curve/mean": value}))
-            self.runner.dealt_with.get(timeout=30)
+            self.runner.dealt_with.get(timeout=120)
             if asked.is_set():
                 self.stopped[spec.id] = point
                 future.set_result(RunOutcome(spec.id, spec.run_name, "stopped"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -139,25 +140,32 @@ def test_a_server_that_goes_away_is_survived_and_caught_up_with(home: Home, serv
 
 
 def test_a_store_that_returns_during_the_run_gets_everything(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The database is out of reach for a while, as on a network disk."""
+    """The database is out of reach for a while, as on a network disk.
+
+    It goes and comes in the thread that publishes: taken away while MLflow opens it, it would be made anew, empty.
+    """
+    away, aside = threading.Event(), home.root / "aside.db"
+
+    def reach(uri: str) -> None:
+        if away.is_set():
+            if not aside.exists():
+                shutil.move(home.database, aside)
+            raise TrackingError("the store is out of reach")
+        if aside.exists():
+            shutil.move(aside, home.database)
+
     monkeypatch.setattr("vlm_ablate.runs.publishing.RETRY_SECONDS", 0.1)
-    monkeypatch.setattr("vlm_ablate.tracking.publish.ensure_store", lambda uri: _must_exist(home))
+    monkeypatch.setattr("vlm_ablate.tracking.publish.ensure_store", reach)
     notices: list[str] = []
     spec = make_spec()
-    aside = home.root / "aside.db"
     with Publishing(spec, home, home.tracking_uri, notices.append, flush_seconds=0.1):
-        shutil.move(home.database, aside)
+        away.set()
         stage = write_log(spec, home, [(1, {LOSS: 3.0})])
         wait_for(lambda: notices)
-        shutil.move(aside, home.database)
+        away.clear()
         Log(stage.log).add({LOSS: 2.0}, 2)
     (record,) = read_records(home.tracking_uri, "demo/t01")
     assert losses(home.tracking_uri, record.run_id) == [(1, 3.0), (2, 2.0)]
-
-
-def _must_exist(home: Home) -> None:
-    if not home.database.exists():
-        raise TrackingError("the store is out of reach")
 
 
 def test_what_a_store_refuses_is_reported_alone(home: Home) -> None:

@@ -32,7 +32,7 @@ def test_a_store_that_cannot_be_used_is_one_clear_error_within_seconds(uri: str)
     started = time.monotonic()
     with pytest.raises(TrackingError) as caught:
         store.ensure_store(uri)
-    assert time.monotonic() - started < 8
+    assert time.monotonic() - started < 20
     assert "secret" not in str(caught.value) and caught.value.hint
 
 

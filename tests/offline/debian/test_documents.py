@@ -75,7 +75,7 @@ atexit.register(lambda: print(documents._open.cache_info().currsize))  # registe
 documents.page_picture(*documents.pages("report")[0], 0, 0, 40)
 print(documents._open.cache_info().currsize)
 """
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
     assert (ended.stdout, ended.stderr, ended.returncode) == ("1\n0\n", "", 0)
 
 
