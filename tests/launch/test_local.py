@@ -64,6 +64,12 @@ def test_runs_are_spread_over_workers_and_come_back_in_order(home: Home, monkeyp
     assert (run_folder(home, specs[0].id).root / "log.txt").exists()
 
 
+def test_a_run_that_had_to_wait_for_a_stage_of_another_keeps_its_place(home: Home) -> None:
+    two = {name: {"steps": 10, "batch_size": 4} for name in ("train", "more")}
+    run([make_spec("first", note="same"), make_spec("goes on", note="same", stages=two), make_spec("last")], home)
+    assert [arm for arm, *_ in calls(home)] == ["first", "goes", "last"]
+
+
 def test_threads_of_the_command_line_reach_the_workers(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vlm_ablate.launch.campaign.EXECUTE", TARGET)
     monkeypatch.setattr(Campaign.__init__, "__kwdefaults__", {**Campaign.__init__.__kwdefaults__, "target": TARGET})
@@ -214,7 +220,7 @@ def test_a_worker_that_was_told_to_end_is_given_no_run() -> None:
         worker.dismiss()
         launcher._workers, launcher._size, launcher._places = [worker], 1, 1
         future = RunFuture(make_spec(), print)
-        launcher._queue.append((future, 1))
+        launcher._queue.append((future, Placement()))
         launcher._assign()
         assert worker.future is None and not future.running()
         worker.link.close()

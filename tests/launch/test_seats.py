@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from collections.abc import Callable
@@ -166,8 +167,14 @@ def test_a_job_of_several_machines_meets_on_the_first(tmp_path: Path) -> None:
         assert seat is not None and seat.address == first
 
 
-def test_slurm_is_asked_for_one_process_a_machine_with_all_its_devices(tmp_path: Path) -> None:
+def test_slurm_is_asked_for_one_process_a_machine_with_all_its_devices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     submitit = pytest.importorskip("submitit")
+    srun = tmp_path / "bin" / "srun"  # submitit looks whether it is there, and here it may not be
+    srun.parent.mkdir()
+    srun.touch(mode=0o755)
+    monkeypatch.setenv("PATH", f"{srun.parent}{os.pathsep}{os.environ['PATH']}")
     engine = SlurmEngine(SlurmConfig(partition="gpu", cpus=32))
     asked = Placement(devices=8, nodes=2)
     cluster: Any = SimpleNamespace(gpus=lambda placement: placement.devices, minutes=60)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from vlm_ablate.errors import VlmAblateError
@@ -29,6 +29,9 @@ class Placement:
     execution section says, else one, with a GPU where there are any. 0: one, without."""
     nodes: int | None = None
     """None: as the run's execution section says, else one."""
+    order: int = field(default=0, compare=False)
+    """Of runs that wait for room those with a lower one go first, also where they had to wait for a stage that another
+    run trained: a launcher with a queue of its own keeps it so."""
 
 
 def placed(spec: RunSpec, placement: Placement) -> tuple[RunSpec, Placement]:
@@ -46,7 +49,7 @@ def placed(spec: RunSpec, placement: Placement) -> tuple[RunSpec, Placement]:
         raise VlmAblateError(f"{spec.run_name}: {problem[1]} (execution.{problem[0]})")
     if execution != before:
         spec = replace(spec, config=spec.config.model_copy(update={"execution": execution}))
-    return spec, Placement(devices, nodes)
+    return spec, Placement(devices, nodes, placement.order)
 
 
 @dataclass(frozen=True)

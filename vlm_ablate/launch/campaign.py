@@ -66,6 +66,8 @@ class Campaign:
         """Key of a stage that is being trained -> id of the run that trains it."""
         self._waiting: list[tuple[RunFuture, Placement]] = []
         """Runs whose next stage another run trains now."""
+        self._asked = 0
+        """Runs that were asked for so far."""
         self._inner: dict[str, RunFuture] = {}
         """Run id -> the launcher's own future."""
         self.killed = 0
@@ -99,8 +101,9 @@ class Campaign:
                 return present
             future = RunFuture(spec, self._stop)
             self._futures[spec.id] = future
+            self._asked += 1
             try:
-                self._place(future, placement or Placement())
+                self._place(future, replace(placement or Placement(), order=self._asked))
             except BaseException:
                 self._futures.pop(spec.id, None)
                 raise

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from bisect import insort
 from collections import deque
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
@@ -39,8 +40,8 @@ class LocalLauncher:
         self._devices: list[str] = []
         self._have = 0
         """GPUs, or without any, cores."""
-        self._queue: deque[tuple[RunFuture, int]] = deque()
-        """With the number of devices that each takes."""
+        self._queue: deque[tuple[RunFuture, Placement]] = deque()
+        """In the order of their placements."""
         self._workers: list[_Worker] = []
         self._lock = threading.Lock()
         self._closing = False
@@ -76,7 +77,7 @@ class LocalLauncher:
         future = RunFuture(spec, self._stop)
         with self._lock:
             if not self._closing:
-                self._queue.append((future, wanted))
+                insort(self._queue, (future, placement), key=lambda queued: queued[1].order)
         if self._closing:  # what waited for a run that is stopped now
             future.cancel()
         self._poke()
@@ -154,7 +155,7 @@ class LocalLauncher:
     def _assign(self) -> None:
         """Give queued runs to idle workers, and start workers while there is work for them."""
         while self._queue:
-            wanted = self._queue[0][1]
+            wanted = self._queue[0][1].devices or 1
             idle = [worker for worker in self._workers if worker.future is None]
             fitting = (worker for worker in idle if len(worker.places) == wanted and not worker.leaving)
             worker = next(fitting, None)
