@@ -16,6 +16,7 @@ from vlm_ablate.home import Home
 from vlm_ablate.launch.together import account, seed_by_seed
 from vlm_ablate.runs.results import find_results
 from vlm_ablate.runs.spec import specs_of
+from vlm_ablate.tracking.record_file import load_records
 
 DEPTH = """\
 name: idefics2/{name}
@@ -154,6 +155,32 @@ def test_pictures_that_are_there_are_not_drawn_again(folder: Path) -> None:
     (folder / "results/idefics2/first/tiny/table.md").write_text("other numbers")
     command("--experiments", "idefics2/first", "--out", "results")
     assert picture.stat().st_mtime_ns > before
+
+
+def test_what_is_recorded_elsewhere_is_not_computed_again_and_stands_in_the_tables(folder: Path) -> None:
+    fill(Home.at("home"), "first")
+    command("--experiments", "idefics2/first", "--out", "results")
+    place = folder / "results/idefics2/first/tiny"
+    before = {path.name: path.read_bytes() for path in place.iterdir()}
+    new = [spec for spec in specs_of(load_experiment("idefics2/first", scale="tiny"), seeds=[2])]
+    for spec in new:
+        write_results(spec, Home.at("elsewhere"), score=45.0, seconds=4.0)
+    words = ("--experiments", "idefics2/first", "--out", "results", "--records", "results")
+    said = command(*words, "--home", "nowhere")
+    assert "left         nothing" in said and "6 recorded" in said
+    assert {path.name: path.read_bytes() for path in place.iterdir()} == before
+    said = command(*words, "--home", "elsewhere", "--seeds", "0-2")
+    assert "left         nothing" in said and "3 finished, 6 recorded" in said
+    assert "mean over 3 seeds" in (place / "table.md").read_text()
+    seeds = [record.seed for record in load_records(place / "records.json").records]
+    assert sorted(seeds) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+
+
+def test_a_folder_without_records_is_named_before_anything(folder: Path) -> None:
+    words = ["reproduce", "--scale", "tiny", "--papers", "idefics2", "--home", "home", "--records", "resluts"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 1 and "--records resluts: there are no records of idefics2/" in result.output
+    assert not (folder / "home").exists()
 
 
 def test_runs_that_are_missing_or_diverged_are_shown(folder: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vlm_ablate.errors import TrackingError
-from vlm_ablate.tracking.answers import FILE_NAME, Answers, dump_answers, load_item_scores
+from vlm_ablate.tracking.answers import FILE_NAME, Answers, dump_answers, load_answers, load_item_scores
 from vlm_ablate.tracking.record_file import dump_records, load_records
 from vlm_ablate.tracking.records import RunRecord
 
@@ -21,7 +21,9 @@ def test_scores_by_item_come_back_with_the_records_beside_them(tmp_path: Path) -
     assert load_records(tmp_path / "records.json").records[0].items == {}
     other = tuple((*row[:3], "dog", 0.0) for row in ROWS)
     assert dump_answers(tmp_path / FILE_NAME, {"a0": [Answers("vqa", False, ROWS), Answers("vqa", True, other)]})
-    assert load_records(tmp_path / "records.json").records[0].items == {"vqa": [1.0, None]}
+    read = load_records(tmp_path / "records.json")
+    assert read.records[0].items == {"vqa": [1.0, None]}
+    assert list(read.answers["a0"]()) == [Answers("vqa", False, ROWS), Answers("vqa", True, other)]
 
 
 def test_a_question_stands_once_however_many_runs_answered_it(tmp_path: Path) -> None:
@@ -32,6 +34,8 @@ def test_a_question_stands_once_however_many_runs_answered_it(tmp_path: Path) ->
     dump_answers(tmp_path / FILE_NAME, unlike)
     found = load_item_scores(tmp_path / FILE_NAME)
     assert found == {"a": {"vqa": [1.0, None]}, "b": {"vqa": [1.0]}}
+    assert {run: load_answers(tmp_path / FILE_NAME, run) for run in unlike} == unlike
+    assert load_answers(tmp_path / FILE_NAME, "c") == load_answers(tmp_path / "nowhere", "a") == []
 
 
 def test_nothing_answered_leaves_no_file(tmp_path: Path) -> None:
@@ -54,3 +58,5 @@ def test_a_foreign_file_is_one_line_that_names_it(tmp_path: Path, body: bytes) -
     (tmp_path / FILE_NAME).write_bytes(body)
     with pytest.raises(TrackingError, match=FILE_NAME):
         load_item_scores(tmp_path / FILE_NAME)
+    with pytest.raises(TrackingError, match=FILE_NAME):
+        load_answers(tmp_path / FILE_NAME, "a")

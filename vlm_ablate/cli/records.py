@@ -82,6 +82,22 @@ def recorded(
     return RecordFile(records, histories, others, answers, examples_of(found))
 
 
+def joined(source: RecordFile, read: RecordFile, name: str, scale: str) -> RecordFile:
+    """With the runs of a records file, of an experiment at a scale, that are not there already."""
+    from dataclasses import replace
+
+    here = {record.id for record in source.records}
+    new = [r for r in read.records if (r.experiment, r.scale) == (name, scale) and r.id not in here]
+    of = {record.run_id for record in new}
+    return replace(
+        source,
+        records=[*source.records, *new],
+        histories={**{run: h for run, h in read.histories.items() if run in of}, **source.histories},
+        answers={**{run: a for run, a in read.answers.items() if run in of}, **source.answers},
+        examples={**read.examples, **source.examples},
+    )
+
+
 def build_report(loaded: LoadedExperiment, source: RecordFile, seeds: list[int] | None = None) -> Report:
     """The report of an experiment as it is written now; records of other configurations are set aside.
 

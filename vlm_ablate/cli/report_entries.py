@@ -144,7 +144,7 @@ def _entry(
     Args:
         ran_only: leave out arms without a run, as for an experiment that lies beside the records of some of its arms.
     """
-    from vlm_ablate.cli.records import build_report, recorded, with_rows
+    from vlm_ablate.cli.records import build_report, joined, recorded, with_rows
     from vlm_ablate.config.expand import EVALUATIONS, load_experiment
     from vlm_ablate.config.loading import arms_text
     from vlm_ablate.config.shipped import experiment_name
@@ -167,7 +167,7 @@ def _entry(
             loaded = with_rows(loaded, home)
         source = recorded(loaded, home, asked=asked) if found.here else RecordFile([])
         for read in found.files:
-            source = _joined(source, read, name, scale)
+            source = joined(source, read, name, scale)
         report = build_report(loaded, source)
     except VlmAblateError as error:
         hint = f" ({error.hint})" if error.hint else ""
@@ -185,21 +185,6 @@ def _arms_of(name: str, scale: str, found: _Found, asked: Sequence[Asked]) -> se
     """The arms that have runs, in records files or in the home."""
     records = (r for read in found.files for r in read.records if (r.experiment, r.scale) == (name, scale))
     return {r.arm for r in records} | {a.arm for a in asked if (a.experiment, a.scale) == (name, scale)}
-
-
-def _joined(source: RecordFile, read: RecordFile, name: str, scale: str) -> RecordFile:
-    """With the runs of a records file that are not there already."""
-    from dataclasses import replace
-
-    here = {record.id for record in source.records}
-    new = [r for r in read.records if (r.experiment, r.scale) == (name, scale) and r.id not in here]
-    histories = {r.run_id: h for r in new if (h := read.histories.get(r.run_id))}
-    return replace(
-        source,
-        records=[*source.records, *new],
-        histories={**histories, **source.histories},
-        examples={**read.examples, **source.examples},
-    )
 
 
 def _word(text: str) -> str:

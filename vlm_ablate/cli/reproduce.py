@@ -23,13 +23,14 @@ from vlm_ablate.cli.launchers import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from vlm_ablate.config.expand import LoadedExperiment
     from vlm_ablate.home import Home
     from vlm_ablate.reporting import Report
     from vlm_ablate.runs.outcome import RunOutcome
     from vlm_ablate.runs.spec import RunSpec
+    from vlm_ablate.tracking.record_file import RecordFile
 
 
 def reproduce(
@@ -58,6 +59,13 @@ def reproduce(
         Path | None,
         typer.Option("--out", "-o", help="Folder of the tables, with predictions. Default: tables/ in the home."),
     ] = None,
+    records: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of results as --out writes them: runs that are recorded there are not computed again, and "
+            "stand in the tables beside those of the home.",
+        ),
+    ] = None,
     home: HomeOption = None,
     tracking_uri: TrackingOption = None,
     allow_hub: HubOption = False,
@@ -72,17 +80,19 @@ def reproduce(
     from vlm_ablate.cli.console import out as stdout
     from vlm_ablate.cli.console import seed_list, warn
     from vlm_ablate.cli.home import open_home, take_over_earlier
-    from vlm_ablate.cli.reproduce_set import load_set, unlike_arms
+    from vlm_ablate.cli.reproduce_set import load_set, recorded_in, unlike_arms
     from vlm_ablate.cli.reproduce_view import plan_table, sentences
     from vlm_ablate.hub import set_hub_access
     from vlm_ablate.launch.together import account, seed_by_seed
     from vlm_ablate.runs.once import looking_once
     from vlm_ablate.runs.results import find_results
     from vlm_ablate.runs.spec import specs_of
+    from vlm_ablate.tracking import schema
 
     set_hub_access(allow_hub)
     numbers = seed_list(seeds)
     loaded = load_set(papers, experiments, scale)
+    brought = recorded_in(records, loaded) if records is not None else {}
     where = where_to(
         launcher, jobs=jobs, threads=threads, gpus=gpus_per_run, nodes=nodes_per_run, ray_address=ray_address,
         sets=launcher_sets or [],
@@ -90,26 +100,28 @@ def reproduce(
     place = open_home(home)
     take_over_earlier(place)
     tables = {each.experiment.name: specs_of(each, seeds=numbers) for each in loaded}
+    done = {record.id for file in brought.values() for record in file.records if record.status in schema.DONE}
+    ours = {name: [spec for spec in specs if spec.id not in done] for name, specs in tables.items()}
     with looking_once():
-        found = {name: [find_results(spec, place) for spec in specs] for name, specs in tables.items()}
+        found = {name: [find_results(spec, place) for spec in specs] for name, specs in ours.items()}
     everything = [results for each in found.values() for results in each]
     console = stdout()
-    console.print(plan_table(loaded, found))
+    console.print(plan_table(loaded, found, {name: len(tables[name]) - len(specs) for name, specs in ours.items()}))
     console.print(*sentences(account(everything)), sep="\n", soft_wrap=True)
     unlike = unlike_arms(loaded)
     if plan:
         warn([text for _, text in unlike])
         return
-    asked = seed_by_seed(tables.values())
+    asked = seed_by_seed(ours.values())
     noted = {r.spec.id for r in everything if r.done and r.attempt.get("status") == r.status}
     outcomes: list[RunOutcome] = []
     if any(spec.id not in noted for spec in asked):
         outcomes = _run(loaded, asked, place, tracking_uri or place.tracking_uri, where, noted)
     fresh = {s.experiment for s, o in zip(asked, outcomes, strict=True) if not o.reused} if outcomes else set()
-    _write(loaded, numbers, place, tracking_uri, out, fresh, unlike)
+    _write(loaded, numbers, place, tracking_uri, out, fresh, unlike, brought)
     ended = {results.spec.id: results.status for results in everything}
     statuses: list[str] = [outcome.status for outcome in outcomes] or [ended[spec.id] for spec in asked]
-    counts = Counter(statuses)
+    counts = Counter([*statuses, *("recorded" for specs in tables.values() for spec in specs if spec.id in done)])
     console.print(", ".join(f"{count} {status}" for status, count in counts.items()))
     if counts["failed"]:
         raise typer.Exit(1)
@@ -146,17 +158,19 @@ def _write(
     out: Path | None,
     fresh: set[str],
     unlike: Sequence[tuple[str, str]],
+    brought: Mapping[str, RecordFile],
 ) -> None:
     """All tables, those with new runs in the tracking store, too, and the page over all. What fails is a warning."""
     from vlm_ablate.cli.console import err, warn
     from vlm_ablate.cli.publish import publish_table
-    from vlm_ablate.cli.records import build_report, recorded
+    from vlm_ablate.cli.records import build_report, joined, recorded
     from vlm_ablate.errors import VlmAblateError
     from vlm_ablate.reporting import write_results
     from vlm_ablate.runs.catalogue import asked_here
     from vlm_ablate.runs.once import looking_once
 
     reports: list[Report] = []
+    home.prepare()  # it has no runs where all were recorded elsewhere
     asked = asked_here(home)
     root = out or home.root / "tables"
     with err().status("writing the tables") as status:
@@ -166,6 +180,8 @@ def _write(
             try:
                 with looking_once():
                     source = recorded(each, home, tracking_uri, seeds, asked=asked)
+                    if name in brought:
+                        source = joined(source, brought[name], name, scale)
                     report = build_report(each, source, seeds)
                 kept = (source.answers, source.examples) if out else ()
                 write_results(report, source.records, root / name / scale, source.histories, *kept, again=False)

@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING
 from vlm_ablate.errors import ConfigError, Problem, UnknownNameError, VlmAblateError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from vlm_ablate.config.expand import LoadedExperiment
     from vlm_ablate.config.loading import ResolvedArm
+    from vlm_ablate.tracking.record_file import RecordFile
 
 
 def load_set(papers: str, experiments: str | None, scale: str) -> list[LoadedExperiment]:
@@ -54,6 +57,25 @@ def load_set(papers: str, experiments: str | None, scale: str) -> list[LoadedExp
     if not loaded:
         raise VlmAblateError("no experiment here regenerates a table", hint="run it where the folder experiments/ is")
     return loaded
+
+
+def recorded_in(folder: Path, loaded: Sequence[LoadedExperiment]) -> dict[str, RecordFile]:
+    """Name of an experiment -> its runs in a folder of results, where it has any.
+
+    Raises:
+        VlmAblateError: none of them has, or a file cannot be read.
+    """
+    from vlm_ablate.tracking.record_file import load_records
+
+    files = {each.experiment.name: folder / each.experiment.name / each.scale.name / "records.json" for each in loaded}
+    found = {name: load_records(file) for name, file in files.items() if file.is_file()}
+    if not found:
+        name, file = next(iter(files.items()))
+        raise VlmAblateError(
+            f"--records {folder}: there are no records of {name}{' or the others' * (len(files) > 1)}",
+            hint=f"a folder that `reproduce --out` or `table --out` wrote has {file}",
+        )
+    return found
 
 
 def _check_known(wanted: Sequence[str], known: Collection[str], kind: str) -> None:

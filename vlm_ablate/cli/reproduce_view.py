@@ -15,17 +15,24 @@ if TYPE_CHECKING:
     from vlm_ablate.runs.view import Results
 
 
-def plan_table(loaded: Sequence[LoadedExperiment], found: Mapping[str, Sequence[Results]]) -> Table:
-    """A row for each table: its arms and runs, and how many are done."""
+def plan_table(
+    loaded: Sequence[LoadedExperiment], found: Mapping[str, Sequence[Results]], recorded: Mapping[str, int]
+) -> Table:
+    """A row for each table: its arms and runs, and how many are done.
+
+    Args:
+        found: what is on disk of its runs, but for those that are recorded elsewhere.
+        recorded: how many these are.
+    """
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for heading in ("table", "what it varies", "arms", "runs", "done"):
         table.add_column(heading, justify="right" if heading in ("arms", "runs", "done") else "left", style=None)
     for each in loaded:
-        results = found[each.experiment.name]
-        done = sum(r.done for r in results)
+        results, elsewhere = found[each.experiment.name], recorded[each.experiment.name]
+        runs, done = len(results) + elsewhere, sum(r.done for r in results) + elsewhere
         table.add_row(
             Text(each.experiment.name, style="cyan"), Text(each.experiment.title), str(len(each.arms)),
-            str(len(results)), Text(str(done), style="green" if done == len(results) else ""),
+            str(runs), Text(str(done), style="green" if done == runs else ""),
         )  # fmt: skip
     return table
 

@@ -11,6 +11,7 @@ import lzma
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,10 @@ FILE_NAME = "predictions.json.xz"
 FILE_FORMAT = 1
 LARGEST = 1 << 30
 """Bytes that a file may hold when it is unpacked."""
+
+_BLIND = " (blind)"
+_NUMBER = re.compile(r" \(\d+\)$")
+"""Of a column's second and later lists of items."""
 
 Row = tuple[str, str, tuple[str, ...], str, float | None]
 """Id, question, references, prediction, score (0..1; None: not readable)."""
@@ -50,7 +55,7 @@ def dump_answers(path: Path, runs: Mapping[str, Iterable[Answers]]) -> bool:
         for part in answers:
             items = [[id, question, list(references)] for id, question, references, _, _ in part.rows]
             name = _column(columns, part.column, items)
-            place = f"{name} (blind)" if part.blind else name
+            place = f"{name}{_BLIND}" if part.blind else name
             told.setdefault(run, {})[place] = [[prediction, score] for _, _, _, prediction, score in part.rows]
     if not told:
         return False
@@ -78,21 +83,60 @@ def load_item_scores(path: Path) -> dict[str, dict[str, list[float | None]]]:
     if not path.is_file():
         return {}
     try:
-        with storage_errors("read", path):
-            data = lzma.LZMADecompressor(memlimit=1 << 28).decompress(path.read_bytes(), LARGEST)
-        body = parse_json(data)
-        if not isinstance(body, dict) or body.get("format") != FILE_FORMAT:
-            raise ValueError(f"predictions of format {FILE_FORMAT} are needed")
+        body = _read(path)
         return {
             str(run): {
-                re.sub(r" \(\d+\)$", "", c): [_score(row) for row in rows]
+                _NUMBER.sub("", c): [_score(row) for row in rows]
                 for c, rows in columns.items()
-                if not c.endswith(" (blind)")
+                if not c.endswith(_BLIND)
             }
             for run, columns in body["runs"].items()
         }
-    except (lzma.LZMAError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise TrackingError(f"{path}: cannot be read as a file of predictions ({error})") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _unreadable(path, error) from error
+
+
+def load_answers(path: Path, run: str) -> list[Answers]:
+    """What a run answered, as it was given to `dump_answers`; nothing where there is no such file, or it lacks the run.
+
+    Raises:
+        TrackingError: it is no such file.
+    """
+    if not path.is_file():
+        return []
+    try:
+        body = _read(path)
+        found = []
+        for place, told in body["runs"].get(run, {}).items():
+            name = place.removesuffix(_BLIND)
+            items = zip(body["columns"][name], told, strict=True)
+            rows = ((i, q, tuple(r), str(answer[0]), _score(answer)) for (i, q, r), answer in items)
+            found.append(Answers(_NUMBER.sub("", name), name != place, tuple(rows)))
+        return found
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> TrackingError:
+    return TrackingError(f"{path}: cannot be read as a file of predictions ({error})")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Raises ValueError: it is none."""
+    with storage_errors("read", path):
+        return _body(path.read_bytes())
+
+
+@lru_cache(maxsize=1)
+def _body(data: bytes) -> dict[str, Any]:
+    """The last is remembered: it is asked for by each of its runs."""
+    try:
+        body = parse_json(lzma.LZMADecompressor(memlimit=1 << 28).decompress(data, LARGEST))
+    except lzma.LZMAError as error:
+        raise ValueError(str(error)) from error
+    if not isinstance(body, dict) or body.get("format") != FILE_FORMAT:
+        raise ValueError(f"predictions of format {FILE_FORMAT} are needed")
+    return body
 
 
 def _score(row: Any) -> float | None:

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from vlm_ablate.errors import TrackingError
 from vlm_ablate.limits import parse_json
 from vlm_ablate.storage import storage_errors, write_atomically
-from vlm_ablate.tracking.answers import FILE_NAME, Answers, load_item_scores
+from vlm_ablate.tracking.answers import FILE_NAME, Answers, load_answers, load_item_scores
 from vlm_ablate.tracking.examples import kept_examples
 from vlm_ablate.tracking.records import History, Point, RunRecord
 
@@ -69,7 +69,7 @@ def records_text(records: Sequence[RunRecord], histories: Mapping[str, History] 
 
 
 def load_records(path: Path) -> RecordFile:
-    """The inverse of `dump_records`, with what stands beside the file: scores by item and the panel of examples.
+    """The inverse of `dump_records`, with what stands beside the file: answers and the panel of examples.
 
     Raises:
         TrackingError: the file is missing or not a records file; the message says which value is not what it should be.
@@ -84,7 +84,8 @@ def load_records(path: Path) -> RecordFile:
         raise TrackingError(f"{path}: cannot be read as a records file ({error})") from error
     items = load_item_scores(path.with_name(FILE_NAME))
     records = [replace(r, items=items.get(r.run_id, r.items)) for r in found.records]
-    return replace(found, records=records, examples=kept_examples(path.parent))
+    answers = {run: partial(load_answers, path.with_name(FILE_NAME), run) for run in items}
+    return replace(found, records=records, answers=answers, examples=kept_examples(path.parent))
 
 
 def _record_file(body: object) -> RecordFile:
