@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import runpy
+import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from vlm_ablate.registry import load_plugins
 
 FILE = Path(__file__).parents[1] / "benchmarks" / "gpu" / "run.py"
 OWN = ("checks", "steps", "batches", "shapes", "summary")
@@ -47,3 +51,30 @@ def test_what_there_is_no_time_for_is_said_to_be_skipped(tmp_path: Path, monkeyp
     status, results = run(tmp_path, monkeypatch, "--minutes", "-1")
     assert status == 1 and all("skipped" in part for part in results["parts"].values())
     assert "0 s were left" in (tmp_path / "results.md").read_text()
+
+
+@pytest.fixture
+def checks(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(FILE.parent))
+    load_plugins()
+    import checks
+
+    yield checks
+    for name in OWN:
+        sys.modules.pop(name, None)
+
+
+def test_the_encoders_own_flash_attention_does_not_pass_for_the_documents(
+    checks: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "kernels", lambda: ["documents", "varlen"])  # which takes nothing of a CPU's
+    with pytest.raises(AssertionError, match="varlen with full: no flash attention was called for the documents"):
+        checks.flash_is_used()
+
+
+def test_laptop_runs_that_take_too_long_are_interrupted_not_left_behind(checks: Any, tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    stops = f"trap 'echo stopped > {told}; exit 1' INT; while :; do sleep 0.05; done"
+    with pytest.raises(subprocess.TimeoutExpired):
+        checks._told(["sh", "-c", stops], 2)
+    assert told.read_text() == "stopped\n"

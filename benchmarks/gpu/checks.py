@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,8 @@ BF16, FP32 = 2e-2, 1e-4
 RECORDS = Path(__file__).parents[2] / "results" / "idefics2" / "t03_architecture" / "laptop" / "records.json"
 ARMS = ("ar_perceiver_frozen", "ar_linear_frozen", "ar_perceiver_full")
 """Of Idefics2's table 3: their scores on a CPU are far apart."""
+STOPS_IN = 60.0
+"""Seconds in which runs that are interrupted write their checkpoints."""
 
 
 def attention() -> dict[str, float]:
@@ -99,9 +103,10 @@ def flash_is_used() -> dict[str, list[str]]:
             assert vlm.attend_by(kernel), f"{kernel} is not used"
             with torch.profiler.profile() as profile:
                 outcome(vlm, documents_of(vlm, shape, seed=0))
-            called = [event.key for event in profile.key_averages() if "flash" in event.key.lower()]
+            # The encoder's own attention is called flash, too.
+            called = [event.key for event in profile.key_averages() if "varlen" in event.key.lower()]
             found[f"{kernel} {training}"] = sorted(called)
-            assert called, f"{kernel} with {training}: no flash attention was called"
+            assert called, f"{kernel} with {training}: no flash attention was called for the documents"
     return found
 
 
@@ -127,14 +132,33 @@ def laptop(folder: Path, *, seconds: float, sets: tuple[str, ...] = (), arms: tu
         "print(json.dumps({row.arm: row.score().mean for row in table.rows if row.score() is not None}))\n"
     )
     command = [sys.executable, "-c", code, str(folder), json.dumps(arms), json.dumps(sets)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
-    assert ended.returncode == 0, ended.stderr[-2000:]
-    here: dict[str, float] = json.loads(ended.stdout.strip().splitlines()[-1])
+    here: dict[str, float] = json.loads(_told(command, seconds).strip().splitlines()[-1])
     records = json.loads(RECORDS.read_text())["records"]
     cpu = {r["arm"]: r["metrics"]["score/mean"] for r in records if r["seed"] == 0 and r["arm"] in arms}
     found = {"here": here, "cpu": cpu}
     assert sorted(here, key=here.__getitem__) == sorted(cpu, key=cpu.__getitem__), f"rankings differ: {found}"
     return found
+
+
+def _told(command: list[str], seconds: float) -> str:
+    """What a command printed. One that takes longer is interrupted, so that its workers have ended before anything else
+    is measured.
+
+    Raises:
+        AssertionError: it failed.
+        TimeoutExpired: it took longer.
+    """
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            out, problem = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                process.communicate(timeout=STOPS_IN)
+            process.kill()
+            raise
+    assert process.returncode == 0, problem[-2000:]
+    return out
 
 
 __all__ = ["Kernel", "attention", "flash_is_used", "laptop"]
