@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import islice
 
 import numpy as np
@@ -18,7 +18,8 @@ from vlm_ablate.config.execution import Execution
 from vlm_ablate.config.run_config import RunStage
 from vlm_ablate.data.mixture import Mixture
 from vlm_ablate.data.module import VLMDataModule
-from vlm_ablate.data.pack import PackedBatches, PackedRows, Row, best_fit, fill_of
+from vlm_ablate.data.pack import PackedBatches, PackedRows, Row, best_fit, fill_of, window_of
+from vlm_ablate.data.sources.streams import StreamRows
 from vlm_ablate.models.batch import Batch
 
 SIZES = st.lists(st.tuples(st.integers(1, 120), st.integers(0, 9)), max_size=60)
@@ -106,6 +107,51 @@ def test_rows_of_a_mixture_like_the_cauldron_are_full() -> None:
     sizes = list(zip(tokens.tolist(), generator.integers(1, 6, 4096).tolist(), strict=True))
     fill = fill_of(sizes, 4096, 48)
     assert fill.share > 0.985 and fill.most_views <= 48 and fill.samples == 4096
+
+
+class Told:
+    """A stream that says how much was read of it."""
+
+    def __init__(self, at: int = 0, read: list[int] | None = None) -> None:
+        self.at, self.read = at, [] if read is None else read
+
+    def skip(self, rows: int) -> Told:
+        return Told(self.at + rows, self.read)
+
+    def __iter__(self) -> Iterator[dict]:
+        for number in range(self.at, 3000):
+            self.read.append(number)
+            yield {"text": "t" * 90}
+
+    def unpacked(self, raw: dict) -> dict:
+        return raw
+
+
+@pytest.mark.parametrize("shares", [{"a": 1.0}, {"a": 1.0, "b": 3.0}])
+def test_packed_rows_of_a_stream_read_it_about_once(shares: dict[str, float]) -> None:
+    told = {name: Told() for name in shares}
+    parts = {
+        name: StreamRows(stream, length=3000, window_bytes=9000, name=name, fingerprint="", licence="")
+        for name, stream in told.items()
+    }
+    mixture = Mixture(parts, shares, 0)
+    for stream in told.values():
+        stream.read.clear()
+
+    def read(index: int, step: int = 0) -> tuple[int, int]:
+        which, row = mixture[index]
+        mixture.sources[which][row]
+        return measured(index, 0)
+
+    place, window = (0, 70), window_of(mixture)
+    packed = PackedRows(read, tokens=50, views=8, seed=1, batch_size=4, place=place, window=window)
+    samples = 0
+    for batch in islice(PackedBatches(packed, 0, 4, 4), 100):
+        for number in [number for row in batch for number in row.samples]:
+            read(number)
+            samples += 1
+    count = sum(len(stream.read) for stream in told.values())
+    assert count < 4 * samples, f"{count} rows for {samples} samples"
 
 
 @pytest.fixture

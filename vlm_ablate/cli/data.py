@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from vlm_ablate.config.run_config import RunStage
     from vlm_ablate.data.deal import Size
     from vlm_ablate.data.inspect import Shown, SourceStats
+    from vlm_ablate.data.mixture import Mixture
     from vlm_ablate.runs.spec import RunSpec
 
 app = typer.Typer(help="Data sources and the material on this machine.", no_args_is_help=True)
@@ -109,19 +110,19 @@ def stats(
     out().print(_table(found, inspector.encoder.limit))
     name = stage or next(iter(spec.config.stages))
     micro = spec.config.execution.of_stage(name).micro_batch_size
-    out().print(_fill(spec.config.stages[name], micro, sizes), soft_wrap=True)
+    out().print(_fill(spec.config.stages[name], micro, sizes, inspector.mixture), soft_wrap=True)
     for name, stats in found.items():
         for reason, number in stats.dropped.most_common():
             out().print(f"{name}: {number} of {stats.samples} dropped: {reason}")
 
 
-def _fill(stage: RunStage, micro: int | None, sizes: list[Size]) -> str:
+def _fill(stage: RunStage, micro: int | None, sizes: list[Size], mixture: Mixture) -> str:
     """How much of what is computed are tokens of samples."""
-    from vlm_ablate.data.pack import fill_of, padded_share
+    from vlm_ablate.data.pack import fill_of, padded_share, window_of
 
     data, micro = stage.data, micro or stage.batch_size
     if data.packing == "rows":
-        fill = fill_of(sizes, data.sequence_length, data.row_views)
+        fill = fill_of(sizes, data.sequence_length, data.row_views, window_of(mixture))
         each = fill.samples / max(fill.rows, 1)
         return (
             f"packed: {fill.samples:,} samples in {fill.rows:,} rows of {data.sequence_length:,} tokens, "

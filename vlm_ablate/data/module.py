@@ -16,7 +16,7 @@ from vlm_ablate.data.dataset import Batches, Failure, MixtureDataset, Skips
 from vlm_ablate.data.deal import Share, SharedBatches
 from vlm_ablate.data.encode import stage_encoder
 from vlm_ablate.data.mixture import Mixture
-from vlm_ablate.data.pack import PackedBatches, PackedRows, Row
+from vlm_ablate.data.pack import PackedBatches, PackedRows, Row, window_of
 from vlm_ablate.errors import DataError
 from vlm_ablate.models.batch import Batch
 
@@ -162,6 +162,7 @@ class VLMDataModule(pl.LightningDataModule):
             seed=dataset.mixture.seed,
             batch_size=self.stage.batch_size,
             place=place,
+            window=window_of(dataset.mixture),
         )
 
 

@@ -11,14 +11,21 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch.utils.data import Sampler
 
 from vlm_ablate.data.deal import Size, dealt, digest
 
+if TYPE_CHECKING:
+    from vlm_ablate.data.mixture import Mixture
+
 WINDOW = 2048
 """Samples that are packed together: of a mixture like the Cauldron rows of 4,096 tokens become 0.996 full."""
+
+_OF_STREAM = 0.8
+"""Share of a stream's window that a window of a mixture draws of it on the average."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +104,15 @@ def best_fit(sizes: Sequence[Size], tokens: int, views: int | None = None) -> li
             open_rows[spent][left].append(row)
             bits[spent] |= 1 << left
     return rows
+
+
+def window_of(mixture: Mixture) -> int:
+    """Samples of a mixture that are packed together: so few that what they draw of a stream lies within two of its
+    windows, which it keeps. They are measured first and read in another order, and reading further back begins the
+    stream again."""
+    parts = zip(mixture.sources, mixture.shares, strict=True)
+    drawn = [max(each.window, int(_OF_STREAM * each.window / share)) for each, share in parts if each.sequential]
+    return min([WINDOW, *drawn])
 
 
 class PackedRows:
@@ -203,9 +219,10 @@ def padded_share(sizes: Sequence[Size], batch: int) -> float:
     return sum(lengths) / space if space else 0.0
 
 
-def fill_of(sizes: Sequence[Size], tokens: int, views: int | None, window: int = WINDOW) -> Fill:
+def fill_of(sizes: Sequence[Size], tokens: int, views: int | None, window: int | None = None) -> Fill:
     """What packing makes of samples of these sizes, in the order of training; the last window may be a short one."""
     rows = counted = most = 0
+    window = window or WINDOW
     for first in range(0, len(sizes), window):
         part = sizes[first : first + window]
         packed = best_fit(part, tokens, views)

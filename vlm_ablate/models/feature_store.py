@@ -8,7 +8,8 @@ first, and never again once it is full or its writer is gone; so whatever is kil
 which readers leave out. Entries carry a checksum of their own and one of their values, which is compared when a process
 first reads them: what is damaged is computed again.
 
-All encoders together stay below a limit: before a new pack is begun, the packs that were not used for longest go.
+All encoders together stay below a limit: before a new pack is begun, the packs that were not used for longest go. The
+packs that several processes begin at the same time may each pass it.
 """
 
 from __future__ import annotations
