@@ -194,6 +194,18 @@ def test_a_run_without_one_benchmark_has_no_mean(experiment: Experiment, runs: l
     assert (row.score().n, row.score("vqa").n) == (2, 3)
 
 
+def test_a_seed_without_one_benchmark_is_told(experiment: Experiment, runs: list[RunRecord]) -> None:
+    def without(run: RunRecord) -> RunRecord:
+        return replace(run, scores=[s for s in run.scores if s["column"] != "text"])
+
+    one = report(experiment, [without(r) if (r.arm, r.seed) == ("ca", 2) else r for r in runs])
+    label = row_of(one, "ca").label
+    assert (label, "2 seeds scored, 1 finished without every benchmark.") in one.notes
+    none = report(experiment, [without(r) if r.arm == "ca" else r for r in runs])
+    assert row_of(none, "ca").score() is None
+    assert (label, "0 seeds scored, 3 finished without every benchmark.") in none.notes
+
+
 def test_unreadable_answers_are_shown(experiment: Experiment, runs: list[RunRecord]) -> None:
     scores = [s | {"unparsed": 7} if s["column"] == "vqa" and not s["blind"] else s for s in runs[0].scores]
     found = report(experiment, [replace(runs[0], scores=scores), *runs[1:]])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from vlm_ablate.reporting.rows import ArmRow
 from vlm_ablate.reporting.select import Selection
@@ -99,31 +99,35 @@ def _labels(rows: Sequence[ArmRow], indices: Iterable[int]) -> str:
 
 
 def _seeds(rows: Sequence[ArmRow], planned: Sequence[int]) -> Iterable[Note]:
-    counts = {len(row.scores[schema.MEAN]) for row in rows if row.scores[schema.MEAN]}
-    if not counts:
-        return
-    if counts == {1}:
-        text = "1 seed, so there is no interval and no two arms can be told apart."
-    else:
-        many = f"{max(counts)}" if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
-        text = (
-            f"mean over {many} seeds ± half-width of the 95 % t-interval. A seed fixes initialisation and data order, "
-            "the same for all arms, so differences between arms are paired by seed."
-        )
-        with_items = [bool((found := row.score()) and found.items) for row in rows if row.score()]
-        if all(with_items):
-            text += " They hold for other items of the same kinds, too."
-        elif any(with_items):
-            text += " Of arms with scores by item in all records they hold for other items of the same kinds, too."
-    yield "Intervals", text
+    if counts := {len(row.scores[schema.MEAN]) for row in rows if row.scores[schema.MEAN]}:
+        yield "Intervals", _intervals(rows, counts)
     for row in rows:
         scored = len(row.scores[schema.MEAN])
         unscored = {s: n for s in dict.fromkeys(row.seeds.values()) if s != schema.FINISHED and (n := _times(row, s))}
+        if lacking := _times(row, schema.FINISHED) - scored:
+            unscored["finished without every benchmark"] = lacking
         absent = len(set(planned) - set(row.seeds)) if row.seeds else 0
-        if scored and (unscored or absent):
+        if (scored and (unscored or absent)) or lacking:
             unscored |= {"not run": absent} if absent else {}
             rest = ", ".join(f"{n} {status}" for status, n in unscored.items())
             yield row.label, f"{_count(scored, 'seed')} scored, {rest}."
+
+
+def _intervals(rows: Sequence[ArmRow], counts: Collection[int]) -> str:
+    """What stands behind a mean and its half-width, of arms with so many seeds."""
+    if counts == {1}:
+        return "1 seed, so there is no interval and no two arms can be told apart."
+    many = f"{max(counts)}" if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
+    text = (
+        f"mean over {many} seeds ± half-width of the 95 % t-interval. A seed fixes initialisation and data order, "
+        "the same for all arms, so differences between arms are paired by seed."
+    )
+    with_items = [bool((found := row.score()) and found.items) for row in rows if row.score()]
+    if all(with_items):
+        text += " They hold for other items of the same kinds, too."
+    elif any(with_items):
+        text += " Of arms with scores by item in all records they hold for other items of the same kinds, too."
+    return text
 
 
 def _times(row: ArmRow, status: str) -> int:
