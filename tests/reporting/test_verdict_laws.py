@@ -189,6 +189,9 @@ def test_what_is_said_of_correction_and_power_is_what_was_counted(
             seen = sorted(c.visible for r, c in counted if r == relation)
             told = f"{seen[0]:.1f} to {seen[-1]:.1f}" if len(seen) > 1 else f"{seen[0]:.1f}" if seen else ""
             assert (f"{what} {told} points" in notes["Power"]) == bool(seen)
+        margins = sorted({row.margin for row in made.claims if row.margin})
+        asked = {(): "", (1.5,): "±1.5 points.", (1.0, 1.5): "±1 or ±1.5 points."}[tuple(margins)]
+        assert asked in notes["Claims"] and ("Similar" in notes["Claims"]) == bool(asked)
         assert made.claims[-1].verdict == Verdict.says_nothing and made.claims[-1].comparisons[0].p_holm is None
 
 

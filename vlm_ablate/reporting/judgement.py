@@ -15,11 +15,10 @@ Note = tuple[str, str]
 def judgement_notes(report: Report) -> Iterable[Note]:
     """(subject, text), those first without which the table is misread."""
     yield from _silent(report)
-    tested = [(claim.relation == "similar", c)
-              for claim in report.claims for c in claim.comparisons if c.p_holm is not None]  # fmt: skip
+    tested = [(claim.margin, c) for claim in report.claims for c in claim.comparisons if c.p_holm is not None]
     if tested:
-        yield "Claims", _claims(len(tested), any(similar for similar, _ in tested))
-        yield "Power", _power(tested)
+        yield "Claims", _claims(len(tested), sorted({margin for margin, _ in tested if margin is not None}))
+        yield "Power", _power([(margin is not None, c) for margin, c in tested])
     if any(row.rank_range and row.rank_range[0] != row.rank_range[1] for row in report.rows):
         yield "Ranks", (
             "the places that an arm may have. Two arms share places where the 95 % interval of their paired difference "
@@ -40,10 +39,14 @@ def _silent(report: Report) -> Iterable[Note]:
                 yield "Says nothing", f"{name}: at the {edge}: {'; '.join(arms.values())}."
 
 
-def _claims(tested: int, similar: bool) -> str:
+def _claims(tested: int, margins: Sequence[float]) -> str:
+    """How verdicts were come to; with the margins of what is claimed to be similar, in points."""
     text = "paired differences over seeds with 95 % intervals; a verdict holds after "
     text += f"Holm's correction over {tested} comparisons." if tested > 1 else "a test at 95 %."
-    return text + (" Similar: two one-sided tests that the difference lies within the margin." if similar else "")
+    if not margins:
+        return text
+    told = f"{' or '.join(f'±{margin:g}' for margin in margins)} point{'s' * (margins != [1])}"
+    return f"{text} Similar: two one-sided tests that the difference lies within the margin, {told}."
 
 
 def _power(tested: Sequence[tuple[bool, Comparison]]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from vlm_ablate.papers import regenerated
 from vlm_ablate.reporting.agreement import Agreement, agreement
+from vlm_ablate.reporting.claims import SIMILAR_MARGIN
 from vlm_ablate.reporting.frame import Report
 from vlm_ablate.reporting.grid import DASH, MARK, Cell, Column, Grid, Layout
 from vlm_ablate.reporting.layout import claim_columns, claim_rows
@@ -117,7 +118,9 @@ def _notes(reports: Sequence[Report]) -> Iterable[tuple[str, str]]:
         "Claims",
         (
             "differences in points with 95 % intervals, paired by seed; a verdict holds after Holm's correction within "
-            "its table. Visible from: the smallest true difference that would have been seen with a chance of 80 %."
+            "its table. Visible from: the smallest true difference that would have been seen with a chance of 80 %; of "
+            f"arms that are claimed to be alike, the smallest margin that would have been, where {SIMILAR_MARGIN:g} "
+            "point is asked unless the claim says another."
         ),
     )
     yield (
