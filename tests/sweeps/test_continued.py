@@ -114,6 +114,12 @@ def test_a_space_that_is_all_tried_ends_a_sweep_that_counts_hours(tmp_path: Path
     assert {trial.values[RANK] for trial in result.finished} == {8, 16} and len(launcher.computed) == 2
 
 
+def test_a_range_of_very_many_whole_numbers_is_searched_and_never_listed(tmp_path: Path, home: Home) -> None:
+    (result,) = sweep(write_sweep(tmp_path, budget={"trials": 2}, space={RANK: {"low": 1, "high": 2**53}}), home,
+                      Oracle())  # fmt: skip
+    assert len(result.finished) == 2
+
+
 def test_a_grid_goes_on_where_another_sampler_was(tmp_path: Path, home: Home) -> None:
     space = {RANK: [4, 8, 16]}
     sweep(write_sweep(tmp_path, space=space, budget={"trials": 1}), home, Oracle())
@@ -123,7 +129,7 @@ def test_a_grid_goes_on_where_another_sampler_was(tmp_path: Path, home: Home) ->
 
 
 def test_values_in_steps_are_those_that_a_file_writes() -> None:
-    assert listed(Dimension(low=0.1, high=0.5, step=0.1)) == [0.1, 0.2, 0.3, 0.4, 0.5]
+    assert list(listed(Dimension(low=0.1, high=0.5, step=0.1))) == [0.1, 0.2, 0.3, 0.4, 0.5]
 
 
 def test_homes_that_share_a_server_and_ask_at_the_same_moment_get_different_values(

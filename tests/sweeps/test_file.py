@@ -30,6 +30,8 @@ RANGE = {"low": 1e-4, "high": 1e-1}
         ({"space": {RATE: {"lo": 1e-4, "high": 1e-1}}}, "unknown key (did you mean 'low'?)"),
         ({"space": {RATE: {"low": 1e-2, "high": 1e-1}}}, "leaves out 0.001, which arm 'plain' has"),
         ({"space": {RATE: RANGE}, "sampler": "grid"}, "a grid needs `choices`, whole numbers or a `step`"),
+        ({"space": {RANK: {"low": 1, "high": 2**53}}, "sampler": "grid"}, "more than 10,000 combinations"),
+        ({"space": {RATE: {"low": 1e-3, "high": 1.0, "step": 1e-12}}, "sampler": "grid"}, "more than 10,000 combin"),
         ({"space": {RATE: {**RANGE, "when": {RANK: 8}}}}, "is no other field of the space"),
         ({"space": {RATE: {**RANGE, "when": {RANK: 9}}, RANK: [8]}}, "never has the value 9"),
         (

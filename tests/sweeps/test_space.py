@@ -42,7 +42,8 @@ def sweeps(draw: Any, **more: Any) -> Sweep:
     for name in draw(st.permutations(NAMES)):
         space[name] = {key: value for key, value in draw(dimensions()).items() if value is not None}
         known = {
-            other: listed(Dimension(**{k: v for k, v in body.items() if k != "when"})) for other, body in space.items()
+            other: list(listed(Dimension(**{k: v for k, v in body.items() if k != "when"})))
+            for other, body in space.items()
         }
         del known[name]
         known[ARM] = ARMS
@@ -69,7 +70,7 @@ def searched(space: dict[str, Dimension], name: str, values: Values) -> bool:
 
 def combinations(sweep: Sweep, arms: list[str]) -> set[str]:
     """By trying everything."""
-    every = {ARM: arms, **{name: listed(d) for name, d in sweep.space.items()}}
+    every = {ARM: arms, **{name: list(listed(d)) for name, d in sweep.space.items()}}
     found = set()
     for values in itertools.product(*every.values()):
         whole = dict(zip(every, values, strict=True))
@@ -141,7 +142,7 @@ def test_a_field_stands_behind_those_that_it_depends_on(sweep: Sweep) -> None:
 @MANY
 def test_listed_values_are_held_differ_and_the_ends_are_the_first_and_the_last(body: dict[str, Any]) -> None:
     dimension = Dimension.model_validate({key: value for key, value in body.items() if value is not None})
-    values = listed(dimension)
+    values = list(listed(dimension))
     assert all(holds(dimension, value) for value in values) and len({*values}) == len(values)
     if dimension.choices is None:
         assert values == sorted(values) and extremes(dimension) == [values[0], values[-1]]  # type: ignore[type-var]

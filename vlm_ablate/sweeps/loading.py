@@ -22,7 +22,7 @@ from vlm_ablate.config.shipped import OWN, experiments_root, shipped_experiments
 from vlm_ablate.errors import ConfigError, Problem, UnknownNameError, nearest
 from vlm_ablate.runs.spec import RunSpec, spec_of
 from vlm_ablate.sweeps.config import ARM, Sweep, Value, conditions, holds
-from vlm_ablate.sweeps.space import Space, Values, extremes
+from vlm_ablate.sweeps.space import MOST_COMBINATIONS, Space, Values, extremes
 
 SEARCHED = ("model", "stages", "data")
 """Sections of a run that decide its weights."""
@@ -137,6 +137,9 @@ def load_sweep(path: str | Path) -> LoadedSweep:
         written = {arm: _written(sweep, base, arm, document, file, problems) for arm in arms}
         name = f"{sweep.name}/{arms[0]}" if sweep.experiment.per_arm else sweep.name
         studies.append(StudyPlan(name, arms, Space.of(sweep.space, arms), written))
+    if sweep.sampler.name == "grid" and any(study.space.combinations(MOST_COMBINATIONS) is None for study in studies):
+        message = f"a grid of more than {MOST_COMBINATIONS:,} combinations; name fewer values, or take random"
+        problems.append(Problem(str(document.where(("sampler",)) or display(file)), "sampler", message))
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
     return LoadedSweep(file, sweep, experiment_file, document, tuple(studies), base)

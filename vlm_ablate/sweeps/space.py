@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from graphlib import TopologicalSorter
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from vlm_ablate.sweeps.config import ARM, Dimension, Value, as_list, conditions, ends
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 Values = dict[str, Value]
 """Field -> value; of a study over several arms also `arm`."""
+MOST_COMBINATIONS = 10_000
+"""Up to so many combinations a grid has, and it is noticed that all of a space were begun."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,11 @@ class Space:
             for value in listed(self.dimensions[names[0]]):
                 yield from self._below(names[1:], {**values, names[0]: value})
 
+    def combinations(self, most: int) -> int | None:
+        """How many combinations a countable space has; None: more than `most`."""
+        found = sum(1 for _ in islice(self.grid(), most + 1))
+        return found if found <= most else None
+
     def enabling(self, name: str) -> Values:
         """Values of other fields with which a field is searched."""
         return {other: wanted[0] for other, wanted in conditions(self.dimensions, name).items()}
@@ -102,15 +110,17 @@ def extremes(dimension: Dimension) -> list[Value]:
     return [low, low + last * int(dimension.step) if dimension.whole else _step(dimension, last)]
 
 
-def listed(dimension: Dimension) -> list[Value]:
-    """All values of a field that has so many: choices, whole numbers, or numbers in steps."""
+def listed(dimension: Dimension) -> Iterator[Value]:
+    """All values of a field that has so many: choices, whole numbers, or numbers in steps. They may be very many."""
     if dimension.choices is not None:
-        return list(dimension.choices)
-    if isinstance(dimension.low, int) and isinstance(dimension.high, int):
-        return list(range(dimension.low, dimension.high + 1, int(dimension.step or 1)))
-    low, high = ends(dimension)
-    assert dimension.step is not None
-    return [_step(dimension, i) for i in range(int((high - low) / dimension.step + 1e-9) + 1)]
+        yield from dimension.choices
+    elif isinstance(dimension.low, int) and isinstance(dimension.high, int):
+        yield from range(dimension.low, dimension.high + 1, int(dimension.step or 1))
+    else:
+        low, high = ends(dimension)
+        assert dimension.step is not None
+        for number in range(int((high - low) / dimension.step + 1e-9) + 1):
+            yield _step(dimension, number)
 
 
 def _step(dimension: Dimension, number: int) -> float:

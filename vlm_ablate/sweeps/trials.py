@@ -24,7 +24,7 @@ from vlm_ablate.storage import locked, write_atomically
 from vlm_ablate.sweeps.config import ARM
 from vlm_ablate.sweeps.cost import Cost
 from vlm_ablate.sweeps.loading import LoadedSweep, StudyPlan
-from vlm_ablate.sweeps.space import Values
+from vlm_ablate.sweeps.space import MOST_COMBINATIONS, Values
 from vlm_ablate.sweeps.storage import UNTOUCHED, open_storage, open_study, sampler_of, sweep_folder
 
 if TYPE_CHECKING:
@@ -40,8 +40,6 @@ INFEASIBLE_SHARE = 10
 """At most so many trials are drawn for each of the budget when most do not fit."""
 INFEASIBLE_FIRST = 100
 """With a budget that counts no trials, at most so many more than that share of those that fit."""
-MOST_COMBINATIONS = 10_000
-"""Up to so many combinations of a space it is noticed that all of them were begun."""
 
 # User attributes of a trial
 OWN_HOME, VALUES, ATTEMPT, OUTCOME, MESSAGE = "home", "values", "attempt", "outcome", "message"
