@@ -31,6 +31,12 @@ def most_unpacked(packed: int) -> int:
     return max(ALWAYS_ALLOWED, MOST_RATIO * packed)
 
 
+def unpacks_to_more(name: str, limit: int) -> DataError:
+    """The error of an archive that holds more than a limit, in bytes."""
+    return DataError(f"{name} unpacks to more than {limit / 2**20:,.0f} MiB",
+                     hint="that is no archive of documents or pictures; take it from another place")
+
+
 class Bounded:
     """A stream that refuses to give more than a limit.
 
@@ -53,8 +59,7 @@ class Bounded:
         data = self._stream.read(room if size < 0 else min(size, room))
         self._given += len(data)
         if self._given > self._limit:
-            raise DataError(f"{self._name} unpacks to more than {self._limit / 2**20:,.0f} MiB",
-                            hint="that is no archive of documents or pictures; take it from another place")
+            raise unpacks_to_more(self._name, self._limit)
         return data
 
 

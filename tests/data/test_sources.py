@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import json
@@ -10,6 +11,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -22,6 +24,8 @@ from vlm_ablate.data.dataset import MixtureDataset, build_mixture
 from vlm_ablate.data.encode import Encoder
 from vlm_ablate.data.sample import Image, Sample, UnusableSample
 from vlm_ablate.data.sources.base import STREAM_WINDOW, Source
+from vlm_ablate.data.sources.lines import LineStream
+from vlm_ablate.data.sources.shards import TarStream
 from vlm_ablate.errors import AssetMissing, ConfigError, DataError
 from vlm_ablate.registry import sources as registry
 
@@ -126,6 +130,37 @@ def test_compressed_shards_are_read_as_streams(tmp_path: Path) -> None:
     packed.write_bytes(packed.read_bytes()[:200])
     with pytest.raises(DataError, match=r"shard .*b.tar.gz cannot be read"):
         source("cauldron", packed, streaming=True, rows=2)
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl.gz", "rows.tar.gz"])
+def test_what_a_compressed_file_unpacks_to_has_a_limit(name: str, tmp_path: Path) -> None:
+    rows = records.write(records.CAULDRON[:1], "webdataset", tmp_path / "a") / "train-000.tar"
+    file, blank = tmp_path / name, b" " * 2**20
+    with gzip.open(file, "wb", compresslevel=1) as packed:
+        if name == "rows.tar.gz":
+            info = tarfile.TarInfo("1.json")
+            info.size = 65 * 2**20
+            packed.write(rows.read_bytes().rstrip(b"\0") + b"\0" * (-len(rows.read_bytes().rstrip(b"\0")) % 512))
+            packed.write(info.tobuf())
+        for _ in range(65):
+            packed.write(blank)
+    with pytest.raises(DataError, match=rf"{name} unpacks to more than 64 MiB"):
+        list(TarStream([file]) if name == "rows.tar.gz" else LineStream([file]))
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl.gz", "rows.tar.gz"])
+def test_damaged_compression_is_one_error_that_names_its_file(name: str, tmp_path: Path) -> None:
+    shard = records.write(records.CAULDRON, "webdataset", tmp_path / "a") / "train-000.tar"
+    rng = np.random.default_rng(0)
+    lines = b"".join(json.dumps({"text": rng.bytes(200).hex()}).encode() + b"\n" for _ in range(50))
+    whole = gzip.compress(shard.read_bytes() if name == "rows.tar.gz" else lines)
+    file = tmp_path / name
+    for place in range(12, len(whole), len(whole) // 40):
+        damaged = bytearray(whole)
+        damaged[place] ^= 0xFF
+        file.write_bytes(damaged)
+        with contextlib.suppress(DataError):
+            list(TarStream([file]) if name == "rows.tar.gz" else LineStream([file]))
 
 
 def test_a_damaged_row_of_a_stream_is_the_only_one_lost(tmp_path: Path) -> None:

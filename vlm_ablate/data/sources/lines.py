@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import zlib
 from collections.abc import Callable, Iterator
 from io import BufferedReader
 from itertools import islice
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from vlm_ablate.errors import DataError
-from vlm_ablate.limits import parse_json
+from vlm_ablate.limits import most_unpacked, parse_json, unpacks_to_more
 
 Row = dict[str, Any]
 ENDINGS = (".jsonl", ".json", ".jsonl.gz", ".ndjson")
@@ -154,9 +155,20 @@ def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
         return
     with _opened(file) as stream:
         try:
-            yield from ((number, line) for number, line in enumerate(stream, 1) if line.strip())
-        except (OSError, EOFError) as error:
+            lines = _bounded(stream, file) if file.suffix == ".gz" else stream
+            yield from ((number, line) for number, line in enumerate(lines, 1) if line.strip())
+        except (OSError, EOFError, zlib.error) as error:
             raise DataError(f"{file} cannot be read: {error}") from error
+
+
+def _bounded(stream: gzip.GzipFile | BufferedReader, file: Path) -> Iterator[bytes]:
+    """The lines of a compressed file, until it has given more than such a file can hold."""
+    limit = left = most_unpacked(file.stat().st_size)
+    while line := stream.readline(left + 1):
+        left -= len(line)
+        if left < 0:
+            raise unpacks_to_more(str(file), limit)
+        yield line
 
 
 def _is_array(file: Path) -> bool:

@@ -6,9 +6,11 @@ Members that share a name up to its first dot form a row. JSON members are merge
 
 from __future__ import annotations
 
+import lzma
 import os
 import re
 import tarfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -16,7 +18,7 @@ from typing import IO, Any
 from vlm_ablate.data.sources.lines import Row, columns_of
 from vlm_ablate.data.values import decoded
 from vlm_ablate.errors import DataError
-from vlm_ablate.limits import parse_json
+from vlm_ablate.limits import most_unpacked, parse_json, unpacks_to_more
 
 _LOOKED_AT = 8
 """First rows whose members are the columns."""
@@ -126,23 +128,30 @@ class TarStream:
         for path in self._paths:
             try:
                 with tarfile.open(path, "r:*") as tar:
-                    for key, members in _groups(tar):
+                    for key, members in _groups(tar, str(path), most_unpacked(path.stat().st_size)):
                         if left:
                             left -= 1
                             continue
                         read = {ending: _content(tar, member) for ending, member in members}
                         yield {**read, "__key__": key, "__url__": str(path)}
-            except (tarfile.TarError, EOFError, OSError) as error:
+            except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
                 raise DataError(f"shard {path} cannot be read: {error}") from error
 
 
-def _groups(tar: tarfile.TarFile) -> Iterator[tuple[str, list[tuple[str, tarfile.TarInfo]]]]:
-    """(key, [(ending, member)]) of neighbouring members with one key."""
-    last = ""
+def _groups(tar: tarfile.TarFile, name: str, limit: int) -> Iterator[tuple[str, list[tuple[str, tarfile.TarInfo]]]]:
+    """(key, [(ending, member)]) of neighbouring members with one key.
+
+    Raises:
+        DataError: the members hold more than `limit` bytes; `name` is that of the archive.
+    """
+    last, held = "", 0
     found: list[tuple[str, tarfile.TarInfo]] = []
     for member in tar:
         if not member.isfile():
             continue
+        held += member.size
+        if held > limit:
+            raise unpacks_to_more(name, limit)
         key, ending = _split_name(member.name)
         if found and key != last:
             yield last, found
