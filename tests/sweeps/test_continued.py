@@ -13,6 +13,7 @@ from tests.command import call
 from tests.runs.disk import write_results
 from tests.sweeps.toys import RANK, RATE, Oracle, sweep, write_sweep
 from vlm_ablate.config.run_config import RunConfig
+from vlm_ablate.errors import StorageError
 from vlm_ablate.home import Home
 from vlm_ablate.launch.base import Placement, RunFuture
 from vlm_ablate.lease_files import lease_file, this_owner, write_owner
@@ -118,6 +119,15 @@ def test_a_range_of_very_many_whole_numbers_is_searched_and_never_listed(tmp_pat
     (result,) = sweep(write_sweep(tmp_path, budget={"trials": 2}, space={RANK: {"low": 1, "high": 2**53}}), home,
                       Oracle())  # fmt: skip
     assert len(result.finished) == 2
+
+
+@pytest.mark.parametrize("damaged", [b"", b"\xff\xfe", b"0123"])
+def test_a_damaged_id_of_a_home_is_one_error_that_names_its_file(tmp_path: Path, home: Home, damaged: bytes) -> None:
+    file = write_sweep(tmp_path, budget={"trials": 1})
+    sweep(file, home, Oracle())
+    (home.root / "sweeps/toy/id").write_bytes(damaged)
+    with pytest.raises(StorageError, match=r"sweeps/toy/id is damaged"):
+        sweep(file, home, Oracle())
 
 
 def test_a_grid_goes_on_where_another_sampler_was(tmp_path: Path, home: Home) -> None:

@@ -7,6 +7,7 @@ a trial whose holder is dead is continued under its own number by the first who 
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlm_ablate.errors import VlmAblateError
+from vlm_ablate.errors import StorageError, VlmAblateError
 from vlm_ablate.home import Home
 from vlm_ablate.lease import Lease, LeaseHeld, holder
 from vlm_ablate.lease_files import highest_of
@@ -292,12 +293,20 @@ def _old(trial: FrozenTrial) -> bool:
 
 
 def _home_id(folder: Path) -> str:
-    """Tells the trials of this home from those of others on the same server."""
+    """Tells the trials of this home from those of others on the same server.
+
+    Raises:
+        StorageError: its file does not say it.
+    """
     file = folder / "id"
     with locked(folder / "schema.lock"):
         if not file.is_file():
             write_atomically(file, secrets.token_hex(8))
-        return file.read_text().strip()
+        told = file.read_text(errors="replace").strip()
+    if not re.fullmatch(r"[0-9a-f]{16}", told):
+        raise StorageError(f"{file} is damaged: it holds no id of a home",
+                           hint="move it away for a new one; trials that were not finished are then left as they are")
+    return told
 
 
 class TooManyFailures(VlmAblateError):
