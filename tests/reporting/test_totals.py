@@ -173,4 +173,7 @@ def test_the_cost_is_that_of_the_runs_of_the_table_alone(experiment: Experiment,
     assert cost(entry).startswith("4 runs, 10.0 min of computing (4.0 min the longest run)")
     assert cost(entry).endswith("Machine: CPU 0; CPU 1.")
     one = Entry("e", "laptop", "t", report(experiment, timed[:1]), timed)
-    assert cost(one).startswith("1 run, 1.0 min of computing")
+    assert cost(one).startswith("1 run, 1.0 min of computing (1.0 min the longest run); a stage")
+    measured = run("ca", 1, metrics={schema.WALL_SECONDS: 60.0, schema.CPU_SECONDS: 90.0})
+    both = Entry("e", "laptop", "t", report(experiment, [timed[0], measured]), [timed[0], measured])
+    assert "(1.0 min the longest run), 1.5 min of CPU time a run (1 told); a stage" in cost(both)

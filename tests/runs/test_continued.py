@@ -19,6 +19,9 @@ from vlm_ablate.events import EvaluationProgress, StageFinished, StepDone
 from vlm_ablate.runs.execute import execute
 from vlm_ablate.runs.folder import run_folder
 from vlm_ablate.runs.live import LiveRun, ask_to_stop, read_live
+from vlm_ablate.runs.results import find_results
+from vlm_ablate.runs.view import record_of
+from vlm_ablate.tracking import schema
 
 KILLED = """
     import os, signal
@@ -71,7 +74,7 @@ def test_sigterm_while_training_stops_after_a_checkpoint(straight, home, monkeyp
 
 def test_what_a_stopped_process_worked_counts_for_the_stage(straight, home, monkeypatch):
     monkeypatch.setattr("vlm_ablate.training.callbacks.Monitor.event_interval", 0.0)
-    spec, away = straight[1], 1.5
+    spec, away, began_cpu = straight[1], 1.5, time.process_time()
 
     def stop(event):
         if isinstance(event, StepDone) and event.step == 3:
@@ -87,6 +90,8 @@ def test_what_a_stopped_process_worked_counts_for_the_stage(straight, home, monk
     first, second = (stage.outcome()["seconds"] for stage in stages(home, spec))
     assert away <= outcome.before <= first <= outcome.before + outcome.seconds
     assert outcome.seconds <= took and second <= took
+    assert all(0 < stage.outcome()["cpu_seconds"] <= time.process_time() - began_cpu for stage in stages(home, spec))
+    assert record_of(find_results(spec, home)).metrics[schema.CPU_SECONDS] > 0
 
 
 @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT])

@@ -44,7 +44,7 @@ def told(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[RunSpec, Home,
     def record(key: ScoreKey, _: float) -> dict[str, Any]:
         found = score_record(key, scores[key.column, key.mode])
         items = [rng.random() if key.mode == "seen" else 0.5 for _ in range(4)]
-        return found | {"item_scores": items, "seconds": 2.0}
+        return found | {"item_scores": items, "seconds": 2.0, "cpu_seconds": 3.0}
 
     write_results(spec, home, record=record, seconds=10.0)
     return spec, home, scores
@@ -69,6 +69,7 @@ def test_outcome_record_and_view_tell_the_same_scores_and_means(
         (name, mode == "blind"): scores[name, mode] for name in COLUMNS for mode in ("seen", "blind")}  # fmt: skip
     assert record.items.keys() == {*COLUMNS}, "of those with images alone"
     assert record.metrics[schema.WALL_SECONDS] == 10.0 + 2.0 * len(scores)
+    assert schema.CPU_SECONDS not in record.metrics, "the scores tell it, the stage does not"
     last = {key: value for key, value, _, step in view.points if step == 10}
     assert {key: last[key] for key in record.metrics if key in last} == {
         k: v for k, v in record.metrics.items() if k in last

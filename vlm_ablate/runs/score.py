@@ -25,6 +25,7 @@ from vlm_ablate.runs.keys import ScoreKey, curve_keys
 from vlm_ablate.runs.spec import RunSpec
 from vlm_ablate.storage import file_sha256
 from vlm_ablate.tracking import schema
+from vlm_ablate.training.counters import Stopwatch
 
 
 class _Shared:
@@ -104,7 +105,7 @@ class Scoring:
         texts: TextAnswers,
         sharing: Sharing | None,
     ) -> None:
-        started, shared, before = time.monotonic(), texts.shared, _counts(sharing)
+        stopwatch, shared, before = Stopwatch(), texts.shared, _counts(sharing)
         if folder.manifest() is None:
             folder.describe({"inputs": key.inputs, "fingerprints": key.fingerprints()})
         entry, mode = self._evaluation.benchmarks[key.column], key.mode
@@ -127,7 +128,7 @@ class Scoring:
         )
         licences = [r.to_dict() for r in self._benchmarks[key.column].licences]
         items = [None if p.score is None else round(p.score, 6) for p in read_predictions(folder.predictions)]
-        body = {**record.to_dict(), "item_scores": items, "licences": licences, "seconds": time.monotonic() - started}
+        body = {**record.to_dict(), "item_scores": items, "licences": licences, **stopwatch.spent()}
         body["shared_batches"] = texts.shared - shared
         if sharing is not None:
             done = (now - then for now, then in zip(_counts(sharing), before, strict=True))

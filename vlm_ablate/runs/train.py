@@ -122,7 +122,7 @@ class StageRunner:
         (key,), model = self.spec.stage_keys, self.config.model
         with leased(lambda: find_stage(self.home, key.key, key.fingerprints(self.home), None), self._waiting) as folder:
             if folder.outcome() is None:
-                began, clock = time.time_ns() // 1_000_000, time.monotonic()
+                began, stopwatch = time.time_ns() // 1_000_000, Stopwatch()
                 self._describe(folder, key, None)
                 sizes = {schema.PARAMS_TOTAL: float(sum(count_parameters(self._model.released()).values()))}
                 folder.end(
@@ -135,7 +135,7 @@ class StageRunner:
                         "execution": dump(self.config.execution, "execution"),
                         "started_ms": began,
                         "ended_ms": time.time_ns() // 1_000_000,
-                        "seconds": time.monotonic() - clock,
+                        **stopwatch.spent(),
                     }
                 )
         return folder
@@ -216,7 +216,7 @@ class StageRunner:
                 seen = self._in_step(job, group)
         except Diverged as error:
             end = {"status": schema.DIVERGED, "message": error.message, "seen": seen.to_dict()}
-            folder.end(body | end | {"seconds": stopwatch.seconds, "ended_ms": time.time_ns() // 1_000_000})
+            folder.end(body | end | stopwatch.spent() | {"ended_ms": time.time_ns() // 1_000_000})
             raise
         finally:
             self.before += stopwatch.before
@@ -232,7 +232,7 @@ class StageRunner:
                 "seen": seen.to_dict(),
                 "skipped": skipped,
                 "weights_sha256": file_sha256(folder.weights),
-                "seconds": stopwatch.seconds,
+                **stopwatch.spent(),
                 "ended_ms": time.time_ns() // 1_000_000,
             }
         )

@@ -153,9 +153,10 @@ def _last_metrics(results: Results) -> dict[str, float]:
     outcomes = results.outcomes
     values = score_metrics(results.score_records()) if results.status == schema.FINISHED else {}
     if outcomes:
-        values[schema.WALL_SECONDS] = sum(float(o.get("seconds", 0.0)) for o in outcomes) + sum(
-            float(record.get("seconds", 0.0)) for record in results.score_records()
-        )
+        parts = [*outcomes, *results.score_records()]
+        values[schema.WALL_SECONDS] = sum(float(part.get("seconds", 0.0)) for part in parts)
+        if all("cpu_seconds" in part for part in parts):
+            values[schema.CPU_SECONDS] = sum(float(part["cpu_seconds"]) for part in parts)
         values[schema.DATA_SKIPPED] = float(sum(int(o.get("skipped", 0)) for o in outcomes))
     return values
 

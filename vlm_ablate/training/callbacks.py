@@ -234,12 +234,12 @@ class Monitor(StepEnd):
             "seen": self.counter.seen.to_dict(),
             "detector": self._detector.state(),
             "window": window,
-            "seconds": self._stopwatch.seconds,
+            **self._stopwatch.spent(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.counter.seen = Seen(**state_dict["seen"])
-        self._stopwatch.before = float(state_dict.get("seconds", 0.0))  # older checkpoints do not tell
+        self._stopwatch.go_on(state_dict)
         self._detector.load(state_dict["detector"])
         self._window = [tuple(pair) for pair in state_dict["window"]]
 

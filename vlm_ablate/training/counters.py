@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from vlm_ablate.errors import DataError
@@ -44,14 +44,26 @@ class Stopwatch:
     """
 
     def __init__(self) -> None:
-        self._since = time.monotonic()
+        self._since, self._cpu_since = time.monotonic(), time.process_time()
         self.before = 0.0
         """Seconds of the processes before this one."""
+        self._cpu_before: float | None = 0.0
 
     @property
     def seconds(self) -> float:
         """Until now."""
         return self.before + time.monotonic() - self._since
+
+    def spent(self) -> dict[str, float]:
+        """`seconds` until now, and `cpu_seconds` of these processes' own threads where all of them told."""
+        told = {"seconds": self.seconds}
+        if self._cpu_before is not None:
+            told["cpu_seconds"] = self._cpu_before + time.process_time() - self._cpu_since
+        return told
+
+    def go_on(self, spent: Mapping[str, float]) -> None:
+        """Add what processes before this one spent. Older versions did not tell of one or the other."""
+        self.before, self._cpu_before = float(spent.get("seconds", 0.0)), spent.get("cpu_seconds")
 
 
 def flops_by_rates(per_view: float, per_token: float, per_pair: float = 0.0) -> BatchFlops:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from html import escape
 from itertools import islice
+from statistics import fmean
 
 from vlm_ablate.errors import VlmAblateError
 from vlm_ablate.reporting.charts import figure_curve, figure_forest, figure_slope
@@ -159,6 +160,9 @@ def cost(entry: Entry) -> str:
     text = f"{len(runs)} run{'s' * (len(runs) != 1)}"
     if seconds:
         text += f", {_hours(sum(seconds))} of computing ({_hours(max(seconds))} the longest run)"
+        cpu = [r.metrics[schema.CPU_SECONDS] for r in runs if schema.CPU_SECONDS in r.metrics]
+        if cpu:
+            text += f", {_hours(fmean(cpu))} of CPU time a run{f' ({len(cpu)} told)' * (len(cpu) < len(runs))}"
         text += "; a stage that two runs share counts for each"
     machines = list(dict.fromkeys(m for r in runs if (m := r.tags.get(schema.MACHINE))))
     return f"{text}. Machine: {'; '.join(machines)}." if machines else f"{text}."
