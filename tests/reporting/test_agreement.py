@@ -36,6 +36,12 @@ def test_pairs_left_out_are_not_counted() -> None:
     assert agreement([nothing]) is None
 
 
+def test_pairs_that_are_called_alike_are_ties() -> None:
+    order = compare_order([1.0, 2.0, 3.0], [2.0, 1.0, 3.0], alike=[frozenset((1, 0))])
+    assert (order.concordant, order.discordant, order.tied, order.told, order.same) == (2, 0, 1, 2, True)
+    assert order.tau == pytest.approx(stats.kendalltau([1.0, 1.0, 3.0], [2.0, 1.0, 3.0]).statistic)
+
+
 def test_ranks_share_ties_and_skip_missing() -> None:
     assert ranks([3.0, None, 5.0, 3.0, 1.0]) == [2, None, 1, 2, 4]
 

@@ -42,7 +42,7 @@ def test_a_claim_that_the_stand_ins_cannot_test_says_why_and_counts_for_no_other
     found = report(with_table(experiment, claims=[void, other]), runs)
     claims = found.claims
     assert (found.order.pairs, found.order.left_out) == (9, 1)
-    assert lay_out(found).order.endswith("Not counted: 1 pair that this scale cannot test.")
+    assert lay_out(found).order.endswith("Not counted: 1 pair that these runs cannot test.")
     assert (claims[0].verdict, claims[0].reason) == (Verdict.says_nothing, "both are the same here")
     assert claims[0].difference is not None and claims[0].comparisons[0].p is None
     assert claims[1].comparisons[0].p_holm == claims[1].comparisons[0].p

@@ -39,16 +39,23 @@ class Order:
         return 0 < self.told == self.concordant
 
 
-def compare_order(first: Sequence[float], second: Sequence[float], left_out: Collection[frozenset[int]] = ()) -> Order:
+def compare_order(
+    first: Sequence[float],
+    second: Sequence[float],
+    left_out: Collection[frozenset[int]] = (),
+    alike: Collection[frozenset[int]] = (),
+) -> Order:
     """Kendall's tau-b of two scorings of the same arms: (C - D) / sqrt((P - T1) (P - T2)), ties T in each.
 
     Args:
         left_out: pairs of places that are not compared.
+        alike: pairs that are ties of the first ranking, whatever its numbers.
     """
     concordant = discordant = ties_first = ties_second = 0
     compared = [(i, j) for i, j in combinations(range(len(first)), 2) if frozenset((i, j)) not in left_out]
     for i, j in compared:
-        a, b = first[i] - first[j], second[i] - second[j]
+        a = 0.0 if frozenset((i, j)) in alike else first[i] - first[j]
+        b = second[i] - second[j]
         ties_first += a == 0
         ties_second += b == 0
         concordant += a * b > 0

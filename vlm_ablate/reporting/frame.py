@@ -130,7 +130,7 @@ def report(
         rows=rows,
         floor=floor,
         ceiling=highest,
-        order=_order(rows, experiment.table.claims, selection.scale),
+        order=_order(rows, experiment.table.claims, selection.scale, health[schema.MEAN]),
         claims=judge_claims(experiment.table.claims, rows, health, selection.scale),
         notes=(*footnotes(selection, rows, experiment.seeds), *along, *remarks),
         planned_seeds=tuple(experiment.seeds),
@@ -281,18 +281,25 @@ def _ceiling(selection: Selection, given: Mapping[str, float]) -> dict[str, floa
     return found
 
 
-def _order(rows: Sequence[ArmRow], claims: Sequence[Claim], scale: str) -> Order | None:
-    """Over pairs of arms that have both scores, without those that a claim calls untested at this scale."""
+def _order(rows: Sequence[ArmRow], claims: Sequence[Claim], scale: str, health: Health) -> Order | None:
+    """Over pairs of arms that have both scores, without those that a claim calls untested at this scale or of which the
+    scores say nothing. Pairs that the paper itself calls alike are ties."""
     both = [
         (row, row.paper_score, found.mean) for row in rows if row.paper_score is not None and (found := row.score())
     ]
     place = {row.arm: i for i, (row, _, _) in enumerate(both)}
-    untested = {
-        frozenset((place[a], place[b]))
-        for claim in claims if scale in claim.untested
-        for a, b in combinations(claim.arms, 2) if a in place and b in place
-    }  # fmt: skip
-    order = compare_order([p for _, p, _ in both], [o for _, _, o in both], untested)
+
+    def pairs(of: Iterable[Claim]) -> set[frozenset[int]]:
+        told = (pair for claim in of for pair in combinations(claim.arms, 2))
+        return {frozenset((place[a], place[b])) for a, b in told if a in place and b in place}
+
+    silent = {frozenset((place[a], place[b])) for a, b in combinations(place, 2) if health.silence((a, b))}
+    order = compare_order(
+        [p for _, p, _ in both],
+        [o for _, _, o in both],
+        left_out=silent | pairs(claim for claim in claims if scale in claim.untested),
+        alike=pairs(claim for claim in claims if claim.relation == "similar"),
+    )
     return order if order.told else None
 
 

@@ -195,7 +195,7 @@ def describe_order(report: Report) -> str:
 
 
 def _not_counted(order: Order) -> str:
-    reasons = {"this scale cannot test": order.left_out, "the paper does not tell apart": order.tied}
+    reasons = {"these runs cannot test": order.left_out, "the paper does not tell apart": order.tied}
     parts = [f"{n} pair{'s' * (n != 1)} that {why}" for why, n in reasons.items() if n]
     return f" Not counted: {' and '.join(parts)}." if parts else ""
 

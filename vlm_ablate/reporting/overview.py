@@ -126,8 +126,9 @@ def _notes(reports: Sequence[Report]) -> Iterable[tuple[str, str]]:
     yield (
         "Rank agreement",
         (
-            "(pairs in the paper's order − pairs against it) over all pairs that the papers' numbers tell apart, but "
-            "for those that this scale cannot test; 95 % bootstrap interval over tables."
+            "(pairs in the paper's order − pairs against it) over all pairs that the papers tell apart by their "
+            "numbers and do not call alike, but for those that this scale cannot test or of which the scores say "
+            "nothing; 95 % bootstrap interval over tables."
         ),
     )
     silent = [
