@@ -44,6 +44,10 @@ class SweptExperiment(Strict):
         return arms
 
 
+LARGEST = 2**53
+"""Up to here a study, which keeps 64-bit floats, holds every whole number."""
+
+
 class Dimension(Strict):
     """The values that one field may take: a range (`low`, `high`), or a list of `choices`.
 
@@ -67,8 +71,7 @@ class Dimension(Strict):
                     raise FieldError((name,), "belongs to a range; this field has choices")
             if self.log:
                 raise FieldError(("log",), "belongs to a range; this field has choices")
-            told = [(type(choice), choice) for choice in self.choices]
-            if len(set(told)) < len(told):
+            if len(set(self.choices)) < len(self.choices):  # 1, 1.0 and true are one to a study
                 raise FieldError(("choices",), "has the same value twice")
             return self
         if self.low is None or self.high is None:
@@ -81,6 +84,9 @@ class Dimension(Strict):
             raise FieldError(("step",), "does not go with `log`; write the values as `choices`")
         if self.whole and self.step is not None and not isinstance(self.step, int):
             raise FieldError(("step",), f"{self.step} is no whole number, as the ends are")
+        if self.whole and max(abs(self.low), abs(self.high)) > LARGEST:
+            end = "high" if abs(self.high) > LARGEST else "low"
+            raise FieldError((end,), f"{getattr(self, end)} is beyond 2^53: a study would round it")
         return self
 
     @property
