@@ -155,7 +155,8 @@ def test_schema_is_json() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "seeds"), [(None, None), ("0", [0]), ("0,1, 2", [0, 1, 2]), ("0-3,7", [0, 1, 2, 3, 7])]
+    ("text", "seeds"),
+    [(None, None), ("0", [0]), ("0,1, 2", [0, 1, 2]), ("0-3,7", [0, 1, 2, 3, 7]), ("0..2", [0, 1, 2])],
 )
 def test_seed_list(text: str | None, seeds: list[int] | None) -> None:
     assert seed_list(text) == seeds

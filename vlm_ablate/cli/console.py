@@ -212,7 +212,7 @@ def print_runs(runs: Iterable[tuple[str, int, str]]) -> None:
 
 
 def seed_list(text: str | None) -> list[int] | None:
-    """`"0,1,5-7"` -> `[0, 1, 5, 6, 7]`; None stays None (the file's own).
+    """`"0,1,5-7"` or `"0,1,5..7"` -> `[0, 1, 5, 6, 7]`; None stays None (the file's own).
 
     Raises:
         VlmAblateError: not whole numbers, or none at all.
@@ -221,7 +221,7 @@ def seed_list(text: str | None) -> list[int] | None:
         return None
     seeds: list[int] = []
     for part in listed("--seeds", text, "0,1,2 or 0-4"):
-        first, dash, last = part.partition("-")
+        first, dash, last = part.replace("..", "-").partition("-")
         ends = [_seed(end) for end in (first, last if dash else first)]
         if None in ends or ends[0] > ends[1]:  # type: ignore[operator]  # None is looked for first
             raise usage_error(f"--seeds {_short(text)}: {_short(part)!r} is no seed", "write 0,1,2 or 0-4")

@@ -156,7 +156,7 @@ def table_settings(
     columns = list(load_experiment(table, scale=scale, sets=sets).base.evaluation.benchmarks)
     for name in wanted:
         if name not in columns and name not in registered.names():
-            raise UnknownNameError("benchmark", name, [*columns, *registered.names()])
+            raise UnknownNameError("benchmark", name, {*columns, *registered.names()})
     found += [f"evaluation.benchmarks.{name}=null" for name in columns if name not in wanted]
     more = "".join(f", {field}: {value}" for field, value in entry.items())
     new = [name for name in wanted if name not in columns]

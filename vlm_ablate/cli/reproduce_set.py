@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
@@ -65,10 +66,13 @@ def recorded_in(folder: Path, loaded: Sequence[LoadedExperiment]) -> dict[str, R
     Raises:
         VlmAblateError: none of them has, or a file cannot be read.
     """
+    from vlm_ablate.tracking import schema
     from vlm_ablate.tracking.record_file import load_records
 
     files = {each.experiment.name: folder / each.experiment.name / each.scale.name / "records.json" for each in loaded}
-    found = {name: load_records(file) for name, file in files.items() if file.is_file()}
+    read = {name: load_records(file) for name, file in files.items() if file.is_file()}
+    # One that was going on then tells nothing now.
+    found = {name: replace(f, records=[r for r in f.records if r.status in schema.DONE]) for name, f in read.items()}
     if not found:
         name, file = next(iter(files.items()))
         raise VlmAblateError(
