@@ -80,7 +80,7 @@ def test_markdown_rows_have_equally_many_cells(experiment: Experiment, runs: lis
 
 def test_claims_and_order(found: Report) -> None:
     text = render(found, "markdown")
-    assert "9 of 10 pairs stand in the paper's order (Kendall τ = 0.80)" in text
+    assert "8 of 9 pairs stand in the paper's order (Kendall τ = 0.74)" in text
     row = r"\| Cross-attention wins with frozen backbones \| \+6\.4 \| −\S+ .* \| \*\*contradicts\*\* \|"
     assert re.search(row, text)
 
