@@ -150,6 +150,8 @@ def test_a_row_of_the_tables_own_file_is_asked_as_the_options_say(tmp_path: Path
         ask(tmp_path / "mine", file, home, image={"sise": 8})
     with pytest.raises(ConfigError, match="--image: size: must be a whole number, not 'abc'"):
         ask(tmp_path / "mine", file, home, image={"size": "abc"})
+    with pytest.raises(ConfigError, match="50 px is no multiple of the tile of 32 px; write 32 or 64"):
+        ask(tmp_path / "mine", file, home, image=image | {"size": 50})
     other = ask(tmp_path / "mine", file, home, precision="fp32")
     assert other.arm == "mine (evaluated)" and other.config.evaluation.precision == "fp32"
 

@@ -410,3 +410,22 @@ def test_an_empty_mapping_that_would_leave_all_that_is_there_is_told(write: Writ
     assert problems(file) == [f"experiments/demo.yaml:20: arms.one.set.stages: {told}"]
     none = write(("set: {model.connector.depth: 1}", "set: {stages: {replace: true}, model.init_from: some/model}"))
     assert load_experiment(none, scale="paper").arms["one"].config.stages == {}
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        ("size: 1000", "1000 px is no multiple of the tile of 364 px; write 728 or 1092"),
+        ("tile: 300, size: 728", "728 px is no multiple of the tile of 300 px; write 600 or 900"),
+    ],
+)
+def test_pictures_are_asked_at_sizes_that_tiles_fill(written: str, told: str, write: Write) -> None:
+    trained = ("data:\n", "data:\n  image: {split: tiles, size: 1456, tile: 364}\n")
+    section = ("evaluation:\n", f"evaluation:\n  image: {{{written}}}\n")
+    assert problems(write(trained, section)) == [f"experiments/demo.yaml:18: evaluation.image.size: {told}"]
+    own = ("{benchmark: vqav2}", f"{{benchmark: vqav2, image: {{{written}}}}}")
+    at = "experiments/demo.yaml:19: evaluation.benchmarks.vqav2.image.size"
+    assert problems(write(trained, own)) == [f"{at}: {told}"]
+    setting = f"evaluation.image={{{written}}}"
+    assert problems(write(trained), sets=(setting,))[0].endswith(f"evaluation.image.size: {told}")
+    load_experiment(write(trained, ("{benchmark: vqav2}", "{benchmark: vqav2, image: {size: 1820}}")), scale="tiny")

@@ -256,13 +256,15 @@ def _check_image(subject: Subject, image: dict[str, Any]) -> None:
 
     from vlm_ablate.config.data import ImageConfig
     from vlm_ablate.config.problems import problems_of
-    from vlm_ablate.errors import ConfigError
+    from vlm_ablate.errors import ConfigError, Problem
 
     whole = {**subject.image.model_dump(), **image}
     try:
-        ImageConfig.model_validate(whole)
+        found = ImageConfig.model_validate(whole)
     except ValidationError as error:
         raise ConfigError(problems_of(error, ImageConfig, whole, lambda path: ("--image", path))) from error
+    if found.unfilled and {"size", "split", "tile"} & set(image):
+        raise ConfigError([Problem("--image", "size", found.unfilled)])
 
 
 def _in_batches(spec: RunSpec, size: int | None) -> RunSpec:

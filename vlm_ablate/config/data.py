@@ -42,6 +42,15 @@ class ImageConfig(Strict):
             raise ValueError(f"size {self.size} makes more than {MAX_TILES} tiles of {self.tile} px along a side")
         return self
 
+    @property
+    def unfilled(self) -> str:
+        """Why tiles do not fill the longest side, with the sizes nearby that they fill; "" where they do."""
+        if self.split != "tiles" or self.size % self.tile == 0:
+            return ""
+        below = self.size // self.tile * self.tile
+        fitting = (size for size in (below, below + self.tile) if 0 < size <= MAX_TILES * self.tile)
+        return f"{self.size} px is no multiple of the tile of {self.tile} px; write {' or '.join(map(str, fitting))}"
+
 
 class MixtureEntry(Strict, decides="training"):
     """One source and its share."""

@@ -95,6 +95,17 @@ class EvaluationConfig(Strict, decides="score"):
                 raise ValueError(f"curve names benchmark {name!r}; the columns are {', '.join(self.benchmarks)}")
         return self
 
+    def unfilled_tiles(self) -> dict[tuple[str, ...], str]:
+        """Path below this section of a size that tiles do not fill -> why not; what a column takes over is told once.
+
+        Validation lets them pass: so the image processors of some released checkpoints have them.
+        """
+        found: dict[tuple[str, ...], str] = {("image", "size"): self.image.unfilled}
+        for name, entry in self.benchmarks.items():
+            if entry.image is not None and entry.image.unfilled != self.image.unfilled:
+                found["benchmarks", name, "image", "size"] = entry.image.unfilled
+        return {path: why for path, why in found.items() if why}
+
     def preparation(self, column: str) -> Preparation:
         """How images and prompts of one benchmark are prepared."""
         return Preparation(image=self.benchmarks[column].image or self.image, prompt=self.prompt)

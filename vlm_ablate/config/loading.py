@@ -123,14 +123,20 @@ class Loading:
         whole = {**self.data, **self._base_data()}
         try:
             load_plugins(self.data.get("plugins") or [], file=self.shown, beside=self.folder)
-            return Experiment.model_validate(whole)
+            experiment = Experiment.model_validate(whole)
         except ConfigError as error:
             self.problems += error.problems
+            return None
         except ValidationError as error:
-            found = problems_of(error, Experiment, whole, self._where)
-            self.problems += found
-            self._of_base = {(p.path, p.message) for p in found}
-        return None
+            self._note_base(problems_of(error, Experiment, whole, self._where))
+            return None
+        self._note_base(_unfilled(experiment, self._where))
+        return experiment
+
+    def _note_base(self, found: list[Problem]) -> None:
+        """Problems of the base, which the arms that take them over do not have once more."""
+        self.problems += found
+        self._of_base = {(p.path, p.message) for p in found}
 
     def arm_names(self) -> list[str]:
         """All arms that are mappings, chosen or not."""
@@ -271,9 +277,18 @@ def _kind(value: Any) -> str:
 
 def _validated(data: dict[str, Any], where: Where) -> tuple[RunConfig | None, list[Problem]]:
     try:
-        return RunConfig.model_validate(run_data(data)), []
+        config = RunConfig.model_validate(run_data(data))
     except ValidationError as error:
         return None, problems_of(error, RunConfig, run_data(data), where)
+    problems = _unfilled(config, where)
+    return None if problems else config, problems
+
+
+def _unfilled(config: RunConfig, where: Where) -> list[Problem]:
+    """Sizes of the evaluation's pictures that tiles do not fill."""
+    told = config.evaluation.unfilled_tiles()
+    places = {path: where(("evaluation", *path)) for path in told}
+    return [Problem(file, dotted(shown), told[path]) for path, (file, shown) in places.items()]
 
 
 def _as_written(config: RunConfig, data: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 from pydantic import ValidationError, model_validator
 
 from vlm_ablate.config.base import FieldError, Marked, Strict
-from vlm_ablate.config.data import MAX_TILES, DataConfig, ImageConfig, PromptFormat
+from vlm_ablate.config.data import DataConfig, ImageConfig, PromptFormat
 from vlm_ablate.config.evaluation import EvaluationConfig
 from vlm_ablate.config.execution import Execution
 from vlm_ablate.config.model import ModelConfig
@@ -39,12 +39,9 @@ class RunStage(Stage, decides="training"):
     @model_validator(mode="after")
     def _tiles_fill_the_picture(self) -> RunStage:
         for step, image in self.data.image_by_step().items():
-            if image.split == "tiles" and image.size % image.tile:
+            if image.unfilled:
                 path = ("data", "climb", str(step)) if step in self.data.climb else ("data", "image", "size")
-                below = image.size // image.tile * image.tile
-                fitting = (size for size in (below, below + image.tile) if 0 < size <= MAX_TILES * image.tile)
-                near = " or ".join(map(str, fitting))
-                raise FieldError(path, f"{image.size} px is no multiple of the tile of {image.tile} px; write {near}")
+                raise FieldError(path, image.unfilled)
         return self
 
 
