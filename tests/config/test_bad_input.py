@@ -429,3 +429,12 @@ def test_pictures_are_asked_at_sizes_that_tiles_fill(written: str, told: str, wr
     setting = f"evaluation.image={{{written}}}"
     assert problems(write(trained), sets=(setting,))[0].endswith(f"evaluation.image.size: {told}")
     load_experiment(write(trained, ("{benchmark: vqav2}", "{benchmark: vqav2, image: {size: 1820}}")), scale="tiny")
+
+
+def test_a_size_that_a_stage_is_too_short_to_climb_to_is_told(write: Write) -> None:
+    climbing = write(("data:\n", "data:\n  climb: {0: 128, 3000: 256, 7000: 384}\n"))
+    told = "stages.pretrain.data.climb.7000: images never grow to 384 px, for the stage ends after 6,000 steps"
+    assert told in load_experiment(climbing, scale="paper").warnings
+    assert any("stages.pretrain.data.climb.35: " in text for text in load_experiment(climbing, scale="tiny").warnings)
+    reached = write(("data:\n", "data:\n  climb: {0: 128, 5999: 384}\n"))
+    assert not [text for text in load_experiment(reached, scale="paper").warnings if "climb" in text]

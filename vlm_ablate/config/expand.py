@@ -54,7 +54,18 @@ class LoadedExperiment:
             for base, arms in brought.items()
         ]
         factor = [*self.experiment.factor, *self.scale.tuned_fields]
-        return fairness_warnings(configs, factor) + lacking + inherited + self._tuned_elsewhere()
+        return fairness_warnings(configs, factor) + lacking + inherited + self._tuned_elsewhere() + self._not_reached()
+
+    def _not_reached(self) -> list[str]:
+        """Sizes of images that a stage is too short to come to."""
+        found: dict[str, list[str]] = {}
+        for name, arm in self.arms.items():
+            for stage, config in arm.config.stages.items():
+                for step, size in config.data.climb.items():
+                    if step >= config.steps:
+                        told = f"stages.{stage}.data.climb.{step}: images never grow to {size} px, for the stage ends"
+                        found.setdefault(f"{told} after {config.steps:,} steps", []).append(name)
+        return [f"{told} ({', '.join(arms)})" if len(arms) < len(self.arms) else told for told, arms in found.items()]
 
     def _tuned_elsewhere(self) -> list[str]:
         """Arms that a sweep tuned at another scale: what it found holds there."""
