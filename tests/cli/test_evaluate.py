@@ -18,7 +18,7 @@ from tests.models.support import PERCEIVER
 from vlm_ablate.cli.evaluate import asked, fields, table_settings
 from vlm_ablate.cli.records import build_report, recorded
 from vlm_ablate.config.expand import EVALUATIONS, load_experiment
-from vlm_ablate.errors import ConfigError, ModelError, UnknownNameError
+from vlm_ablate.errors import AssetMissing, ConfigError, ModelError, UnknownNameError
 from vlm_ablate.home import Home
 from vlm_ablate.runs.evaluated import with_evaluated
 from vlm_ablate.runs.execute import execute
@@ -166,6 +166,10 @@ def test_benchmarks_that_the_table_lacks_are_added_and_the_others_left_out() -> 
 def test_what_cannot_be_evaluated_is_told(squares: Path, parts: Path, home: Home) -> None:
     with pytest.raises(ModelError, match="is a 'llama' checkpoint; known"):
         ask(parts / "lm", squares, home)
+    (parts / "bare").mkdir()
+    (parts / "bare" / "config.json").write_text('{"model_type": "idefics3"}')
+    with pytest.raises(AssetMissing, match=r"bare holds no \*\.safetensors file"):
+        ask(parts / "bare", squares, home)
     with pytest.raises(UnknownNameError, match="figur5"):
         load_experiment("figur5", scale="paper")
     with pytest.raises(UnknownNameError, match="textvq'"):

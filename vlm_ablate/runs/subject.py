@@ -15,7 +15,7 @@ from vlm_ablate.config.model import ModelConfig
 from vlm_ablate.config.run_config import RunConfig
 from vlm_ablate.errors import AssetMissing, ConfigError, Problem, UnknownNameError
 from vlm_ablate.home import Home
-from vlm_ablate.models.pretrained import is_own_checkpoint, read_config, resolve
+from vlm_ablate.models.pretrained import is_own_checkpoint, read_config, resolve, tensor_files
 from vlm_ablate.runs.find import find_run
 from vlm_ablate.runs.keys import StageKey
 
@@ -111,7 +111,7 @@ def subject_of(name: str, home: Home) -> Subject:
 
     Raises:
         UnknownNameError: none of these.
-        AssetMissing: a hub id that is not on this machine.
+        AssetMissing: a hub id that is not on this machine; a folder without weights.
         ModelError: a checkpoint of no family that is known, or damaged.
     """
     folder = Path(name).expanduser()
@@ -149,5 +149,6 @@ def _checkpoint(id: str, folder: Path) -> Subject:
         return Subject(name, model, told.image, plugins=told.plugins)
     config = read_config(str(folder), planning=False)
     model, image = assembly_of(config, folder, id=id)
+    tensor_files(folder)  # one without weights is told now, not after the benchmarks are opened
     unlike = processor_unlike(config, folder)
     return Subject(name, model, image, remark=f"the image processor of {name} {unlike}" if unlike else "")
