@@ -264,8 +264,9 @@ def test_plain_text_has_the_ids_of_the_tokenizer(any_tokenizer: PreTrainedTokeni
 
 def test_nothing_to_learn_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
     encoder = Encoder(tokenizer, data_config(image=SMALL, sequence_length=6), 3)
-    with pytest.raises(UnusableSample, match=r"after truncation"):
+    with pytest.raises(UnusableSample, match=r"after truncation to data.sequence_length = 6") as cut:
         encoder(Sample("s", (PICTURE, Text("what is the capital of France"), Text(" Paris", True)), "test"))
+    assert cut.value.hint == "raise data.sequence_length, or lower data.image.size or the connector's tokens"
     with pytest.raises(UnusableSample, match=r"s: no supervised"):
         encoder(Sample("s", (Text(""),), "test"))
 

@@ -239,6 +239,16 @@ def test_a_source_without_one_usable_row_fails_at_once(tokenizer: PreTrainedToke
         next(iter(module(tokenizer, mixture=broken_mixture(set(range(200)))).train_dataloader()))
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_sequences_too_short_for_every_sample_are_told_with_what_to_change(
+    tokenizer: PreTrainedTokenizerFast, workers: int
+) -> None:
+    data = module(tokenizer, CONFIG.model_copy(update={"sequence_length": 2}), workers=workers)
+    with pytest.raises(DataError, match=r"none of .* rows .* after truncation to data.sequence_length = 2") as caught:
+        next(iter(data.train_dataloader()))
+    assert caught.value.hint is not None and "raise data.sequence_length" in caught.value.hint
+
+
 def test_samples_and_views_belong_together(tokenizer: PreTrainedTokenizerFast) -> None:
     config = data_config(image=ImageConfig(size=16, split="crops"))
     source = Mixture({"a": Drawn("a", 5, images=2)}, {"a": 1.0}, 0)

@@ -165,7 +165,8 @@ class MixtureDataset(Dataset[EncodedSample]):
                 last = error
         raise DataError(
             f"source {name!r}: none of {attempts} rows in a row can be used; "
-            f"the last one: {last.message if last else ''}"
+            f"the last one: {last.message if last else ''}",
+            hint=last.hint if last else None,
         )
 
     def sample(self, index: int) -> tuple[str, Sample]:
@@ -178,7 +179,8 @@ class MixtureDataset(Dataset[EncodedSample]):
         if read >= MIN_JUDGED and skipped > self.max_skipped * read:
             raise DataError(
                 f"{skipped} of {read} samples cannot be used, above execution.max_skipped = {self.max_skipped:g}; "
-                f"the last one: {last.message if last else ''}"
+                f"the last one: {last.message if last else ''}",
+                hint=last.hint if last else None,
             )
 
 

@@ -161,9 +161,12 @@ class Encoder:
             )
         layout = self._expand(ids, learned, markers, plans, None if generate else self.limit)
         if not generate and not (layout.labels[1:] != IGNORE).any():
-            raise UnusableSample(
-                sample.id, "nothing to learn", "no supervised token is left" + " after truncation" * layout.truncated
-            )
+            told = "no supervised token is left"
+            hint: str | None = None
+            if layout.truncated:
+                told += f" after truncation to data.sequence_length = {self.limit:,}"
+                hint = "raise data.sequence_length, or lower data.image.size or the connector's tokens"
+            raise UnusableSample(sample.id, "nothing to learn", told, hint=hint)
         return layout
 
     def _expand(

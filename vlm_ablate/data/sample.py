@@ -94,6 +94,6 @@ class UnusableSample(DataError):
     `reason` is short and the same for all samples of a kind, so that they can be counted.
     """
 
-    def __init__(self, sample: str, reason: str, detail: str) -> None:
+    def __init__(self, sample: str, reason: str, detail: str, *, hint: str | None = None) -> None:
         self.sample, self.reason, self.detail = sample, reason, detail
-        super().__init__(f"sample {sample}: {detail}")
+        super().__init__(f"sample {sample}: {detail}", hint=hint)
