@@ -9,11 +9,12 @@ import pytest
 from pydantic import ValidationError
 from training.squares import STAGE, make_spec, save_parts
 
-from vlm_ablate.accounting import check_lengths, plan_model
+from vlm_ablate.accounting import SampleShape, check_lengths, cut_images, plan_model
 from vlm_ablate.config.run_config import RunConfig
 from vlm_ablate.errors import ModelError
 from vlm_ablate.home import Home
 from vlm_ablate.runs.execute import execute
+from vlm_ablate.runs.rates import plan_run
 from vlm_ablate.runs.spec import RunSpec
 
 
@@ -54,3 +55,24 @@ def test_a_sequence_shorter_than_one_image(tmp_path: Path, home: Home) -> None:
     assert outcome.status == "failed" and "one image takes 4 tokens or more" in outcome.message
     enough = config(tmp_path, sequence_length=5)
     check_lengths(plan_model(enough), enough)
+
+
+def test_a_sequence_shorter_than_an_ordinary_image_is_told(tmp_path: Path, home: Home) -> None:
+    save_parts(tmp_path)
+    tiles = {"split": "tiles", "tile": 16, "size": 64}
+    wide, square = (
+        plan_model(config(tmp_path, image=tiles), sample=SampleShape(width=64, height=height)) for height in (16, 64)
+    )
+    tokens = square.stages["train"].image_tokens[64]
+    short = config(tmp_path, image=tiles, sequence_length=tokens)
+    check_lengths(square, short)
+    (told,) = cut_images(square, short)
+    assert told.startswith(
+        f"stages.train.data.sequence_length is {tokens}, and an image of 64x64 px takes {tokens} tokens"
+    )
+    assert f"raise sequence_length above {tokens}" in told
+    assert not cut_images(wide, short)
+    assert not cut_images(square, config(tmp_path, image=tiles, sequence_length=tokens + 1))
+    heard: list[str] = []
+    plan_run(short, home, heard.append)
+    assert heard == [told]

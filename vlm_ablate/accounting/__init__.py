@@ -14,6 +14,7 @@ from vlm_ablate.accounting.plans import (
     Sharding,
     StagePlan,
     check_lengths,
+    cut_images,
     short_count,
 )
 
@@ -35,6 +36,7 @@ __all__ = [
     "StagePlan",
     "check_fits",
     "check_lengths",
+    "cut_images",
     "plan_features",
     "plan_model",
     "shards_of",

@@ -253,3 +253,23 @@ def check_lengths(plan: ModelPlan, config: RunConfig) -> None:
                 f" {data.sequence_length:,}",
                 hint=f"raise data.sequence_length above {tokens:,}, or lower data.image.size or the connector's tokens",
             )
+
+
+def cut_images(plan: ModelPlan, config: RunConfig) -> list[str]:
+    """Stages whose sequences do not hold the plan's image, at one of its sizes: what becomes of samples, and what to
+    change."""
+    told = []
+    for name, stage in plan.stages.items():
+        limit = config.stages[name].data.sequence_length
+        long = {size: tokens for size, tokens in stage.image_tokens.items() if tokens >= limit}
+        if not long:
+            continue
+        size, most = max(long.items(), key=lambda pair: pair[1])
+        sample = plan.sample
+        width, height = sample.width or size, sample.height or size
+        told.append(
+            f"stages.{name}.data.sequence_length is {limit:,}, and an image of {width}x{height} px takes {most:,}"
+            f" tokens at data.image.size {size}: a sample ends before such an image, and is left out where no answer is"
+            f" left; raise sequence_length above {most:,}, or lower the size"
+        )
+    return told

@@ -120,6 +120,7 @@ def plan(
         console.print(*plan_tables.tables(loaded, chosen, plans, shown), sep="\n")
     console.print(*view.notes(loaded, chosen, plans), sep="\n")
     warn([*loaded.warnings, *view.plan_warnings(plans), *view.memory_warnings(plans, device)])
+    warn(view.length_warnings(plans, {arm.name: arm.config for arm in chosen}))
     warn([*view.launch_warnings(unlaunched), *material.warnings()])
     wrong = [VlmAblateError(f"{arm}: {error.message}", hint=error.hint) for arm, error in errors.items()]
     if found := material.error():

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vlm_ablate.accounting import Gpu, ModelPlan
     from vlm_ablate.config.expand import LoadedExperiment
     from vlm_ablate.config.loading import ResolvedArm
+    from vlm_ablate.config.run_config import RunConfig
 
 _UNITS = {"K": 1e3, "M": 1e6, "B": 1e9}
 
@@ -136,6 +137,17 @@ def memory_warnings(plans: Plans, gpu: Gpu) -> list[str]:
         f"more than the {size(gpu.memory)} of {gpu.title}: {where}; see --shards, --micro-batch, --checkpointing. For"
         f" the runs: {LESS_MEMORY}"
     ]
+
+
+def length_warnings(plans: Plans, configs: Mapping[str, RunConfig]) -> list[str]:
+    """Sequences that do not hold an image of the sample; the arms, where not all have them."""
+    from vlm_ablate.accounting import cut_images
+
+    found: dict[str, list[str]] = {}
+    for name, plan in plans.items():
+        for text in cut_images(plan, configs[name]):
+            found.setdefault(text, []).append(name)
+    return [f"{text} ({', '.join(arms)})" if len(arms) < len(plans) else text for text, arms in found.items()]
 
 
 def launch_warnings(refused: Mapping[str, str]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from vlm_ablate.accounting import ModelPlan, StagePlan, check_lengths, plan_model, shards_of
+from vlm_ablate.accounting import ModelPlan, StagePlan, check_lengths, cut_images, plan_model, shards_of
 from vlm_ablate.config.run_config import RunConfig
 from vlm_ablate.errors import VlmAblateError
 from vlm_ablate.home import Home
@@ -18,7 +18,7 @@ def plan_run(config: RunConfig, home: Home, notice: Callable[[str], None]) -> Mo
     """The plan of a run; None: parts that cannot be built on the meta device may still train.
 
     Args:
-        notice: hears that there is none, and of what will probably not fit the GPU.
+        notice: hears that there is none, and of what will probably not fit the GPU, or a sequence.
 
     Raises:
         VlmAblateError: parts that do not fit together, or on the GPU: shown before weights are read.
@@ -31,7 +31,7 @@ def plan_run(config: RunConfig, home: Home, notice: Callable[[str], None]) -> Mo
     except Exception as error:
         notice(f"no plan, and FLOPs are not counted: {type(error).__name__}: {error}")
         return None
-    for problem in too_small(plan):
+    for problem in [*too_small(plan), *cut_images(plan, config)]:
         notice(problem)
     return plan
 
