@@ -176,6 +176,21 @@ def test_what_is_recorded_elsewhere_is_not_computed_again_and_stands_in_the_tabl
     assert sorted(seeds) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
 
 
+@pytest.mark.parametrize("file", ["log.jsonl", "outcome.json"])
+def test_a_run_with_a_damaged_file_is_left_out_of_its_table_and_named(folder: Path, file: str) -> None:
+    home = Home.at("home")
+    fill(home, "first")
+    spec = tables("first")[0][0]
+    damaged = find_results(spec, home).stages[-1].root / file
+    damaged.write_bytes(b"\xff" + damaged.read_bytes())
+    result = CliRunner().invoke(app, ["table", "idefics2/first", "--scale", "tiny", "--home", "home", "-f", "markdown"])
+    assert result.exit_code == 0, result.output
+    told = "".join(result.stderr.split())
+    assert f"warning:{''.join(spec.run_name.split())}isleftout:" in told and file in told
+    assert f"{spec.label}:** 1 seed scored, 1 not run." in result.stdout
+    assert "mean over 1 to 2 seeds" in result.stdout
+
+
 def test_a_folder_without_records_is_named_before_anything(folder: Path) -> None:
     words = ["reproduce", "--scale", "tiny", "--papers", "idefics2", "--home", "home", "--records", "resluts"]
     result = CliRunner().invoke(app, words)

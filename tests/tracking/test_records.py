@@ -17,7 +17,7 @@ from tests.tracking.specs import make_spec
 from vlm_ablate.errors import TrackingError
 from vlm_ablate.home import Home
 from vlm_ablate.reporting.notes import _told as told
-from vlm_ablate.runs.catalogue import records_of, results_of
+from vlm_ablate.runs.catalogue import recorded_of
 from vlm_ablate.runs.keys import curve_keys
 from vlm_ablate.runs.log import Log
 from vlm_ablate.runs.results import find_results
@@ -70,7 +70,7 @@ def test_both_readers_give_equal_records(recorded: Home) -> None:
 def test_the_disk_and_the_store_tell_the_same(recorded: Home) -> None:
     """A table is the same whether its records come from the home or from the store that shows it."""
     specs = [make_spec("mlp", 0), make_spec("mlp", 1), make_spec("full"), make_spec("mlp", 2)]
-    disk = by_name(records_of(results_of(specs, recorded)))
+    disk = by_name([record for _, record in recorded_of(specs, recorded, pytest.fail)])
     stored = by_name(read_records(recorded.tracking_uri, "demo/t01"))
     assert disk.keys() == stored.keys() == {"mlp 0", "mlp 1", "mlp 2", "full 0"}
     for name, mine in disk.items():

@@ -36,6 +36,8 @@ def recorded(
 ) -> RecordFile:
     """The records of an experiment as it is written now, from the home's disk; what is not there, from a store.
 
+    A run one of whose files is damaged is a warning.
+
     Args:
         tracking_uri: a store that others record in; None: the disk only.
         seeds: only these; None: the file's, and any others that were run.
@@ -44,6 +46,7 @@ def recorded(
     Raises:
         TrackingError: nothing was run here, or the store fails.
     """
+    from vlm_ablate.cli.console import warn
     from vlm_ablate.errors import TrackingError
     from vlm_ablate.reporting.figures import history_metrics
     from vlm_ablate.runs.catalogue import (
@@ -51,8 +54,7 @@ def recorded(
         count_others,
         examples_of,
         histories_of,
-        records_of,
-        results_of,
+        recorded_of,
         seeds_asked,
     )
     from vlm_ablate.runs.spec import specs_of
@@ -64,9 +66,12 @@ def recorded(
     numbers = {*experiment.seeds, *(seeds or ()), *seeds_asked(known, experiment.name, loaded.scale.name)}
     every = specs_of(loaded, seeds=sorted(numbers))
     specs = [spec for spec in every if seeds is None or spec.seed in seeds]
-    found = results_of(specs, home)
+    unread: list[str] = []
+    told = recorded_of(specs, home, lambda spec, error: unread.append(f"{spec.run_name} is left out: {error.message}"))
+    warn(unread)
+    found = [results for results, _ in told]
     wanted_metrics = history_metrics(experiment.evaluation.benchmarks)
-    records, histories = records_of(found), dict(histories_of(found, wanted_metrics))
+    records, histories = [record for _, record in told], dict(histories_of(found, wanted_metrics))
     if tracking_uri is not None:
         here, wanted = {record.id for record in records}, {spec.id for spec in specs}
         for record in read_records(tracking_uri, experiment.name):

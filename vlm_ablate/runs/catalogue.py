@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vlm_ablate.errors import StorageError
 from vlm_ablate.home import Home
 from vlm_ablate.runs.names import asked_for
 from vlm_ablate.runs.once import looking_once
@@ -47,16 +48,25 @@ def count_others(asked: Iterable[Asked], experiment: str, scale: str, arms: Iter
     return sum(each.id not in known for each in ours)
 
 
-def results_of(specs: Sequence[RunSpec], home: Home) -> list[Results]:
-    """The results of those specs of which anything is there, also when another experiment has computed it."""
+def recorded_of(
+    specs: Sequence[RunSpec], home: Home, unread: Callable[[RunSpec, StorageError], object]
+) -> list[tuple[Results, RunRecord]]:
+    """The results of those specs of which anything is there, also when another experiment has computed it, with their
+    records.
+
+    Args:
+        unread: is told of a run one of whose files is damaged; it is left out, and the others are not.
+    """
+    found = []
     with looking_once():
-        found = [find_results(spec, home) for spec in specs]
-        return [results for results in found if results.attempt or results.done]
-
-
-def records_of(results: Sequence[Results]) -> list[RunRecord]:
-    """Their records."""
-    return [record_of(each) for each in results]
+        for spec in specs:
+            try:
+                results = find_results(spec, home)
+                if results.attempt or results.done:
+                    found.append((results, record_of(results)))
+            except StorageError as error:
+                unread(spec, error)
+    return found
 
 
 def examples_of(results: Sequence[Results]) -> dict[str, Path]:
