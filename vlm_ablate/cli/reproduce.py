@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -180,8 +181,8 @@ def _write(
             try:
                 with looking_once():
                     source = recorded(each, home, tracking_uri, seeds, asked=asked)
-                    if name in brought:
-                        source = joined(source, brought[name], name, scale)
+                    if name in brought:  # as they are recorded: arms of one seed are of one machine there
+                        source = replace(joined(brought[name], source, name, scale), left_out=source.left_out)
                     report = build_report(each, source, seeds)
                 kept = (source.answers, source.examples) if out else ()
                 write_results(report, source.records, root / name / scale, source.histories, *kept, again=False)
