@@ -7,8 +7,11 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -55,6 +58,31 @@ class Server:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+    @contextmanager
+    def failing(self) -> Iterator[list[str]]:
+        """In its place one that answers every request with status 500; the paths that were asked for."""
+        asked: list[str] = []
+
+        class Fails(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                asked.append(self.path)
+                self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                self.send_error(500)
+
+            do_POST = do_PATCH = do_GET
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        with ThreadingHTTPServer(("127.0.0.1", self._port), Fails) as broken:
+            thread = threading.Thread(target=broken.serve_forever)
+            thread.start()
+            try:
+                yield asked
+            finally:
+                broken.shutdown()
+                thread.join()
 
 
 @pytest.fixture

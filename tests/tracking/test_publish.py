@@ -109,6 +109,22 @@ def test_what_a_store_has_lost_is_given_again(home: Home, store_template: Path, 
     assert losses(home.tracking_uri, again) == [(10, 2.0)] and record.metrics["score/vqa"] == 50.0
 
 
+def test_a_server_that_answers_500_for_a_while_is_survived_and_caught_up_with(home: Home, server: Server) -> None:
+    notices: list[str] = []
+    spec = make_spec()
+    with server.failing() as asked:
+        with Publishing(spec, home, server.uri, notices.append, flush_seconds=0.1):
+            write_results(spec, home, points=[(1, {LOSS: 3.0})])
+            wait_for(lambda: notices)
+        assert asked and len(notices) == 1 and "follows later" in notices[0]
+        with pytest.raises(TrackingError):
+            publish_missing(home, server.uri, notices.append)
+    server.start()
+    assert publish_missing(home, server.uri, notices.append) == 1
+    (record,) = read_records(server.uri, "demo/t01")
+    assert record.status == "finished" and losses(server.uri, record.run_id) == [(1, 3.0)]
+
+
 def test_another_store_gets_everything(home: Home, tmp_path: Path, store_template: Path) -> None:
     view = view_of(write_results(make_spec(), home))
     show(view, home)

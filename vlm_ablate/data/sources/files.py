@@ -114,7 +114,8 @@ def base_folder(id: str) -> Path | None:
 
 
 def reached(folder: Path | None, name: str, field: str) -> Path:
-    """The file that a record names: relative to its data's folder, and nowhere else.
+    """The file that a record names: relative to its data's folder, and nowhere else. Links below it are followed, as
+    whoever made the folder put them there.
 
     Without a folder (data of the hub) it must lie where `datasets` keeps what it downloaded.
 
