@@ -44,6 +44,7 @@ def test_every_part_of_the_pack_runs_at_tiny_size(tmp_path: Path, monkeypatch: p
     assert all(part["found"]["tokens_per_s"] > 0 for name, part in parts.items() if name != "checks")
     assert set(results["summary"]) == {*forms, *(f"switch {name}" for name in switches if name != "as it is")}
     page = (tmp_path / "results.md").read_text()
+    assert ("MFU is not told" in page) == (parts["idefics3_8b lora"]["found"]["mfu"] is None)
     assert all(f"| {name} |" in page for name in parts)
 
 

@@ -70,7 +70,6 @@ def measured(
     batches: Sequence[Sequence[Batch]],
     plan: StagePlan | None,
     *,
-    stored: bool = False,
     warm: int = 1,
 ) -> dict[str, float | None]:
     """Real tokens a second, MFU, HFU and peak memory of steps on these batches, of which the first ones warm up.
@@ -79,7 +78,6 @@ def measured(
         step: trains on one.
         batches: each in micro-batches, on the host.
         plan: has the model's own operations; None: nothing is said of MFU.
-        stored: the encoder computes nothing.
         warm: steps that are not timed.
     """
     cuda = device_of().type == "cuda"
@@ -98,7 +96,7 @@ def measured(
     gpu, mfu = gpu_called(torch.cuda.get_device_name()) if cuda else None, None
     if plan is not None:
         per_view, per_token, per_pair = plan.model_rates
-        done = sum(map(flops_by_rates(0.0 if stored else per_view, per_token, per_pair), every))
+        done = sum(map(flops_by_rates(per_view, per_token, per_pair), every))
         mfu = done / seconds / gpu.flops if gpu else None
     real, places = sum(int(b.attention_mask.sum()) for b in every), sum(b.segment.numel() for b in every)
     return {
@@ -141,11 +139,11 @@ def ours(
     layers = compile_layers(vlm, compiler) if compiler else 0
     batches = [documents_of(vlm, shape, seed=number) for number in range(steps)]
     batches = batches if ragged else [padded(batch) for batch in batches]
-    plan = planned(shape, training, vision, checkpointing)
+    plan = None if stored else planned(shape, training, vision, checkpointing)  # its rates are those with the encoder
     with features(vlm, batches) if stored else nullcontext():
         step = trainer(vlm, (lambda batch: loss_everywhere(vlm, batch)) if everywhere else lambda b: vlm(b).loss_sum)
         warm = steps if compiler else 1
-        found = measured(step, [[batch] for batch in batches], plan, stored=stored, warm=warm)
+        found = measured(step, [[batch] for batch in batches], plan, warm=warm)
     return {"attention": vlm.attention, "compiled_layers": layers, **found}
 
 

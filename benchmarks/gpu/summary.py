@@ -45,6 +45,9 @@ def text(found: Mapping[str, Any]) -> str:
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", '*over*: of transformers\' model on padded batches; of a switch, of the line "as it is".']
+    told = [part["found"] for part in found["parts"].values() if isinstance(part.get("found"), Mapping)]
+    if not any(values.get("mfu") for values in told):
+        lines.append("MFU is not told: this machine is not among the data sheets of the package.")
     lines.append(
         f"Aims of Idefics3-8B: tokens/s over {AIMS['tokens_per_s']}, memory over {AIMS['peak_gib']}, "
         f"MFU {AIMS['mfu']:.0%}."
