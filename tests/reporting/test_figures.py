@@ -183,6 +183,9 @@ def test_the_best_arm_s_panel_of_examples_is_kept_and_names_its_run(
     before = (folder / "examples.png").read_bytes()
     write_results(made, runs, folder, examples=panels, again=False)
     assert (folder / "examples.png").read_bytes() == before
+    written = (folder / "examples.png").stat().st_mtime_ns
+    write_results(made, runs, folder, examples=load_records(folder / "records.json").examples)
+    assert (folder / "examples.png").stat().st_mtime_ns == written, "a picture that was kept is not made of itself"
     (folder / "examples.png").write_text("no picture")
     assert load_records(folder / "records.json").examples == {}
     write_results(made, runs, folder, examples=panels, again=False)

@@ -21,6 +21,9 @@ def keep_examples(panel: Path, run_id: str, folder: Path) -> Path | None:
     from PIL import Image, UnidentifiedImageError
     from PIL.PngImagePlugin import PngInfo
 
+    path = folder / EXAMPLES_FILE
+    if panel == path:  # kept earlier; made again it would lose a little each time
+        return path
     named, out = PngInfo(), io.BytesIO()
     named.add_text(_RUN, run_id)
     try:
@@ -31,7 +34,6 @@ def keep_examples(panel: Path, run_id: str, folder: Path) -> Path | None:
             )
     except (OSError, UnidentifiedImageError):
         return None
-    path = folder / EXAMPLES_FILE
     write_atomically(path, out.getvalue())
     return path
 
