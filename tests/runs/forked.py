@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.training.together import settle_threads
 from tests.waiting import wait_for
 from vlm_ablate.errors import VlmAblateError
 from vlm_ablate.home import Home
@@ -52,6 +53,7 @@ class Forked:
 
 def _call(function: Callable[[], int]) -> None:
     status = 99
+    settle_threads()
     try:
         status = function()
     except BaseException:

@@ -134,7 +134,7 @@ def test_a_checkpoint_of_any_step_has_the_losses_that_are_still_on_the_gpu():
     counter = SimpleNamespace(seen=Seen(), settle=lambda total: None)
     monitor = Monitor(
         counter, lambda metrics: None, lambda event: None, run="r", first_step=0, total_steps=9, divergence_ratio=9.0,
-        waited=lambda: 0.0, stopwatch=SimpleNamespace(seconds=0.0),
+        waited=lambda: 0.0, stopwatch=SimpleNamespace(spent=lambda: {"seconds": 0.0}),
     )  # fmt: skip
     module = SimpleNamespace(
         step_loss=torch.tensor(2.0), step_norm=torch.tensor(1.0), stage=SimpleNamespace(steps=9),

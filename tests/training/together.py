@@ -52,7 +52,14 @@ def together(
     return [torch.load(folder / f"answer-{rank}", weights_only=False) for rank in range(world)]
 
 
+def settle_threads() -> None:
+    """In a forked process, before anything: torch makes its pool of threads anew, which fails where several threads are
+    the first to ask for it (transformers reads weights with some)."""
+    torch.set_num_threads(torch.get_num_threads())
+
+
 def _rank(function: Callable[[Ranks], Any], place: Place, port: int, folder: Path) -> None:
+    settle_threads()
     try:
         ranks = Ranks(place, dist.TCPStore("127.0.0.1", port, timeout=timedelta(seconds=SECONDS)))
         torch.save(function(ranks), folder / f"answer-{place.rank}")
