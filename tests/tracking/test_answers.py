@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import lzma
 from pathlib import Path
 
@@ -36,6 +37,23 @@ def test_a_question_stands_once_however_many_runs_answered_it(tmp_path: Path) ->
     assert found == {"a": {"vqa": [1.0, None]}, "b": {"vqa": [1.0]}}
     assert {run: load_answers(tmp_path / FILE_NAME, run) for run in unlike} == unlike
     assert load_answers(tmp_path / FILE_NAME, "c") == load_answers(tmp_path / "nowhere", "a") == []
+
+
+@pytest.mark.parametrize(
+    ("item", "answer"),
+    [
+        (["1", "what?", "cat"], ["a cat", 1.0]),
+        (["1", "what?", ["cat", None]], ["a cat", 1.0]),
+        (["1", None, ["cat"]], ["a cat", 1.0]),
+        (["1", "what?", ["cat"]], [None, 1.0]),
+        (["1", "what?", ["cat"]], ["a cat", "1"]),
+    ],
+)
+def test_what_is_no_text_is_not_made_one(tmp_path: Path, item: list[object], answer: list[object]) -> None:
+    body = {"format": 1, "columns": {"vqa": [item]}, "runs": {"a": {"vqa": [answer]}}}
+    (tmp_path / FILE_NAME).write_bytes(lzma.compress(json.dumps(body).encode()))
+    with pytest.raises(TrackingError, match=FILE_NAME):
+        load_answers(tmp_path / FILE_NAME, "a")
 
 
 def test_nothing_answered_leaves_no_file(tmp_path: Path) -> None:

@@ -88,7 +88,6 @@ def reproduce(
     from vlm_ablate.runs.once import looking_once
     from vlm_ablate.runs.results import find_results
     from vlm_ablate.runs.spec import specs_of
-    from vlm_ablate.tracking import schema
 
     set_hub_access(allow_hub)
     numbers = seed_list(seeds)
@@ -101,13 +100,14 @@ def reproduce(
     place = open_home(home)
     take_over_earlier(place)
     tables = {each.experiment.name: specs_of(each, seeds=numbers) for each in loaded}
-    done = {record.id for file in brought.values() for record in file.records if record.status in schema.DONE}
+    done = {record.id for file in brought.values() for record in file.records}
     ours = {name: [spec for spec in specs if spec.id not in done] for name, specs in tables.items()}
+    elsewhere = {name: len(specs) - len(ours[name]) for name, specs in tables.items()}
     with looking_once():
         found = {name: [find_results(spec, place) for spec in specs] for name, specs in ours.items()}
     everything = [results for each in found.values() for results in each]
     console = stdout()
-    console.print(plan_table(loaded, found, {name: len(tables[name]) - len(specs) for name, specs in ours.items()}))
+    console.print(plan_table(loaded, found, elsewhere))
     console.print(*sentences(account(everything)), sep="\n", soft_wrap=True)
     unlike = unlike_arms(loaded)
     if plan:
@@ -122,7 +122,7 @@ def reproduce(
     _write(loaded, numbers, place, tracking_uri, out, fresh, unlike, brought)
     ended = {results.spec.id: results.status for results in everything}
     statuses: list[str] = [outcome.status for outcome in outcomes] or [ended[spec.id] for spec in asked]
-    counts = Counter([*statuses, *("recorded" for specs in tables.values() for spec in specs if spec.id in done)])
+    counts = Counter([*statuses, *["recorded"] * sum(elsewhere.values())])
     console.print(", ".join(f"{count} {status}" for status, count in counts.items()))
     if counts["failed"]:
         raise typer.Exit(1)

@@ -61,7 +61,7 @@ def load_set(papers: str, experiments: str | None, scale: str) -> list[LoadedExp
 
 
 def recorded_in(folder: Path, loaded: Sequence[LoadedExperiment]) -> dict[str, RecordFile]:
-    """Name of an experiment -> its runs in a folder of results, where it has any.
+    """Name of an experiment -> its runs in a folder of results that are done, where there is a file of them.
 
     Raises:
         VlmAblateError: none of them has, or a file cannot be read.

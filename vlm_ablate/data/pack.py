@@ -219,10 +219,9 @@ def padded_share(sizes: Sequence[Size], batch: int) -> float:
     return sum(lengths) / space if space else 0.0
 
 
-def fill_of(sizes: Sequence[Size], tokens: int, views: int | None, window: int | None = None) -> Fill:
+def fill_of(sizes: Sequence[Size], tokens: int, views: int | None, window: int = WINDOW) -> Fill:
     """What packing makes of samples of these sizes, in the order of training; the last window may be a short one."""
     rows = counted = most = 0
-    window = window or WINDOW
     for first in range(0, len(sizes), window):
         part = sizes[first : first + window]
         packed = best_fit(part, tokens, views)

@@ -109,12 +109,20 @@ def load_answers(path: Path, run: str) -> list[Answers]:
         found = []
         for place, told in body["runs"].get(run, {}).items():
             name = place.removesuffix(_BLIND)
-            items = zip(body["columns"][name], told, strict=True)
-            rows = ((i, q, tuple(r), str(answer[0]), _score(answer)) for (i, q, r), answer in items)
-            found.append(Answers(_NUMBER.sub("", name), name != place, tuple(rows)))
+            rows = tuple(_row(*pair) for pair in zip(body["columns"][name], told, strict=True))
+            found.append(Answers(_NUMBER.sub("", name), name != place, rows))
         return found
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _unreadable(path, error) from error
+
+
+def _row(item: Any, answer: Any) -> Row:
+    id, question, references = item
+    prediction, _ = answer
+    texts = [id, question, prediction, *(references if isinstance(references, list) else [None])]
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"texts are needed, and a list of them as references, not {item!r:.80} and {answer!r:.80}")
+    return id, question, tuple(references), prediction, _score(answer)
 
 
 def _unreadable(path: Path, error: Exception) -> TrackingError:

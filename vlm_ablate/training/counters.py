@@ -63,7 +63,8 @@ class Stopwatch:
 
     def go_on(self, spent: Mapping[str, float]) -> None:
         """Add what processes before this one spent. Older versions did not tell of one or the other."""
-        self.before, self._cpu_before = float(spent.get("seconds", 0.0)), spent.get("cpu_seconds")
+        self.before = float(spent.get("seconds", 0.0))
+        self._cpu_before = float(spent["cpu_seconds"]) if "cpu_seconds" in spent else None
 
 
 def flops_by_rates(per_view: float, per_token: float, per_pair: float = 0.0) -> BatchFlops:
