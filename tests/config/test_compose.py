@@ -75,6 +75,15 @@ def test_star_reaches_every_key_that_is_there() -> None:
     assert merged == {"stages": {"a": {"steps": 9}, "b": {"steps": 9, "x": 0}}}
 
 
+def test_a_star_does_not_bring_back_what_was_taken_out() -> None:
+    """A scale takes benchmarks out that nothing stands for; a field of all benchmarks means the others."""
+    below = {"benchmarks": {"a": {"limit": 1}, "b": None}}
+    assert merge(below, {"benchmarks": {"*": {"split": "tune"}}})["benchmarks"] == {
+        "a": {"limit": 1, "split": "tune"}, "b": None,
+    }  # fmt: skip
+    assert merge(below, {"benchmarks": {"*": None}})["benchmarks"] == {"a": None, "b": None}
+
+
 @pytest.mark.parametrize(
     ("old", "new", "result"),
     [

@@ -214,3 +214,17 @@ def test_what_is_not_there_is_refused_by_name() -> None:
     with pytest.raises(ModelError, match="bf16"):
         choose("flash_attn", torch.device("cuda"), half=False)
     assert choose("auto", torch.device("cuda"), half=False) == "documents"
+
+
+def test_what_the_chosen_kernel_did_not_take_is_known(languages, siglip) -> None:
+    """It is then computed by document, with the same values."""
+    vlm = a_vlm(siglip, languages("llama"))
+    batch = joined(a_ragged_batch(vlm, dtype=torch.float32))
+    assert vlm.attend_by("documents")
+    with torch.no_grad():
+        by_document = vlm.logits(batch)
+        assert vlm.attended_apart == set()
+        assert vlm.attend_by("varlen")
+        assert torch.equal(vlm.logits(batch), by_document)
+    assert vlm.attended_apart == {"a layer computes in float32"}
+    assert vlm.attend_by("documents") and vlm.attended_apart == set()

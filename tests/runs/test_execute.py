@@ -184,4 +184,13 @@ def test_a_run_of_packed_rows_without_padding_says_so(parts, home):
     assert execute(specs[0], home=home).status == "finished"
     ended = stages(home, specs[0])[0].outcome()
     assert ended["execution"]["attention"] == "documents"
+    assert "attention_apart" not in ended["execution"]
     assert ended["seen"]["sequences"] > 2 * STAGE["batch_size"], "rows hold several samples each"
+
+
+def test_a_kernel_that_did_not_compute_all_attention_is_not_recorded_alone(parts, home, monkeypatch):
+    monkeypatch.setattr("vlm_ablate.runs.stage_model.choose", lambda *args, **kwargs: "varlen")
+    spec = make_spec(parts, stages={"align": STAGE | {"steps": 2}})
+    assert execute(spec, home=home).status == "finished"
+    recorded = stages(home, spec)[0].outcome()["execution"]
+    assert (recorded["attention"], recorded["attention_apart"]) == ("varlen", "a layer computes in float32")

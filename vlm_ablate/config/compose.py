@@ -67,8 +67,8 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any], path: Path_ = ()) 
     """Deep merge of plain data that stands at `path` of a run's configuration; neither argument is changed.
 
     Mappings merge key by key, anything else is replaced. In a mapping, `replace: true` replaces instead of merging,
-    and the key `*` stands for every key that is already there. A part that changes its `name` starts empty, since the
-    old part's fields mean nothing to the new one.
+    and the key `*` stands for every key that is already there and was not taken out by null. A part that changes its
+    `name` starts empty, since the old part's fields mean nothing to the new one.
     """
     return _merge(below, above, path, document=False)
 
@@ -103,6 +103,8 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any], path: Path_, *, d
             continue
         if key == "*" and not is_diff:
             for each in result:
+                if result[each] is None and isinstance(value, dict):
+                    continue  # taken out below: it has no fields to set
                 result[each] = _merged(result[each], value, (*path, str(each)), document=document)
         else:
             result[key] = _merged(result.get(key), value, (*path, str(key)), document=document)

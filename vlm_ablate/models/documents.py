@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.util import find_spec
 from itertools import accumulate
@@ -52,6 +52,8 @@ class Documents:
     """(documents + 1,) int32: where each begins, and the end of the last."""
     prefixes: tuple[int, ...] | None = None
     """How many positions at the start of each see each other; None: none, causal everywhere."""
+    apart: set[str] = field(default_factory=set, compare=False)
+    """Filled with why layers were computed one document at a time although a kernel of flash attention was chosen."""
 
     @classmethod
     def of(
@@ -61,6 +63,7 @@ class Documents:
         *,
         kernel: Kernel = "documents",
         both_ways: Tensor | None = None,
+        apart: set[str] | None = None,
     ) -> Documents:
         """
         Args:
@@ -68,12 +71,13 @@ class Documents:
             device: of the row.
             kernel: what is to compute.
             both_ways: (1, sequence) bool: positions at a document's start that also see what follows them.
+            apart: to fill with why layers are computed one document at a time.
         """
         starts = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
         prefixes = None
         if both_ways is not None:
             prefixes = tuple(torch.stack([part.sum() for part in both_ways[0].split(list(lengths))]).tolist())
-        return cls(tuple(lengths), kernel, starts, prefixes)
+        return cls(tuple(lengths), kernel, starts, prefixes, set() if apart is None else apart)
 
     @property
     def longest(self) -> int:
@@ -133,8 +137,11 @@ def attend(
     causal = is_causal if is_causal is not None else getattr(module, "is_causal", True)
     rule = _Rule(causal, sliding_window, softcap, scaling if scaling is not None else query.shape[-1] ** -0.5, dropout)
     query, key, value = _as_computed(query, key, value)
-    if _flashes(documents, query, value, rule):
-        return _flash(documents, query, key, value, rule)[None], None
+    if documents.kernel in ("varlen", "flash_attn"):
+        unfit = _unfit(documents, query, value, rule)
+        if unfit is None:
+            return _flash(documents, query, key, value, rule)[None], None
+        documents.apart.add(unfit)
     lengths = list(documents.lengths)
     queries, keys, values = (states.split(lengths, dim=2) for states in (query, key, value))
     prefixes = documents.prefixes or (0,) * len(lengths)
@@ -201,17 +208,23 @@ def _mask(length: int, rule: _Rule, prefix: int, device: torch.device) -> Tensor
     return mask | ((place < prefix)[:, None] & (place < prefix))
 
 
-def _flashes(documents: Documents, query: Tensor, value: Tensor, rule: _Rule) -> bool:
-    """Whether the chosen kernel takes this layer as it is; otherwise it is computed one document at a time."""
-    if documents.kernel not in ("varlen", "flash_attn") or documents.prefixes is not None or not rule.causal:
-        return False
+def _unfit(documents: Documents, query: Tensor, value: Tensor, rule: _Rule) -> str | None:
+    """Why the chosen kernel of flash attention does not take this layer as it is; None: it does."""
     width = query.shape[-1]
-    if query.dtype not in (torch.bfloat16, torch.float16) or width % 8 or not value.shape[-1] == width <= _FLASH_HEAD:
-        return False
+    if documents.prefixes is not None:
+        return "prompts are seen both ways"
+    if not rule.causal:
+        return "a layer is not causal"
+    if query.dtype not in (torch.bfloat16, torch.float16):
+        return f"a layer computes in {str(query.dtype).removeprefix('torch.')}"
+    if width % 8 or not value.shape[-1] == width <= _FLASH_HEAD:
+        return f"heads are {width} wide with values of {value.shape[-1]}"
     if documents.kernel == "varlen":
-        windowed = rule.window is not None and rule.window < documents.longest
-        return not rule.dropout and rule.softcap is None and not (windowed and "window_size" not in _varlen_options())
-    return True
+        if rule.dropout or rule.softcap is not None:
+            return "torch's kernel takes no dropout and no cap on scores"
+        if rule.window is not None and rule.window < documents.longest and "window_size" not in _varlen_options():
+            return "torch's kernel takes no window"
+    return None
 
 
 def _flash(documents: Documents, query: Tensor, key: Tensor, value: Tensor, rule: _Rule) -> Tensor:

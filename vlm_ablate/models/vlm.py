@@ -83,6 +83,8 @@ class VLM(nn.Module):
         self.attention: documents.Kernel = "padded"
         """What computes attention among the documents of a batch without padding (`Batch.documents`); "padded": they
         are masked from each other as documents of a padded row are."""
+        self.attended_apart: set[str] = set()
+        """Why layers were computed one document at a time although `attention` names a kernel of flash attention."""
         self.passes: Callable[[int], int] | None = None
         """Of a model whose ranks hold a share each: runs of the encoder in a training step of this rank -> the most of
         any rank. All must run it equally often, as each run gathers its layers from all; None: there is one rank, or
@@ -240,7 +242,7 @@ class VLM(nn.Module):
         A language model that cannot read documents in one row stays with padding.
         """
         able = kernel != "padded" and documents.reads_documents(self.language.decoder, self.language.hidden)
-        self.attention = kernel if able else "padded"
+        self.attention, self.attended_apart = kernel if able else "padded", set()
         return able
 
     def set_gradient_checkpointing(self, enabled: bool = True) -> None:
@@ -266,7 +268,9 @@ class VLM(nn.Module):
         if reading.documents is None or self.attention == "padded":
             return None
         device, both_ways = reading.segment.device, self.architecture.both_ways(reading)
-        return documents.Documents.of(reading.documents, device, kernel=self.attention, both_ways=both_ways)
+        return documents.Documents.of(
+            reading.documents, device, kernel=self.attention, both_ways=both_ways, apart=self.attended_apart
+        )
 
     def _reading(self, batch: Batch, encoded: Encoded | None) -> Reading:
         """Where the placeholders are, what sees what, and the visual tokens in the order of the batch's rows."""

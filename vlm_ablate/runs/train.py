@@ -225,6 +225,8 @@ class StageRunner:
         self.trained += (name,)
         skipped = seen.skipped - start.skipped
         self._told(seen.sequences - start.sequences + skipped, skipped)
+        if vlm.attended_apart:
+            body["execution"] |= {"attention_apart": self._apart(name, vlm)}
         folder.end(
             body
             | {
@@ -301,6 +303,12 @@ class StageRunner:
         artifacts.write_plan(plan, self._folder.artifacts / schema.PLAN_FILE)
         self._features.plan(plan)
         return Rates.of(plan)
+
+    def _apart(self, name: str, vlm: VLM) -> str:
+        """Why the kernel that was chosen did not compute all attention of a stage; it is told, too."""
+        why = "; ".join(sorted(vlm.attended_apart))
+        self._notice(f"stage {name!r}: attention was not all computed by {vlm.attention}, but by document: {why}")
+        return why
 
     def _told(self, read: int, skipped: int) -> None:
         if skipped:
