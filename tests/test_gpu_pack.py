@@ -54,6 +54,19 @@ def test_what_there_is_no_time_for_is_said_to_be_skipped(tmp_path: Path, monkeyp
     assert "0 s were left" in (tmp_path / "results.md").read_text()
 
 
+def test_a_part_that_is_at_work_when_the_time_is_up_ends_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FILE.parent))
+    load_plugins()
+    pack = runpy.run_path(str(FILE))["Pack"](tmp_path, minutes=1 / 120)
+    for name in OWN:
+        sys.modules.pop(name, None)
+    pack.run("slow", lambda: [sum(range(10**6)) for _ in range(10**6)], 0.0)
+    pack.run("next", lambda: 1, 0.0)
+    parts = json.loads((tmp_path / "results.json").read_text())["parts"]
+    assert "TimeoutError: not done in the 0 s" in parts["slow"]["failed"]
+    assert "skipped" in parts["next"]
+
+
 @pytest.fixture
 def checks(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(FILE.parent))

@@ -4,7 +4,8 @@
 
 Needs no network, no weights and no tokeniser: configurations come with the package, weights are random. The parts run
 in order for as long as time is left, and `DIR/results.json` and `DIR/results.md` are written after each. A part that
-fails says why, and the next one runs. `--size tiny` runs all of it with tiny models, on a CPU too.
+fails says why, and the next one runs; one that is at work when the time is up ends there. `--size tiny` runs all of it
+with tiny models, on a CPU too.
 
 1. checks: logits, loss and gradients of documents in one row equal those of padded rows with each kernel that there is,
    flash attention is really called, and laptop runs rank as on a CPU (on a GPU only)
@@ -23,10 +24,12 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +48,24 @@ from vlm_ablate.registry import load_plugins
 Part = tuple[str, Callable[[], Any], float]
 """Name, what it does, and seconds that it may need."""
 LAPTOP_SECONDS = 150.0
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Raise TimeoutError in the block when it takes longer; in the main thread only."""
+
+    def up(*_: object) -> None:
+        raise TimeoutError(f"not done in the {seconds:.0f} s that were left")
+
+    handler, begun = signal.signal(signal.SIGALRM, up), time.monotonic()
+    other, _ = signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        left = other and max(other - (time.monotonic() - begun), 0.001)  # of whoever set the timer before
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, left)
 
 
 class Pack:
@@ -69,7 +90,8 @@ class Pack:
             self.parts[name] = {"skipped": f"{max(left, 0):.0f} s were left, it may need {least:.0f}"}
         else:
             try:
-                self.parts[name] = {"found": part()}
+                with within(left):
+                    self.parts[name] = {"found": part()}
             except Exception as error:  # the parts that follow may still run
                 traceback.print_exc()
                 self.parts[name] = {"failed": f"{type(error).__name__}: {error}"[:2000]}
