@@ -1,6 +1,6 @@
 """What stored features of a frozen encoder save: laptop runs of several arms on one encoder, with and without.
 
-Two questions, each of fresh home folders and a process' CPU seconds, with and without taking turns:
+Two questions, each of fresh home folders and a process' CPU seconds, with and without taking turns run by run:
 
     arms    four connector arms on one frozen encoder, cold start, against four separate runs (each its own home)
     second  the second arm of a table: training, curve, evaluation, blind and ceiling, against the same arm alone
@@ -60,32 +60,36 @@ def specs(features: str, steps: int, limit: int) -> list[RunSpec]:
     return made
 
 
-def ran(chosen: list[RunSpec], root: Path, template: Path) -> tuple[list[float], list[dict[str, float]]]:
-    """CPU seconds and scores of runs one after another in one home."""
+def fresh_home(root: Path, template: Path) -> Home:
+    """An empty home with a tracking store."""
     home = Home(root).prepare()
     shutil.copyfile(template, home.database)
-    seconds, scores = [], []
-    for spec in chosen:
-        started = time.process_time()
-        outcome = execute(spec, home=home)
-        if outcome.status != "finished":
-            raise SystemExit(f"{spec.arm}: {outcome.message}")
-        seconds.append(time.process_time() - started)
-        scores.append(dict(outcome.scores))
-    return seconds, scores
+    return home
 
 
-def compared(folder: Path, template: Path, steps: int, limit: int) -> dict[str, float]:
-    """Ratios of one round: everything shared in one home against a home for each run."""
-    kept, kept_scores = ran(specs("on", steps, limit), folder / "shared", template)
-    alone, alone_scores = [], []
-    for number, spec in enumerate(specs("off", steps, limit)):
-        seconds, scores = ran([spec], folder / f"alone{number}", template)
-        alone += seconds
-        alone_scores += scores
-    if kept_scores != alone_scores:
-        raise SystemExit(f"the scores differ: {kept_scores} and {alone_scores}")
-    return {"arms": sum(alone) / sum(kept), "second": alone[1] / kept[1]}
+def ran(spec: RunSpec, home: Home) -> tuple[float, dict[str, float]]:
+    """CPU seconds and scores of a run."""
+    started = time.process_time()
+    outcome = execute(spec, home=home)
+    if outcome.status != "finished":
+        raise SystemExit(f"{spec.arm}: {outcome.message}")
+    return time.process_time() - started, dict(outcome.scores)
+
+
+def compared(folder: Path, template: Path, steps: int, limit: int, *, kept_first: bool = True) -> dict[str, float]:
+    """Ratios of one round: everything shared in one home against a home for each run, taking turns run by run."""
+    shared = fresh_home(folder / "shared", template)
+    kept, alone = [], []
+    pairs = zip(specs("on", steps, limit), specs("off", steps, limit), strict=True)
+    for number, (on, off) in enumerate(pairs):
+        own = fresh_home(folder / f"alone{number}", template)
+        turns = [(kept, on, shared), (alone, off, own)]
+        for seconds, spec, home in turns if kept_first == (number % 2 == 0) else reversed(turns):
+            seconds.append(ran(spec, home))
+        if kept[-1][1] != alone[-1][1]:
+            raise SystemExit(f"{on.arm}: the scores differ: {kept[-1][1]} and {alone[-1][1]}")
+    ratio = sum(seconds for seconds, _ in alone) / sum(seconds for seconds, _ in kept)
+    return {"arms": ratio, "second": alone[1][0] / kept[1][0]}
 
 
 def main() -> None:
@@ -104,7 +108,8 @@ def main() -> None:
         ensure_store(f"sqlite:///{template}")
         compared(Path(place) / "warm", template, 2, 2)  # pictures are drawn, imports done
         for number in range(asked.rounds):
-            rounds.append(compared(Path(place) / str(number), template, asked.steps, asked.limit))
+            folder, kept_first = Path(place) / str(number), number % 2 == 0
+            rounds.append(compared(folder, template, asked.steps, asked.limit, kept_first=kept_first))
             print(json.dumps(rounds[-1]), flush=True)
     medians = {name: median(each[name] for each in rounds) for name in TARGETS}
     for name, target in TARGETS.items():

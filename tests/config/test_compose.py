@@ -247,6 +247,23 @@ def test_a_stage_that_is_null_is_left_out(write: Write) -> None:
     assert stages(("sft: {steps: 20, batch_size: 16}", "sft: null")) == {"one": ["pretrain"], "three": ["pretrain"]}
 
 
+def test_fields_of_a_stage_that_is_not_there_are_told_as_such(write: Write) -> None:
+    """And not as fields that the scale forgot."""
+    with pytest.raises(ConfigError) as caught:
+        load_experiment(write(), scale="tiny", sets=["stages.pretain.learning_rate=1"])
+    (found,) = caught.value.problems
+    assert (found.file, found.path) == ("--set stages.pretain.learning_rate=1", "stages.pretain")
+    assert found.message == "there is no stage 'pretain'; known: pretrain" and found.nearest == "pretrain"
+    without = write(TWO_STAGES, ("{model.connector.depth: 1}", "{stages.sft: null}"))
+    with pytest.raises(ConfigError) as caught:
+        load_experiment(without, scale="tiny", sets=["stages.sft.learning_rate=1"])
+    (found,) = caught.value.problems
+    assert found.message == "does not fit one: there is no stage 'sft'; known: pretrain"
+    assert caught.value.hint == "--arms restricts a setting to the arms that it fits: --arms three"
+    whole = ["stages.new.steps=3", "stages.new.batch_size=2"]
+    assert "new" in load_experiment(write(), scale="tiny", sets=whole).arms["one"].config.stages
+
+
 def test_other_numbers_of_steps_are_a_warning_unless_stages_are_what_is_compared(write: Write) -> None:
     without = ("{model.connector.depth: 1}", "{stages.sft: null}")
     found = load_experiment(write(TWO_STAGES, without), scale="tiny").warnings

@@ -29,7 +29,7 @@ from vlm_ablate.config.run_config import RunConfig
 from vlm_ablate.config.scale_notes import Scaled, relabelled, value_at
 from vlm_ablate.config.scales import PAPER, LoadedScale, apply_scale, scale_files
 from vlm_ablate.config.shared_data import SECTIONS, apply_diff, composed, covers, run_data, spellings
-from vlm_ablate.errors import ConfigError, Problem, UnknownNameError
+from vlm_ablate.errors import ConfigError, Problem, UnknownNameError, nearest
 from vlm_ablate.registry import load_plugins
 
 
@@ -205,14 +205,30 @@ class Loading:
             return None
         scaled = apply_scale(_as_written(paper, data), self.scale.scale)
         final = apply_diff(apply_diff(scaled.config, tuned.set) if tuned else scaled.config, sets)
+        stages = scaled.config.get("stages")
+        known = [name for name, stage in stages.items() if stage is not None] if isinstance(stages, dict) else []
         scaled = relabelled(scaled, final)
         if arm in self.chosen:
             self.missing += [f"{path}: {part}" for path, part in scaled.told(scaled.missing).items()]
         config, problems = _validated(final, in_scale)
+        problems = self._without_stages(problems, known, sets)
         if arm or not (sets or self._scaled):  # what is wrong with the base is mostly what is wrong with an arm
             for problem in problems:
                 self._scaled.setdefault(problem, []).append(arm or "the base")
         return (paper, config, scaled) if config else None
+
+    def _without_stages(self, problems: list[Problem], known: list[str], sets: dict[str, Any]) -> list[Problem]:
+        """The problems, with one for each stage of which settings give some fields and which is not there: its name is
+        wrong, or the arm has left it out."""
+        written = sets.get("stages")
+        for name in sorted(written.keys() - {"*", *known}) if isinstance(written, dict) else ():
+            below = f"stages.{name}."
+            if any(problem.path.startswith(below) for problem in problems):
+                where, shown = self._set_location(("stages", name)) or (self.shown, ("stages", name))
+                message = f"there is no stage {name!r}; known: {', '.join(known) or 'none'}"
+                problems = [problem for problem in problems if not problem.path.startswith(below)]
+                problems.append(Problem(where, dotted(shown), message, nearest(name, known)))
+        return problems
 
     def report_scaled(self) -> None:
         """Problems of the scale and the settings, once each, naming the arms that have them where not all do."""
