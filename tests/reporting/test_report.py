@@ -381,11 +381,9 @@ def test_what_is_no_number_is_neither_a_score_along_the_way_nor_a_size(
 
 
 def test_sizes_are_not_those_of_a_run_in_its_first_stage(experiment: Experiment, runs: list[RunRecord]) -> None:
-    begun = [
-        replace(r, status=schema.RUNNING, scores=[], items={}, metrics={schema.PARAMS_TOTAL: 1.0, schema.PARAMS_TRAINABLE: 1.0})
-        if (r.arm, r.seed) == ("ar_lora", 2) else r
-        for r in runs
-    ]  # fmt: skip
+    small = {schema.PARAMS_TOTAL: 1.0, schema.PARAMS_TRAINABLE: 1.0}
+    state: dict[str, Any] = {"status": schema.RUNNING, "scores": [], "items": {}, "metrics": small}
+    begun = [replace(r, **state) if (r.arm, r.seed) == ("ar_lora", 2) else r for r in runs]
     row = row_of(report(experiment, begun), "ar_lora")
     assert row.seeds[2] == schema.RUNNING
     assert (row.total_parameters, row.trainable_parameters) == (3_050_000, 98_400)
