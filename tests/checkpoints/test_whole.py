@@ -125,6 +125,27 @@ def test_of_shards_those_are_read_that_the_index_names(tmp_path: Path) -> None:
         read_tensors(tmp_path)
 
 
+@pytest.mark.parametrize("beside", ["model_old.safetensors", "consolidated.safetensors"])
+def test_of_a_whole_file_and_others_beside_it_the_whole_is_read(beside: str, tmp_path: Path) -> None:
+    """As transformers does: a backup has the same names, the same weights in another layout have others."""
+    save_reference(CASES["idefics2"], tmp_path)
+    whole = load_file(tmp_path / "model.safetensors")
+    prefix = "" if beside.startswith("model") else "layers."
+    save_file({prefix + name: tensor * 0 for name, tensor in whole.items()}, tmp_path / beside)
+    where = {name: "model-00001-of-00001.safetensors" for name in whole}  # of shards that were joined since
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
+    read = read_tensors(tmp_path)
+    assert read.keys() == whole.keys() and all(torch.equal(read[name], whole[name]) for name in whole)
+
+
+@pytest.mark.parametrize("index", ["{}", '{"weight_map": ["a"]}', '{"weight_map": {"model.norm.weight": 1}}'])
+def test_an_index_that_names_no_files_is_damaged(index: str, tmp_path: Path) -> None:
+    save_file({"model.norm.weight": torch.ones(2)}, tmp_path / "model-00001-of-00001.safetensors")
+    (tmp_path / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(ModelError, match=r"index.json names no file of each tensor \(weight_map\)"):
+        read_tensors(tmp_path)
+
+
 def test_a_head_of_its_own_is_never_dropped(tmp_path: Path) -> None:
     """An untied checkpoint in an assembly whose head is its embedding."""
     save_reference(CASES["idefics2"], tmp_path / "untied")

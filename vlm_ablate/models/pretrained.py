@@ -135,14 +135,18 @@ def stand_in(name: str, *, file: str = "model.safetensors") -> Path:
 
 
 def tensor_files(folder: Path) -> list[Path]:
-    """The safetensors files of a checkpoint folder, shards in order: those of its index, if that is what it goes by.
+    """The safetensors files of a checkpoint folder that transformers reads: the whole one, or the shards of its index,
+    in order; without either, all there are.
 
     Raises:
         AssetMissing: there are none.
+        ModelError: its index is damaged.
     """
+    # Others, such as a backup, the shards of an earlier save or the same weights in another layout, are not read.
+    if (folder / _WHOLE).is_file():
+        return [folder / _WHOLE]
     found = sorted(folder.glob("*.safetensors"))
-    if not (folder / _WHOLE).is_file() and (named := _indexed(folder)):
-        # Others, such as the shards of an earlier save or the same weights in another layout, are not read.
+    if named := _indexed(folder):
         found = [file for file in found if file.name in named]
     if not found:
         raise AssetMissing(
@@ -185,7 +189,7 @@ def tensor_names(folder: Path) -> dict[str, Path]:
 
     Raises:
         AssetMissing: there are no safetensors files, or not all that the index names.
-        ModelError: a file cannot be read.
+        ModelError: a file, or the index, cannot be read.
     """
     names: dict[str, Path] = {}
     files = tensor_files(folder)
@@ -250,10 +254,18 @@ _WHOLE = "model.safetensors"
 
 
 def _indexed(folder: Path) -> set[str]:
-    """Names of the files that an index of shards names; none without one."""
+    """Names of the files that an index of shards names; none without one, or where the whole file is there.
+
+    Raises:
+        ModelError: the index is damaged.
+    """
     index = folder / f"{_WHOLE}.index.json"
-    named = read_json(index).get("weight_map") if index.is_file() else None
-    return {str(name) for name in named.values()} if isinstance(named, dict) else set()
+    if (folder / _WHOLE).is_file() or not index.is_file():
+        return set()
+    named = read_json(index).get("weight_map")
+    if not isinstance(named, dict) or not named or not all(isinstance(name, str) for name in named.values()):
+        raise ModelError(f"{index} names no file of each tensor (weight_map)")
+    return set(named.values())
 
 
 def _check_index(folder: Path, files: list[Path]) -> None:
