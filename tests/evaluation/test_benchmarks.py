@@ -145,6 +145,24 @@ def test_mmmu_places_its_images_and_reads_open_questions(tmp_path: Path) -> None
     assert "image" not in text and "single word" in text and "Choices" not in text
 
 
+def test_mmmu_images_are_those_of_their_columns_where_one_between_is_missing(tmp_path: Path) -> None:
+    def shown(question: str) -> list[int]:
+        write(tmp_path, "mmmu", "validation", count=1, question=question, image_3=picture(3), image_2=None)
+        (item,) = build("mmmu", tmp_path).items("report")
+        segments = build_prompt(item, [], get_template("choices"), "plain").segments
+        return [s.ref.load().getpixel((0, 0))[0] for s in segments if hasattr(s, "ref")]
+
+    assert shown("Compare <image 3> with <image 1>.") == [3, 1] and shown("Compare <image 1>.") == [3, 1]
+    with pytest.raises(DataError, match="speaks of <image 2> and has no image_2"):
+        shown("Compare <image 1> with <image 2>.")
+
+
+def test_mmmu_answers_that_are_kept_secret_are_none(tmp_path: Path) -> None:
+    write(tmp_path, "mmmu", "validation", answer="?", question_type="open")
+    with pytest.raises(DataError, match="has no references"):
+        build("mmmu", tmp_path).checked_items("report")
+
+
 def test_splits_by_use_share_no_picture(tmp_path: Path) -> None:
     write(tmp_path, "vqav2", "train", count=400)
     benchmark = build("vqav2", tmp_path)

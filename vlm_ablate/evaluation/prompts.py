@@ -21,7 +21,8 @@ from vlm_ablate.errors import DataError, UnknownNameError
 from vlm_ablate.evaluation.benchmarks.base import BenchmarkItem
 
 # Some data sets keep their loaders' markers within their questions.
-_MARKER = re.compile(r"<image ?(\d+)>")
+MARKER = re.compile(r"<image ?(\d+)>")
+"""Where a question's images stand, by their numbers."""
 _SPECIAL = re.compile(r"<image>|<fake_token_around_image>|<end_of_utterance>|<global-img>|<row_\d_col_\d>")
 _FIELD = re.compile(r"\{question\}|\{choices\}")
 
@@ -170,9 +171,9 @@ def _asked(item: BenchmarkItem, template: Template, dialogue: bool, blind: bool)
     words = {"{question}": _SPECIAL.sub("", item.question).strip(), "{choices}": "\n".join(lettered)}
     text = _FIELD.sub(lambda field: words[field[0]], pattern)
     if blind:
-        return [Text(_MARKER.sub("", text))]
+        return [Text(MARKER.sub("", text))]
     lead: list[Segment] = [] if dialogue or not template.before_image else [Text(template.before_image)]
-    pieces = _MARKER.split(text)
+    pieces = MARKER.split(text)
     if len(pieces) == 1:
         return [*lead, *map(Image, item.images), Text(text)]
     shown = {int(number) for number in pieces[1::2]}

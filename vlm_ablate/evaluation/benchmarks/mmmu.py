@@ -7,12 +7,14 @@ match as `metrics/multiple_choice.py` says.
 from __future__ import annotations
 
 import ast
+from dataclasses import replace
 from typing import Any
 
 from vlm_ablate.data.values import cells_of, text_of
 from vlm_ablate.errors import DataError
 from vlm_ablate.evaluation.benchmarks.base import BenchmarkItem
 from vlm_ablate.evaluation.benchmarks.tabular import HubBenchmark, Row, choice_item, required
+from vlm_ablate.evaluation.prompts import MARKER
 
 
 class Mmmu(HubBenchmark):
@@ -24,10 +26,25 @@ class Mmmu(HubBenchmark):
 
     def text(self, row: Row) -> BenchmarkItem:
         name, question = required(row, "id"), required(row, "question")
-        options, answers = _listed(row["options"], "options"), [a for a in _listed(row["answer"], "answer") if a]
+        options, answers = _listed(row["options"], "options"), _listed(row["answer"], "answer")
+        answers = [answer for answer in answers if answer not in ("", "?")]  # "?": the test split keeps it secret
         if row["question_type"] == "multiple-choice":
-            return choice_item(name, question, options, answers[0] if answers and answers[0] != "?" else "")
+            return choice_item(name, question, options, answers[0] if answers else "")
         return BenchmarkItem(name, (), question, tuple(answers), answers[0] if answers else "")
+
+    def _with_images(self, row: Row) -> BenchmarkItem:
+        """`<image 3>` is the picture of the column `image_3`, also where `image_2` has none."""
+        item = super()._with_images(row)
+        there = [number for number, column in enumerate(self.image_columns, 1) if row.get(column) is not None]
+        if len(there) < len(item.images) or there == list(range(1, len(there) + 1)):  # lists number their own pictures
+            return item
+        places = {number: place for place, number in enumerate(there, 1)}
+        for number in map(int, MARKER.findall("\n".join((item.question, *item.choices)))):
+            if number not in places:
+                raise DataError(f"item {item.id!r} speaks of <image {number}> and has no image_{number}")
+        texts = (MARKER.sub(lambda m: f"<image {places[int(m[1])]}>", t) for t in (item.question, *item.choices))
+        question, *choices = texts
+        return replace(item, question=question, choices=tuple(choices))
 
 
 def _listed(value: Any, field: str) -> list[str]:
