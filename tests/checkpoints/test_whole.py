@@ -13,6 +13,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import (
+    AutoImageProcessor,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     GenerationConfig,
@@ -43,6 +44,7 @@ from vlm_ablate.models.generation import end_ids
 from vlm_ablate.models.pretrained import read_config, read_tensors
 from vlm_ablate.models.released import read_model
 from vlm_ablate.models.views import Views
+from vlm_ablate.models.vision.hf import normalisation
 from vlm_ablate.models.vlm import VLM
 
 
@@ -248,6 +250,19 @@ def test_image_processors_are_expressed_in_full_or_refused(family, said, expecte
     else:
         with pytest.raises(ModelError, match=expected):
             image_config(config, tmp_path)
+
+
+def test_of_two_files_that_tell_of_the_image_processor_the_one_of_transformers_counts(tmp_path: Path) -> None:
+    """transformers 5 saves one file; the other stays as transformers 4 wrote it."""
+    save_reference(CASES["idefics3"], tmp_path)
+    old = SAID | {"size": {"longest_edge": 96}, "image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
+    new = SAID | {"image_mean": [0.0, 0.0, 0.0], "image_std": [1.0, 1.0, 1.0]}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(old))
+    config = read_config(str(tmp_path), planning=False)
+    for written, size, mean in (({"image_processor": new}, 64, (0.0, 0.0, 0.0)), ({}, 96, (0.1, 0.2, 0.3))):
+        (tmp_path / "processor_config.json").write_text(json.dumps(written))
+        assert AutoImageProcessor.from_pretrained(tmp_path, backend="pil").size["longest_edge"] == size
+        assert image_config(config, tmp_path).size == size and normalisation(tmp_path, config)[0] == mean
 
 
 SQUARES = {"size": {"height": 32, "width": 32}, "resample": 3}

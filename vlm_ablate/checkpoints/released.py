@@ -11,9 +11,9 @@ from vlm_ablate.config.data import ImageConfig
 from vlm_ablate.config.model import ModelConfig
 from vlm_ablate.models.pretrained import (
     OWN_DESCRIPTION,
+    image_processor_of,
     is_own_checkpoint,
     read_config,
-    read_json,
     resolve,
     tensor_files,
 )
@@ -50,13 +50,8 @@ def processor_unlike(config: PretrainedConfig, folder: Path) -> str:
 
 
 def _image_processor(folder: Path) -> dict[str, Any]:
-    for name in ("preprocessor_config.json", "processor_config.json"):
-        if (folder / name).is_file():
-            said: dict[str, Any] = read_json(folder / name)
-            said = said.get("image_processor", said)
-            if "size" in said:
-                return said
-    return {}
+    said = image_processor_of(folder)
+    return said if "size" in said else {}
 
 
 def started_from(id: str) -> dict[str, Any]:

@@ -249,6 +249,19 @@ def read_json(file: Path) -> dict[str, Any]:
     return body
 
 
+def image_processor_of(folder: Path) -> dict[str, Any]:
+    """What a checkpoint says of its image processor, in the file that transformers takes; empty where there is none.
+
+    transformers 5 writes it into processor_config.json, transformers 4 into preprocessor_config.json, which may be left
+    from before the checkpoint was saved again.
+    """
+    new, old = (folder / name for name in ("processor_config.json", "preprocessor_config.json"))
+    nested = read_json(new).get("image_processor") if new.is_file() else None
+    if isinstance(nested, dict):
+        return nested
+    return read_json(old) if old.is_file() else {}
+
+
 _WHOLE = "model.safetensors"
 """What transformers reads where it is there, with an index beside it or without."""
 

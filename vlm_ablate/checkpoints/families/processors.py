@@ -48,7 +48,7 @@ def tiled_images(said: dict[str, Any], side: int) -> ImageConfig:
     if longest > MAX_TILES * tile:
         raise ModelError(
             f"{who} has longest_edge: {longest}, more than {MAX_TILES} tiles of {tile} px along a side",
-            hint="set longest_edge in the checkpoint's preprocessor_config.json to what you want",
+            hint="set longest_edge to what you want in its processor_config.json, or else preprocessor_config.json",
         )
     return ImageConfig(split="tiles", tile=tile, size=longest, **how)
 

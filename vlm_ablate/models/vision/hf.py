@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 
 from vlm_ablate.errors import ModelError
-from vlm_ablate.models.pretrained import config_folder, load_pretrained, read_config, read_json
+from vlm_ablate.models.pretrained import config_folder, image_processor_of, load_pretrained, read_config
 from vlm_ablate.models.vision.base import SIGLIP_MEAN, SIGLIP_STD, VisionEncoder, VisionFeatures
 from vlm_ablate.models.vision.configs import HubVisionConfig
 from vlm_ablate.models.vision.inside import read_inner_tower, tower_config
@@ -159,16 +159,10 @@ def cut(tower: PreTrainedModel, layer: int) -> None:
 
 
 def normalisation(folder: Path, config: PretrainedConfig) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation by channel: what the folder says of its image processor, else by the kind of model.
-
-    transformers 5 writes it into processor_config.json, transformers 4 into preprocessor_config.json.
-    """
-    for name in ("preprocessor_config.json", "processor_config.json"):
-        file = folder / name
-        written = read_json(file) if file.is_file() else {}
-        written = written.get("image_processor", written)
-        if "image_mean" in written and "image_std" in written:
-            return tuple(written["image_mean"]), tuple(written["image_std"])
+    """Mean and deviation by channel: what the folder says of its image processor, else by the kind of model."""
+    said = image_processor_of(folder)
+    if "image_mean" in said and "image_std" in said:
+        return tuple(said["image_mean"]), tuple(said["image_std"])
     kind = config.model_type
     if "siglip" in kind or "idefics" in kind or "smolvlm" in kind:
         return SIGLIP_MEAN, SIGLIP_STD
