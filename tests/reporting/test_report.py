@@ -380,12 +380,15 @@ def test_what_is_no_number_is_neither_a_score_along_the_way_nor_a_size(
     assert found.health == told.health and found.notes == told.notes and found.rows == told.rows
 
 
-def test_sizes_are_not_those_of_a_run_in_its_first_stage(experiment: Experiment, runs: list[RunRecord]) -> None:
+@pytest.mark.parametrize("status", [schema.RUNNING, schema.DIVERGED])
+def test_sizes_are_not_those_of_a_run_that_came_to_its_first_stage_only(
+    experiment: Experiment, runs: list[RunRecord], status: str
+) -> None:
     small = {schema.PARAMS_TOTAL: 1.0, schema.PARAMS_TRAINABLE: 1.0}
-    state: dict[str, Any] = {"status": schema.RUNNING, "scores": [], "items": {}, "metrics": small}
+    state: dict[str, Any] = {"status": status, "scores": [], "items": {}, "metrics": small}
     begun = [replace(r, **state) if (r.arm, r.seed) == ("ar_lora", 2) else r for r in runs]
     row = row_of(report(experiment, begun), "ar_lora")
-    assert row.seeds[2] == schema.RUNNING
+    assert row.seeds[2] == status
     assert (row.total_parameters, row.trainable_parameters) == (3_050_000, 98_400)
 
 

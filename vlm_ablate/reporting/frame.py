@@ -233,8 +233,8 @@ def _unparsed(records: Sequence[RunRecord]) -> dict[str, tuple[int, int]]:
 
 
 def _metric(records: Sequence[RunRecord], name: str) -> int | None:
-    """Of the last run that has ended; of one that has not, where none has, which may yet begin a larger stage."""
-    ended = sorted(records, key=lambda record: record.status in schema.DONE)
+    """Of the last run that has finished; where none has, of one that may not have come to its largest stage."""
+    ended = sorted(records, key=lambda record: (record.status == schema.FINISHED, record.status in schema.DONE))
     found = (r.metrics[name] for r in reversed(ended) if name in r.metrics)
     return next((int(value) for value in found if math.isfinite(value)), None)
 
