@@ -277,6 +277,18 @@ def test_the_data_are_compared_between_the_arms_of_a_seed(experiment: Experiment
     assert note(staged | {("ca", 0): "a" * 16 + ",c"}).startswith("all arms of a seed saw the same data")
 
 
+def test_a_run_that_diverged_in_an_early_stage_saw_the_same_data_as_far_as_it_came(
+    experiment: Experiment, run: Run
+) -> None:
+    def note(diverged: str) -> str:
+        lost = run("ca", 0, status="diverged", tags={"vlm.data_fingerprint": diverged})
+        others = [run(arm, 0, tags={"vlm.data_fingerprint": "a,b"}) for arm in ("ar_lora", "ca_lora")]
+        return dict(report(experiment, [lost, *others]).notes)["Training data"]
+
+    assert note("a") == "all arms of a seed saw the same data in the same order (fingerprints: seed 0: a + b)."
+    assert note("aa").startswith("the arms of seed 0 did not see the same data")
+
+
 def test_a_run_that_has_not_ended_tells_nothing_of_the_data(experiment: Experiment, run: Run) -> None:
     going = run("ca", 0, status="running", tags={"vlm.data_fingerprint": "aa"})
     done = run("ar_lora", 0, tags={"vlm.data_fingerprint": "aa,bb"})

@@ -174,19 +174,22 @@ def _data(selection: Selection) -> Iterable[Note]:
     records = selection.records()
     seen: dict[int, dict[str, None]] = {}
     ended = [record for record in records if record.status in schema.DONE]
-    for record in ended:
+    for record in sorted(ended, key=lambda record: record.status == schema.DIVERGED):
         if found := record.tags.get(schema.DATA_FINGERPRINT):
             stages = found.split(",")  # arms that share their first stage may part in a later one
-            seen.setdefault(record.seed, {})[" + ".join(each[:12] for each in stages)] = None
+            text, by_seed = " + ".join(each[:12] for each in stages), seen.setdefault(record.seed, {})
+            # What diverged saw no more than that, whatever followed for the others.
+            if record.status == schema.FINISHED or not any(f"{other} + ".startswith(f"{text} + ") for other in by_seed):
+                by_seed[text] = None
     if seen:
         # The order of samples belongs to the fingerprint, and a seed fixes it: so each seed has its own.
-        by_seed = "; ".join(f"seed {seed}: {' and '.join(found)}" for seed, found in sorted(seen.items()))
+        prints = "; ".join(f"seed {seed}: {' and '.join(found)}" for seed, found in sorted(seen.items()))
         unlike = [str(seed) for seed, found in sorted(seen.items()) if len(found) > 1]
         known = all(record.tags.get(schema.DATA_FINGERPRINT) for record in ended)
         verdict = f"the arms of seed {', '.join(unlike)} did not see the same data" if unlike else (
             f"all arms of a seed{'' if known else ' whose data were recorded'} saw the same data in the same order"
         )  # fmt: skip
-        yield "Training data", f"{verdict} (fingerprints: {by_seed})."
+        yield "Training data", f"{verdict} (fingerprints: {prints})."
     licences = {text for r in records for text in _licences(schema.read_json_tag(r.tags, schema.LICENCES, []))}
     if licences:
         yield "Material", ", ".join(sorted(licences)) + "."
