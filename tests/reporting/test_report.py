@@ -404,6 +404,24 @@ def test_sizes_are_not_those_of_a_run_that_came_to_its_first_stage_only(
     assert (row.total_parameters, row.trainable_parameters) == (3_050_000, 98_400)
 
 
+@pytest.mark.parametrize("status", [schema.RUNNING, schema.DIVERGED, schema.FAILED, schema.STOPPED])
+def test_curves_that_were_cut_short_are_no_ends_of_a_training_and_say_nothing_of_a_benchmark(
+    experiment: Experiment, runs: list[RunRecord], status: str
+) -> None:
+    """Of an arm that stands above the other where it is now, and fell before."""
+    curves = {"ca": [10.0, 40.0, 41.0, 42.0, 43.0, 44.0, 45.0, 46.0], "ar_lora": [90.0, 35.0, 30.0, 25.0, 60.0]}
+    histories = {
+        r.run_id: {"curve/mean": [Point(50 * i, v * (0.99 + r.seed / 100), 0) for i, v in enumerate(curves[r.arm], 1)]}
+        for r in runs if r.arm in curves
+    }  # fmt: skip
+    ended = report(experiment, runs, histories=histories)
+    assert "Budget" in dict(ended.notes) and not ended.health["mean"].monotone
+    cut = [replace(r, status=status, scores=[], items={}) if r.arm == "ar_lora" else r for r in runs]
+    found = report(experiment, cut, histories=histories)
+    assert "Budget" not in dict(found.notes)
+    assert found.health["mean"].rising == 1.0, "of the arm that was trained to its end"
+
+
 def test_a_run_whose_weights_were_trained_without_scores_along_the_way_is_named(
     experiment: Experiment, runs: list[RunRecord]
 ) -> None:

@@ -22,7 +22,7 @@ def budget_notes(rows: Sequence[ArmRow], histories: Mapping[str, Mapping[int, Hi
     over the last quarter of the steps, by more than its half-width.
 
     Args:
-        histories: arm -> seed -> history.
+        histories: arm -> seed -> history, of runs that finished: of others the last point is no end.
     """
     halves, late, ends = (
         {row.arm: _scores(histories.get(row.arm, {}), share) for row in rows} for share in (0.5, 0.75, 1.0)

@@ -112,7 +112,10 @@ def report(
     rows = _ranked([_row(experiment, arm, selection, paper) for arm in experiment.arms])
     floor, highest = _floor(rows, selection.columns), _ceiling(selection, ceiling or {})
     by_arm = {
-        arm: {seed: history for seed, r in runs.items() if (history := (histories or {}).get(r.run_id))}
+        arm: {
+            seed: history for seed, r in runs.items()
+            if r.status == schema.FINISHED and (history := (histories or {}).get(r.run_id))
+        }
         for arm, runs in selection.runs.items()
     }
     curves = [history for by_seed in by_arm.values() for history in by_seed.values()]

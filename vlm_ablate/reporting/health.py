@@ -75,7 +75,7 @@ def look_after(
 
     Args:
         floor, ceiling: by column, as far as known.
-        histories: of all runs.
+        histories: of the runs that finished.
     """
     return {column: _health(column, rows, floor, ceiling, histories) for column in (schema.MEAN, *columns)}
 
