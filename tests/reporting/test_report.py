@@ -422,6 +422,19 @@ def test_curves_that_were_cut_short_are_no_ends_of_a_training_and_say_nothing_of
     assert found.health["mean"].rising == 1.0, "of the arm that was trained to its end"
 
 
+@pytest.mark.parametrize("seeds", [("skipped", "failed", "failed"), ("skipped", "running", "failed")])
+def test_the_reason_that_is_told_is_of_a_run_that_ended_as_the_row_says(
+    experiment: Experiment, runs: list[RunRecord], seeds: tuple[str, ...]
+) -> None:
+    def ended(record: RunRecord, status: str) -> RunRecord:
+        tags = {**record.tags, schema.MESSAGE: f"why it is {status}"}
+        return replace(record, status=status, scores=[], items={}, tags=tags)
+
+    mixed = [ended(r, seeds[r.seed]) if r.arm == "ca" else r for r in runs]
+    row = row_of(report(experiment, mixed), "ca")
+    assert row.message == f"why it is {row.status}"
+
+
 def test_a_run_whose_weights_were_trained_without_scores_along_the_way_is_named(
     experiment: Experiment, runs: list[RunRecord]
 ) -> None:

@@ -179,7 +179,7 @@ def _row(experiment: Experiment, arm: str, selection: Selection, paper: PaperTab
     cell = find_row(paper.key, written.cell) if paper and written.cell else None
     latest = list(runs.values())
     paired = _paired(experiment, selection.columns, paper)
-    return ArmRow(
+    row = ArmRow(
         arm=arm,
         label=written.label or arm,
         cell=cell,
@@ -191,11 +191,11 @@ def _row(experiment: Experiment, arm: str, selection: Selection, paper: PaperTab
         total_parameters=_metric(latest, schema.PARAMS_TOTAL),
         trainable_parameters=_metric(latest, schema.PARAMS_TRAINABLE),
         stand_ins=latest[-1].stand_ins if latest else {},
-        message=next((r.message for r in latest if r.status not in schema.DONE and r.message), ""),
         note=written.note or "",
         items=_items(runs, selection.columns),
         paper_scores={c: n for c, theirs in paired.items() if cell and (n := _number(cell.get(theirs))) is not None},
     )
+    return replace(row, message=next((r.message for r in latest if r.status == row.status and r.message), ""))
 
 
 def _number(value: object) -> float | None:
