@@ -10,10 +10,13 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.cli.test_reproduce import fill, folder  # noqa: F401 - the fixture
-from tests.runs.disk import write_results
+from tests.runs.disk import write_log, write_results
 from vlm_ablate.cli.app import app
+from vlm_ablate.cli.records import recorded
 from vlm_ablate.config.expand import load_experiment
 from vlm_ablate.home import Home
+from vlm_ablate.runs.outcome import note_attempt
+from vlm_ablate.runs.publishing import publish_run
 from vlm_ablate.runs.spec import specs_of
 
 
@@ -51,6 +54,29 @@ def test_records_files_are_read_where_the_home_has_nothing(reported: Path) -> No
     (reported / "results/x/records.json").write_text("{")
     assert "cannot be read as a records file" in command("--out", "out")
     assert "Nothing is recorded here yet" in (reported / "out/index.html").read_text()
+
+
+@pytest.mark.parametrize("status", ["running", "failed"])
+def test_a_run_that_has_not_ended_here_hides_none_that_is_recorded(reported: Path, status: str) -> None:
+    words = ["table", "idefics2/first", "--scale", "tiny", "--home", "home", "--out", "results/x"]
+    assert CliRunner().invoke(app, words).exit_code == 0
+    shutil.rmtree(reported / "home")
+    for spec in specs_of(load_experiment("idefics2/first", scale="tiny")):
+        write_log(spec, Home(reported / "home"), [(1, {"train/loss": 9.0})])
+        note_attempt(spec, Home(reported / "home"), status, "begun anew")
+    command("--out", "out")
+    page = (reported / "out/idefics2-first-tiny.html").read_text()
+    assert "<b>agrees</b>" in page and "begun anew" not in page
+
+
+def test_a_run_that_has_not_ended_here_hides_none_of_a_store(folder: Path) -> None:  # noqa: F811
+    loaded, ours, store = load_experiment("idefics2/first", scale="tiny"), Home(folder / "home"), Home(folder / "other")
+    store.prepare()
+    spec, *_ = specs_of(loaded)
+    publish_run(write_results(spec, store).spec, store, store.tracking_uri, print)
+    note_attempt(spec, ours, "failed", "out of memory")
+    (found,) = recorded(loaded, ours, store.tracking_uri).records
+    assert (found.status, found.metrics["score/mean"]) == ("finished", 50.0)
 
 
 def test_a_table_whose_file_is_gone_is_named(reported: Path) -> None:

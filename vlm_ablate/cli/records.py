@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from vlm_ablate.reporting import Report
     from vlm_ablate.runs.catalogue import Asked
     from vlm_ablate.tracking.record_file import RecordFile
+    from vlm_ablate.tracking.records import RunRecord
 
 
 def with_rows(loaded: LoadedExperiment, home: Home) -> LoadedExperiment:
@@ -73,11 +74,11 @@ def recorded(
     wanted_metrics = history_metrics(experiment.evaluation.benchmarks)
     records, histories = [record for _, record in told], dict(histories_of(found, wanted_metrics))
     if tracking_uri is not None:
-        here, wanted = {record.id for record in records}, {spec.id for spec in specs}
-        for record in read_records(tracking_uri, experiment.name):
-            if record.id in wanted - here:
-                records.append(record)
-                histories[record.run_id] = read_history(tracking_uri, record.run_id, wanted_metrics)
+        here, wanted = {record.id: record for record in records}, {spec.id for spec in specs}
+        theirs = read_records(tracking_uri, experiment.name)
+        new = [r for r in theirs if r.id in wanted and _counts_more(r, here.get(r.id))]
+        records = _without(records, new) + new
+        histories |= {r.run_id: read_history(tracking_uri, r.run_id, wanted_metrics) for r in new}
     if not records and not home.runs.is_dir():
         scale = [] if loaded.scale.name == "laptop" else ["--scale", loaded.scale.name]
         command = shlex.join(["vlm-ablate", "run", str(loaded.file), *scale])
@@ -88,19 +89,33 @@ def recorded(
 
 
 def joined(source: RecordFile, read: RecordFile, name: str, scale: str) -> RecordFile:
-    """With the runs of a records file, of an experiment at a scale, that are not there already."""
+    """With the runs of a records file, of an experiment at a scale, that are not there or have not ended there."""
     from dataclasses import replace
 
-    here = {record.id for record in source.records}
-    new = [r for r in read.records if (r.experiment, r.scale) == (name, scale) and r.id not in here]
+    here = {record.id: record for record in source.records}
+    ours = (r for r in read.records if (r.experiment, r.scale) == (name, scale))
+    new = [r for r in ours if _counts_more(r, here.get(r.id))]
     of = {record.run_id for record in new}
     return replace(
         source,
-        records=[*source.records, *new],
-        histories={**{run: h for run, h in read.histories.items() if run in of}, **source.histories},
-        answers={**{run: a for run, a in read.answers.items() if run in of}, **source.answers},
-        examples={**read.examples, **source.examples},
+        records=_without(source.records, new) + new,
+        histories={**source.histories, **{run: h for run, h in read.histories.items() if run in of}},
+        answers={**source.answers, **{run: a for run, a in read.answers.items() if run in of}},
+        examples={**read.examples, **source.examples, **{run: e for run, e in read.examples.items() if run in of}},
     )
+
+
+def _counts_more(other: RunRecord, here: RunRecord | None) -> bool:
+    """Whether a run's record from elsewhere stands for it: there is none here, or one that has not ended as it has."""
+    from vlm_ablate.tracking import schema
+
+    return here is None or (other.status in schema.DONE and here.status not in schema.DONE)
+
+
+def _without(records: Sequence[RunRecord], others: Sequence[RunRecord]) -> list[RunRecord]:
+    """The records but those of the same runs."""
+    given = {record.id for record in others}
+    return [record for record in records if record.id not in given]
 
 
 def build_report(loaded: LoadedExperiment, source: RecordFile, seeds: list[int] | None = None) -> Report:
