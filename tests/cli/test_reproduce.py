@@ -14,9 +14,11 @@ from vlm_ablate.cli.reproduce_set import unlike_arms
 from vlm_ablate.config.expand import load_experiment
 from vlm_ablate.home import Home
 from vlm_ablate.launch.together import account, seed_by_seed
+from vlm_ablate.runs.outcome import RunOutcome, outcome_of
 from vlm_ablate.runs.results import find_results
-from vlm_ablate.runs.spec import specs_of
+from vlm_ablate.runs.spec import RunSpec, specs_of
 from vlm_ablate.tracking.record_file import load_records
+from vlm_ablate.tracking.store import connect
 
 DEPTH = """\
 name: idefics2/{name}
@@ -232,3 +234,24 @@ def test_all_problems_of_all_files_are_told_at_once(folder: Path) -> None:
         file.write_text(file.read_text().replace("depth: 3", "depht: 3"))
     result = CliRunner().invoke(app, ["reproduce", "--scale", "tiny", "--papers", "idefics2", "--plan"])
     assert result.exit_code == 2 and "first.yaml" in result.output and "third.yaml" in result.output
+
+
+def test_what_a_command_computed_and_put_on_the_store_stands_beside_what_is_recorded(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(Home.at("home"), "first")
+    command("--experiments", "idefics2/first", "--out", "results")
+    home = Home.at("elsewhere").prepare()
+
+    def run(_: object, specs: list[RunSpec], *others: object) -> list[RunOutcome]:
+        made = {s.id: write_results(s, home, score=45.0) for s in specs}
+        return [outcome_of(made[s.id]) for s in specs]
+
+    monkeypatch.setattr("vlm_ablate.cli.reproduce._run", run)
+    words = ("--experiments", "idefics2/first", "--records", "results", "--home", "elsewhere", "--seeds", "0-2")
+    command(*words)
+    place = folder / "elsewhere/tables/idefics2/first/tiny"
+    assert "mean over 3 seeds" in (place / "table.md").read_text()
+    client = connect(home.tracking_uri)
+    (table,) = client.search_runs([client.get_experiment_by_name("idefics2/first").experiment_id])
+    assert "mean over 3 seeds" in table.data.tags["mlflow.note.content"]

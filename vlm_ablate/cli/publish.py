@@ -10,10 +10,16 @@ if TYPE_CHECKING:
 
     from vlm_ablate.config.expand import LoadedExperiment
     from vlm_ablate.home import Home
+    from vlm_ablate.tracking.record_file import RecordFile
 
 
-def publish_table(loaded: LoadedExperiment, home: Home, tracking_uri: str) -> list[Path]:
+def publish_table(
+    loaded: LoadedExperiment, home: Home, tracking_uri: str, source: RecordFile | None = None
+) -> list[Path]:
     """Write the results into the home folder and put them on the summary run; returns the files.
+
+    Args:
+        source: what the table is computed from; None: the home's runs.
 
     Raises:
         VlmAblateError: the store or the folder fails, or the records do not make a table.
@@ -23,7 +29,7 @@ def publish_table(loaded: LoadedExperiment, home: Home, tracking_uri: str) -> li
     from vlm_ablate.tracking.store import describe_experiment
     from vlm_ablate.tracking.summary import record_table, register_experiment
 
-    source = recorded(loaded, home)
+    source = recorded(loaded, home) if source is None else source
     report = build_report(loaded, source)
     folder = home.root / "tables" / loaded.experiment.name / loaded.scale.name
     files = write_results(report, source.records, folder, source.histories)

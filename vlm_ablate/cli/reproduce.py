@@ -173,6 +173,14 @@ def _write(
     reports: list[Report] = []
     home.prepare()  # it has no runs where all were recorded elsewhere
     asked = asked_here(home)
+
+    def source_of(each: LoadedExperiment, numbers: list[int] | None) -> RecordFile:
+        name, found = each.experiment.name, recorded(each, home, tracking_uri, numbers, asked=asked)
+        if name not in brought:
+            return found
+        # As they are recorded: arms of one seed are of one machine there.
+        return replace(joined(brought[name], found, name, each.scale.name), left_out=found.left_out)
+
     root = out or home.root / "tables"
     with err().status("writing the tables") as status:
         for each in loaded:
@@ -180,15 +188,14 @@ def _write(
             status.update(f"writing the table of {name}")
             try:
                 with looking_once():
-                    source = recorded(each, home, tracking_uri, seeds, asked=asked)
-                    if name in brought:  # as they are recorded: arms of one seed are of one machine there
-                        source = replace(joined(brought[name], source, name, scale), left_out=source.left_out)
+                    source = source_of(each, seeds)
                     report = build_report(each, source, seeds)
                 kept = (source.answers, source.examples) if out else ()
                 write_results(report, source.records, root / name / scale, source.histories, *kept, again=False)
                 reports.append(report)
                 if name in fresh:
-                    publish_table(each, home, tracking_uri or home.tracking_uri)
+                    whole = source if seeds is None else source_of(each, None)
+                    publish_table(each, home, tracking_uri or home.tracking_uri, whole)
             except VlmAblateError as error:
                 warn([f"{name}: {error.message}"])
     if reports:
