@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from html import unescape
 from itertools import permutations
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from vlm_ablate.reporting.agreement import agreement
 from vlm_ablate.reporting.overview import describe_agreement, overview
 from vlm_ablate.reporting.renderers import html, markdown
 from vlm_ablate.reporting.site import Entry, write_site
-from vlm_ablate.reporting.site.tables import cost
+from vlm_ablate.reporting.site.tables import cost, table_page
 from vlm_ablate.reporting.statistics import Verdict
 from vlm_ablate.tracking import schema
 from vlm_ablate.tracking.records import RunRecord
@@ -177,3 +178,16 @@ def test_the_cost_is_that_of_the_runs_of_the_table_alone(experiment: Experiment,
     measured = run("ca", 1, metrics={schema.WALL_SECONDS: 60.0, schema.CPU_SECONDS: 90.0})
     both = Entry("e", "laptop", "t", report(experiment, [timed[0], measured]), [timed[0], measured])
     assert "(1.0 min the longest run), 1.5 min of CPU time a run (1 told); a stage" in cost(both)
+    begun = run("ca", 1, status="running", metrics={schema.WALL_SECONDS: 30.0, schema.CPU_SECONDS: 20.0})
+    first = replace(timed[0], metrics={schema.WALL_SECONDS: 60.0, schema.CPU_SECONDS: 90.0})
+    going = Entry("e", "laptop", "t", report(experiment, [first, begun]), [first, begun])
+    told = "2 runs (1 not ended), 1.5 min of computing (1.0 min the longest run), 1.5 min of CPU time a run; a stage"
+    assert cost(going).startswith(told)
+
+
+def test_a_run_that_goes_on_is_one_of_the_file_s_configuration(experiment: Experiment, run: Run) -> None:
+    records = [run("ca", 0, status="running"), *(run("ca", seed, tags={schema.RUN: f"old {seed}"}) for seed in (1, 2))]
+    entry = Entry("e", "laptop", "t", report(experiment, records, ids={"ca-0"}), records)
+    assert "No run of this experiment has ended with a score." in table_page(entry)
+    none = Entry("e", "laptop", "t", report(experiment, records, ids={"other"}), records)
+    assert "3 runs were recorded with another configuration than the file's now, and" in unescape(table_page(none))

@@ -79,7 +79,7 @@ def commands(lines: Iterable[str]) -> str:
 
 def _nothing(entry: Entry) -> str:
     others = len(entry.records) - len(entry.shown)
-    if others:
+    if others and not entry.shown:
         told = "1 run was" if others == 1 else f"{others} runs were"
         return f"{told} recorded with another configuration than the file's now, and none with it."
     return "No run of this experiment has ended with a score."
@@ -157,12 +157,14 @@ def cost(entry: Entry) -> str:
     """Runs, hours and machines."""
     runs = entry.shown
     seconds = [r.metrics[schema.WALL_SECONDS] for r in runs if schema.WALL_SECONDS in r.metrics]
+    ended = [r for r in runs if r.status in schema.DONE]
     text = f"{len(runs)} run{'s' * (len(runs) != 1)}"
+    text += f" ({len(runs) - len(ended)} not ended)" * (len(ended) < len(runs))
     if seconds:
         text += f", {_hours(sum(seconds))} of computing ({_hours(max(seconds))} the longest run)"
-        cpu = [r.metrics[schema.CPU_SECONDS] for r in runs if schema.CPU_SECONDS in r.metrics]
+        cpu = [r.metrics[schema.CPU_SECONDS] for r in ended if schema.CPU_SECONDS in r.metrics]
         if cpu:
-            text += f", {_hours(fmean(cpu))} of CPU time a run{f' ({len(cpu)} told)' * (len(cpu) < len(runs))}"
+            text += f", {_hours(fmean(cpu))} of CPU time a run{f' ({len(cpu)} told)' * (len(cpu) < len(ended))}"
         text += "; a stage that two runs share counts for each"
     machines = list(dict.fromkeys(m for r in runs if (m := r.tags.get(schema.MACHINE))))
     return f"{text}. Machine: {'; '.join(machines)}." if machines else f"{text}."
