@@ -87,9 +87,11 @@ def test_a_run_that_failed_and_then_finished_is_one_run_that_finished(home: Home
     note_attempt(spec, home, "running")
     run_id = show(view_of(find_results(spec, home)), home)
     assert connect(home.tracking_uri).get_run(run_id).info.status == "RUNNING", "while it goes on"
+    (record,) = read_records(home.tracking_uri, spec.experiment)
+    assert (record.status, record.message) == ("running", "")
     show(view_of(write_results(spec, home)), home)
     (record,) = read_records(home.tracking_uri, spec.experiment)
-    assert record.status == "finished"
+    assert (record.status, record.message) == ("finished", "")
 
 
 @pytest.mark.parametrize("loss", ["run deleted", "store lost", "note lost"])

@@ -131,6 +131,8 @@ def _bring_up(view: RunView, note: _Note, tracking_uri: str, notice: Notice, all
     if note.status and note.status != view.status:
         allowed()
         client.update_run(note.run_id, status="RUNNING", name=view.name)  # an earlier attempt had ended otherwise
+        if note.status not in (schema.RUNNING, schema.FINISHED) and schema.MESSAGE not in view.tags:
+            run.tags({schema.MESSAGE: ""})  # why that one ended so
     _give_values(view, note, run)
     _give_artifacts(view, note, run)
     if view.status != schema.RUNNING and note.status != view.status:
