@@ -80,8 +80,10 @@ def test_a_run_that_has_not_ended_here_hides_none_of_a_store(folder: Path) -> No
 
 
 def test_a_table_whose_file_is_gone_is_named(reported: Path) -> None:
+    words = ["table", "idefics2/first", "--scale", "tiny", "--home", "home", "--out", "results/x"]
+    assert CliRunner().invoke(app, words).exit_code == 0
     (reported / "experiments/idefics2/first.yaml").rename(reported / "elsewhere.yaml")
-    command("--out", "out")
+    command("--out", "out")  # what is in the home and among the records is one run
     page = (reported / "out/idefics2-first-tiny.html").read_text()
     assert "6 runs at scale tiny are recorded" in page and "vlm-ablate report FILE.yaml" in page
     command("elsewhere.yaml", "--out", "out")

@@ -19,10 +19,10 @@ Told = Callable[[str], object]
 
 @dataclass
 class _Found:
-    """The records files of an experiment at a scale, and how many of its runs the home has."""
+    """The records files of an experiment at a scale, and the ids of its runs that the home has."""
 
     files: list[RecordFile] = field(default_factory=list)
-    here: int = 0
+    here: set[str] = field(default_factory=set)
 
 
 def gather(
@@ -109,7 +109,7 @@ def _recorded(asked: Sequence[Asked], kept: Sequence[Path], told: Told) -> dict[
 
     found: dict[tuple[str, str], _Found] = {}
     for each in asked:
-        found.setdefault((each.experiment, each.scale), _Found()).here += 1
+        found.setdefault((each.experiment, each.scale), _Found()).here.add(each.id)
     for file in kept:
         told(str(file))
         try:
@@ -125,7 +125,8 @@ def _recorded(asked: Sequence[Asked], kept: Sequence[Path], told: Told) -> dict[
 def _without_file(name: str, scale: str, found: _Found) -> Entry:
     from vlm_ablate.reporting.site import Entry
 
-    count = found.here + sum(r.experiment == name and r.scale == scale for f in found.files for r in f.records)
+    records = (r for f in found.files for r in f.records if (r.experiment, r.scale) == (name, scale))
+    count = len(found.here | {record.id or record.run_id for record in records})
     runs = f"{count} run{'s' * (count != 1)} at scale {scale} {'is' if count == 1 else 'are'} recorded"
     return Entry(
         name,
