@@ -90,6 +90,16 @@ def test_a_table_whose_file_is_gone_is_named(reported: Path) -> None:
     assert "<b>agrees</b>" in (reported / "out/idefics2-first-tiny.html").read_text()
 
 
+def test_runs_of_an_earlier_file_are_counted_once_where_the_home_and_the_records_have_them(reported: Path) -> None:
+    words = ["table", "idefics2/first", "--scale", "tiny", "--home", "home", "--out", "results/x"]
+    assert CliRunner().invoke(app, words).exit_code == 0
+    file = reported / "experiments/idefics2/first.yaml"
+    file.write_text(file.read_text().replace("steps: 10", "steps: 12"))
+    command("--out", "out")
+    page = (reported / "out/idefics2-first-tiny.html").read_text()
+    assert ">6 runs in another configuration" in page
+
+
 def test_an_experiment_beside_its_records_is_found_and_shown_with_the_arms_that_these_have(reported: Path) -> None:
     """As the winner of a sweep lies in `results/`, compared with a few arms of the experiment that it stands on."""
     words = ["table", "idefics2/first", "--scale", "tiny", "--home", "home", "--arms", "one,three"]

@@ -52,9 +52,9 @@ def recorded(
     from vlm_ablate.reporting.figures import history_metrics
     from vlm_ablate.runs.catalogue import (
         asked_here,
-        count_others,
         examples_of,
         histories_of,
+        others_asked,
         recorded_of,
         seeds_asked,
     )
@@ -83,7 +83,7 @@ def recorded(
         scale = [] if loaded.scale.name == "laptop" else ["--scale", loaded.scale.name]
         command = shlex.join(["vlm-ablate", "run", str(loaded.file), *scale])
         raise TrackingError(f"nothing was run in {home.root}", hint=f"run the experiment first: {command}")
-    others = count_others(known, experiment.name, loaded.scale.name, experiment.arms, {spec.id for spec in every})
+    others = others_asked(known, experiment.name, loaded.scale.name, experiment.arms, {spec.id for spec in every})
     answers = {results.spec.id: results.answers for results in found}
     return RecordFile(records, histories, others, answers, examples_of(found))
 
@@ -139,7 +139,7 @@ def build_report(loaded: LoadedExperiment, source: RecordFile, seeds: list[int] 
         records,
         loaded.scale.name,
         ids=ids,
-        left_out=source.left_out,
+        left_out=len(source.left_out - {record.id for record in records}),  # those are counted there
         remarks=remarks,
         histories=source.histories,
     )

@@ -41,11 +41,13 @@ def seeds_asked(asked: Iterable[Asked], experiment: str, scale: str) -> set[int]
     return {each.seed for each in asked if (each.experiment, each.scale) == (experiment, scale)}
 
 
-def count_others(asked: Iterable[Asked], experiment: str, scale: str, arms: Iterable[str], ids: Iterable[str]) -> int:
-    """Runs of these arms that are none of `ids`: of another configuration."""
+def others_asked(
+    asked: Iterable[Asked], experiment: str, scale: str, arms: Iterable[str], ids: Iterable[str]
+) -> frozenset[str]:
+    """Ids of the runs of these arms that are none of `ids`: of another configuration."""
     known, names = set(ids), set(arms)
     ours = (each for each in asked if (each.experiment, each.scale) == (experiment, scale) and each.arm in names)
-    return sum(each.id not in known for each in ours)
+    return frozenset(each.id for each in ours if each.id not in known)
 
 
 def recorded_of(

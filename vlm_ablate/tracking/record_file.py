@@ -28,8 +28,8 @@ class RecordFile:
 
     records: list[RunRecord]
     histories: dict[str, History] = field(default_factory=dict)
-    left_out: int = 0
-    """Runs of the same arms in another configuration, which are not among the records."""
+    left_out: frozenset[str] = frozenset()
+    """Ids of runs of the same arms in another configuration, whose records were not looked at."""
     answers: Mapping[str, Callable[[], Iterable[Answers]]] = field(default_factory=dict)
     """Run id -> reads what the run answered, where it is at hand."""
     examples: Mapping[str, Path] = field(default_factory=dict)
