@@ -25,6 +25,7 @@ from vlm_ablate.runs.folder import run_folder
 from vlm_ablate.runs.log import Log
 from vlm_ablate.runs.outcome import note_attempt
 from vlm_ablate.runs.publishing import Publishing, publish_missing
+from vlm_ablate.runs.rerun import put_aside
 from vlm_ablate.runs.results import find_results
 from vlm_ablate.runs.view import record_of, view_of
 from vlm_ablate.storage import guard, unguard
@@ -92,6 +93,26 @@ def test_a_run_that_failed_and_then_finished_is_one_run_that_finished(home: Home
     show(view_of(write_results(spec, home)), home)
     (record,) = read_records(home.tracking_uri, spec.experiment)
     assert (record.status, record.message) == ("finished", "")
+
+
+def test_a_run_that_is_computed_again_does_not_keep_the_numbers_of_before(home: Home) -> None:
+    """Its earlier results stay in the store, and are read for no table."""
+    spec = make_spec()
+
+    def shown(score: float, loss: float) -> str:
+        view = view_of(write_results(spec, home, score=score, points=[(10, {LOSS: loss})]))
+        return publish(view, home.tracking_uri, run_folder(home, spec.id).published)
+
+    before = shown(50.0, 2.0)
+    assert shown(50.0, 2.0) == before
+    put_aside([spec], home)
+    now = shown(60.0, 1.0)
+    assert now != before and shown(60.0, 1.0) == now
+    (record,) = read_records(home.tracking_uri, spec.experiment)
+    assert (record.run_id, record.metrics["score/mean"]) == (now, 60.0)
+    earlier = connect(home.tracking_uri).get_run(before).data
+    assert (earlier.tags[schema.KIND], earlier.metrics["score/mean"]) == (schema.EARLIER_KIND, 50.0)
+    assert (losses(home.tracking_uri, now), losses(home.tracking_uri, before)) == ([(10, 1.0)], [(10, 2.0)])
 
 
 @pytest.mark.parametrize("loss", ["run deleted", "store lost", "note lost"])

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from vlm_ablate.home import Home
 from vlm_ablate.lease import Lease
-from vlm_ablate.runs.folder import StageFolder
+from vlm_ablate.runs.folder import StageFolder, run_folder
 from vlm_ablate.runs.results import find_stages
 from vlm_ablate.runs.spec import RunSpec
 from vlm_ablate.storage import storage_errors
+from vlm_ablate.tracking.publish import begin_again
 
 ASIDE = "earlier"
 """Folder below the stages' that holds what was put aside."""
@@ -20,6 +21,8 @@ ASIDE = "earlier"
 
 def put_aside(specs: Sequence[RunSpec], home: Home) -> list[Path]:
     """Move the stages of these runs, with their scores, out of the way; returns where they are now.
+
+    In a tracking store the earlier results stay, as a run that is no longer read for tables.
 
     Raises:
         StorageError: a folder cannot be moved.
@@ -35,4 +38,6 @@ def put_aside(specs: Sequence[RunSpec], home: Home) -> list[Path]:
             target.parent.mkdir(exist_ok=True)
             os.rename(stage.root, target)
         moved.append(target)
+    for spec in specs:
+        begin_again(run_folder(home, spec.id).published)
     return moved

@@ -69,6 +69,8 @@ class _Note:
     artifacts: dict[str, str] = field(default_factory=dict)
     datasets: list[str] = field(default_factory=list)
     status: str = ""
+    again: bool = False
+    """The run is computed again: what the store has are its earlier results."""
 
 
 _opened: dict[str, str] = {}
@@ -90,6 +92,18 @@ def is_published(view_status: str, folder: Path, tracking_uri: str, known_runs: 
     if note.status != view_status or note.store != sqlite_identity(tracking_uri):
         return False
     return known_runs is None or note.run_id in known_runs
+
+
+def begin_again(folder: Path) -> None:
+    """Note for every store that what it was given of a run are its earlier results; the store itself is not asked.
+
+    Raises:
+        StorageError: a note cannot be written.
+    """
+    for path in folder.glob("*.json"):
+        note = _read(path)
+        note.again, note.status = True, ""
+        write_atomically(path, sealed(asdict(note), indent=1))
 
 
 def publish(view: RunView, tracking_uri: str, folder: Path, notice: Notice = lambda message: None) -> str:
@@ -123,7 +137,10 @@ def _bring_up(view: RunView, note: _Note, tracking_uri: str, notice: Notice, all
     if _opened.setdefault(tracking_uri, note.store) != note.store:
         forget_connections(client)  # they lead to a file that was moved away
         _opened[tracking_uri] = note.store
-    if note.run_id and active_run(client, note.run_id) is None:
+    there = note.run_id and active_run(client, note.run_id) is not None
+    if there and note.again:
+        MlflowRun(client, note.run_id, notice, allowed).tags({schema.KIND: schema.EARLIER_KIND})
+    if not there or note.again:
         note.__dict__.update(asdict(_Note(store=note.store)))
     if not note.run_id:
         note.run_id = _found_or_created(client, open_experiment(client, tracking_uri, view.experiment), view, allowed)

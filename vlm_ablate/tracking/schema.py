@@ -56,6 +56,8 @@ LINK = "vlm.link"
 DESCRIPTION = "mlflow.note.content"
 
 RUN_KIND = "run"
+EARLIER_KIND = "earlier"
+"""A run's results from before `run --rerun`, beside which its new ones are a run of their own."""
 TABLE_KIND = "table"
 SWEEP_KIND = "sweep"
 
