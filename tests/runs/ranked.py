@@ -22,7 +22,7 @@ LORA = {"r": 2, "dropout": 0.0}
 
 
 def write_experiment(
-    folder: Path, *, plugin: str = "training.squares", source: str = "squares", steps: int = 3
+    folder: Path, *, plugin: str = "training.squares", source: str = "squares", steps: int = 3, split: str = "tiles"
 ) -> Path:
     """Its file, with the parts beside it."""
     save_parts(folder)
@@ -41,7 +41,7 @@ def write_experiment(
         },
         "data": {
             "mixture": {"one": {"source": source}},
-            "image": {"size": 32, "split": "tiles", "tile": 16},
+            "image": {"size": 32, "split": split, "tile": 16},
             "sequence_length": 96,
         },
         "stages": {

@@ -140,3 +140,12 @@ def test_a_rank_with_other_code_is_refused_before_a_model_is_built(
     assert "rank 1 differs from rank 0 in its code of vlm_ablate" in outcome.message
     assert "install the same revision" in outcome.message
     assert not list(home.stages.glob("*/checkpoint-*")) and holder(home.runs / spec.id) is None
+
+
+def test_a_rank_with_other_data_is_refused(home: Home, tmp_path: Path) -> None:
+    """Its samples are not dealt by their sizes here, so that nothing else would notice."""
+    file = write_experiment(tmp_path, plugin="runs.apart", source="apart", steps=1, split="none")
+    two, _ = placed(specs_of(load_experiment(file, scale="paper"))[0], Placement(devices=2))
+    outcome = execute(two, home=home)
+    assert outcome.status == "failed"
+    assert "rank 1 has other training data for stage 'align' than rank 0" in outcome.message

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from vlm_ablate.data.mixture import Mixture
+from vlm_ablate.data.module import data_fingerprint
+from vlm_ablate.errors import DataError
 from vlm_ablate.events import CurvePoint, Reporter, silent
 from vlm_ablate.models.vlm import VLM
 from vlm_ablate.runs.folder import StageFolder
@@ -44,9 +46,13 @@ def stage_job(
         checkpoints: where the first rank writes.
         flops: rates by which FLOPs are counted, see `flops_by_rates`; None: they are not.
         stopwatch: runs since work on the stage began; None: it begins now.
+
+    Raises:
+        DataError: a rank has other data than the first, told on all of them.
     """
     spec, stages = model.spec, list(model.config.stages.items())
     name, stage = stages[index]
+    _agree(ranks, name, mixture)
     return StageJob(
         vlm=vlm,
         stage=stage,
@@ -66,6 +72,17 @@ def stage_job(
         ranks=ranks,
         stopwatch=stopwatch or Stopwatch(),
     )
+
+
+def _agree(ranks: Ranks, stage: str, mixture: Mixture) -> None:
+    """Each rank draws its share of a batch from its own copy of the data: of other ones it would draw other samples."""
+    mine = data_fingerprint(mixture)
+    same = ranks.said_by_first(mine) == mine
+    if rank := ranks.most(0 if same else ranks.place.rank):
+        raise DataError(
+            f"rank {rank} has other training data for stage {stage!r} than rank 0",
+            hint="every machine needs the same files of all sources",
+        )
 
 
 def telling(
