@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -12,13 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from tests.data.conftest import Drawn, data_config
+from tests.data.conftest import Drawn, data_config, picture
 from vlm_ablate.config.data import DataConfig, ImageConfig
 from vlm_ablate.config.execution import Execution
 from vlm_ablate.config.run_config import RunStage
 from vlm_ablate.data.mixture import Mixture
 from vlm_ablate.data.module import VLMDataModule
 from vlm_ablate.data.pack import PackedBatches, PackedRows, Row, best_fit, fill_of, window_of
+from vlm_ablate.data.sample import Image, ImageRef, Sample, Text
 from vlm_ablate.data.sources.streams import StreamRows
 from vlm_ablate.models.batch import Batch
 
@@ -184,6 +187,28 @@ def test_batches_of_packed_rows_are_their_samples_padded_or_in_one_row(packed_da
         assert row.documents == tuple(real.sum(1).tolist())
         assert padded.supervised_tokens == row.supervised_tokens
         assert not {"a:3", "a:11"} & set(row.sample_ids)
+
+
+class Torn(Drawn):
+    """The headers of broken pictures can be read, and they are larger than those that take their places."""
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = super().__getitem__(index)
+        if index not in self.broken:
+            return sample
+        written = io.BytesIO()
+        picture(20, 20).save(written, "PNG")
+        torn = Image(ImageRef(written.getvalue()[:-40], sample.id))
+        return replace(sample, segments=(torn, Text("how many many?"), *sample.segments[2:]))
+
+
+def test_samples_that_are_left_out_of_rows_are_counted(packed_data) -> None:
+    data = packed_data()
+    data.dataset.mixture.sources[0] = Torn("a", 60, broken=frozenset({3, 11}))
+    window = first(data, 6)
+    assert sum(len(data._rows[n].samples) for n in range(12)) == 24 and data._rows.place(12) == (12, 24)
+    assert sum(batch.sequences for batch in window) == 22
+    assert sum(batch.skipped for batch in window) == data.skips.skipped == 2
 
 
 def test_a_view_limit_holds_in_batches(packed_data) -> None:

@@ -120,7 +120,7 @@ class MixtureDataset(Dataset[EncodedSample]):
         """The samples of a packed row.
 
         A sample whose pixels turn out unreadable, and whose replacement is of another size than was measured, is left
-        out, but for the last of a row.
+        out, but for the last of a row; it counts as skipped all the same.
 
         Raises:
             DataError: as above.
@@ -129,7 +129,9 @@ class MixtureDataset(Dataset[EncodedSample]):
         found = [self._read(index, encoder) for index in row.samples]
         sizes = [(len(sample.input_ids), len(sample.views)) for sample in found]
         kept = [sample for sample, size, meant in zip(found, sizes, row.sizes, strict=True) if size == meant]
-        return kept or found[:1]
+        kept = kept or found[:1]
+        others = sum(sample.skipped for sample in found) - sum(sample.skipped for sample in kept)
+        return [replace(kept[0], skipped=kept[0].skipped + others), *kept[1:]]
 
     def measure(self, index: int, step: int | None = None) -> Size:
         """Tokens and views of the `index`-th sample as prepared at a step of the stage, from the headers of its images.
