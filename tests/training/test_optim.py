@@ -5,6 +5,8 @@ from copy import deepcopy
 import pytest
 import torch
 from torch import nn
+from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel, MllamaVisionModel
+from transformers.models.mllama.configuration_mllama import MllamaVisionConfig
 
 from vlm_ablate.config.stages import Stage
 from vlm_ablate.errors import ModelError
@@ -45,6 +47,24 @@ def test_decay_is_for_matrices_only_and_backbones_have_their_own_rate():
     assert set(told) == set(names.values())
     assert {n for n, (_, decay) in told.items() if decay} == {"language.gate_proj.weight", "connector.weight"}
     assert all(rate == (1e-5 if n.startswith("language") else 1e-3) for n, (rate, _) in told.items())
+
+
+@pytest.mark.parametrize(
+    ("encoder", "config"),
+    [
+        (Dinov2WithRegistersModel, Dinov2WithRegistersConfig(num_hidden_layers=1)),
+        (MllamaVisionModel, MllamaVisionConfig(num_hidden_layers=1, num_global_layers=1)),
+    ],
+)
+def test_places_and_learned_tokens_of_encoders_do_not_decay(encoder, config):
+    """Those that are no tables, too, whatever the encoder calls them."""
+    model = nn.Module()
+    with torch.device("meta"):
+        model.vision = encoder(config)
+    groups = parameter_groups(model, stage(weight_decay=0.1))
+    decayed = {id(p) for g in groups if g["weight_decay"] for p in g["params"]}
+    assert decayed
+    assert {n for n, p in model.named_parameters() if id(p) in decayed and not n.endswith(".weight")} == set()
 
 
 @pytest.mark.parametrize("rank", [1, 2])

@@ -16,7 +16,10 @@ from vlm_ablate.config.stages import BACKBONES, Stage
 from vlm_ablate.errors import ModelError
 from vlm_ablate.training.muon import MuonAdamW
 
-_UNDECAYED_NAMES = ("latents", "connector.queries", "trainable_tokens", "position_embedding", "lora_embedding")
+_UNDECAYED_NAMES = (
+    "latents", "connector.queries", "trainable_tokens", "register_tokens", "lora_embedding",
+    "position_embedding", "positional_embedding", "pos_embed",
+)  # fmt: skip
 _FACTORS = ("lora_A", "lora_B")
 _NEW_NAMES = ("trainable_tokens",)
 """Rows of added tokens live inside the language backbone, but are new parameters."""
