@@ -6,8 +6,9 @@ from lightning.pytorch.callbacks import Callback
 
 from vlm_ablate.config.execution import Execution
 from vlm_ablate.config.stages import Stage
+from vlm_ablate.errors import ModelError
 from vlm_ablate.training.fit import build_trainer, quiet_lightning
-from vlm_ablate.training.module import TrainingModule
+from vlm_ablate.training.module import TrainingModule, micro_batches
 
 from .rows import RowData, SmallVLM, collate, sample_row
 
@@ -72,3 +73,9 @@ def test_clipping_does_not_depend_on_the_split(tmp_path):
     assert_same(whole, parts)
     norm = torch.stack([g.norm() for g in whole.values()]).norm()
     assert float(norm) == pytest.approx(0.01, rel=1e-3)
+
+
+@pytest.mark.parametrize("batch_size", [1, 5])
+def test_a_batch_that_cannot_be_divided_over_ranks_is_refused(batch_size):
+    with pytest.raises(ModelError, match=f"batch_size {batch_size} cannot be divided over 2 devices"):
+        micro_batches(Stage(steps=1, batch_size=batch_size), None, 2)

@@ -156,8 +156,8 @@ def micro_batches(stage: Stage, micro_batch_size: int | None, world_size: int = 
     Raises:
         ModelError: the batch cannot be divided over the ranks.
     """
-    micro = micro_batch_size or stage.batch_size // world_size
-    if stage.batch_size % (micro * world_size or 1):
+    micro = micro_batch_size or max(1, stage.batch_size // world_size)
+    if stage.batch_size % (micro * world_size):
         raise ModelError(
             f"batch_size {stage.batch_size} cannot be divided over {world_size} devices with micro batches of {micro}"
         )
