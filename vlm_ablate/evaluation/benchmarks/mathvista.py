@@ -1,8 +1,8 @@
 """MathVista (arXiv:2310.02255), schema of AI4Math/MathVista. Answers are read strictly.
 
 Open answers must equal the gold at its own decimals. The official evaluation first asks GPT-4 to extract the answer.
-Its prompt tells the unit, the kind of answer and the decimals, which the papers' short prompts do not. So scores are lower
-bounds of it.
+Its prompt tells the unit, the kind of answer and the decimals, which the papers' short prompts do not. So scores are
+lower bounds.
 """
 
 from __future__ import annotations
