@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from itertools import chain
 from pathlib import Path
@@ -18,6 +19,7 @@ from vlm_ablate.config.data import DataConfig, ImageConfig
 from vlm_ablate.config.execution import Execution
 from vlm_ablate.config.run_config import RunStage
 from vlm_ablate.data.collate import Collator
+from vlm_ablate.data.dataset import Skips
 from vlm_ablate.data.encode import EncodedSample, Encoder
 from vlm_ablate.data.mixture import Mixture
 from vlm_ablate.data.module import EndlessBatches, VLMDataModule
@@ -232,6 +234,23 @@ def test_too_many_unusable_samples_fail_the_run(tokenizer: PreTrainedTokenizerFa
         for _ in range(60):
             next(loader)
     assert "Traceback" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("share", "failed"), [(0.004, 0), (0.03, 200)])
+def test_a_share_is_judged_beyond_chance(tokenizer: PreTrainedTokenizerFast, share: float, failed: int) -> None:
+    """A limit of 1 % holds for two hundred ranks of which each reads 2,000 samples, and meets three times as many."""
+    dataset, ended = module(tokenizer, CONFIG, broken_mixture({3}), max_skipped=0.01).dataset, 0
+    rng = random.Random(0)
+    for _ in range(200):
+        dataset.skips = Skips()
+        try:
+            for _ in range(2000):
+                dataset.skips.add(int(unusable := rng.random() < share))
+                if unusable:
+                    dataset._judge(None)
+        except DataError:
+            ended += 1
+    assert ended == failed
 
 
 def test_a_source_without_one_usable_row_fails_at_once(tokenizer: PreTrainedTokenizerFast) -> None:

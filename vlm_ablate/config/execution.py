@@ -59,7 +59,8 @@ class Execution(Strict, decides="execution"):
     workers: int = Field(0, ge=0)
     """Data loader processes; the order of samples does not depend on it."""
     max_skipped: float = Field(0.01, ge=0, le=1)
-    """Share of unusable samples (undecodable image, nothing to learn after truncation) above which the run fails."""
+    """Share of unusable samples (undecodable image, nothing to learn after truncation) above which the run fails, as
+    soon as there are more than chance explains."""
     evaluation_batch_size: int = Field(32, gt=0)
     """Prompts generated together; greedy answers do not depend on it."""
     shared_prompts: Literal["auto", "on", "off"] = added("auto")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import json
 import multiprocessing
 from collections.abc import Callable, Mapping, Sequence
@@ -178,7 +179,9 @@ class MixtureDataset(Dataset[EncodedSample]):
 
     def _judge(self, last: DataError | None) -> None:
         read, skipped = self.skips.read, self.skips.skipped
-        if read >= MIN_JUDGED and skipped > self.max_skipped * read:
+        allowed = self.max_skipped * read
+        # Plus three standard deviations of such a count: it is judged at each skip, by each rank for itself.
+        if read >= MIN_JUDGED and skipped > allowed + 3 * math.sqrt(allowed):
             raise DataError(
                 f"{skipped} of {read} samples cannot be used, above execution.max_skipped = {self.max_skipped:g}; "
                 f"the last one: {last.message if last else ''}",
