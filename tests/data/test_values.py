@@ -250,3 +250,17 @@ def test_a_record_reaches_only_what_lies_below_its_source(path: str, tmp_path: P
             opened[0]
     inside = str(tmp_path / "data" / "sub" / ".." / "red.png")
     assert shown(source("pairs", lines(tmp_path / "data", {"image": inside, "text": "x"}))[0]) == "<RED>[x]"
+
+
+@pytest.mark.parametrize(
+    ("turns", "expected"),
+    [
+        (["u Two?", "a ", "u Three?", "a Yes."], "Two?\n\nThree?[Yes.]"),
+        (["u Two?", "a Yes.", "a And more.", "u Four?", "a No."], "Two?[Yes.\n\n][And more.]Four?[No.]"),
+        (["s Be brief.", "u ", "u Two?", "u Three?", "a Yes."], "Be brief.\n\nTwo?\n\nThree?[Yes.]"),
+    ],
+)  # fmt: skip
+def test_turns_of_one_side_do_not_run_into_each_other(turns: list[str], expected: str, tmp_path: Path) -> None:
+    roles = {"u": "user", "a": "assistant", "s": "system"}
+    row = {"messages": [{"role": roles[turn[0]], "content": turn[2:]} for turn in turns]}
+    assert shown(source("text_instructions", lines(tmp_path, row))[0]) == expected

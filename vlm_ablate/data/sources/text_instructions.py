@@ -8,6 +8,8 @@ The content of a turn is a text, or a list of parts {"type": "text", "text": ...
 part holds its picture, or stands for the next of the row's `images` (or `image`). In a row that has pictures and no
 picture parts, the marker `<image>` in a turn is the place of the next one (LLaVA); without markers the pictures stand
 before the first turn. In a row without pictures `<image>` is text.
+
+A turn without content is left out; turns of one side that then follow each other are one, with a blank line between.
 """
 
 from __future__ import annotations
@@ -34,6 +36,11 @@ class _Turn:
     role: str
     parts: list[str | Picture]
 
+    @property
+    def says(self) -> bool:
+        """Whether there is anything in it but blanks."""
+        return any(part.strip() if isinstance(part, str) else True for part in self.parts)
+
 
 class TextInstructions(RecordSource):
     """Turns; the assistant's are learned."""
@@ -53,11 +60,12 @@ class TextInstructions(RecordSource):
 
     def segments(self, row: Row, name: str) -> list[Segment]:
         cells = [c for c in cells_of(row.get("images") or row.get("image")) if c is not None]
-        turns = _placed(self._turns(row, name), len(cells))
+        turns = [turn for turn in _placed(self._turns(row, name), len(cells)) if turn.says]
         pictures = iter(cells)
         found: list[Segment] = []
-        for turn in turns:
+        for number, turn in enumerate(turns):
             learned = turn.role in _ASSISTANT
+            goes_on = any((after.role in _ASSISTANT) == learned for after in turns[number + 1 : number + 2])
             pieces: list[Segment] = []
             for part in turn.parts:
                 if isinstance(part, str):
@@ -69,7 +77,7 @@ class TextInstructions(RecordSource):
                 if cell is None:
                     raise UnusableSample(name, "wrong record", f"its turns place more pictures than its {len(cells)}")
                 pieces.append(self.picture(cell, row, name))
-            found += _trimmed(pieces, "\n\n" * (turn.role == "system"))
+            found += _trimmed(pieces, "\n\n" * (turn.role == "system" or goes_on))
         if next(pictures, None) is not None:
             raise UnusableSample(name, "wrong record", f"its turns do not place all of its {len(cells)} pictures")
         return found
