@@ -264,3 +264,14 @@ def test_turns_of_one_side_do_not_run_into_each_other(turns: list[str], expected
     roles = {"u": "user", "a": "assistant", "s": "system"}
     row = {"messages": [{"role": roles[turn[0]], "content": turn[2:]} for turn in turns]}
     assert shown(source("text_instructions", lines(tmp_path, row))[0]) == expected
+
+
+def test_texts_of_a_document_do_not_run_into_each_other_where_no_picture_is_shown(tmp_path: Path) -> None:
+    rows = [
+        {"images": ["red.png", None, "blue.png", None], "texts": [None, "It ends.", None, "It begins."]},
+        {"images": ["red.png", None, None, None], "texts": [None, "It ends.", " It goes on.", "It begins."]},
+    ]
+    opened = source("obelics", lines(tmp_path, *rows), max_images=1)
+    assert shown(opened[0]) == "<RED>[It ends.][\n\nIt begins.]"
+    assert shown(opened[1]) == "<RED>[It ends.][ It goes on.][\n\nIt begins.]"
+    assert shown(source("obelics", lines(tmp_path, *rows))[0]) == "<RED>[It ends.]<BLUE>[It begins.]"

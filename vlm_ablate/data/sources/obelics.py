@@ -5,7 +5,7 @@ The hub's copy holds image addresses; a copy with downloaded images holds pictur
 
 from __future__ import annotations
 
-from vlm_ablate.data.sample import Segment, Text, UnusableSample
+from vlm_ablate.data.sample import Image, Segment, Text, UnusableSample
 from vlm_ablate.data.sources.configs import ObelicsConfig
 from vlm_ablate.data.sources.records import RecordSource
 from vlm_ablate.data.sources.rows import Row
@@ -13,7 +13,7 @@ from vlm_ablate.data.values import cells_of, text_of
 
 
 class Obelics(RecordSource):
-    """A document in reading order; all its text is learned."""
+    """A document in reading order; all its text is learned. A blank line stands for a picture that is left out."""
 
     required = ("images", "texts")
     config: ObelicsConfig
@@ -30,5 +30,6 @@ class Obelics(RecordSource):
                 found.append(self.picture(image, row, name))
                 shown += 1
             if text:
-                found.append(Text(text, True))
+                apart = not found or isinstance(found[-1], Image) or found[-1].text[-1:].isspace() or text[:1].isspace()
+                found.append(Text(text if apart else f"\n\n{text}", True))
         return found
