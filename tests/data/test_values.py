@@ -275,3 +275,20 @@ def test_texts_of_a_document_do_not_run_into_each_other_where_no_picture_is_show
     assert shown(opened[0]) == "<RED>[It ends.][\n\nIt begins.]"
     assert shown(opened[1]) == "<RED>[It ends.][ It goes on.][\n\nIt begins.]"
     assert shown(source("obelics", lines(tmp_path, *rows))[0]) == "<RED>[It ends.]<BLUE>[It begins.]"
+
+
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        ("cauldron", {"texts": [{"user": "The first?", "assistant": "red"}]}),
+        ("docmatix", {"texts": [{"user": "The first?", "assistant": "red"}]}),
+        ("text_instructions", {"instruction": "The first?", "output": "red"}),
+    ],
+)
+def test_a_picture_that_is_missing_among_others_is_not_passed_over(name: str, row: dict, tmp_path: Path) -> None:
+    rows = [{**row, "images": images} for images in ([None, "blue.png"], [None, None], ["blue.png"], None)]
+    opened = source(name, lines(tmp_path, *rows))
+    with pytest.raises(UnusableSample, match="of its 2 pictures 1 are None"):
+        opened[0]
+    assert shown(opened[1]) == shown(opened[3]) == "The first?[red]"
+    assert shown(opened[2]) == "<BLUE>The first?[red]"

@@ -11,7 +11,7 @@ from vlm_ablate.data.sample import Segment, Text, UnusableSample
 from vlm_ablate.data.sources.configs import DocmatixConfig
 from vlm_ablate.data.sources.records import RecordSource
 from vlm_ablate.data.sources.rows import Row
-from vlm_ablate.data.values import cells_of, records_of, stripped
+from vlm_ablate.data.values import records_of, stripped
 
 
 class Cauldron(RecordSource):
@@ -22,7 +22,7 @@ class Cauldron(RecordSource):
 
     def pictures(self, row: Row, name: str) -> list[Any]:
         """Cells of the pictures to show."""
-        return [cell for cell in cells_of(row["images"]) if cell is not None]
+        return self.cells(row["images"], name)
 
     def segments(self, row: Row, name: str) -> list[Segment]:
         found: list[Segment] = [self.picture(cell, row, name) for cell in self.pictures(row, name)]

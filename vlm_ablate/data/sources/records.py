@@ -13,6 +13,7 @@ from vlm_ablate.data.sources.configs import RecordsConfig
 from vlm_ablate.data.sources.files import base_folder, reached
 from vlm_ablate.data.sources.rows import Row, Rows, open_rows
 from vlm_ablate.data.sources.streams import StreamRows
+from vlm_ablate.data.values import cells_of
 from vlm_ablate.errors import DataError
 from vlm_ablate.provenance import AssetRecord
 
@@ -84,6 +85,18 @@ class RecordSource(Source):
     def licences(self) -> list[AssetRecord]:
         version = self.config.revision or ""
         return [AssetRecord(self.config.id, "", version, self.rows.licence, self.config.id, self.rows.fingerprint)]
+
+    def cells(self, value: Any, name: str) -> list[Any]:
+        """Cells of the row's pictures; a list of None alone is none.
+
+        Raises:
+            UnusableSample: one of several is None: which one a text means could no longer be told.
+        """
+        found = cells_of(value)
+        there = [cell for cell in found if cell is not None]
+        if there and len(there) < len(found):
+            raise UnusableSample(name, "no image", f"of its {len(found)} pictures {len(found) - len(there)} are None")
+        return there
 
     def picture(self, cell: Any, row: Row, name: str) -> Image:
         """A picture from a cell: bytes, `{"bytes", "path"}`, the name of a shard member, or a path beside the data.

@@ -21,7 +21,7 @@ from vlm_ablate.data.sample import Segment, Text, UnusableSample
 from vlm_ablate.data.sources.configs import TextInstructionsConfig
 from vlm_ablate.data.sources.records import RecordSource
 from vlm_ablate.data.sources.rows import Row
-from vlm_ablate.data.values import Picture, cells_of, content_of, records_of, stripped, text_of
+from vlm_ablate.data.values import Picture, content_of, records_of, stripped, text_of
 from vlm_ablate.errors import DataError
 
 _ASSISTANT = {"assistant", "gpt", "model", "bot"}
@@ -59,7 +59,7 @@ class TextInstructions(RecordSource):
             )
 
     def segments(self, row: Row, name: str) -> list[Segment]:
-        cells = [c for c in cells_of(row.get("images") or row.get("image")) if c is not None]
+        cells = self.cells(row.get("images") or row.get("image"), name)
         turns = [turn for turn in _placed(self._turns(row, name), len(cells)) if turn.says]
         pictures = iter(cells)
         found: list[Segment] = []
