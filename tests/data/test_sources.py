@@ -263,6 +263,15 @@ def test_a_split_that_a_folder_lacks_is_not_another_one(tmp_path: Path) -> None:
     assert len(source("text_instructions", tmp_path / "test-0.jsonl")) == 2, "a file that is named is the one meant"
 
 
+@pytest.mark.parametrize(("folder", "own"), [("training_set", 9), ("train_data", 9), ("train", 15)])
+def test_a_folder_whose_name_begins_as_a_split_may_hold_files_of_others(folder: str, own: int, tmp_path: Path) -> None:
+    (tmp_path / folder).mkdir()
+    for name, rows in {"train": 1, "val": 2, "test-00": 4, "part-of-it": 8}.items():
+        (tmp_path / folder / f"{name}.jsonl").write_text((json.dumps(records.ALPACA[0]) + "\n") * rows)
+    lengths = {s: len(source("text_instructions", tmp_path, split=s)) for s in ("train", "val", "test")}
+    assert lengths == {"train": own, "val": 2, "test": 4}
+
+
 def test_wrong_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"does not exist"):
         source("cauldron", tmp_path / "nowhere")

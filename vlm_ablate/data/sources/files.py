@@ -16,6 +16,7 @@ _NOTES = {"dataset_info.json", "dataset_infos.json", "state.json", "sizes.json"}
 """Files about a data set that hold no records."""
 SPLIT_NAMES = ("train", "val", "test", "dev")
 """Files whose names begin so are of that split and stand for no other."""
+_OTHER_NAMES = (*SPLIT_NAMES, "validation")
 _SHOWN = 12
 
 
@@ -67,6 +68,8 @@ def records_files(found: Sequence[Path], format: str, where: str) -> tuple[str, 
 def of_split(files: Sequence[Path], roots: Sequence[Path], split: str, where: str) -> list[Path]:
     """The files whose folder, or else whose name, is called as the split or begins so; all where splits are not told.
 
+    Of a folder that begins so (`training_set`), files that are called as another split are not of this one.
+
     Raises:
         DataError: a folder has files of other splits, and none of this one.
     """
@@ -75,7 +78,9 @@ def of_split(files: Sequence[Path], roots: Sequence[Path], split: str, where: st
     for parts in (folders, names):
         for fits in (_is_called, str.startswith):
             if found := [file for file in files if any(fits(part, split) for part in parts[file])]:
-                return found
+                others = [name for name in _OTHER_NAMES if not name.startswith(split) and not split.startswith(name)]
+                own = [f for f in found if split in folders[f] or not any(_is_called(f.name, name) for name in others)]
+                return own or found
     others = [file for file in files if any(part.startswith(SPLIT_NAMES) for part in (*folders[file], file.name))]
     if others and any(root.is_dir() for root in roots):
         raise DataError(
