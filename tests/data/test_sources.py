@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tests.data import records
 from tests.data.conftest import data_config
+from tests.docmatix import pdfs
 from vlm_ablate.config.data import ImageConfig
 from vlm_ablate.data.dataset import MixtureDataset, build_mixture
 from vlm_ablate.data.encode import Encoder
@@ -225,6 +226,48 @@ def test_pages_from_tiff_and_pdf(tmp_path: Path) -> None:
     assert [s.ref.size() for s in found[::2]] == [(144, 72)] * 2
     with pytest.raises(UnusableSample, match=r"doc.*cannot be opened"):
         opened.segments({"pdf": b"%PDF-nonsense", "pages": two}, "doc")
+
+
+def test_a_document_that_is_transcribed_in_part_is_unusable(tmp_path: Path) -> None:
+    """Which of its pages the texts belong to is not said."""
+    (tmp_path / "three.tif").write_bytes(records.tiff("red", "green", "blue"))
+    (tmp_path / "one.tif").write_bytes(records.tiff("red"))
+    told = "".join(
+        json.dumps(row) + "\n" for row in (
+            {"image": "three.tif", "pages": ["one", "three"]}, {"image": "three.tif", "pages": ["one"]},
+            {"image": "three.tif", "pages": ["one", "two", "three"]}, {"image": "one.tif", "pages": ["one"]},
+        )
+    )
+    (tmp_path / "train.jsonl").write_text(told)
+    opened = source("pages", tmp_path, max_pages=2)
+    for row, text in ((0, "3 pages are drawn, 2 transcribed"), (1, "3 pages are drawn, 1 transcribed")):
+        with pytest.raises(UnusableSample, match=text):
+            opened[row]
+    assert [shown(opened[row]) for row in (2, 3)] == ["<RED>[one\n]<GREEN>[two]", "<RED>[one]"]
+
+    (tmp_path / "text.jsonl").write_text(json.dumps({"image": "three.tif", "text": "one two three"}) + "\n")
+    with pytest.raises(UnusableSample, match="3 pages are drawn, 1 transcribed"):
+        source("pages", tmp_path / "text.jsonl")[0]
+
+    pytest.importorskip("pypdfium2")
+    pdf = io.BytesIO()
+    pages = [records.PilImage.new("RGB", (72, 36), c) for c in ("red", "blue")]
+    pages[0].save(pdf, "PDF", save_all=True, append_images=pages[1:], resolution=72)
+    opened = source("pages", records.write([{"pdf": "x", "pages": []}], "jsonl", tmp_path / "pdf"))
+    with pytest.raises(UnusableSample, match="2 pages are drawn, 1 transcribed"):
+        opened.segments({"pdf": pdf.getvalue(), "pages": ["one"]}, "doc")
+
+
+def test_pages_of_a_pdf_show_what_fills_their_forms_and_are_no_larger_than_can_be_used(tmp_path: Path) -> None:
+    pytest.importorskip("pypdfium2")
+    opened = source("pages", records.write([{"pdf": "x", "pages": []}], "jsonl", tmp_path))
+
+    def drawn(**how: str) -> np.ndarray:
+        found = opened.segments({"pdf": pdfs.pdf_bytes([pdfs.page("A form.")], **how), "pages": ["A form."]}, "doc")
+        return np.asarray(found[0].ref.load())
+
+    assert (drawn(field="Jane Doe") != drawn()).any()
+    assert max(drawn(box="0 0 9000 4500").shape) <= 4096
 
 
 def test_image_addresses_are_refused_with_advice(tmp_path: Path) -> None:

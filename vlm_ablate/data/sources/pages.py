@@ -18,7 +18,10 @@ from vlm_ablate.data.sources.configs import PagesConfig
 from vlm_ablate.data.sources.records import RecordSource
 from vlm_ablate.data.sources.rows import Row
 from vlm_ablate.data.values import cells_of, stripped, texts_of
-from vlm_ablate.errors import AssetMissing, DataError
+from vlm_ablate.errors import AssetMissing
+from vlm_ablate.pdf.document import MAX_SIDE, UnreadablePdf, open_pdf
+
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 class Pages(RecordSource):
@@ -39,10 +42,9 @@ class Pages(RecordSource):
         written = row[self.required[1]]
         pages = cells_of(written) if self.required[1] == "pages" else [written]
         drawn = cells_of(row[self._picture])
-        if len(drawn) > len(pages):
-            raise UnusableSample(name, "wrong record", f"{len(drawn)} pages are drawn, {len(pages)} transcribed")
+        _check_all_written(len(drawn), len(pages), name)
         texts = [_page_text(page) for page in pages[: self.config.max_pages]]
-        pictures = self._pictures(drawn, row, name, len(texts))
+        pictures = self._pictures(drawn, row, name, len(texts), len(pages))
         if len(pictures) < len(texts):
             raise UnusableSample(name, "wrong record", f"{len(pictures)} pages are drawn, {len(texts)} transcribed")
         found: list[Segment] = []
@@ -51,12 +53,15 @@ class Pages(RecordSource):
                 found += [picture, Text(text + "\n" * (number + 1 < len(texts)), True)]
         return found
 
-    def _pictures(self, cells: list[Any], row: Row, name: str, count: int) -> list[Image]:
+    def _pictures(self, cells: list[Any], row: Row, name: str, count: int, written: int) -> list[Image]:
+        """The first `count` pages of a document of which `written` are transcribed."""
         if self._picture == "pdf":
-            return [Image(ref) for ref in _pdf_pages(cells[0] if cells else None, name, count, self.config.dpi)]
+            refs = _pdf_pages(cells[0] if cells else None, name, count, written, self.config.dpi)
+            return [Image(ref) for ref in refs]
         pictures = [self.picture(c, row, name) for c in cells[:count]]
-        if len(pictures) == 1 and count > 1:
-            return [Image(ref) for ref in _frames(pictures[0].ref, name, count)]
+        if len(cells) == 1 and pictures and (count > 1 or _is_tiff(pictures[0].ref.source)):
+            found = [Image(ref) for ref in _frames(pictures[0].ref, name, count, written)]
+            return found if count > 1 else pictures  # the first one is decoded when it is asked for
         return pictures
 
 
@@ -75,22 +80,42 @@ def _joined(value: Any, field: str, separator: str) -> str:
     return separator.join(filter(None, (stripped(text, field) for text in texts_of(value, field))))
 
 
-def _frames(ref: ImageRef, name: str, count: int) -> list[ImageRef]:
-    """The first frames of a TIFF."""
+def _is_tiff(source: object) -> bool:
+    if isinstance(source, bytes):
+        return source[:4] in _TIFF
+    try:
+        with Path(str(source)).open("rb") as file:
+            return file.read(4) in _TIFF
+    except OSError:
+        return False  # said when it is decoded
+
+
+def _check_all_written(drawn: int, written: int, name: str) -> None:
+    """Which page a text belongs to cannot be told where some have none."""
+    if drawn > written:
+        raise UnusableSample(name, "wrong record", f"{drawn} pages are drawn, {written} transcribed")
+
+
+def _frames(ref: ImageRef, name: str, count: int, written: int) -> list[ImageRef]:
+    """The first frames of a TIFF of which `written` are transcribed."""
     try:
         source = ref.source
         image = PilImage.open(io.BytesIO(source) if isinstance(source, bytes) else Path(str(source)))
-        frames = []
-        for number in range(min(count, getattr(image, "n_frames", 1))):
+        frames: list[ImageRef] = []
+        there = getattr(image, "n_frames", 1)
+        _check_all_written(there, written, name)
+        for number in range(min(count, there) if count > 1 else 0):
             image.seek(number)
             frames.append(ImageRef(image.copy(), f"page {number + 1} of {name}"))
         return frames
+    except UnusableSample:
+        raise
     except Exception as error:
         raise UnusableSample(name, "undecodable image", f"its pages cannot be read: {error}") from error
 
 
-def _pdf_pages(data: Any, name: str, count: int, dpi: int) -> list[ImageRef]:
-    """The first pages of a PDF, drawn with pypdfium2."""
+def _pdf_pages(data: Any, name: str, count: int, written: int, dpi: int) -> list[ImageRef]:
+    """The first pages of a PDF of which `written` are transcribed, drawn with pypdfium2, forms with what fills them."""
     try:
         import pypdfium2
     except ImportError as error:
@@ -100,15 +125,19 @@ def _pdf_pages(data: Any, name: str, count: int, dpi: int) -> list[ImageRef]:
     if not isinstance(data, bytes):
         raise UnusableSample(name, "wrong record", "its pdf is not bytes")
     try:
-        document = pypdfium2.PdfDocument(data)
-    except pypdfium2.PdfiumError as error:
-        raise UnusableSample(name, "undecodable image", f"its PDF cannot be opened: {error}") from error
+        document = open_pdf(data)
+    except UnreadablePdf as error:
+        raise UnusableSample(name, "undecodable image", f"its PDF cannot be opened: {error.message}") from error
     try:
-        drawn = [document[i].render(scale=dpi / 72).to_pil() for i in range(min(count, len(document)))]
+        _check_all_written(len(document), written, name)
+        drawn = [_drawn(document[i], dpi) for i in range(min(count, len(document)))]
     except pypdfium2.PdfiumError as error:
         raise UnusableSample(name, "undecodable image", f"a page cannot be drawn: {error}") from error
     finally:
         document.close()
-    if not drawn:
-        raise DataError(f"the PDF of {name} has no pages")
     return [ImageRef(page, f"page {i + 1} of {name}") for i, page in enumerate(drawn)]
+
+
+def _drawn(page: Any, dpi: int) -> PilImage.Image:
+    scale = min(dpi / 72, MAX_SIDE / max(*page.get_size(), 1.0))
+    return page.render(scale=scale).to_pil()
