@@ -132,3 +132,14 @@ def test_a_mixture_shuffles_a_stream_within_its_windows(tmp_path: Path) -> None:
     order = [mixture[i][1] for i in range(60)]
     assert sorted(order) == list(range(60)) and order != sorted(order) and window < 12
     assert all(row // window == place // window for place, row in enumerate(order))
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_the_picture_of_a_row_of_a_shard_is_the_one_of_its_plain_name(streaming: bool, tmp_path: Path) -> None:
+    """Maps of depth and masks stand beside it under names that come before its own."""
+    members = {"0.depth.png": records.png("green"), "0.mask.png": records.png("blue"), "0.png": records.png("red"),
+               "0.txt": b"a red square", "1.0.png": records.png("green"), "1.1.png": records.png("blue"),
+               "1.txt": b"two squares"}  # fmt: skip
+    tar(tmp_path / "train.tar", members)
+    opened = source("pairs", tmp_path, streaming=streaming, rows=2)
+    assert [shown(opened[i]) for i in range(2)] == ["<RED>[a red square]", "<GREEN>[two squares]"]

@@ -1,7 +1,8 @@
 """WebDataset shards: rows by number, rows as a stream, and rows that `datasets` made of shards on the hub.
 
-Members that share a name up to its first dot form a row. JSON members are merged into it; pictures become `image` and
-`images` (by natural order) unless the JSON names them; `txt` becomes `text`; the rest is kept as bytes by its ending.
+Members that share a name up to its first dot form a row. JSON members are merged into it; pictures become `images` (by
+natural order) and `image` (the first of them, or `x.jpg` beside `x.mask.png`) unless the JSON names them; `txt` becomes
+`text`; the rest is kept as bytes by its ending.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ def member_row(key: str, members: Mapping[str, Any], where: str, encoding: str =
     pictures = sorted((e for e in members if e.rsplit(".", 1)[-1].lower() in IMAGE_ENDINGS), key=_natural)
     if pictures:
         row["images"] = [{"bytes": members[e], "path": f"{key}.{e}"} for e in pictures]
-        row["image"] = row["images"][0]
+        # `x.jpg` is the picture of row x, not the `x.depth.png` or `x.mask.png` beside it.
+        row["image"] = row["images"][next((i for i, e in enumerate(pictures) if "." not in e), 0)]
     for ending, data in members.items():
         if ending == "txt":
             row["text"] = decoded(data, f"{key}.txt in {where}", encoding) if isinstance(data, bytes) else data
