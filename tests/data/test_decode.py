@@ -260,3 +260,18 @@ def test_transparent_colours_of_16_bits_are_white() -> None:
     assert tuple(pixels(png16(2, (5130, 7, 0), (513, 7, 0)))[0, 0]) == (20, 0, 0)
     assert tuple(pixels(png16(0, (3000,), (3000,)))[0, 0]) == (255, 255, 255)
     assert tuple(pixels(png16(0, (3000,), (3001,)))[0, 0]) == (11, 11, 11)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_the_transparent_grey_of_few_bits_is_white_and_no_other_is(bits: int) -> None:
+    """Two pixels a row: of the one grey that is transparent, and of another."""
+    most = 2**bits - 1
+    for clear, other in ((0, most), (most, 0), (most // 3, most - most // 3)):
+        if clear == other:
+            continue
+        row = (clear << bits | other) << (-2 * bits % 8)
+        header = struct.pack(">IIBBBBB", 2, 1, bits, 0, 0, 0, 0)
+        content = zlib.compress(b"\0" + row.to_bytes(max(1, bits // 4), "big"))
+        chunks = {b"IHDR": header, b"tRNS": struct.pack(">H", clear), b"IDAT": content, b"IEND": b""}
+        data = b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(kind, body) for kind, body in chunks.items())
+        assert pixels(data)[0, :, 0].tolist() == [255, other * 255 // most]

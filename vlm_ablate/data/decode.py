@@ -53,6 +53,7 @@ def decode(source: object, label: str, draft: tuple[int, int] | None = None) -> 
             orientation = _orientation(image)
             if draft and image.format == "JPEG":
                 image.draft("RGB", (draft[1], draft[0]) if orientation in _SIDEWAYS else draft)
+            _scale_transparent_grey(image)
             image.load()
             if orientation in _UPRIGHT:
                 image = image.transpose(_UPRIGHT[orientation])
@@ -93,6 +94,15 @@ def _orientation(image: Image.Image) -> int:
         return int(Image.Image.getexif(image).get(_ORIENTATION, 1))
     except Exception:  # SyntaxError, struct.error and more
         return 1
+
+
+def _scale_transparent_grey(image: Image.Image) -> None:
+    """Of a PNG of two or four bits Pillow widens the pixels to eight, but not the grey that is transparent."""
+    clear, tile = image.info.get("transparency"), getattr(image, "tile", None)
+    bits = {"L;2": 2, "L;4": 4}.get(tile[0].args) if tile and isinstance(image, PngImageFile) else None
+    if bits and isinstance(clear, int):
+        most = 2**bits - 1
+        image.info["transparency"] = (clear & most) * 255 // most
 
 
 def _late_exif(file: IO[bytes]) -> dict[str | tuple[int, int], bytes]:
