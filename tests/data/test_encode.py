@@ -179,6 +179,19 @@ def test_template_format_learns_what_it_writes_for_the_assistant() -> None:
     assert learned_text(tokenizer, encoder, sample) == "two</s>cats</s>"
 
 
+def test_turns_that_a_template_refuses_are_an_unusable_sample() -> None:
+    """Many templates raise an error of their own where the assistant speaks first."""
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = (
+        "{% if messages[0]['role'] != 'user' %}{{ raise_exception('roles must alternate') }}{% endif %}" + TEMPLATE
+    )
+    encoder = Encoder(tokenizer, data_config(image=SMALL, prompt="template"), 1)
+    with pytest.raises(UnusableSample, match="takes no such turns: roles must alternate") as caught:
+        encoder.layout(dialogue(Text("Hi!", True), Text("what?"), Text("cats", True)))
+    assert caught.value.reason == "chat template"
+    assert learned_text(tokenizer, encoder, dialogue(Text("what?"), Text("cats", True))) == "cats</s>"
+
+
 @pytest.mark.parametrize("split", ["none", "crops", "tiles"])
 def test_truncation_never_cuts_an_image_block(tokenizer: PreTrainedTokenizerFast, split: str) -> None:
     image = ImageConfig(size=32, tile=16, split=split)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vlm_ablate.data.control import Hidden, control, control_names, data_text, unmarked
-from vlm_ablate.data.sample import Image, Sample, Segment, Text
+from vlm_ablate.data.sample import Image, Sample, Segment, Text, UnusableSample
 from vlm_ablate.errors import DataError
 from vlm_ablate.models.tokens import END_OF_UTTERANCE, IMAGE
 
@@ -102,20 +102,25 @@ def template(tokenizer: PreTrainedTokenizerBase) -> Callable[[Sample, bool], Pro
         raise DataError("the tokenizer has no chat template", hint='use `prompt: chat` or `prompt: plain`')
     hidden = Hidden(control_names(tokenizer))
 
-    def render(messages: list[dict[str, str]], ask: bool) -> str:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask))
+    def render(sample: str, messages: list[dict[str, str]], ask: bool) -> str:
+        from jinja2 import TemplateError
+
+        try:
+            return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask))
+        except TemplateError as error:
+            raise UnusableSample(sample, "chat template", f"the chat template takes no such turns: {error}") from error
 
     def write(sample: Sample, generate: bool = False) -> Prompt:
         if not sample.dialogue:
             return plain(sample, generate)
         messages = [{"role": turn.role, "content": _content(turn, hidden)} for turn in turns(sample)]
-        whole = render(messages, generate)
+        whole = render(sample.id, messages, generate)
         runs: list[tuple[str, bool]] = []
         done = 0
         for i, message in enumerate(messages):
             if message["role"] != "assistant":
                 continue
-            before, after = render(messages[:i], True), render(messages[: i + 1], False)
+            before, after = render(sample.id, messages[:i], True), render(sample.id, messages[: i + 1], False)
             if not (whole.startswith(before) and whole.startswith(after) and done <= len(before) <= len(after)):
                 raise DataError(f"sample {sample.id}: the chat template rewrites earlier turns; answers are lost")
             runs += [(whole[done : len(before)], False), (whole[len(before) : len(after)], True)]
