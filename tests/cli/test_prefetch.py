@@ -115,6 +115,17 @@ def call(*arguments: str | Path) -> Result:
     return CliRunner().invoke(app, ["prefetch", *map(str, arguments), "--scale", "paper"])
 
 
+def test_a_stream_and_the_whole_of_a_data_set_are_two_needs(local: Path, tmp_path: Path) -> None:
+    file = experiment(tmp_path, tmp_path / "parts", local, {"id": "someone/cauldron", "streaming": True, "rows": 70})
+    body = yaml.safe_load(file.read_text())
+    for arm, source in {"whole": {"rows": 70}, "less": {"rows": 7}}.items():
+        body["arms"][arm] = {"set": {"data.mixture.one.source": {"id": "someone/cauldron", **source}}}
+    file.write_text(yaml.safe_dump(body, sort_keys=False))
+    needs = needs_of({name: arm.config for name, arm in load_experiment(file, scale="paper").arms.items()})
+    found = {need.what: need.arms for need in needs if need.id == "someone/cauldron"}
+    assert found == {"the first 70 rows of train": ("away",), "train": ("whole", "less")}
+
+
 def test_offline_it_says_what_is_here_and_what_is_missing(local: Path, tmp_path: Path) -> None:
     save_parts(tmp_path / "parts")
     file = experiment(tmp_path, tmp_path / "parts", local, {"id": "someone/cauldron", "streaming": True, "rows": 70})

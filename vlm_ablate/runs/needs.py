@@ -100,7 +100,9 @@ def _split(asked: HubBenchmarkConfig, split: Split) -> str:
 
 def _rows(source: RecordsConfig) -> str:
     part = " ".join(filter(None, (source.subset or source.hub_subset, source.split)))
-    amount = f"the first {source.rows:,} rows of " if source.rows else ""
+    amount = ""  # of what is not a stream all is downloaded, whatever is used of it
+    if source.streaming:
+        amount = f"the first {source.rows:,} rows of " if source.rows else "a stream of "
     return f"{amount}{part}{_at(source.revision)}"
 
 
