@@ -179,6 +179,24 @@ def test_what_is_recorded_elsewhere_is_not_computed_again_and_stands_in_the_tabl
     assert all((r.metrics["score/mean"] == 45.0) == (r.seed == 2) for r in records), "what is recorded stays as it is"
 
 
+def test_what_another_table_has_recorded_is_taken_too(folder: Path) -> None:
+    fill(Home.at("home"), "first")
+    command("--experiments", "idefics2/first", "--out", "results")
+    words = ("--experiments", "idefics2/second", "--out", "results", "--records", "results", "--home", "nowhere")
+    assert "left         nothing" in (said := command(*words)) and "4 recorded" in said
+    place = folder / "results/idefics2"
+    first, second = (load_records(place / name / "tiny/records.json") for name in ("first", "second"))
+    theirs = {(r.arm, r.seed): r for r in first.records}
+    assert {(r.arm, r.seed) for r in second.records} == {("one", 0), ("one", 1), ("three", 0), ("three", 1)}
+    for record in second.records:
+        other = theirs[record.arm, record.seed]
+        assert (record.experiment, record.scores, record.metrics) == ("idefics2/second", other.scores, other.metrics)
+        assert record.id != other.id and second.histories[record.run_id] == first.histories[other.run_id]
+    words = ("--experiments", "idefics2/third", "--out", "results", "--records", "results", "--home", "nowhere")
+    result = CliRunner().invoke(app, ["reproduce", "--scale", "tiny", "--plan", *words])
+    assert result.exit_code == 1 and "there are no records of idefics2/third" in result.output, "other stages"
+
+
 @pytest.mark.parametrize("file", ["log.jsonl", "outcome.json"])
 def test_a_run_with_a_damaged_file_is_left_out_of_its_table_and_named(folder: Path, file: str) -> None:
     home = Home.at("home")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from vlm_ablate.config.expand import LoadedExperiment
     from vlm_ablate.config.loading import ResolvedArm
+    from vlm_ablate.runs.spec import RunSpec
     from vlm_ablate.tracking.record_file import RecordFile
 
 
@@ -60,24 +61,47 @@ def load_set(papers: str, experiments: str | None, scale: str) -> list[LoadedExp
     return loaded
 
 
-def recorded_in(folder: Path, loaded: Sequence[LoadedExperiment]) -> dict[str, RecordFile]:
-    """Name of an experiment -> its runs in a folder of results that are done, where there is a file of them.
+def recorded_in(
+    folder: Path, loaded: Sequence[LoadedExperiment], tables: Mapping[str, Sequence[RunSpec]]
+) -> dict[str, RecordFile]:
+    """Name of an experiment -> its runs in a folder of results that are done, there or in another experiment's file.
+
+    Args:
+        tables: name -> the runs that are asked for.
 
     Raises:
-        VlmAblateError: none of them has, or a file cannot be read.
+        VlmAblateError: none is there, or a file cannot be read.
     """
+    from vlm_ablate.runs.recorded import shared_records
     from vlm_ablate.tracking import schema
-    from vlm_ablate.tracking.record_file import load_records
+    from vlm_ablate.tracking.record_file import RecordFile, load_records
 
-    files = {each.experiment.name: folder / each.experiment.name / each.scale.name / "records.json" for each in loaded}
-    read = {name: load_records(file) for name, file in files.items() if file.is_file()}
+    scale = loaded[0].scale.name
+    places = {str(f.parents[1].relative_to(folder)): f for f in sorted(folder.glob(f"*/*/{scale}/records.json"))}
+    names = [each.experiment.name for each in loaded]
+    read = {name: load_records(places[name]) for name in names if name in places}
     # One that was going on then tells nothing now.
     found = {name: replace(f, records=[r for r in f.records if r.status in schema.DONE]) for name, f in read.items()}
+    for name in names:
+        own = found.get(name, RecordFile([]))
+        done = {record.id for record in own.records}
+        missing = [spec for spec in tables[name] if spec.id not in done]
+        if not missing:
+            continue
+        read |= {other: load_records(file) for other, file in places.items() if other not in read}
+        shared = shared_records(missing, (file for other, file in read.items() if other != name))
+        if shared.records:
+            found[name] = replace(
+                own,
+                records=[*own.records, *shared.records],
+                histories={**own.histories, **shared.histories},
+                answers={**own.answers, **shared.answers},
+                examples={**own.examples, **shared.examples},
+            )
     if not found:
-        name, file = next(iter(files.items()))
         raise VlmAblateError(
-            f"--records {folder}: there are no records of {name}{' or the others' * (len(files) > 1)}",
-            hint=f"a folder that `reproduce --out` or `table --out` wrote has {file}",
+            f"--records {folder}: there are no records of {names[0]}{' or the others' * (len(names) > 1)}",
+            hint=f"a folder that `reproduce --out` or `table --out` wrote has {folder / names[0] / scale}/records.json",
         )
     return found
 
