@@ -22,12 +22,13 @@ def files_below(folder: Path) -> list[Path]:
     """All files of a folder, in the order of their names, but hidden ones and those of a home, which runs write."""
     found: list[Path] = []
     for place, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if name[0] != "." and not _is_home(Path(place, name))]
+        folders[:] = [name for name in folders if name[0] != "." and not is_home(Path(place, name))]
         found += [file for name in names if name[0] != "." and (file := Path(place, name)).is_file()]
     return sorted(found)
 
 
-def _is_home(folder: Path) -> bool:
+def is_home(folder: Path) -> bool:
+    """Whether it is a folder in which runs were kept."""
     return (folder / "stages").is_dir() and (folder / "runs").is_dir()
 
 

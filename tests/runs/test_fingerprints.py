@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from vlm_ablate.data.sources.files import files_of, local_roots
 from vlm_ablate.errors import AssetMissing
 from vlm_ablate.home import Home
 from vlm_ablate.models.connectors.configs import LinearConfig
@@ -63,7 +64,21 @@ def test_records_bring_the_pictures_beside_them(folder: Path) -> None:
     assert id_fingerprint(str(folder / "rows.jsonl")) != before
 
 
-@pytest.mark.parametrize("id", ["rows.jsonl", "rows*.jsonl", ""])
+@pytest.mark.parametrize("id", ["*/rows.jsonl", "**/rows.jsonl", "par*"])
+def test_a_pattern_stands_for_the_files_that_a_source_of_that_id_reads(folder: Path, id: str) -> None:
+    for part in ("part1", "part2"):
+        (folder / part).mkdir()
+        (folder / part / "rows.jsonl").write_text('{"image": "a.png"}\n')
+    assert len(files_of(local_roots(str(folder / id), None))) == 2
+    (folder / "a.png").write_bytes(b"one")
+    before = id_fingerprint(str(folder / id))
+    (folder / "a.png").write_bytes(b"two")
+    pictured = id_fingerprint(str(folder / id))
+    (folder / "part2" / "rows.jsonl").write_text('{"image": "b.png"}\n')
+    assert len({before, pictured, id_fingerprint(str(folder / id))}) == 3
+
+
+@pytest.mark.parametrize("id", ["rows.jsonl", "rows*.jsonl", "**/*.jsonl", "*", ""])
 def test_what_runs_write_beside_the_data_decides_nothing(folder: Path, id: str) -> None:
     (folder / "rows.jsonl").write_text('{"image": "a.png"}\n')
     (folder / "a.png").write_bytes(b"one")

@@ -12,10 +12,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
+from vlm_ablate.data.sources.files import base_folder, local_roots
 from vlm_ablate.data.sources.lines import ENDINGS as RECORDS
 from vlm_ablate.errors import AssetMissing, VlmAblateError
 from vlm_ablate.events import preparing
-from vlm_ablate.home import Home, files_below
+from vlm_ablate.home import Home, files_below, is_home
 from vlm_ablate.registry import REGISTRIES, Registry
 from vlm_ablate.runs.once import once
 from vlm_ablate.storage import file_sha256, write_atomically
@@ -180,11 +181,24 @@ def files_digest(files: Sequence[Path]) -> str:
 def _files(path: Path) -> list[Path]:
     """All files that an `id` stands for: of a folder, of a pattern; a list of records brings the pictures beside it."""
     if path.is_dir():
-        return [file for file in files_below(path) if file.name not in _NO_CONTENT]
-    found = [path] if path.is_file() else [file for file in path.parent.glob(path.name) if file.is_file()]
+        return _files_in(path)
+    found, beside = [path], path.parent
+    if not path.is_file():
+        beside = base_folder(str(path)) or path.parent
+        roots = [root for root in local_roots(str(path), None) if not _of_a_home(root, beside)]
+        found = [file for root in roots for file in (_files_in(root) if root.is_dir() else [root]) if file.is_file()]
     if any(file.name.endswith(RECORDS) for file in found):
-        found += [file for file in files_below(path.parent) if file.suffix.lower() in _PICTURES]
+        found += [file for file in files_below(beside) if file.suffix.lower() in _PICTURES]
     return sorted(set(found))
+
+
+def _files_in(folder: Path) -> list[Path]:
+    return [file for file in files_below(folder) if file.name not in _NO_CONTENT]
+
+
+def _of_a_home(path: Path, base: Path) -> bool:
+    """Whether it is a home below `base`, or lies in one: runs write there."""
+    return any(is_home(folder) for folder in (path, *path.parents) if folder != base and folder.is_relative_to(base))
 
 
 def _cached_commit(id: str, revision: str | None) -> str:
