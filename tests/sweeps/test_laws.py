@@ -126,6 +126,14 @@ def test_a_pruned_trial_stops_at_the_point_at_which_it_is_behind(tmp_path: Path,
     assert all(trial.score is None for trial in pruned)
 
 
+@pytest.mark.timeout(180)
+def test_nothing_is_pruned_at_the_points_of_the_warmup(tmp_path: Path, home: Home) -> None:
+    pruner = {"name": "median", "startup": 2, "warmup": 2}
+    file = write_sweep(tmp_path, sampler="random", budget={"trials": 8}, pruner=pruner)
+    sweep(file, home, launcher := Oracle(curve=True))
+    assert set(launcher.stopped.values()) == {3}
+
+
 def test_hyperband_gives_the_whole_training_to_few_and_the_best_is_among_them(tmp_path: Path, home: Home) -> None:
     file = write_sweep(tmp_path, budget={"trials": 12}, pruner={"name": "hyperband", "reduction": 2})
     (result,) = sweep(file, home, launcher := Oracle(curve=True))

@@ -232,7 +232,8 @@ def pruner_of(loaded: LoadedSweep) -> BasePruner:
     asked, points = loaded.sweep.pruner, loaded.curve_points * len(loaded.sweep.seeds)
     match asked.name:
         case "median":
-            return pruners.MedianPruner(n_startup_trials=asked.startup, n_warmup_steps=asked.warmup)
+            # The first point is step 1, and Optuna counts steps from 0.
+            return pruners.MedianPruner(n_startup_trials=asked.startup, n_warmup_steps=asked.warmup + 1)
         case "hyperband":
             return pruners.HyperbandPruner(1, max(1, points), asked.reduction)
         case "wilcoxon":
