@@ -201,3 +201,15 @@ def test_the_winner_names_the_revision_that_trained_it(tmp_path: Path, home: Hom
     sweep(file, home, Earlier())
     assert call("sweep", "apply", str(file), str(out), "--home", str(home.root)).exit_code == 0
     assert yaml.safe_load(out.read_text())["arms"]["plain"]["tuned"]["revision"] == "c0ffee"
+
+
+@pytest.mark.usefixtures("priced")
+@pytest.mark.timeout(60)
+def test_a_grid_is_gone_through_to_its_end_where_most_of_it_does_not_fit(
+    tmp_path: Path, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vlm_ablate.sweeps.trials.INFEASIBLE_FIRST", 3)
+    file = write_sweep(tmp_path, space={RANK: [4, 8, 16, 32, 64]}, sampler="grid", budget=None,
+                       constraints={"flops": 1.0})  # fmt: skip
+    (result,) = sweep(file, home, Oracle())
+    assert result.counts() == {"does not fit": 5}

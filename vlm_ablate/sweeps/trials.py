@@ -38,7 +38,7 @@ ATTEMPTS = 3
 MAKING_SECONDS = 120.0
 """Age at which a trial without a folder is one whose process died while it was asked for."""
 INFEASIBLE_SHARE = 10
-"""At most so many trials are drawn for each of the budget when most do not fit."""
+"""At most so many trials are drawn for each of the budget when most do not fit; a grid ends by itself."""
 INFEASIBLE_FIRST = 100
 """With a budget that counts no trials, at most so many more than that share of those that fit."""
 
@@ -113,7 +113,7 @@ class StudyTrials:
             return True
         drawn = sum(trial.state != TrialState.WAITING for trial in trials)
         most = budget.trials * INFEASIBLE_SHARE if budget.trials else begun * INFEASIBLE_SHARE + INFEASIBLE_FIRST
-        if (budget.trials is not None and begun >= budget.trials) or drawn >= most:
+        if (budget.trials is not None and begun >= budget.trials) or (sweep.sampler.name != "grid" and drawn >= most):
             return True
         hours = sum(float(trial.user_attrs.get(SECONDS, 0.0)) for trial in trials) / 3600
         planned = sum(float(trial.user_attrs.get(FLOPS, 0.0)) for trial in trials if _counts(trial))
