@@ -115,6 +115,23 @@ def test_a_run_that_is_computed_again_does_not_keep_the_numbers_of_before(home: 
     assert (losses(home.tracking_uri, now), losses(home.tracking_uri, before)) == ([(10, 1.0)], [(10, 2.0)])
 
 
+def test_a_run_of_another_table_whose_results_were_computed_again_does_not_keep_the_numbers_of_before(
+    home: Home,
+) -> None:
+    spec, other = make_spec(), replace(make_spec(), experiment="demo/other")
+    for each, score in ((spec, 50.0), (other, 50.0), (spec, 60.0), (other, 60.0)):
+        if score == 60.0 and each is spec:
+            put_aside([spec], home)
+            assert publish_missing(home, home.tracking_uri, print) == 0, "nobody computes the other one now"
+        results = write_results(each, home, score=score)
+        note_attempt(each, home, "finished")
+        publish(view_of(results), home.tracking_uri, run_folder(home, each.id).published)
+    for each in (spec, other):
+        (record,) = read_records(home.tracking_uri, each.experiment)
+        points = read_history(home.tracking_uri, record.run_id, ["score/mean"])["score/mean"]
+        assert [point.value for point in points] == [60.0], each.experiment
+
+
 @pytest.mark.parametrize("loss", ["run deleted", "store lost", "note lost"])
 def test_what_a_store_has_lost_is_given_again(home: Home, store_template: Path, loss: str) -> None:
     view = view_of(write_results(make_spec(), home))

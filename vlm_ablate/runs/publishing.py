@@ -18,6 +18,7 @@ from vlm_ablate.runs.results import find_results
 from vlm_ablate.runs.spec import RunSpec
 from vlm_ablate.runs.view import view_of
 from vlm_ablate.storage import check_writable
+from vlm_ablate.tracking import schema
 from vlm_ablate.tracking.publish import RunView, is_published, publish
 from vlm_ablate.tracking.sqlite_reader import SqliteReader, sqlite_path
 
@@ -130,6 +131,8 @@ def publish_missing(home: Home, tracking_uri: str, notice: Notice) -> int:
                 told = error.message if isinstance(error, VlmAblateError) else f"{type(error).__name__}: {error}"
                 notice(f"not given to the tracking store: {spec.run_name} ({folder.root}): {told}")
                 continue
+            if view.status == schema.RUNNING:
+                continue  # its results were put aside, and nobody computes them now
             publish(view, tracking_uri, folder.published, notice)
             given += 1
     if unread:

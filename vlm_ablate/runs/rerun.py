@@ -9,7 +9,8 @@ from pathlib import Path
 
 from vlm_ablate.home import Home
 from vlm_ablate.lease import Lease
-from vlm_ablate.runs.folder import StageFolder, run_folder
+from vlm_ablate.runs.folder import StageFolder
+from vlm_ablate.runs.names import asked_for
 from vlm_ablate.runs.results import find_stages
 from vlm_ablate.runs.spec import RunSpec
 from vlm_ablate.storage import storage_errors
@@ -22,7 +23,8 @@ ASIDE = "earlier"
 def put_aside(specs: Sequence[RunSpec], home: Home) -> list[Path]:
     """Move the stages of these runs, with their scores, out of the way; returns where they are now.
 
-    In a tracking store the earlier results stay, as a run that is no longer read for tables.
+    In a tracking store the earlier results stay, as a run that is no longer read for tables; also those of other runs,
+    of any table, that have one of these stages.
 
     Raises:
         StorageError: a folder cannot be moved.
@@ -38,6 +40,8 @@ def put_aside(specs: Sequence[RunSpec], home: Home) -> list[Path]:
             target.parent.mkdir(exist_ok=True)
             os.rename(stage.root, target)
         moved.append(target)
-    for spec in specs:
-        begin_again(run_folder(home, spec.id).published)
+    keys = {stage.key for stage in stages.values()}
+    for folder, body in asked_for(home):
+        if keys.intersection(body["stages"]):
+            begin_again(folder.published)
     return moved
