@@ -23,6 +23,7 @@ from tests.sweeps.toys import Oracle, sweep, write_sweep
 from vlm_ablate.cli.app import app
 from vlm_ablate.cli.console import arm_list
 from vlm_ablate.cli.evaluate import _free
+from vlm_ablate.cli.launchers import this_command
 from vlm_ablate.cli.new_experiment import _arms, _scalar
 from vlm_ablate.cli.run import table_command
 from vlm_ablate.config.expand import load_experiment
@@ -146,6 +147,12 @@ def test_what_is_said_after_a_sweep_was_applied_can_be_run(folder: Path) -> None
     assert name == "run" and found["file"] == out and found["scale"] == "paper"
     loaded = load_experiment(found["file"], scale="paper", arms=arm_list(found["arms"]))
     assert list(loaded.arms) == ["plain, as it is"] and loaded.arms["plain, as it is"].tuned is not None
+
+
+def test_the_command_that_continues_an_interrupted_one_does_not_begin_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["/bin/vlm-ablate", "run", "my x.yaml", "--rerun", "--home", "there"])
+    name, found = parsed(this_command())
+    assert (name, found["file"], found["home"], found["rerun"]) == ("run", Path("my x.yaml"), "there", False)
 
 
 @pytest.mark.parametrize("place", ["with blank", "@lab", "it's #1"])

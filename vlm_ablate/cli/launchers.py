@@ -198,6 +198,8 @@ def launch(specs: Sequence[RunSpec], home: Home, tracking_uri: str, where: Where
         LaunchInterrupted: after Ctrl-C, saying how to continue.
         VlmAblateError: the launcher cannot run anything, or not what each run asks for.
     """
+    import sys
+
     from vlm_ablate.cli.console import out
     from vlm_ablate.cli.progress import RunDisplay
     from vlm_ablate.launch.base import LaunchInterrupted
@@ -209,15 +211,16 @@ def launch(specs: Sequence[RunSpec], home: Home, tracking_uri: str, where: Where
             with Campaign(launchers.build(where.config), home, display, tracking_uri=tracking_uri) as campaign:
                 return campaign.run(specs, where.placement)
         except LaunchInterrupted as stop:
-            stop.hint = f"the same command continues from here: {this_command()}"
+            which = "the same command" if "--rerun" not in sys.argv else "the command without --rerun"
+            stop.hint = f"{which} continues from here: {this_command()}"
             raise
 
 
 def this_command() -> str:
-    """The command line of this process, to copy."""
+    """The command line of this process, to copy, as what goes on where it stopped: `--rerun` would begin anew."""
     import shlex
     import sys
 
     from vlm_ablate.masking import masked
 
-    return masked(shlex.join(["vlm-ablate", *sys.argv[1:]]))
+    return masked(shlex.join(["vlm-ablate", *(word for word in sys.argv[1:] if word != "--rerun")]))
