@@ -26,6 +26,7 @@ from vlm_ablate.cli.evaluate import _free
 from vlm_ablate.cli.launchers import this_command
 from vlm_ablate.cli.new_experiment import _arms, _scalar
 from vlm_ablate.cli.run import table_command
+from vlm_ablate.cli.sweep import sweep_command
 from vlm_ablate.config.expand import load_experiment
 from vlm_ablate.config.loading import arms_text
 from vlm_ablate.config.yaml_reader import parse
@@ -145,8 +146,22 @@ def test_what_is_said_after_a_sweep_was_applied_can_be_run(folder: Path) -> None
     (command,) = printed(result.stderr)
     name, found = parsed(command)
     assert name == "run" and found["file"] == out and found["scale"] == "paper"
+    assert found["home"] == str(home.root), "where the trials are: elsewhere it would train again"
     loaded = load_experiment(found["file"], scale="paper", arms=arm_list(found["arms"]))
     assert list(loaded.arms) == ["plain, as it is"] and loaded.arms["plain, as it is"].tuned is not None
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("storage", [None, "sqlite:////a b/s.db"])
+def test_what_is_named_after_a_sweep_looks_where_it_ran(
+    storage: str | None, known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if known and storage:
+        monkeypatch.setenv("VLM_ABLATE_STUDIES", storage)
+    for action, rest in (("show", []), ("plots", []), ("apply", ["OUT.yaml"])):
+        name, found = parsed(sweep_command(action, Path("my s.yaml"), *rest, home="/my home", storage=storage))
+        assert name == f"sweep {action}" and found["file"] == Path("my s.yaml")
+        assert (found["home"], found["storage"]) == ("/my home", storage)
 
 
 def test_the_command_that_continues_an_interrupted_one_does_not_begin_anew(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -123,8 +123,21 @@ def run(
         results = _results(loaded, place, uri)
         _show(loaded, results, 5)
         _publish(loaded, results, tracking_uri or place.tracking_uri)
-    word = shlex.quote(str(file))
-    out().print(f"more: vlm-ablate sweep show {word}, sweep plots {word}, sweep apply {word} OUT.yaml", soft_wrap=True)
+    asked = (("show",), ("plots",), ("apply", "OUT.yaml"))
+    out().print("more:", soft_wrap=True)
+    for action, *rest in asked:
+        out().print(f"  {sweep_command(action, file, *rest, home=home, storage=storage)}", soft_wrap=True, markup=False)
+
+
+def sweep_command(action: str, file: Path, *rest: str, home: str | None, storage: str | None) -> str:
+    """The command that does more with the sweep of a file, in the home and the database that it ran in."""
+    import os
+
+    from vlm_ablate.masking import masked
+
+    parts = ["vlm-ablate", "sweep", action, str(file), *rest, *(["--home", home] if home else [])]
+    given = storage if storage != os.environ.get("VLM_ABLATE_STUDIES") else None
+    return masked(shlex.join([*parts, *(["--storage", given] if given else [])]))
 
 
 def _jobs_for(launcher: str, jobs: int | None) -> int | None:
@@ -370,7 +383,8 @@ def apply(
     scale = loaded.sweep.experiment.scale
     load_experiment(out, scale=scale)
     typer.echo(f"wrote {out}", err=True)
-    command = shlex.join(["vlm-ablate", "run", str(out), "--scale", scale, "--arms", arms_text([*chosen])])
+    parts = ["vlm-ablate", "run", str(out), "--scale", scale, "--arms", arms_text([*chosen])]
+    command = shlex.join([*parts, *(["--home", home] if home else [])])
     typer.echo(f"score it on the report split: {command}", err=True)
 
 
