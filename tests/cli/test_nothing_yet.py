@@ -101,3 +101,8 @@ def test_what_is_asked_for_as_json_is_json_and_nothing_else() -> None:
     for words in (("status", "--json"), ("schema",), ("schema", "scale")):
         result = call(*words)
         assert result.exit_code == 0 and json.loads(result.stdout) and result.stderr == ""
+
+
+def test_the_run_that_a_table_lacks_is_asked_for_in_the_home_that_was_named(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    assert f"t03_architecture.yaml --home {other}" in told(call("table", T03, "--home", other))
