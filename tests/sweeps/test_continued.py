@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,14 +15,16 @@ from tests.runs.disk import write_results
 from tests.sweeps.toys import RANK, RATE, Oracle, sweep, write_sweep
 from vlm_ablate.config.run_config import RunConfig
 from vlm_ablate.errors import StorageError
+from vlm_ablate.events import CurvePoint
 from vlm_ablate.home import Home
 from vlm_ablate.launch.base import Placement, RunFuture
 from vlm_ablate.lease_files import lease_file, this_owner, write_owner
-from vlm_ablate.runs.outcome import outcome_of
+from vlm_ablate.runs.outcome import RunOutcome, outcome_of
 from vlm_ablate.runs.spec import RunSpec
 from vlm_ablate.sweeps.config import Dimension
 from vlm_ablate.sweeps.cost import Cost
 from vlm_ablate.sweeps.loading import load_sweep
+from vlm_ablate.sweeps.runner import SweepRunner, _Work
 from vlm_ablate.sweeps.space import Space, Values, listed
 from vlm_ablate.sweeps.storage import default_storage, sweep_folder
 from vlm_ablate.sweeps.trials import open_studies
@@ -213,3 +216,30 @@ def test_a_grid_is_gone_through_to_its_end_where_most_of_it_does_not_fit(
                        constraints={"flops": 1.0})  # fmt: skip
     (result,) = sweep(file, home, Oracle())
     assert result.counts() == {"does not fit": 5}
+
+
+def test_a_trial_that_joins_a_run_which_another_s_end_stops_begins_it_anew(tmp_path: Path) -> None:
+    """Two trials of the same values are one run, as long as it goes."""
+    loaded = load_sweep(write_sweep(tmp_path, pruner="median"))
+    told: list[tuple[int, str]] = []
+
+    def opened(number: int, behind: bool) -> Any:
+        study = SimpleNamespace(
+            report=lambda *_: behind,
+            note=lambda *_: None,
+            prune=lambda trial, outcome, _: told.append((trial.number, outcome)),
+        )
+        return SimpleNamespace(number=number, study=study, notes={}, resumed=False)
+
+    runner, specs = SweepRunner(loaded, [], 2), loaded.specs({RATE: 1e-3}, ["plain"])
+    futures = [RunFuture(specs[0], lambda future: None) for _ in range(2)]
+    asked = iter(futures[1:])
+    campaign: Any = SimpleNamespace(submit=lambda spec, placement: next(asked))
+    first, second = (_Work(opened(number, behind=not number), specs, future=futures[0]) for number in range(2))
+    runner._open = [first]
+    runner._curve(CurvePoint(specs[0].id, 25, {"curve/mean": 1.0}))
+    runner._open.append(second)
+    futures[0].set_result(RunOutcome(specs[0].id, "", "stopped"))
+    for work in (first, second):
+        runner._ended(campaign, work)
+    assert told == [(0, "pruned")] and second.future is futures[1]

@@ -94,6 +94,8 @@ class SweepRunner:
         self._on_event, self._on_end, self._placement = on_event, on_end, placement or Placement()
         self._news: queue.SimpleQueue[CurvePoint | RunFuture] = queue.SimpleQueue()
         self._open: list[_Work] = []
+        self._stopping: set[RunFuture] = set()
+        """Of runs whose trials were pruned; a further trial of the same values may have joined one since."""
         self._failures = 0
         self._ready_seconds = self._trial_seconds = 0.0
         """What the last trial took to be made ready, and the last that was computed to its end."""
@@ -215,6 +217,7 @@ class SweepRunner:
                     work.pruned = True
                     if not any(w is not work and w.future is work.future for w in self._open):
                         assert work.future is not None  # the point is of its run
+                        self._stopping.add(work.future)
                         work.future.stop()
 
     def _ended(self, campaign: Campaign, work: _Work) -> None:
@@ -224,6 +227,9 @@ class SweepRunner:
         if outcome.died and work.deaths + 1 < ATTEMPTS:
             work.deaths += 1
             self._submit(campaign, work)  # from its last checkpoint
+            return
+        if outcome.status == "stopped" and not work.pruned and work.future in self._stopping:
+            self._submit(campaign, work)  # it joined the run of another trial, whose end stopped it
             return
         self._note(work, outcome)
         last = len(work.outcomes) + 1 == len(work.specs)
