@@ -132,6 +132,18 @@ def test_a_run_of_another_table_whose_results_were_computed_again_does_not_keep_
         assert [point.value for point in points] == [60.0], each.experiment
 
 
+def test_who_puts_results_aside_says_for_whom_it_waits(home: Home) -> None:
+    spec, told = make_spec(), list[str]()
+    stage = write_results(spec, home).stages[-1].root
+    with ThreadPoolExecutor(1) as pool:
+        with Lease.acquire(stage):
+            aside = pool.submit(put_aside, [spec], home, told.append)
+            wait_for(lambda: told)
+            assert stage.is_dir()
+        assert len(aside.result(60)) == 1 and not stage.exists()
+    assert len(told) == 1 and stage.name in told[0] and "waits for" in told[0]
+
+
 @pytest.mark.parametrize("loss", ["run deleted", "store lost", "note lost"])
 def test_what_a_store_has_lost_is_given_again(home: Home, store_template: Path, loss: str) -> None:
     view = view_of(write_results(make_spec(), home))

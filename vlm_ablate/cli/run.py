@@ -123,10 +123,10 @@ def _follow(seat: Seat, specs: Sequence[RunSpec]) -> int:
 
 
 def _put_aside(specs: Sequence[RunSpec], home: Home) -> None:
-    from vlm_ablate.cli.console import counted, err
+    from vlm_ablate.cli.console import counted, err, warn
     from vlm_ablate.runs.rerun import put_aside
 
-    moved = put_aside(specs, home)
+    moved = put_aside(specs, home, lambda message: warn([message]))
     if moved:
         err().print(f"{counted(len(moved), 'stage')} put aside in {moved[0].parent}", soft_wrap=True)
 
