@@ -171,6 +171,9 @@ def test_what_is_recorded_elsewhere_is_not_computed_again_and_stands_in_the_tabl
     said = command(*words, "--home", "nowhere")
     assert "left         nothing" in said and "6 recorded" in said
     assert {path.name: path.read_bytes() for path in place.iterdir()} == before
+    refused = CliRunner().invoke(app, ["reproduce", "--scale", "tiny", *words, "--home", "nowhere", "--seeds", "0,2"])
+    assert refused.exit_code == 2 and "would lose its records of seed 1" in " ".join(refused.output.split())
+    assert {path.name: path.read_bytes() for path in place.iterdir()} == before
     said = command(*words, "--home", "elsewhere", "--seeds", "0-2")
     assert "left         nothing" in said and "3 finished, 6 recorded" in said
     assert "mean over 3 seeds" in (place / "table.md").read_text()

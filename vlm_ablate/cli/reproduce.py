@@ -97,6 +97,9 @@ def reproduce(
         sets=launcher_sets or [],
     )  # fmt: skip
     place = open_home(home)
+    written = out or place.root / "tables"
+    if records is not None and numbers is not None and not plan and written.resolve() == records.resolve():
+        _check_none_goes(records, brought, numbers)
     take_over_earlier(place)
     tables = {each.experiment.name: specs_of(each, seeds=numbers) for each in loaded}
     brought = recorded_in(records, loaded, tables) if records is not None else {}
@@ -126,6 +129,22 @@ def reproduce(
     console.print(", ".join(f"{count} {status}" for status, count in counts.items()))
     if counts["failed"]:
         raise typer.Exit(1)
+
+
+def _check_none_goes(records: Path, brought: Mapping[str, RecordFile], seeds: Sequence[int]) -> None:
+    """
+    Raises:
+        VlmAblateError: in the folder that is written anew, records would be missing of seeds that were not asked for.
+    """
+    from vlm_ablate.cli.console import usage_error
+
+    gone = sorted({record.seed for file in brought.values() for record in file.records} - {*seeds})
+    if gone:
+        told = f"seed{'s' * (len(gone) > 1)} {', '.join(map(str, gone))}"
+        raise usage_error(
+            f"--seeds: {records} is also the folder that is written, and would lose its records of {told}",
+            "name these seeds, too, or write into another folder with --out",
+        )
 
 
 def _run(
