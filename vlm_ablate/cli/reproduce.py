@@ -92,6 +92,8 @@ def reproduce(
     set_hub_access(allow_hub)
     numbers = seed_list(seeds)
     loaded = load_set(papers, experiments, scale)
+    tables = {each.experiment.name: specs_of(each, seeds=numbers) for each in loaded}
+    brought = recorded_in(records, loaded, tables) if records is not None else {}
     where = where_to(
         launcher, jobs=jobs, threads=threads, gpus=gpus_per_run, nodes=nodes_per_run, ray_address=ray_address,
         sets=launcher_sets or [],
@@ -101,8 +103,6 @@ def reproduce(
     if records is not None and numbers is not None and not plan and written.resolve() == records.resolve():
         _check_none_goes(records, brought, numbers)
     take_over_earlier(place)
-    tables = {each.experiment.name: specs_of(each, seeds=numbers) for each in loaded}
-    brought = recorded_in(records, loaded, tables) if records is not None else {}
     done = {record.id for file in brought.values() for record in file.records}
     ours = {name: [spec for spec in specs if spec.id not in done] for name, specs in tables.items()}
     elsewhere = {name: len(specs) - len(ours[name]) for name, specs in tables.items()}

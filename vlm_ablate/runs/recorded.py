@@ -23,7 +23,8 @@ def shared_records(specs: Sequence[RunSpec], files: Iterable[RecordFile]) -> Rec
     wanted = {_keys(spec): spec for spec in specs}
     for file in files:
         for record in file.records:
-            spec = wanted.get(_recorded_keys(record))
+            keys = _recorded_keys(record)
+            spec = wanted.get(keys) if keys is not None else None
             if spec is None or not _scored_alike(spec, record):
                 continue
             del wanted[_keys(spec)]

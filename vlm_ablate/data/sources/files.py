@@ -78,8 +78,8 @@ def of_split(files: Sequence[Path], roots: Sequence[Path], split: str, where: st
     for parts in (folders, names):
         for fits in (_is_called, str.startswith):
             if found := [file for file in files if any(fits(part, split) for part in parts[file])]:
-                others = [name for name in _OTHER_NAMES if not name.startswith(split) and not split.startswith(name)]
-                own = [f for f in found if split in folders[f] or not any(_is_called(f.name, name) for name in others)]
+                unlike = [name for name in _OTHER_NAMES if not name.startswith(split) and not split.startswith(name)]
+                own = [f for f in found if split in folders[f] or not any(_is_called(f.name, name) for name in unlike)]
                 return own or found
     others = [file for file in files if any(part.startswith(SPLIT_NAMES) for part in (*folders[file], file.name))]
     if others and any(root.is_dir() for root in roots):

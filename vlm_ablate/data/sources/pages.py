@@ -140,4 +140,5 @@ def _pdf_pages(data: Any, name: str, count: int, written: int, dpi: int) -> list
 
 def _drawn(page: Any, dpi: int) -> PilImage.Image:
     scale = min(dpi / 72, MAX_SIDE / max(*page.get_size(), 1.0))
-    return page.render(scale=scale).to_pil()
+    drawn: PilImage.Image = page.render(scale=scale).to_pil()
+    return drawn
