@@ -264,6 +264,20 @@ def test_fields_of_a_stage_that_is_not_there_are_told_as_such(write: Write) -> N
     assert "new" in load_experiment(write(), scale="tiny", sets=whole).arms["one"].config.stages
 
 
+def test_a_stage_that_is_left_out_must_be_there(write: Write) -> None:
+    """A name that is spelled wrongly would leave the stage where it is, without a word."""
+    misspelled = write(TWO_STAGES, ("{model.connector.depth: 1}", "{stages.sftt: null}"))
+    with pytest.raises(ConfigError, match="there is no stage 'sftt' to leave out; known: sft, pretrain") as caught:
+        load_experiment(misspelled, scale="tiny")
+    (found,) = caught.value.problems
+    assert found.path == "arms.one.set.stages.sftt" and found.nearest == "sft"
+    one_has_it = write(TWO_STAGES, ("{model.connector.depth: 1}", "{stages.more: {steps: 1, batch_size: 1}}"))
+    assert load_experiment(one_has_it, scale="tiny", sets=["stages.more=null"])
+    with pytest.raises(ConfigError, match="there is no stage 'pretrian' to leave out") as caught:
+        load_experiment(write(), scale="tiny", sets=["stages.pretrian=null"])
+    assert caught.value.problems[0].file == "--set stages.pretrian=null"
+
+
 def test_other_numbers_of_steps_are_a_warning_unless_stages_are_what_is_compared(write: Write) -> None:
     without = ("{model.connector.depth: 1}", "{stages.sft: null}")
     found = load_experiment(write(TWO_STAGES, without), scale="tiny").warnings

@@ -156,6 +156,8 @@ class Loading:
         """The arm's full configuration, in the paper's words and at the scale; None when something is wrong with it."""
         arm = self.data["arms"][name]
         diff = arm.get("set")
+        if isinstance(diff, dict):
+            self._look_for_left_out(diff, self._base_data(), ("arms", name, "set"))
         data = apply_diff(self._base_data(), diff) if isinstance(diff, dict) else self._base_data()
         tuned = self._tuned(arm)
         resolved = self._resolve(data, name, self.run_sets if name in self.chosen else {}, tuned)
@@ -174,6 +176,17 @@ class Loading:
             scaled.told(scaled.values),
             tuned,
         )
+
+    def _look_for_left_out(self, diff: dict[str, Any], data: dict[str, Any], prefix: Path_ = ()) -> None:
+        """Tell of stages that a diff leaves out and that are not there: mostly a name that is spelled wrongly."""
+        stages, known = diff.get("stages"), data.get("stages")
+        if not isinstance(stages, dict) or not isinstance(known, dict) or stages.get("replace") is True:
+            return
+        for name, stage in stages.items():
+            if stage is None and name not in ("*", *known):
+                where, shown = self._where((*prefix, "stages", str(name)))
+                message = f"there is no stage {name!r} to leave out; known: {', '.join(map(str, known)) or 'none'}"
+                self.problems.append(Problem(where, dotted(shown), message, nearest(str(name), map(str, known))))
 
     def _tuned(self, arm: dict[str, Any]) -> Tuned | None:
         """What a sweep found for an arm at this scale; what is wrong with it, the whole file's check tells."""
@@ -266,7 +279,11 @@ class Loading:
         return None
 
     def check_references(self) -> None:
-        """Names in the files that must exist elsewhere: the paper's table and rows, arms, columns, fields, scales."""
+        """Names that must exist elsewhere: the paper's table and rows, arms, columns, fields, scales, stages."""
+        diffs = [arm.get("set") for arm in self._arms().values() if isinstance(arm, dict)]
+        stages = [part.get("stages") for part in (self._base_data(), *diffs) if isinstance(part, dict)]
+        everywhere = {str(name): {} for part in stages if isinstance(part, dict) for name in part if name != "replace"}
+        self._look_for_left_out(self.run_sets, {"stages": everywhere})
         for check in (check_arms_exist, check_claims, check_cells, check_paired, check_factor):
             self.problems += check(self.data, self._where)
         scale = self.scale.scale
