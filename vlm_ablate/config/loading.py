@@ -282,8 +282,8 @@ class Loading:
         """Names that must exist elsewhere: the paper's table and rows, arms, columns, fields, scales, stages."""
         diffs = [arm.get("set") for arm in self._arms().values() if isinstance(arm, dict)]
         stages = [part.get("stages") for part in (self._base_data(), *diffs) if isinstance(part, dict)]
-        everywhere = {str(name): {} for part in stages if isinstance(part, dict) for name in part if name != "replace"}
-        self._look_for_left_out(self.run_sets, {"stages": everywhere})
+        everywhere = [str(name) for part in stages if isinstance(part, dict) for name in part if name != "replace"]
+        self._look_for_left_out(self.run_sets, {"stages": dict.fromkeys(everywhere)})
         for check in (check_arms_exist, check_claims, check_cells, check_paired, check_factor):
             self.problems += check(self.data, self._where)
         scale = self.scale.scale
