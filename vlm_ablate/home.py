@@ -19,10 +19,19 @@ MINIMUM_FREE = 200 * 2**20
 
 
 def files_below(folder: Path) -> list[Path]:
-    """All files of a folder, in the order of their names, but hidden ones and those of a home, which runs write."""
+    """All files of a folder, in the order of their names, but hidden ones and those of a home, which runs write.
+
+    Links to folders are followed, as large data often lie on another disk; each folder is looked through once.
+    """
     found: list[Path] = []
-    for place, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if name[0] != "." and not is_home(Path(place, name))]
+    seen = {os.path.realpath(folder)}
+    for place, folders, names in os.walk(folder, followlinks=True):
+        below = sorted(name for name in folders if name[0] != "." and not is_home(Path(place, name)))
+        folders.clear()
+        for name in below:
+            real = os.path.realpath(os.path.join(place, name))
+            folders += [name] if real not in seen else []
+            seen.add(real)
         found += [file for name in names if name[0] != "." and (file := Path(place, name)).is_file()]
     return sorted(found)
 

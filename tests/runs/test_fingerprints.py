@@ -10,7 +10,7 @@ import pytest
 
 from vlm_ablate.data.sources.files import files_of, local_roots
 from vlm_ablate.errors import AssetMissing
-from vlm_ablate.home import Home
+from vlm_ablate.home import Home, files_below
 from vlm_ablate.models.connectors.configs import LinearConfig
 from vlm_ablate.models.language.configs import HubLanguageConfig
 from vlm_ablate.registry import connectors
@@ -135,3 +135,18 @@ def test_the_source_of_a_plug_in_decides_and_ours_does_not(tmp_path: Path, monke
         assert code_fingerprint(connectors, "linear") is None
     finally:
         del connectors._entries["print-test"], sys.modules["plug_in_of_print_test"]
+
+
+def test_what_lies_behind_a_linked_folder_counts_and_a_circle_of_links_ends(tmp_path: Path) -> None:
+    disk, data = tmp_path / "disk", tmp_path / "data"
+    disk.mkdir()
+    data.mkdir()
+    (data / "rows.jsonl").write_text('{"image": "images/a.png"}\n')
+    (disk / "a.png").write_bytes(b"one")
+    (data / "images").symlink_to(disk)
+    (disk / "back").symlink_to(data)
+    (data / "again").symlink_to(disk)
+    before = {name: id_fingerprint(str(data / name)) for name in ("", "rows.jsonl")}
+    assert [file.name for file in files_below(data)] == ["a.png", "rows.jsonl"]
+    (disk / "a.png").write_bytes(b"another")
+    assert all(id_fingerprint(str(data / name)) != digest for name, digest in before.items())
