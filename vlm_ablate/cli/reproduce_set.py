@@ -72,6 +72,7 @@ def recorded_in(
     Raises:
         VlmAblateError: none is there, or a file cannot be read.
     """
+    from vlm_ablate.cli.records import joined
     from vlm_ablate.runs.recorded import shared_records
     from vlm_ablate.tracking import schema
     from vlm_ablate.tracking.record_file import RecordFile, load_records
@@ -91,13 +92,7 @@ def recorded_in(
         read |= {other: load_records(file) for other, file in places.items() if other not in read}
         shared = shared_records(missing, (file for other, file in read.items() if other != name))
         if shared.records:
-            found[name] = replace(
-                own,
-                records=[*own.records, *shared.records],
-                histories={**own.histories, **shared.histories},
-                answers={**own.answers, **shared.answers},
-                examples={**own.examples, **shared.examples},
-            )
+            found[name] = joined(own, shared, name, scale)
     if not found:
         raise VlmAblateError(
             f"--records {folder}: there are no records of {names[0]}{' or the others' * (len(names) > 1)}",

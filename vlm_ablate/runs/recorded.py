@@ -50,10 +50,11 @@ def _keys(spec: RunSpec) -> _Keys:
 def _recorded_keys(record: RunRecord) -> _Keys | None:
     """None: it did not finish, or does not say under which keys."""
     stages = schema.read_json_tag(record.tags, schema.STAGES, [])
-    if record.status != schema.FINISHED or not stages or not all("key" in score for score in record.scores):
+    scores = [(s.get("column"), s.get("key")) for s in record.scores if not s.get("described")]
+    told = [*stages, *(text for score in scores for text in score)] if isinstance(stages, list) else [None]
+    if record.status != schema.FINISHED or not stages or not all(isinstance(text, str) for text in told):
         return None
-    scores = ((score["column"], score["key"]) for score in record.scores if not score.get("described"))
-    return record.seed, tuple(stages), frozenset(scores)
+    return record.seed, tuple(stages), frozenset((str(column), str(key)) for column, key in scores)
 
 
 def _scored_alike(spec: RunSpec, record: RunRecord) -> bool:
