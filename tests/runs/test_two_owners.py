@@ -24,6 +24,7 @@ from vlm_ablate.lease_files import Owner
 from vlm_ablate.runs.execute import execute
 from vlm_ablate.runs.folder import StageFolder, run_folder
 from vlm_ablate.runs.outcome import note_from_outside
+from vlm_ablate.runs.publishing import publish_missing
 from vlm_ablate.runs.train import StageRunner
 from vlm_ablate.tracking.read import read_records
 from vlm_ablate.training.interruption import Interruption
@@ -92,6 +93,8 @@ def test_an_owner_that_was_stopped_wakes_up_and_writes_nothing(straight, parts, 
     assert said.startswith("failed ") and "is written by another process now" in said
     assert contents(home, straight[1]) == before
     assert_same_result((home, straight[1]), straight[:2])
+    if any("the tracking store failed" in event.message for event in events if isinstance(event, Notice)):
+        publish_missing(home, home.tracking_uri, print)  # whoever was stopped held the database's lock
     assert len(read_records(home.tracking_uri, straight[1].experiment)) == 1
 
 

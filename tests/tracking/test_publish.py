@@ -6,11 +6,9 @@ import json
 import math
 import shutil
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from threading import Barrier
 
 import pytest
 
@@ -20,7 +18,7 @@ from tests.tracking.specs import make_spec
 from tests.waiting import wait_for
 from vlm_ablate.errors import TrackingError
 from vlm_ablate.home import Home
-from vlm_ablate.lease import Lease, LeaseLost
+from vlm_ablate.lease import Lease
 from vlm_ablate.runs.folder import run_folder
 from vlm_ablate.runs.log import Log
 from vlm_ablate.runs.outcome import note_attempt
@@ -28,14 +26,13 @@ from vlm_ablate.runs.publishing import Publishing, publish_missing
 from vlm_ablate.runs.rerun import put_aside
 from vlm_ablate.runs.results import find_results
 from vlm_ablate.runs.view import record_of, view_of
-from vlm_ablate.storage import guard, unguard
 from vlm_ablate.tracking import schema
 from vlm_ablate.tracking.client_reader import ClientReader
 from vlm_ablate.tracking.mlflow_run import MlflowRun
 from vlm_ablate.tracking.publish import RunView, is_published, note_file, publish
 from vlm_ablate.tracking.read import read_history, read_records
 from vlm_ablate.tracking.records import Point
-from vlm_ablate.tracking.store import connect, open_experiment
+from vlm_ablate.tracking.store import connect
 
 LOSS = schema.TRAIN_LOSS
 
@@ -331,69 +328,11 @@ def test_what_was_given_before_the_store_failed_is_noted(home: Home) -> None:
     assert is_published("finished", home.root / "notes", home.tracking_uri)
 
 
-def test_who_lost_the_run_while_it_made_one_in_the_store_takes_that_back(home: Home) -> None:
-    """A process that was stopped right before it, and wakes up when another has the run and shows it."""
-    view, notes, uri = view_of(write_results(make_spec(), home)), home.root / "notes", home.tracking_uri
-    client, asked = connect(uri), []
-
-    def check(_: float) -> None:
-        asked.append(len(client.search_runs(["1"])))
-        if asked[-1]:
-            raise LeaseLost("another process has it")
-
-    guard(notes, check)
-    try:
-        with pytest.raises(LeaseLost):
-            show(view, home)
-    finally:
-        unguard(notes, check)
-    assert asked[0] == 1 and client.search_runs(["1"]) == []
-    assert show(view, home) and len(client.search_runs(["1"])) == 1
-
-
-def test_nothing_more_is_given_once_the_run_is_another_s(home: Home) -> None:
-    view, notes = view_of(write_results(make_spec(), home, points=[(10, {LOSS: 2.0})])), home.root / "notes"
-    run_id, times = show(replace(view, status=schema.RUNNING, points=()), home), []
-
-    def check(_: float) -> None:
-        times.append(1)
-        if len(times) > 1:
-            raise LeaseLost("another process has it")
-
-    guard(notes, check)
-    try:
-        with pytest.raises(LeaseLost):
-            show(view, home)
-    finally:
-        unguard(notes, check)
-    (run,) = connect(home.tracking_uri).search_runs(["1"])
-    assert (run.info.run_id, run.info.status, run.data.metrics) == (run_id, "RUNNING", {})
-
-
 @pytest.mark.parametrize("status", ["finished", "diverged", "failed", "skipped", "stopped"])
 def test_mlflow_knows_a_status_for_each_of_ours(home: Home, status: str) -> None:
     show(view_of(write_results(make_spec(), home, status=status)), home)
     (run,) = ClientReader(home.tracking_uri)._search(["1"], "")
     assert run.info.status == schema.MLFLOW_STATUS[status] and run.info.end_time
-
-
-def test_runs_that_begin_together_share_their_data_set(home: Home) -> None:
-    """All find it missing and all insert it: the store lets one through, and the others must find it then."""
-    client = connect(home.tracking_uri)
-    experiment = open_experiment(client, home.tracking_uri, "demo/t01")
-    runs = [MlflowRun(client, client.create_run(experiment).info.run_id) for _ in range(4)]
-    for round_ in range(6):
-        together = Barrier(len(runs))
-
-        def give(run: MlflowRun, digest: str = f"digest-{round_}", together: Barrier = together) -> None:
-            together.wait()
-            run.dataset("offline", digest)
-
-        with ThreadPoolExecutor(len(runs)) as pool:
-            list(pool.map(give, runs))
-    for run in runs:
-        inputs = client.get_run(run.run_id).inputs.dataset_inputs
-        assert sorted(each.dataset.digest for each in inputs) == [f"digest-{round_}" for round_ in range(6)]
 
 
 def test_points_read_back_are_ordered_by_step(home: Home) -> None:
@@ -415,24 +354,6 @@ def test_what_a_stage_tells_at_its_end_comes_behind_what_a_store_was_given_befor
     assert show(ended, home) == run
     sizes = read_history(home.tracking_uri, run, [schema.PARAMS_TOTAL])[schema.PARAMS_TOTAL]
     assert [p.value for p in sizes] == [7.0] and losses(home.tracking_uri, run) == [(s, v[LOSS]) for s, v in points]
-
-
-def test_a_run_that_another_process_has_is_left_to_it(home: Home) -> None:
-    spec = make_spec()
-    results = write_results(spec, home)
-    with Lease.acquire(results.folder.root):
-        assert publish_missing(home, home.tracking_uri, print) == 0
-    assert publish_missing(home, home.tracking_uri, print) == 1
-
-
-def test_who_has_lost_a_run_does_not_publish_it(home: Home) -> None:
-    spec = make_spec()
-    results = write_results(spec, home)
-    with Lease.acquire(results.folder.root) as lease:
-        (results.folder.root / f".lease-{lease.token + 1}").touch()
-        with Publishing(spec, home, home.tracking_uri, pytest.fail, flush_seconds=0.01):
-            time.sleep(0.3)
-    assert read_records(home.tracking_uri, spec.experiment) == []
 
 
 def test_what_was_given_is_not_sent_again(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -137,3 +137,13 @@ def runs_tagged(client: MlflowClient, experiment_id: str, tags: Mapping[str, str
     wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items() if "'" not in value)
     found = client.search_runs([experiment_id], wanted, order_by=["start_time DESC"])
     return [run for run in found if all(run.data.tags.get(key) == value for key, value in tags.items())]
+
+
+def delete_runs(client: MlflowClient, run_ids: Iterable[str]) -> None:
+    """Delete runs; one that another process deletes at the same time is gone as well."""
+    for run_id in run_ids:
+        try:
+            client.delete_run(run_id)
+        except Exception:
+            if active_run(client, run_id) is not None:
+                raise

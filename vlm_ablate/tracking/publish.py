@@ -18,7 +18,7 @@ from vlm_ablate.lease import LeaseLost
 from vlm_ablate.sealed import sealed, unsealed
 from vlm_ablate.storage import check_writable, write_atomically
 from vlm_ablate.tracking import schema
-from vlm_ablate.tracking.mlflow_run import Metrics, MlflowRun, active_run, runs_tagged
+from vlm_ablate.tracking.mlflow_run import Metrics, MlflowRun, active_run, delete_runs, runs_tagged
 from vlm_ablate.tracking.store import (
     connect,
     ensure_store,
@@ -159,18 +159,25 @@ def _bring_up(view: RunView, note: _Note, tracking_uri: str, notice: Notice, all
 
 
 def _found_or_created(client: MlflowClient, experiment: str, view: RunView, allowed: Callable[[], None]) -> str:
-    """The store's run. Whoever was stopped before it made one may wake up beside another that has made it since."""
+    """The store's run. Whoever was stopped before it made one may wake up beside another that has made it since, and
+    whoever was stopped right after may have left it to another that shows the run in it now."""
     own = {schema.KIND: schema.RUN_KIND, schema.RUN: view.id}
     if found := runs_tagged(client, experiment, own):
         return str(found[0].info.run_id)
     tags = {**own, schema.STATUS: schema.RUNNING}
     made = str(client.create_run(experiment, start_time=view.start_ms, tags=tags, run_name=view.name).info.run_id)
+    lost = None
     try:
         allowed()
-    except LeaseLost:
-        client.delete_run(made)
-        raise
-    return made
+    except LeaseLost as lease:
+        lost = lease
+    ids = [str(run.info.run_id) for run in runs_tagged(client, experiment, own)]
+    if lost is None:
+        delete_runs(client, [run_id for run_id in ids if run_id != made])
+        return made
+    if len(ids) > 1:  # a single one is what the run's owner has found or will find
+        delete_runs(client, [made])
+    raise lost
 
 
 def _give_values(view: RunView, note: _Note, run: MlflowRun) -> None:
