@@ -107,6 +107,14 @@ READ = [
     ("x^2", {"A": "$x^2$", "B": "3"}, "A"),
     ("Maybe B", ANIMALS, "B"),
     ("B? No, C.", ANIMALS, "C"),
+    ("It is B.", ANIMALS, "B"),
+    ("It's (B)", ANIMALS, "B"),
+    ("It does not meow. So it's B.", ANIMALS, "B"),
+    ("(A) meows and this barks; therefore, B.", ANIMALS, "B"),
+    ("It is A.", UNKNOWN, "A"),
+    ("B。", ANIMALS, "B"),
+    ("B、", ANIMALS, "B"),
+    ("Ans: B", ANIMALS, "B"),
 ]
 
 UNPARSED = [
@@ -151,7 +159,14 @@ UNPARSED = [
     ("The answers are B and C", ANIMALS),
     ("Answers: A, C", ANIMALS),
     ("A answer", UNKNOWN),
-    ("It is B.", ANIMALS),
+    ("I don't think it's B.", ANIMALS),
+    ("I doubt that it is B", ANIMALS),
+    ("If it is B, the tail is long", ANIMALS),
+    ("It's B or it's C", ANIMALS),
+    ("It's A. So B", ANIMALS),
+    ("is it B?", ANIMALS),
+    ("so a", ANIMALS),
+    ("It is B. a bird", ANIMALS),
     ("(B)(C)", ANIMALS),
     ("Perhaps B. Perhaps C.", ANIMALS),
     ("B. No, C.", ANIMALS),
@@ -182,4 +197,4 @@ def test_a_form_is_read_whatever_the_choices_are(form: str, choices: dict[str, s
 
 
 def test_the_version_says_that_scores_of_another_parser_are_not_these() -> None:
-    assert metrics["multiple_choice"].version == "3"
+    assert metrics["multiple_choice"].version == "4"

@@ -10,11 +10,12 @@ is read as if it were plain; what stands before a closing `</think>` is not look
 | `B. a dog`, `b) a dog`, `B: ..`, `B - ..`, `(B) because ..`, `B, since ..`, `B because ..` | B |
 | `answer is B`, `answer would be b.`, `Answer: (B) ..`, `correct option is B`, `B is correct` | B |
 | `I choose B`, `答案是B`, `选B` | B |
+| `it's B.`, `this is B`, `it must be B`, `so B`, `therefore (B).`, `Ans: B`, ending a clause that denies nothing | B |
 | `\boxed{B}`, `\boxed{\text{B: a dog}}`, `<answer>B</answer>` | B |
 | `option B`, `choice B`, one letter in brackets anywhere: `a dog (B)` | B |
 | `a dog`, `Answer: a dog`, `the answer is a dog because ..`, where that is one choice's text | its letter |
 
-A statement (rows 2, 4, 5, 6) outranks mentions (rows 3, 7): who repeats the list and then says `Answer: B` has
+A statement (rows 2, 4, 5, 6, 7) outranks mentions (rows 3, 8): who repeats the list and then says `Answer: B` has
 answered. A letter that is denied (`not B`, `option A is wrong`) is not named. A text that is one choice's, word for
 word, is that choice (`A dog` where B is "a dog"); a single letter is a letter, also where choices are themselves
 letters, for a letter is what the template asks for.
@@ -43,7 +44,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from vlm_ablate.evaluation.metrics.exact_match import normalise
 
-_QUOTES = str.maketrans({"“": '"', "”": '"', "‘": "'", "’": "'", "`": "'", "´": "'"})
+_MARKS = str.maketrans({"。": ".", "、": ",", "“": '"', "”": '"', "‘": "'", "’": "'", "`": "'", "´": "'"})
 _WRAPPED = re.compile(r"(?<!\w)(\*{1,3}|_{1,3}|\$)(?=\S)(.+?)(?<=\S)\1(?!\w)")
 _LATEX_TEXT = re.compile(r"\\(?:text\w*|math\w+|mbox)\s*\{([^{}]*)\}")
 _STATED_WHOLE = re.compile(r"\\f?box(?:ed)?\s*\{([^{}]*)\}|<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
@@ -67,6 +68,15 @@ _STATEMENT = re.compile(
 _CONFIRMED = re.compile(
     r"(?<![\w'(])\(?([A-Z])\)?\s+is\s+(?:clearly\s+)?(?:the\s+)?(?:correct|right|best\s+(?:answer|option|choice)|answer)\b"
 )
+_CONCLUDED = re.compile(
+    # what is said of the picture, a conclusion, an order; then a capital at the end of a clause, or one of several
+    r"""\b(?:(?:it|this|that)(?:'s|\s+is)|(?:must|should|would|has\s+to)\s+be
+          |so|therefore|thus|hence|ans|select|pick|choose)
+        \s*[.:,]?[ \t]+(?=\(?(?-i:[A-Z])\)?[ \t]*(?:[.!;]|$|(?:or|and)\b))""",
+    re.VERBOSE | re.IGNORECASE | re.MULTILINE,
+)
+_DOUBTED = re.compile(r"\b(?:not|cannot|never|nor|neither|no|hardly|doubt|whether|if|unless)\b|n't\b", re.IGNORECASE)
+_SENTENCE = re.compile(r"[.!?;\n]\s")
 _NAMED = re.compile(r"(?:(?:the|a)\s+)?(?:letter|option|choice|answer)\s*:?\s*", re.IGNORECASE)
 _FIRST = re.compile(r"(?P<open>\(\s*)?(?P<letter>[A-Za-z])(?(open)\s*\)|(?![\w']))")
 _MENTION = re.compile(r"\b(?i:option|choice)s?\s+(?=\(?[A-Z])|(?=\([A-Z]\))")
@@ -99,7 +109,7 @@ def parse_choice(answer: str, choices: Mapping[str, str]) -> str | None:
 
 def plain(answer: str) -> str:
     """The answer without marks of Markdown and LaTeX, in narrow letters, `[B]` as `(B)`, boxes as statements."""
-    text = unicodedata.normalize("NFKC", answer).translate(_QUOTES).rpartition("</think>")[2]
+    text = unicodedata.normalize("NFKC", answer).translate(_MARKS).rpartition("</think>")[2]
     before = None
     while before != text:
         before = text
@@ -140,6 +150,9 @@ class _Parser:
             # "answer B" needs a capital: "answer a question" states nothing
             linked = not match[0].rstrip()[-1:].isalpha() or match[0].rstrip().lower() != "answer"
             found |= self._by_text(rest, [len(rest)]) or self._at(rest, strict=not linked) or self._by_text(rest)
+        for match in _CONCLUDED.finditer(text):
+            if not _doubted(text, match.start()):
+                found |= self._at(text[match.end() :].partition("\n")[0], strict=True)
         return found | {m[1] for m in _CONFIRMED.finditer(text)}
 
     def _mentions(self, text: str) -> set[str]:
@@ -219,6 +232,11 @@ class _Parser:
             if not re.fullmatch(r"\(?[a-z]\)?", form) and len(letters := self._texts.get(form, set())) == 1:
                 return set(letters)
         return set()
+
+
+def _doubted(text: str, start: int) -> bool:
+    """Whether a denial or a condition stands before `start` in its sentence."""
+    return _DOUBTED.search(_SENTENCE.split(text[:start])[-1]) is not None
 
 
 def _without_mark(rest: str) -> str:

@@ -13,6 +13,7 @@ mmmu/utils/eval_utils.py), which moves scores by points.
 Version 2: reads Markdown, LaTeX, letters on lines of their own and small letters after "answer is"; two letters named
 are unparsed; a single letter is a letter also where choices' texts are letters. Version 3: a reference with a percent
 sign or a power of ten is held to what its last decimal is worth (`12.5%` took any answer within 5 points before).
+Version 4: reads a letter that ends a clause after `it's`, `so` and the like, and Chinese full stops.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class MultipleChoice(Metric):
     """The right letter, read strictly; unreadable answers are counted, never guessed."""
 
     name = "multiple_choice"
-    version = "3"
+    version = "4"
     summary = "the right letter; unreadable answers are counted as unparsed and score 0"
 
     def score(self, prediction: str, references: Sequence[str]) -> ItemScore:
