@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from typer.testing import CliRunner
 
 from tests.runs.disk import write_results
 from vlm_ablate.cli.app import app
-from vlm_ablate.cli.reproduce_set import unlike_arms
+from vlm_ablate.cli.reproduce_set import load_set, unlike_arms
 from vlm_ablate.config.expand import load_experiment
 from vlm_ablate.home import Home
 from vlm_ablate.launch.together import account, seed_by_seed
@@ -95,6 +96,13 @@ def test_one_seed_of_every_table_comes_before_the_next(folder: Path) -> None:
         + [(1, "idefics2/third")] * 2
     )
     assert seed_by_seed([]) == []
+
+
+def test_what_is_shipped_and_regenerated_makes_claims_or_is_a_table_or_figure_by_the_readme() -> None:
+    readme = (Path(__file__).parents[2] / "experiments/README.md").read_text()
+    told = re.findall(r"^\| \[\w+\]\((\S+)\.yaml\) \| [^|]*(?:Table|Figure)", readme, re.MULTILINE)
+    found = [each.experiment for each in load_set("idefics2,idefics3,questions", None, "laptop")]
+    assert {each.name for each in found if not each.table.claims} <= {*told}
 
 
 def test_what_two_tables_need_is_counted_once(folder: Path) -> None:
