@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from vlm_ablate.reporting.finding import finding
 from vlm_ablate.reporting.judgement import judgement_notes
 from vlm_ablate.reporting.layout import lay_out
 from vlm_ablate.reporting.statistics import Verdict, holm
+from vlm_ablate.tracking import schema
 from vlm_ablate.tracking.records import Point, RunRecord
 
 Run = Callable[..., RunRecord]
@@ -161,6 +164,15 @@ def test_a_ceiling_that_an_arm_passes_is_none(experiment: Experiment, runs: list
     told = report(experiment, runs, ceiling=dict.fromkeys(("vqa", "knowledge", "text", "captions"), 20.0))
     assert all(health.passed and not health.at_ceiling for health in told.health.values())
     assert [c.verdict for c in told.claims] == [c.verdict for c in report(experiment, runs).claims]
+
+
+def test_a_ceiling_that_is_no_number_is_none(experiment: Experiment, runs: list[RunRecord]) -> None:
+    columns = ("vqa", "knowledge", "text", "captions")
+    told = [replace(r, metrics={**r.metrics, **{schema.ceiling_metric(c): 20.0 for c in columns}}) for r in runs]
+    broken = replace(told[0], metrics={**told[0].metrics, schema.ceiling_metric("vqa"): math.nan})
+    found = report(experiment, [broken, *told[1:]])
+    assert found.ceiling == report(experiment, told).ceiling == dict.fromkeys((*columns, "mean"), 20.0)
+    assert all(health.passed for health in found.health.values())
 
 
 def test_a_score_that_does_not_rise_in_training_says_nothing(experiment: Experiment, runs: list[RunRecord]) -> None:

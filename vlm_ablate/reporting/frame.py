@@ -277,7 +277,8 @@ def _ceiling(selection: Selection, given: Mapping[str, float]) -> dict[str, floa
     for column in selection.columns:
         by_arm: dict[str, list[float]] = {}
         for record in selection.records():
-            if (value := schema.ceiling_of(record.metrics, column)) is not None:
+            value = schema.ceiling_of(record.metrics, column)
+            if value is not None and math.isfinite(value):
                 by_arm.setdefault(record.arm, []).append(value)
         if by_arm:
             found[column] = max(map(fmean, by_arm.values()))
