@@ -15,7 +15,7 @@ from PIL import Image
 from vlm_ablate.config.experiment import Arm, Experiment, TableConfig
 from vlm_ablate.errors import StorageError, VlmAblateError
 from vlm_ablate.reporting import figure_paper, figure_seen, report, write_results
-from vlm_ablate.reporting.charts import figure_curve, figure_slope
+from vlm_ablate.reporting.charts import figure_curve, figure_forest, figure_slope
 from vlm_ablate.reporting.figures import _scientific as scientific
 from vlm_ablate.reporting.figures import curves, spread_out
 from vlm_ablate.reporting.frame import sample_of
@@ -75,6 +75,16 @@ def test_one_seed_draws_without_a_band(experiment: Experiment, runs: list[RunRec
     one = [r for r in runs if r.seed == 0]
     bands = [figure_seen(report(experiment, some), some, histories, "svg").count(BAND) for some in (runs, one)]
     assert bands[0] > 0 == bands[1]
+
+
+def test_no_axis_tells_of_an_interval_where_there_is_none(experiment: Experiment, runs: list[RunRecord]) -> None:
+    def told(some: list[RunRecord]) -> list[bool]:
+        model = report(experiment, some)
+        drawn = (figure_paper(model, "svg"), figure_forest(model))
+        return [b"95 % interval" in svg for svg in drawn]
+
+    assert told(runs) == [True, True]
+    assert told([r for r in runs if r.seed == 0]) == [False, False]
 
 
 def test_no_curve_without_scores_along_the_way(experiment: Experiment, runs: list[RunRecord]) -> None:

@@ -49,14 +49,16 @@ def figure_forest(report: Report) -> bytes:
                       bbox={"facecolor": "#ffffff", "edgecolor": "none", "pad": 1})  # fmt: skip
             marked, y = marked or c.paper_gain is not None, y - tall
         axes.axvline(0, color=SOFT, linewidth=1.0, zorder=1)
-        axes.set(ylim=(0, sum(heights)), yticks=[], xlabel=_axis_name(marked))
+        axes.set(ylim=(0, sum(heights)), yticks=[], xlabel=_axis_name(shown, marked))
         axes.spines["left"].set_visible(False)
         axes.grid(axis="y", visible=False)
         return to_bytes(figure, "svg")
 
 
-def _axis_name(paper: bool) -> str:
-    return "Difference in points, paired by seed, 95 % interval" + ("; ◇ the paper's" if paper else "")
+def _axis_name(shown: Sequence[Comparison], paper: bool) -> str:
+    ends = any(c.difference and c.difference.half_width is not None for c in shown)
+    text = f"Difference in points, paired by seed{', 95 % interval' * ends}"
+    return text + ("; ◇ the paper's" if paper else "")
 
 
 def _difference(axes: Axes, c: Comparison, y: float) -> None:

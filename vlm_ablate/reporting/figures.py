@@ -264,7 +264,8 @@ def figure_paper(report: Report, format: str = "png") -> bytes:
             axes.tick_params(axis="y", length=0)
             axes.margins(x=0.18)
         paper.set_yticklabels([row.label for row in rows])
-        ours.set_xlabel("Mean score, 95 % interval")
+        if any((found := row.score()) and found.half_width is not None for row in rows):
+            ours.set_xlabel("Mean score, 95 % interval")
         figure.suptitle(report.title, x=0.01, ha="left", fontsize=11.5, fontweight="bold")
         return to_bytes(figure, format)
 
