@@ -54,6 +54,16 @@ def test_order_of_arms(experiment: Experiment, runs: list[RunRecord]) -> None:
     assert (order.concordant, order.tied, order.pairs) == (8, 1, 10), "the paper calls one pair alike"
 
 
+def test_demonstrations_that_an_encoder_finds_are_not_called_the_same_for_all(
+    experiment: Experiment, runs: list[RunRecord]
+) -> None:
+    by = "nearest:siglip"
+    found = [replace(r, scores=[{**s, "demonstrations": by} for s in r.scores]) for r in runs]
+    told = [dict(report(experiment, some).notes)["Demonstrations"] for some in (runs, found)]
+    assert told[0] == "random, seed 0; the same for all arms and seeds."
+    assert told[1] == "nearest:siglip, seed 0; nearest by the features of each run's own encoder."
+
+
 def test_the_floor_is_the_highest_blind_score_of_any_arm(experiment: Experiment, runs: list[RunRecord]) -> None:
     found = report(experiment, runs)
     assert found.floor["text"] == max(row.floor("text").mean for row in found.rows)

@@ -150,7 +150,9 @@ def _scoring(selection: Selection) -> Iterable[Note]:
     drawn = {(p.demonstrations, p.demonstration_seed) for p in protocols if p.shots}
     if drawn:
         text = "; ".join(f"{how}, seed {seed}" for how, seed in sorted(drawn))
-        yield "Demonstrations", f"{text}; the same for all arms and seeds."
+        own = any(how.startswith("nearest") for how, _ in drawn)
+        whose = "nearest by the features of each run's own encoder" if own else "the same for all arms and seeds"
+        yield "Demonstrations", f"{text}; {whose}."
 
 
 def _unparsed(rows: Sequence[ArmRow]) -> Iterable[Note]:
