@@ -18,8 +18,8 @@ LETTERS = "BCDEFGH"
 TEXTS = ["dog", "two birds", "red car", "12", "3.5 kg", "none of these", "x + y", "north-east", "Paris", "$x^2$"]
 ONE = ["{X}", "({X})", "{X}.", "{X}. {x}", "{X}) {x}", "Answer: {X}", "the answer is {X}.", "**{X}**", "option {X}",
        "\\boxed{{{X}}}", "<answer>{X}</answer>", "{X} because it is so", "I choose {X}", "{X}\n\nIt is seen.",
-       "so it must be\n{X}", "Answer: {x}", "{x}", "{X} is correct", "the correct option is {X}", "it's {X}.", "I think this is {X}",
-       "a picture, so {X}.", "It must be ({X}).", "Ans. {X}", "{X}。"]  # fmt: skip
+       "so it must be\n{X}", "Answer: {x}", "{x}", "{X} is correct", "the correct option is {X}",
+       "it's {X}.", "I think this is {X}", "a picture, so {X}.", "It must be ({X}).", "Ans. {X}", "{X}。"]  # fmt: skip
 """Forms of the table in `choice_parser`: X the letter, x the choice's text."""
 TWO = ["{X}, {Y}", "{X} and {Y}", "({X}) or ({Y})", "{X}/{Y}", "{X}. {x}\n{Y}. {y}", "Answer: {X}\nAnswer: {Y}",
        "{X}. {y}", "{X}\n{Y}", "{X}. Or is it ({Y})?", "{X} is correct and {Y} is correct"]  # fmt: skip

@@ -184,6 +184,24 @@ def test_a_score_that_does_not_rise_in_training_says_nothing(experiment: Experim
     assert told([20.0, 12.0, 9.0, 19.0]) == {Verdict.says_nothing}
 
 
+def test_an_arm_at_the_floor_does_not_say_that_the_others_do_not_rise(
+    experiment: Experiment, run: Run, score_of: Score
+) -> None:
+    """Nothing rises there; a comparison of two others is none of its business."""
+    levels = {"ar_linear": 10.1, "ca": 9.9, "ar_perceiver": 9.8, "ca_lora": 31.0, "ar_lora": 44.0}
+    runs = [
+        run(arm, seed, scores=[score_of("vqa", value + seed / (9 - i)), score_of("vqa", 10.0, blind=True)])
+        for seed in range(3)
+        for i, (arm, value) in enumerate(levels.items())
+    ]
+    histories = {
+        r.run_id: {"curve/mean": [Point(step, step * float(levels[r.arm] > 20), 0) for step in range(4)]} for r in runs
+    }
+    found = report(experiment, runs, histories=histories)
+    assert found.health["mean"].rising == 1.0 and len(found.health["mean"].at_floor) == 3
+    assert [claim.verdict for claim in found.claims[:2]] == [Verdict.says_nothing, Verdict.agrees]
+
+
 def test_a_difference_over_fewer_seeds_than_an_arm_has_says_so(experiment: Experiment, runs: list[RunRecord]) -> None:
     fewer = [r for r in runs if (r.arm, r.seed) not in {("ca", 1), ("ar_linear", 1), ("ar_linear", 2)}]
     claims = [

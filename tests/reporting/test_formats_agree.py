@@ -195,4 +195,4 @@ def test_figures_show_the_table_s_numbers_and_a_row_for_each_difference(found: R
         together = blanks(" ".join(drawn))
         for pair in {f"{c.better} − {c.worse}" for c in shown}:
             assert together.count(pair) == sum(f"{c.better} − {c.worse}" == pair for c in shown)
-        assert ("interval; ◇ the paper's" in together) == any(c.paper_gain is not None for c in shown)
+        assert ("; ◇ the paper's" in together) == any(c.paper_gain is not None for c in shown)

@@ -118,8 +118,7 @@ def report(
         }
         for arm, runs in selection.runs.items()
     }
-    curves = [history for by_seed in by_arm.values() for history in by_seed.values()]
-    health = look_after(rows, selection.columns, floor, highest, curves)
+    health = look_after(rows, selection.columns, floor, highest, by_arm)
     along = (*budget_notes(rows, by_arm), *curve_notes(rows, by_arm))
     return Report(
         experiment=experiment.name,

@@ -41,7 +41,8 @@ class Health:
     passed: bool
     """Whether an arm does so: words tell the language model less than images tell an arm that was trained on them."""
     rising: float | None
-    """Mean of Kendall's tau of step and score over runs; None: not scored along the way."""
+    """Mean of Kendall's tau of step and score over runs of arms that sit at neither edge, where nothing rises; None: no
+    such arm was scored along the way."""
     signal_to_noise: float | None
     """Spread of the arms' means over the spread of seeds within arms; None: too few of either, or
     one number everywhere."""
@@ -69,13 +70,13 @@ def look_after(
     columns: Sequence[str],
     floor: Mapping[str, float],
     ceiling: Mapping[str, float],
-    histories: Sequence[History],
+    histories: Mapping[str, Mapping[int, History]],
 ) -> dict[str, Health]:
     """The health of each column and of "mean".
 
     Args:
         floor, ceiling: by column, as far as known.
-        histories: of the runs that finished.
+        histories: by arm and seed, of the runs that finished.
     """
     return {column: _health(column, rows, floor, ceiling, histories) for column in (schema.MEAN, *columns)}
 
@@ -85,7 +86,7 @@ def _health(
     rows: Sequence[ArmRow],
     floor: Mapping[str, float],
     ceiling: Mapping[str, float],
-    histories: Sequence[History],
+    histories: Mapping[str, Mapping[int, History]],
 ) -> Health:
     means = {row.arm: found.mean for row in rows if (found := row.score(column))}
     labels = {row.arm: row.label for row in rows}
@@ -93,12 +94,15 @@ def _health(
     passed = high is not None and any(mean > high + EDGE * (high - (low or 0.0)) for mean in means.values())
     high = None if passed else high
     margin = EDGE * ((100.0 if high is None else high) - (low or 0.0))
+    at_floor = {a: labels[a] for a, m in means.items() if low is not None and m < low + margin}
+    at_ceiling = {a: labels[a] for a, m in means.items() if high is not None and m > high - margin}
+    between = [h for arm, runs in histories.items() if arm not in {*at_floor, *at_ceiling} for h in runs.values()]
     return Health(
         column=column,
-        at_floor={a: labels[a] for a, m in means.items() if low is not None and m < low + margin},
-        at_ceiling={a: labels[a] for a, m in means.items() if high is not None and m > high - margin},
+        at_floor=at_floor,
+        at_ceiling=at_ceiling,
         passed=passed,
-        rising=_rising(schema.curve_metric(column), histories),
+        rising=_rising(schema.curve_metric(column), between),
         signal_to_noise=_signal_to_noise([list(row.scores.get(column, {}).values()) for row in rows]),
     )
 

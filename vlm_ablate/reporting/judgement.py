@@ -66,7 +66,8 @@ def _health(report: Report) -> Iterable[Note]:
     if parts := [f"{name}: {text}" for name, text in described.items() if text]:
         yield "Health", (
             f"{'; '.join(parts)}. Above floor: arms more than 5 % of the way from the blind floor to the ceiling. "
-            "Rising: Kendall's τ of step and score along the way. Signal to noise: spread of arms over spread of seeds."
+            "Rising: Kendall's τ of step and score along the way, over arms at neither edge. Signal to noise: spread "
+            "of arms over spread of seeds."
         )
 
 
