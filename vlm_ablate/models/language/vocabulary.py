@@ -92,7 +92,11 @@ def _initial_rows(table: Tensor, start: int, count: int) -> Tensor:
 
 
 def plain_table(weight: Tensor, new_rows: Tensor | None, start: int) -> Tensor:
-    """The one table that an extended one stands for, (vocabulary, hidden)."""
+    """The one table that an extended one stands for, (vocabulary, hidden).
+
+    Rows between a table that ends before `start` and the new ones, which it does not have, are zeros.
+    """
     if new_rows is None:
         return weight
-    return torch.cat([weight[:start], new_rows, weight[start + len(new_rows) :]])
+    between = weight.new_zeros(max(0, start - len(weight)), *weight.shape[1:])
+    return torch.cat([weight[:start], between, new_rows, weight[start + len(new_rows) :]])
