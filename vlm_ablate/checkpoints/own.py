@@ -20,6 +20,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import AutoModel, PreTrainedModel
 
 from vlm_ablate.checkpoints.to_transformers import plain_tensors
@@ -27,10 +28,12 @@ from vlm_ablate.config.data import ImageConfig
 from vlm_ablate.config.model import ModelConfig
 from vlm_ablate.errors import AssetMissing, ModelError
 from vlm_ablate.models.adapters import merge_adapters
+from vlm_ablate.models.language.vocabulary import short_head, shorten_head
 from vlm_ablate.models.pretrained import OWN_DESCRIPTION, opened_tensors, quietly, read_json, resolve
 from vlm_ablate.models.trained_state import adapter_metadata, fill, restore_adapters
 from vlm_ablate.models.views import Views
 from vlm_ablate.models.vision.hf import HubVisionEncoder
+from vlm_ablate.models.vision.mllama import MllamaVisionEncoder
 from vlm_ablate.models.vision.siglip import NativeSiglip
 from vlm_ablate.models.vlm import VLM, build_vlm
 from vlm_ablate.storage import storage_errors
@@ -53,6 +56,8 @@ class Description:
     plugins: tuple[str, ...] = ()
     run: Mapping[str, Any] | None = None
     """`RunSpec.to_dict()` of the run it came from."""
+    head: tuple[int, int, int] | None = None
+    """What `short_head` tells of the output head; in the folder its missing rows are zeros."""
 
 
 def save_checkpoint(
@@ -78,7 +83,7 @@ def save_checkpoint(
         merge_adapters(vlm)
     tensors = plain_tensors(vlm)
     parts = {"language": _save_language(vlm, folder / "language", tensors)}
-    if isinstance(vlm.vision, NativeSiglip | HubVisionEncoder):
+    if isinstance(vlm.vision, NativeSiglip | HubVisionEncoder | MllamaVisionEncoder):
         parts["vision"] = _save_vision(vlm, folder / "vision", tensors)
     elif "weights" in type(vlm.config.vision).model_fields:
         # Its tensors are all here: the loader need not find the package that they came from.
@@ -91,6 +96,7 @@ def save_checkpoint(
         "prompt": prompt,
         "plugins": list(plugins),
         "run": run,
+        "head": short_head(vlm.language),
     }
     with storage_errors("write", folder):
         (folder / OWN_DESCRIPTION).write_text(json.dumps(body, indent=1, ensure_ascii=False) + "\n")
@@ -116,13 +122,16 @@ def read_description(folder: Path) -> Description:
         raise ModelError(f"{file} cannot be read: `plugins` is no list of names")
     if not isinstance(prompt, str) or not isinstance(run, dict | None):
         raise ModelError(f"{file} cannot be read: `prompt` or `run` is of another kind than was written")
+    head = body.get("head")
+    if head is not None and not (isinstance(head, list) and len(head) == 3 and all(type(n) is int for n in head)):
+        raise ModelError(f"{file} cannot be read: `head` is no list of three numbers")
     load_plugins_of(file, plugins, body.get("model"))
     try:
         model = ModelConfig.model_validate(body.get("model"))
         image = ImageConfig.model_validate(body.get("image"))
     except ValueError as error:
         raise ModelError(f"{file} cannot be read: {error}") from error
-    return Description(model, image, prompt, tuple(plugins), run)
+    return Description(model, image, prompt, tuple(plugins), run, (head[0], head[1], head[2]) if head else None)
 
 
 def load_checkpoint(folder: str | Path, *, device: torch.device | str = "cpu") -> VLM:
@@ -137,7 +146,7 @@ def load_checkpoint(folder: str | Path, *, device: torch.device | str = "cpu") -
     """
     folder = resolve(str(folder))
     description = read_description(folder)
-    vlm = build_vlm(located(description.model, folder), Views.of([description.image]))
+    vlm = _built(description, folder)
     tensors, metadata = _read(folder)
     restore_adapters(vlm, metadata, folder / TENSORS)
     parts = (_LANGUAGE, *((_VISION,) if (folder / "vision").is_dir() else ()))
@@ -155,8 +164,15 @@ def merged_tensors(vlm: VLM) -> dict[str, Tensor]:
 
 def planned_checkpoint(folder: Path) -> VLM:
     """The folder's model on the meta device, without adapters: nothing but configurations is read."""
-    description = read_description(folder)
-    return build_vlm(located(description.model, folder), Views.of([description.image]), load_weights=False)
+    return _built(read_description(folder), folder, load_weights=False)
+
+
+def _built(description: Description, folder: Path, *, load_weights: bool = True) -> VLM:
+    views = Views.of([description.image])
+    vlm = build_vlm(located(description.model, folder), views, load_weights=load_weights)
+    if description.head:
+        shorten_head(vlm.language, *description.head)
+    return vlm
 
 
 def _read(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -182,6 +198,10 @@ def _save_language(vlm: VLM, folder: Path, tensors: dict[str, Tensor]) -> dict[s
     config.architectures = [type(model).__name__]
     if config.tie_word_embeddings:
         own = {n: t for n, t in own.items() if not n.startswith("lm_head.")}
+    elif short_head(vlm.language):
+        path = next(name for name, module in model.named_modules() if module is model.get_output_embeddings())
+        head = own[f"{path}.weight"]
+        own[f"{path}.weight"] = pad(head, (0, 0, 0, vlm.language.vocabulary - len(head)))
     _write_part(folder, config, own)
     with storage_errors("write", folder):
         model.generation_config.save_pretrained(folder)
@@ -199,9 +219,10 @@ def _save_vision(vlm: VLM, folder: Path, tensors: dict[str, Tensor]) -> dict[str
     if isinstance(vlm.vision, NativeSiglip):
         described: dict[str, Any] = {"name": "siglip-native", "id": "vision", "patches": vlm.vision.patches}
     else:
-        with torch.device("meta"):
-            whole = AutoModel.from_config(config, trust_remote_code=part.trust_remote_code).state_dict()
-        own |= {name: torch.zeros(t.shape) for name, t in whole.items() if name not in own}
+        if isinstance(vlm.vision, HubVisionEncoder):
+            with torch.device("meta"):
+                whole = AutoModel.from_config(config, trust_remote_code=part.trust_remote_code).state_dict()
+            own |= {name: torch.zeros(t.shape) for name, t in whole.items() if name not in own}
         described = {**part.model_dump(mode="json"), "id": "vision", "revision": None}
     _write_part(folder, config, own)
     pixels = {"image_mean": list(vlm.vision.mean), "image_std": list(vlm.vision.std)}

@@ -100,3 +100,27 @@ def plain_table(weight: Tensor, new_rows: Tensor | None, start: int) -> Tensor:
         return weight
     between = weight.new_zeros(max(0, start - len(weight)), *weight.shape[1:])
     return torch.cat([weight[:start], between, new_rows, weight[start + len(new_rows) :]])
+
+
+def short_head(language: LanguageModel) -> tuple[int, int, int] | None:
+    """Of an output head that lacks rows of the embedding (Mllama's): its rows, first new token, end; None: it has all.
+
+    What lies between its rows and the first new token, and beyond the end, is never predicted.
+    """
+    head = cast(nn.Linear | None, language.model.get_output_embeddings())
+    if head is None:
+        return None
+    rows, end = len(head.weight), head.out_features
+    start = head.start if isinstance(head, ExtendedHead) else language.vocabulary
+    return (rows, start, max(start, end)) if rows < start else None
+
+
+def shorten_head(language: LanguageModel, rows: int, start: int, end: int) -> None:
+    """Make a head with a row for every id of the embedding what `short_head` told of."""
+    model = language.model
+    whole = cast(nn.Linear, model.get_output_embeddings()).weight.detach()
+    base = nn.Linear(whole.shape[1], rows, bias=False, device="meta")
+    base.weight = nn.Parameter(whole[:rows].clone())
+    if end > start:
+        base = ExtendedHead(base, nn.Parameter(whole[start:end].clone()), start)
+    model.set_output_embeddings(base)
