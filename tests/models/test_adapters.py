@@ -174,6 +174,20 @@ def test_a_frozen_encoder_in_bf16_gives_the_digits_of_one_in_fp32(vlm: VLM, trai
         assert (half_gradients[name] - gradient).norm() <= 0.1 * gradient.norm() + 1e-6, name
 
 
+@pytest.mark.parametrize("part", ["vision", "language"])
+def test_magnitudes_beside_weights_in_bf16_start_as_their_exact_norms(vlm: VLM, part: str) -> None:
+    half = build_vlm(vlm.config, vlm.views, half=[part])
+    everything = {"vision_targets": r".*(proj|patch_embedding)"}
+    apply_training(half, stage(**{part: "dora", "lora": everything}))
+    found = {n: m for n, m in half.named_modules() if len(getattr(m, "lora_magnitude_vector", ()))}
+    kinds = {type(m.get_base_layer()) for m in found.values()}
+    assert kinds == ({nn.Linear, nn.Conv2d} if part == "vision" else {nn.Linear})
+    for module in found.values():
+        magnitude, weight = module.lora_magnitude_vector["default"].weight, module.get_base_layer().weight
+        assert weight.dtype == torch.bfloat16 and magnitude.dtype == torch.float32
+        torch.testing.assert_close(magnitude.flatten(), weight.detach().float().flatten(1).norm(dim=1))
+
+
 @pytest.mark.parametrize("kind", ["lora", "dora"])
 def test_adapters_start_at_the_base_and_merge_back_into_it(vlm: VLM, kind: str) -> None:
     base, names = logits(vlm), {n for n, _ in vlm.named_parameters()}

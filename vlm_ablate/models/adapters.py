@@ -13,7 +13,7 @@ from torch import nn
 
 from vlm_ablate.config.stages import BACKBONES, LoraConfig, Stage, Training
 from vlm_ablate.errors import ModelError
-from vlm_ablate.models.dora import in_closed_form
+from vlm_ablate.models.dora import in_closed_form, start_from_exact_norms
 from vlm_ablate.models.language.base import trained_dtype
 from vlm_ablate.models.seeding import seeded
 from vlm_ablate.models.vlm import VLM, Adapter
@@ -210,6 +210,7 @@ def inject(vlm: VLM, name: str, adapter: Adapter) -> None:
         inject_adapter_in_model(config, backbone, low_cpu_mem_usage=planning)  # else peft draws what a plan drops
     except ValueError as error:
         raise ModelError(f"peft cannot adapt the {name} model: {error}", hint=f"narrow lora.{name}_targets") from error
+    start_from_exact_norms(backbone)
     in_closed_form(backbone)
     for parameter_name, parameter in backbone.named_parameters():
         if "lora_" in parameter_name:  # peft gives adapters the dtype of the weight they are beside

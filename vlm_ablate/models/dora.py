@@ -17,11 +17,14 @@ from weakref import ref
 
 import torch
 from peft.tuners.lora.dora import DoraLinearLayer
-from peft.tuners.lora.layer import Linear
+from peft.tuners.lora.layer import Linear, LoraLayer
 from peft.tuners.lora.variants import DoraLinearVariant
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
+
+from vlm_ablate.models.language.base import trained_dtype
 
 
 class _Adapted(torch.autograd.Function):
@@ -168,6 +171,20 @@ class ClosedFormDora(DoraLinearLayer):
 def opaque_to_compilers() -> None:
     """Have torch.compile leave adapted layers as they are: whether a weight has changed cannot be traced."""
     ClosedFormVariant.forward = staticmethod(torch.compiler.disable(ClosedFormVariant.forward))  # type: ignore[method-assign]  # for good
+
+
+@torch.no_grad()
+def start_from_exact_norms(backbone: nn.Module) -> None:
+    """Of new adapters beside weights in bf16: magnitudes in fp32, which peft rounds to bf16 as it takes them.
+
+    A row's scale would be off by up to 0.4 % before any step, as its norm is not rounded (`row_norms`).
+    """
+    for module in backbone.modules():
+        if isinstance(module, LoraLayer):
+            weight = cast(Tensor, cast(BaseTunerLayer, module).get_base_layer().weight)
+            layers = cast(list[Any], [*module.lora_magnitude_vector.values()])
+            for layer in layers if weight.dtype != (exact := trained_dtype(weight.dtype)) else ():
+                layer.weight.data = layer.get_weight_norm(weight.to(exact), 0.0, 1.0)
 
 
 def in_closed_form(backbone: nn.Module) -> None:
