@@ -16,6 +16,7 @@ from tests.models.support import a_vlm, assert_equal, assert_same_texts
 from vlm_ablate.checkpoints.export import export
 from vlm_ablate.checkpoints.exported import Origin
 from vlm_ablate.checkpoints.families.known import EXPORTS
+from vlm_ablate.checkpoints.own import load_checkpoint
 from vlm_ablate.checkpoints.released import assembly_of
 from vlm_ablate.checkpoints.start_from import started_vlm
 from vlm_ablate.checkpoints.to_transformers import fit
@@ -97,6 +98,19 @@ def test_an_export_is_the_run(name: str, siglip: Path, clip: Path, llama: Path, 
     again = started_vlm(config, Views.of([image])).eval()
     with torch.no_grad():
         assert_equal(again.logits(batch), logits, limit=4)
+
+
+@pytest.mark.parametrize("name", ["llava", "paligemma", "plain siglip"])
+def test_a_run_that_is_asked_with_smaller_images_than_its_tower_has_gets_a_folder_of_ours(
+    name: str, siglip: Path, clip: Path, llama: Path, tmp_path: Path
+) -> None:
+    plain = ("Idefics2", lambda siglip, llama, **_: a_vlm(hub(siglip), llama))
+    _, build = CASES.get(name, plain)
+    vlm = build(siglip=str(siglip), clip=str(clip), llama=llama, folder=tmp_path / "lm")
+    made = export(vlm, Origin("run", Preparation(image=ImageConfig(size=16)), "A run"), tmp_path / "out")
+    assert made.cls is None and "32 px" in made.reason
+    again = load_checkpoint(tmp_path / "out")
+    assert_equal(again.encode_images(torch.ones(1, 3, 16, 16), None), vlm.encode_images(torch.ones(1, 3, 16, 16), None))
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,11 @@ def processor_for(vlm: VLM, image: ImageConfig, prompt: str, family: ExportFamil
 
     if family is not None and not family.laid_out:
         return _of_squares(vlm, image, prompt, family)
+    if not hasattr(vlm.vision, "patches") and view_side(image) != vlm.views.side:
+        raise ModelError(
+            f"the tower interpolates its positions below {vlm.views.side} px, where Idefics2 and Idefics3 bucket them",
+            hint=f"ask with views of {vlm.views.side} px, or write model.vision: siglip-native",
+        )
     tokenizer, count = deepcopy(vlm.tokenizer), placeholders(vlm, image)
     template = chat_template(prompt, tokenizer)
     common: dict[str, Any] = {
@@ -85,19 +90,20 @@ def _of_squares(vlm: VLM, image: ImageConfig, prompt: str, family: ExportFamily)
     from transformers import LlavaProcessor
     from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-    if image.split != "none" or image.resize != "square":
+    side = vlm.views.side  # of its tower, or the family would have been refused
+    if image.split != "none" or image.resize != "square" or image.size != side:
         raise ModelError(
-            f"{family.cls.__name__} takes whole squares, one view a picture",
-            hint="train with data.image: {resize: square, split: none}",
+            f"{family.cls.__name__} takes whole squares of {side} px, one view a picture",
+            hint=f"train and ask with data.image: {{resize: square, split: none, size: {side}}}",
         )
     tokenizer, count = deepcopy(vlm.tokenizer), placeholders(vlm, image)
     if family.token_types:
         tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
         tokenizer.init_kwargs["model_input_names"] = tokenizer.model_input_names  # what is saved
     patch = cast(int, vlm.vision.patch_size)
-    side = image.size // patch
+    rows = side // patch
     pixels = SiglipImageProcessorPil(
-        size={"height": image.size, "width": image.size},
+        size={"height": side, "width": side},
         resample=int(filter_of(image)),
         image_mean=list(vlm.vision.mean),
         image_std=list(vlm.vision.std),
@@ -107,7 +113,7 @@ def _of_squares(vlm: VLM, image: ImageConfig, prompt: str, family: ExportFamily)
         tokenizer,
         patch_size=patch,
         vision_feature_select_strategy="full",  # of counting alone; the model's own configuration says what is read
-        num_additional_image_tokens=count - side * side,
+        num_additional_image_tokens=count - rows * rows,
         chat_template=chat_template(prompt, tokenizer, around=FAKE),
     )
     return Prepared(processor, tuple(_remarks(image)), f"{FAKE}{IMAGE}{FAKE}", family.token_types)
