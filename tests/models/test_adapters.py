@@ -9,6 +9,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from tests.checkpoints import kin
+from tests.checkpoints.kin import Kin
 from tests.models.support import a_batch, a_vlm
 from vlm_ablate.config.stages import LoraConfig, Stage
 from vlm_ablate.errors import ModelError
@@ -125,6 +127,17 @@ def test_a_model_of_convolutions_names_those_that_can_be_adapted(llama) -> None:
     torch.testing.assert_close(vlm.eval().encode_images(pixels, None), before)
     vlm.train().encode_images(pixels, None).sum().backward()
     assert all(p.grad is not None for n, p in vlm.vision.named_parameters() if "lora_" in n)
+
+
+def test_the_last_layers_of_an_encoder_of_two_stacks_are_those_of_the_second(tmp_path) -> None:
+    case = Kin("mllama")
+    vlm = kin.ours(case, tmp_path, kin.save(case, tmp_path))
+    apply_training(vlm, stage(vision="full", trained_layers={"vision": 2}))
+    paths = [n.split(".") for n, p in vlm.vision.named_parameters() if p.requires_grad]
+    trained = {f"{path[1]}.{path[3]}" for path in paths}
+    assert trained == {"transformer.2", "global_transformer.0"}
+    with pytest.raises(ModelError, match="4 layers, not 5"):
+        apply_training(vlm, stage(vision="full", trained_layers={"vision": 5}))
 
 
 def loss_and_gradients(model: VLM, how: Stage) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:

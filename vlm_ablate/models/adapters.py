@@ -114,11 +114,10 @@ def _freeze_rest(vlm: VLM, name: str, layers: int | str | None) -> None:
     backbone = backbone_of(vlm, name)
     own = [path for path, p in backbone.named_parameters() if p.requires_grad and _NEW_ROWS not in path]
     if isinstance(layers, int):
-        stacks = [(path, len(m)) for path, m in backbone.named_modules() if isinstance(m, nn.ModuleList)]
-        stack, count = max(stacks, key=lambda found: found[1], default=("", 0))
-        if layers > count:
-            raise ModelError(f"trained_layers.{name}: the model has {count} layers, not {layers}")
-        last = tuple(f"{stack}.{index}." for index in range(count - layers, count))
+        whole = _layers(vlm, name)
+        if layers > len(whole):
+            raise ModelError(f"trained_layers.{name}: the model has {len(whole)} layers, not {layers}")
+        last = tuple(f"{path}." for path in whole[-layers:])
         kept = {path for path in own if path.startswith(last)}
     else:
         kept = {path for path in own if re.fullmatch(layers, path)}
@@ -128,6 +127,16 @@ def _freeze_rest(vlm: VLM, name: str, layers: int | str | None) -> None:
     parameters = dict(backbone.named_parameters())
     for path in set(own) - kept:
         parameters[path].requires_grad_(False)
+
+
+def _layers(vlm: VLM, name: str) -> list[str]:
+    """Paths of a backbone's layers, first to last: of an encoder, those of all lists of the longest one's kind."""
+    backbone = backbone_of(vlm, name)
+    lists = [m for m in backbone.modules() if isinstance(m, nn.ModuleList) and len(m)]
+    lists = [vlm.language.layers] if name == "language" else lists
+    longest = max(lists, key=len, default=nn.ModuleList())
+    own = {id(layer) for found in lists if type(found[0]) is type(longest[0]) for layer in found}
+    return [path for path, module in backbone.named_modules() if id(module) in own]
 
 
 def match_modules(backbone: nn.Module, targets: str | list[str], *, what: str) -> tuple[str, ...]:
