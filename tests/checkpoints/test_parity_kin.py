@@ -16,6 +16,7 @@ from tests.checkpoints import kin
 from tests.checkpoints.kin import Kin, reference_inputs
 from tests.models.support import IMAGE, a_batch, assert_equal, assert_equal_gradients, assert_same_texts
 from vlm_ablate.checkpoints.families.known import FAMILIES, parts_of
+from vlm_ablate.checkpoints.parity import Case, load_parity
 from vlm_ablate.checkpoints.start_from import started_vlm
 from vlm_ablate.config.model import ModelConfig
 from vlm_ablate.errors import ModelError
@@ -273,3 +274,15 @@ def test_variants_that_are_no_assembly_of_ours_are_refused(case, message, tmp_pa
     reference = kin.save(case, tmp_path)
     with pytest.raises(ModelError, match=message):
         kin.ours(case, tmp_path, reference)
+
+
+@pytest.mark.parametrize("family", ["llava", "paligemma", "mllama"])
+def test_in_bf16_angles_of_positions_are_as_exact_as_in_transformers(family: str, tmp_path) -> None:
+    kin.save(Kin(family, text=dict(max_position_embeddings=4096)), tmp_path)
+    models = load_parity(str(tmp_path), dtype=torch.bfloat16)
+    own = models.ours.language.decoder.rotary_emb.inv_freq
+    text = models.theirs.model.language_model
+    assert own.dtype == torch.float32 and torch.equal(own, text.rotary_emb.inv_freq)
+    assert {p.dtype for p in models.ours.parameters()} == {torch.bfloat16}
+    if family == "llava":
+        assert [found.difference for found in models.compare([Case("one", (1,)), Case("many", (60,))])] == [0.0, 0.0]

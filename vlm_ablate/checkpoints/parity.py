@@ -191,10 +191,18 @@ def load_parity(
         processor = _processor(folder)
         image = _expressible(image, config, processor)
         on("loading our assembly")
-        vlm = started_vlm(model, Views.of([image])).to(dtype).eval().requires_grad_(False)
+        vlm = started_vlm(model, Views.of([image])).eval().requires_grad_(False)
+        _hold_in(dtype, vlm)
         on("loading transformers' model")
         theirs = read_model(folder, dtype=dtype).requires_grad_(False)
     return Parity(folder, model, image, theirs, vlm, processor)
+
+
+def _hold_in(dtype: torch.dtype, vlm: VLM) -> None:
+    """What a checkpoint keeps, as transformers reads it: frequencies of positions, which none keeps, stay in fp32."""
+    for tensor in vlm.state_dict(keep_vars=True).values():
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.to(dtype)
 
 
 def _processor(folder: Path) -> ProcessorMixin | None:
