@@ -286,3 +286,13 @@ def test_in_bf16_angles_of_positions_are_as_exact_as_in_transformers(family: str
     assert {p.dtype for p in models.ours.parameters()} == {torch.bfloat16}
     if family == "llava":
         assert [found.difference for found in models.compare([Case("one", (1,)), Case("many", (60,))])] == [0.0, 0.0]
+
+
+def test_a_table_of_positions_with_a_class_token_is_of_one_size(tmp_path) -> None:
+    small, large = tmp_path / "small", tmp_path / "large"
+    for folder, side in ((small, 32), (large, 64)):
+        folder.mkdir()
+        reference = kin.save(Kin("llava", side=side), folder)
+    parts = parts_of(reference.config, str(large)) | {"init_from": {"vision": str(small)}}
+    with pytest.raises(ModelError, match=r"position_embedding.*\(17, .*\(65, "):
+        started_vlm(ModelConfig.model_validate(parts), Views(64))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isqrt
 from typing import cast
 
 import torch
@@ -55,7 +56,7 @@ def import_tensors(vlm: VLM, tensors: Mapping[str, Tensor], names: Renaming, par
             tensor = _split_rows(tables[name], tensor)
         elif name == f"{head.removesuffix('weight')}bias":
             tensor = tensor[: len(parameter)]  # new tokens, beyond it, have none
-        elif name == POSITIONS:
+        elif name == POSITIONS and _is_square(tensor) and _is_square(parameter):
             tensor = resize_positions(tensor.float(), len(parameter))
         elif "alpha_" in name and tensor.dim() == 3:
             tensor = tensor[0, 0]  # Idefics' gates by channel: (1, 1, hidden) there, (hidden,) here
@@ -68,6 +69,11 @@ def import_tensors(vlm: VLM, tensors: Mapping[str, Tensor], names: Renaming, par
         parameter.copy_(tensor)
     for name in set(incoming) & set(statistics):
         statistics[name].copy_(tensors[incoming[name][0]])
+
+
+def _is_square(table: Tensor) -> bool:
+    """Whether its rows are the places of a square grid, and no class token's beside them (CLIP's)."""
+    return isqrt(len(table)) ** 2 == len(table)
 
 
 def _statistics(vlm: VLM) -> dict[str, Tensor]:
