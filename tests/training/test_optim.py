@@ -5,7 +5,13 @@ from copy import deepcopy
 import pytest
 import torch
 from torch import nn
-from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel, MllamaVisionModel
+from transformers import (
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MllamaVisionModel,
+)
 from transformers.models.mllama.configuration_mllama import MllamaVisionConfig
 
 from vlm_ablate.config.stages import Stage
@@ -169,6 +175,18 @@ def test_muon_leaves_low_rank_adapters_to_adamw():
     model = nn.Module()
     model.language = nn.ModuleDict({"lora_A": nn.Linear(3, 2, bias=False), "q_proj": nn.Linear(3, 3, bias=False)})
     assert [len(g["params"]) for g in parameter_groups(model, stage(optimizer="muon")) if g["muon"]] == [1]
+
+
+def test_muon_leaves_an_untied_output_head_to_adamw():
+    model = nn.Module()
+    sizes = {"hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model.language = LlamaForCausalLM(LlamaConfig(vocab_size=11, tie_word_embeddings=False, **sizes))
+    groups = parameter_groups(model, stage(optimizer="muon"))
+    by_muon = {id(p) for g in groups if g["muon"] for p in g["params"]}
+    assert {n for n, p in model.named_parameters() if p.ndim == 2 and id(p) not in by_muon} == {
+        "language.lm_head.weight",
+        "language.model.embed_tokens.weight",
+    }
 
 
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:

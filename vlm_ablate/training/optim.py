@@ -11,6 +11,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+from transformers import PreTrainedModel
 
 from vlm_ablate.config.stages import BACKBONES, Stage
 from vlm_ablate.errors import ModelError
@@ -66,20 +67,22 @@ def parameter_groups(model: nn.Module, stage: Stage) -> list[dict[str, Any]]:
     """Groups by backbone or new, decayed or not, Muon or AdamW, and by part where a part has a rate of its own.
 
     Each has `lr`, `weight_decay`, `muon` and `name`. Muon takes the decayed matrices when the stage asks for it.
-    Embeddings, vectors and kernels always go to AdamW, and so do low-rank adapters: orthogonal steps of both factors at
-    once make updates far larger than the weights.
+    Embeddings, output heads, vectors and kernels always go to AdamW, and so do low-rank adapters: orthogonal steps of
+    both factors at once make updates far larger than the weights.
 
     Raises:
         ModelError: nothing is trainable.
     """
     embeddings = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+    heads = {id(p) for m in model.modules() if isinstance(m, PreTrainedModel) for p in _head_parameters(m)}
     own = {part for part, rate in stage.learning_rates if rate is not None}
     buckets: dict[tuple[bool, bool, bool, str], list[nn.Parameter]] = {}
     parts: dict[tuple[bool, bool, bool, str], str] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             decayed, part = is_decayed(name, parameter, embeddings), part_of(name)
-            muon = stage.optimizer == "muon" and decayed and parameter.ndim == 2 and "lora_" not in name
+            hidden = decayed and parameter.ndim == 2 and "lora_" not in name and id(parameter) not in heads
+            muon = stage.optimizer == "muon" and hidden
             key = (part in BACKBONES, decayed, muon, part if part in own else "")
             buckets.setdefault(key, []).append(parameter)
             parts[key] = part
@@ -100,6 +103,11 @@ def parameter_groups(model: nn.Module, stage: Stage) -> list[dict[str, Any]]:
             }
         )
     return groups
+
+
+def _head_parameters(model: PreTrainedModel) -> Iterable[nn.Parameter]:
+    head = model.get_output_embeddings()
+    return head.parameters() if isinstance(head, nn.Module) else ()
 
 
 def build_optimizer(model: nn.Module, stage: Stage) -> Optimizer:
