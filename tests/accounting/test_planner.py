@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -146,6 +147,22 @@ def test_a_stage_whose_images_grow_is_the_mean_of_its_steps(tiny) -> None:
     assert grown.image_tokens == {size: plan.image_tokens[size] for size, plan in sized.items()}
     assert grown.least_image_tokens == max(plan.least_image_tokens for plan in sized.values())
     assert grown.samples == sized[32].samples
+
+
+@pytest.mark.parametrize("packing", ["none", "rows"])
+def test_attention_costs_the_same_a_pair_of_tokens_in_a_growing_stage(tiny, packing: str) -> None:
+    """Pairs go by the square of the tokens, whose mean is above the square of their mean."""
+    data = {"mixture": MIXTURE, "image": {"size": 32}, "sequence_length": 256, "packing": packing}
+    grown = plan_model(a_run(tiny, data={**data, "climb": {5: 64, 15: 96}}, steps=20), sample=SHORT).last
+    large = plan_model(a_run(tiny, data={**data, "climb": {0: 96}}, steps=20), sample=SHORT).last
+    assert grown.model_rates[2] == pytest.approx(large.model_rates[2])
+    if packing == "none":  # rows of one length, whatever the images are
+        assert hours_of_attention(grown) == pytest.approx(hours_of_attention(large))
+
+
+def hours_of_attention(stage: StagePlan) -> float:
+    flops = {**stage.training_flops, "language": stage.training_flops["language"] - stage.causal}
+    return stage.gpu_hours() - replace(stage, training_flops=flops, causal=0.0).gpu_hours()
 
 
 def test_shares_of_a_growing_stage_are_counted_step_by_step() -> None:

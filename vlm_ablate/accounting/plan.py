@@ -260,6 +260,7 @@ def _weighed(plans: Sequence[StagePlan], shares: Sequence[float]) -> StagePlan:
         causal_recomputed=mean(p.causal_recomputed for p in plans),
         views=mean(p.views for p in plans),
         sequence=mean(p.sequence for p in plans),
+        token_pairs=mean(p.sequence**2 for p in plans),
         samples=round(plans[-1].samples / plans[-1].row_samples * rows),
         row_samples=rows,
         feature_bytes=mean(p.feature_bytes for p in plans),

@@ -110,6 +110,8 @@ class StagePlan:
     """Of the language model's operations, those done once in causal attention, with every key: half of it is masked."""
     causal_recomputed: float = 0.0
     """As well of those that are done a second time."""
+    token_pairs: float = 0.0
+    """The square of the sample's tokens, where images grow within the stage: as well a mean; 0: `sequence` squared."""
     sample_images: int = 1
     """Images of the sample."""
     feature_bytes: float = 0.0
@@ -151,7 +153,11 @@ class StagePlan:
         own = {part: spent - self.recomputed.get(part, 0.0) for part, spent in self.training_flops.items()}
         text = sum(own[part] for part in IN_LANGUAGE) - self.causal
         views = max(self.sample_images * self.views, 1e-9)
-        return (own["vision"] + own["connector"]) / views, text / self.sequence, self.causal / 2 / self.sequence**2
+        return (own["vision"] + own["connector"]) / views, text / self.sequence, self.causal / 2 / self._pairs
+
+    @property
+    def _pairs(self) -> float:
+        return self.token_pairs or self.sequence**2
 
     @property
     def hardware_share(self) -> float:
@@ -177,7 +183,9 @@ class StagePlan:
         once = {part: spent - self.recomputed.get(part, 0.0) for part, spent in self.training_flops.items()}
         spent, causal = (self.recomputed, self.causal_recomputed) if again else (once, self.causal)
         linear = sum(n * (longer if part in IN_LANGUAGE else self.row_samples) for part, n in spent.items())
-        return linear - causal * longer + causal / 2 * longer**2 / self.row_samples
+        packed = self.row_samples != 1
+        squared = longer**2 / self.row_samples if packed else max(self.row_tokens**2 / self._pairs, 1.0)
+        return linear - causal * longer + causal / 2 * squared
 
 
 @dataclass(frozen=True)
