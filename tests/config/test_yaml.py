@@ -126,8 +126,12 @@ MERGES = "a0: &a0 {k: 1}\n" + "".join(
         ("a: " + "[" * 100_000 + "]" * 100_000, "more than 50 mappings and lists inside each other"),
         ("a: " + "9" * 6000, "no number"),
         ("a: {<<: 5}", "<< takes mappings"),
+        ("a: !!bool maybe", "x.yaml:1:4: not valid YAML: no bool: maybe"),
+        ("a: !!timestamp soon", "no timestamp: soon"),
+        ("a: !!timestamp 2001-13-45", "no timestamp: 2001-13-45"),
+        ("a: \udcff", "not UTF-8 text"),
     ],
-    ids=["alias", "list", "merge", "bomb", "merges", "deep", "digits", "merged number"],
+    ids=["alias", "list", "merge", "bomb", "merges", "deep", "digits", "merged number", "bool", "time", "date", "utf"],
 )
 def test_what_has_no_bounds_is_one_error(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):

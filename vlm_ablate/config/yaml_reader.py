@@ -73,6 +73,8 @@ def parse(text: str, shown: str) -> tuple[Any, dict[Path_, Location]]:
         raise ConfigError([Problem(where, "", f"not valid YAML: {error.problem or error.context}")]) from error
     except yaml.YAMLError as error:
         raise ConfigError([Problem(shown, "", f"not valid YAML: {error}")]) from error
+    except UnicodeEncodeError as error:  # of a command line's bytes
+        raise ConfigError([Problem(shown, "", "not UTF-8 text")]) from error
     if reader.problems:
         raise ConfigError(list(dict.fromkeys(reader.problems)))
     return data, reader.lines
@@ -135,7 +137,10 @@ class _Reader:
                 return text.lower() == "true"
         except ValueError as error:
             raise ConstructorError(None, None, f"no number: {text[:40]}", node.start_mark) from error
-        return self._safe.construct_object(node)
+        try:
+            return self._safe.construct_object(node)
+        except (KeyError, AttributeError, ValueError) as error:  # so `!!bool x` ends in PyYAML
+            raise ConstructorError(None, None, f"no {kind}: {text[:40]}", node.start_mark) from error
 
     def _item(self, node: yaml.Node, path: Path_) -> Any:
         self.lines[path] = self._location(node)
