@@ -188,6 +188,13 @@ tuned:
     assert decay == {"one": {"pretrain": 0.0, "finetune": 0.5}, "three": {"pretrain": 0.0, "finetune": 0.0}}
 
 
+@pytest.mark.parametrize("asked", ["lora.alpha: 16", "weight_decay: 0", "lora.r: 64.0", "gradient_clip: [2, 1]"])
+def test_what_is_tuned_for_a_number_is_so_however_it_is_written(write: Write, asked: str) -> None:
+    tuned = f"tuned:\n  - {{when: {{stages.*.{asked}}}, set: {{stages.*.learning_rate: 0.5}}}}\n"
+    loaded = load_experiment(write(scale=SCALE + tuned), scale="tiny")
+    assert {arm.config.last_stage.learning_rate for arm in loaded.arms.values()} == {0.5}
+
+
 @pytest.mark.parametrize(
     ("edit", "message"),
     [

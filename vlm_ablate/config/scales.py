@@ -247,7 +247,13 @@ def _is_so(config: dict[str, Any], pattern: Path_, wanted: Any) -> bool:
     """Whether every place that `pattern` names, and at least one, has the wanted value or one of the wanted values."""
     values = wanted if isinstance(wanted, list) else [wanted]
     found = [holder[key] for holder, key, _ in every_place(config, pattern)]
-    return bool(found) and all(any(said(f) == said(v) for v in values) for f in found)
+    return bool(found) and all(any(_is_same(f, v) for v in values) for f in found)
+
+
+def _is_same(found: Any, wanted: Any) -> bool:
+    """Whether two values are one, in whatever way a number is written."""
+    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in (found, wanted))
+    return bool(found == wanted) if numbers else said(found) == said(wanted)
 
 
 def _counterpart(value: Any, mapping: dict[Any, Any]) -> Any:
