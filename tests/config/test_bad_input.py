@@ -226,6 +226,25 @@ def test_file_that_is_no_mapping(write: Write, text: str, what: str) -> None:
     assert problems(write(text=text)) == [f"experiments/demo.yaml: holds {what}, not a mapping of keys"]
 
 
+@pytest.mark.parametrize(
+    ("edit", "told"),
+    [
+        (("pretrain: {steps", "1: {steps"), "15: stages[1]: the key 1 is read as a number; put it in quotes"),
+        (("vqav2: {", "yes: {}\n    null: {"), "19: evaluation.benchmarks.None: the key None is read as nothing; put"),
+        (("seeds: [0, 1]", "1.5: [0, 1]"), "1.5: the key 1.5 is read as a number; put it in quotes"),
+    ],
+)
+def test_a_key_that_is_no_text(write: Write, edit: tuple[str, str], told: str) -> None:
+    assert any(told in problem for problem in problems(write(edit)))
+
+
+def test_a_name_with_a_dot_is_shown_as_it_is(write: Write) -> None:
+    file = write(("one: {cell: {perceiver_layers: 1}, set: {model.connector.depth: 1}}",
+                  "v1.5: {set: {model.connector.dpth: 1}}"), ("better: one", "better: v1.5"))  # fmt: skip
+    (found,) = problems(file)
+    assert found.endswith(": arms.v1.5.set.model.connector.dpth: unknown key (did you mean 'depth'?)")
+
+
 def test_file_that_is_no_text(write: Write) -> None:
     file = write()
     file.write_bytes(b"name: \xff\xfe")
@@ -266,6 +285,8 @@ def test_arms_of_a_file_that_has_none(write: Write) -> None:
         ("=3", "write it as path.to.key=value"),
         ("seeds=[", "not valid YAML"),
         ("seed=[0]", "seed: unknown key (did you mean 'seeds'?)"),
+        ("scales.tiny.overrides.stages.pretrain.steps=8", "what a scale says stands in files; set the field"),
+        ("stages.pretrain.steps=\udcff", "not UTF-8 text"),
     ],
 )
 def test_bad_setting_is_named(write: Write, setting: str, message: str) -> None:
@@ -367,6 +388,16 @@ def test_base_that_does_not_exist(write: Write) -> None:
             ("note: composed", "tuned: [{when: {model.conector.name: mlp}, set: {stages.*.steps: 2}}]\nnote: composed"),
             "14: tuned[0].when.model.conector.name: 'model.conector.name' is no field of a run: 'conector' is unknown "
             "(did you mean 'connector'?)",
+        ),
+        (
+            ("model.connector.latents: {64: 8}", "model.connector: {latents: {64: 8}}"),
+            "9: values.model.connector: 'model.connector' is a mapping, which no value equals; write the dotted path "
+            "of a field in it",
+        ),
+        (
+            ("note: composed", "tuned: [{when: {stages.*.lora: {r: 64}}, set: {stages.*.steps: 2}}]\nnote: composed"),
+            "14: tuned[0].when.stages.*.lora: 'stages.*.lora' is a mapping, which no value equals; write the dotted "
+            "path of a field in it",
         ),
     ],
 )

@@ -7,7 +7,7 @@ from typing import Any
 
 from vlm_ablate.config.compose import flatten
 from vlm_ablate.config.document import Path_
-from vlm_ablate.config.places import unknown_key
+from vlm_ablate.config.places import is_mapping, unknown_key
 from vlm_ablate.config.problems import Where, dotted
 from vlm_ablate.config.run_config import RunConfig
 from vlm_ablate.config.scale import Scale
@@ -104,7 +104,8 @@ def check_scale_names(data: dict[str, Any], where: Where, known: Collection[str]
 
 
 def check_scale_paths(scale: Scale, where: Where) -> list[Problem]:
-    """The dotted paths of a scale that need not be there in every run are fields that a run may have.
+    """The dotted paths of a scale that need not be there in every run are fields that a run may have, and where it
+    compares, fields with plain values.
 
     Args:
         where: of the scale's file.
@@ -112,7 +113,15 @@ def check_scale_paths(scale: Scale, where: Where) -> list[Problem]:
     named: list[tuple[Path_, str]] = [(("values", path), path) for path in scale.values]
     for i, tuned in enumerate(scale.tuned):
         named += [(("tuned", str(i), key, path), path) for key in ("when", "set") for path in getattr(tuned, key)]
-    return [problem for at, path in named if (problem := _no_field(where, at, path))]
+    problems = [problem for at, path in named if (problem := _no_field(where, at, path))]
+    compared: list[tuple[Path_, str]] = [(("values", p), p) for p, ours in scale.values.items() if set(ours) - {"*"}]
+    compared += [(("tuned", str(i), "when", p), p) for i, tuned in enumerate(scale.tuned) for p in tuned.when]
+    told = "is a mapping, which no value equals; write the dotted path of a field in it"
+    return problems + [
+        _problem(where, at, f"{path!r} {told}")
+        for at, path in compared
+        if is_mapping(spread(tuple(path.split(".")))[0])
+    ]
 
 
 def _no_field(where: Where, at: Path_, path: str) -> Problem | None:

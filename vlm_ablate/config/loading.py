@@ -24,7 +24,7 @@ from vlm_ablate.config.compose import flatten, merge_documents, nest
 from vlm_ablate.config.data import DataConfig
 from vlm_ablate.config.document import Document, Path_, display
 from vlm_ablate.config.experiment import Experiment, Tuned
-from vlm_ablate.config.problems import Where, dotted, problems_of
+from vlm_ablate.config.problems import Where, dotted, kind_of, problems_of
 from vlm_ablate.config.run_config import RunConfig
 from vlm_ablate.config.scale_notes import Scaled, relabelled, value_at
 from vlm_ablate.config.scales import PAPER, LoadedScale, apply_scale, scale_files
@@ -74,6 +74,10 @@ class Loading:
         self._by_hand = {str(location) for location in sets.lines.values()}
         self.run_sets = {k: v for k, v in sets.data.items() if k in SECTIONS}
         own = {k: v for k, v in sets.data.items() if k not in SECTIONS}
+        if own.pop("scales", None) is not None:
+            path = next(path for path in sets.lines if path[0] == "scales")
+            told = "what a scale says stands in files; set the field of the run itself, e.g. stages.*.steps=50"
+            self.problems.append(Problem(str(sets.lines[path]), ".".join(path), told))
         self.data = merge_documents(document.data, own)
         self._name_arms()
         for arm in self._arms().values():
@@ -102,7 +106,7 @@ class Loading:
         for name in self._arms():
             if not isinstance(name, str):
                 where = self.document.where(("arms", *str(name).split(".")))
-                message = f"the name {name!r} is read as {_kind(name)}; put it in quotes"
+                message = f"the name {name!r} is read as {kind_of(name)}; put it in quotes"
                 self.problems.append(Problem(str(where or self.shown), "arms", message))
         if self._arms():
             self.data["arms"] = {str(name): arm for name, arm in self._arms().items()}
@@ -302,10 +306,6 @@ def arms_text(names: Sequence[str]) -> str:
     line = io.StringIO()
     csv.writer(line, lineterminator="").writerow(names)
     return line.getvalue()
-
-
-def _kind(value: Any) -> str:
-    return "nothing" if value is None else "a truth value" if isinstance(value, bool) else "a number"
 
 
 def _validated(data: dict[str, Any], where: Where) -> tuple[RunConfig | None, list[Problem]]:

@@ -88,6 +88,25 @@ def unknown_key(path: Path_) -> Unknown | None:
     return None
 
 
+def is_mapping(path: Path_) -> bool:
+    """Whether what stands at a path (`*` for any name) of a run's configuration is no plain value."""
+    here: list[tuple[Any, Any]] = [(RunConfig, ())]
+    for key in path:
+        steps = [step for kind, marks in here for step in _steps(kind, marks)]
+        here = [(kind, marks) for name, kind, marks, _ in steps if "*" in (name, key) or name == key]
+    return bool(here) and all(_is_mapping(kind, marks) for kind, marks in here)
+
+
+def _is_mapping(annotation: Any, marks: Any) -> bool:
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _is_mapping(args[0], args[1:])
+    if origin in (Union, UnionType):
+        return all(_is_mapping(choice, ()) for choice in args if choice is not type(None))
+    part = any(isinstance(mark, ComponentOf) for mark in marks)
+    return part or origin is dict or (isinstance(annotation, type) and issubclass(annotation, BaseModel))
+
+
 def _steps(annotation: Any, marks: Any) -> Iterator[tuple[str, Any, Any, bool]]:
     """(key or `*`, annotation, marks, whether it is a field of a part) of what stands below a value of that type."""
     registries = [mark.registry for mark in marks if isinstance(mark, ComponentOf)]

@@ -42,7 +42,12 @@ def _below(item: Any) -> Path_:
 
 def dotted(path: Path_) -> str:
     """`("table", "claims", "0", "better")` -> `table.claims[0].better`."""
-    return re.sub(r"\.(\d+)(?=\.|$)", r"[\1]", ".".join(path))
+    return "".join(f"[{key}]" if i and key.isdecimal() else f".{key}" for i, key in enumerate(path)).removeprefix(".")
+
+
+def kind_of(value: Any) -> str:
+    """What YAML read where a text is meant."""
+    return "nothing" if value is None else "a truth value" if isinstance(value, bool) else "a number"
 
 
 def keys_at(model: type[BaseModel], data: Any, path: Path_) -> list[str] | None:
@@ -124,6 +129,8 @@ def _describe(item: Any, model: type[BaseModel], data: Any, path: Path_) -> tupl
         return f"must have at most {item['ctx']['max_length']}, and has {len(given)}", None
     if kind == "string_pattern_mismatch":
         return f"must match {item['ctx']['pattern']}, not {given!r}", None
+    if kind == "invalid_key" or (kind == "string_type" and "[key]" in item["loc"]):
+        return f"the key {given!r} is read as {kind_of(given)}; put it in quotes", None
     if kind in ("model_type", "dict_type", "model_attributes_type"):
         return f"must be a mapping of keys, not {given!r}", None
     message = re.sub(r", unable to .*$|^Input should be ", "", item["msg"]).replace("a valid integer", "a whole number")
