@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import datasets
@@ -19,7 +20,7 @@ from vlm_ablate.data.sources.configs import CauldronConfig
 from vlm_ablate.data.sources.kept import find_kept, keep, kept_file
 from vlm_ablate.data.sources.rows import open_rows
 from vlm_ablate.errors import AssetMissing, DataError, StorageError
-from vlm_ablate.runs.needs import needs_of
+from vlm_ablate.runs.needs import needs_of, size_on_hub
 
 ROWS = 90
 
@@ -169,3 +170,21 @@ def test_subsets_of_a_benchmark_are_needs_of_their_own(local: Path, tmp_path: Pa
     loaded = load_experiment(file, scale="paper", sets=[f"evaluation.benchmarks={both}"])
     needs = needs_of({name: arm.config for name, arm in loaded.arms.items()})
     assert [need.what for need in needs if need.kind == "benchmark"] == ["en dev", "cn dev"]
+
+
+def test_a_split_of_another_data_set_is_a_need_of_that_one(local: Path, tmp_path: Path, monkeypatch) -> None:
+    """Its size is that of where it is read from, at no revision of the benchmark's own."""
+    file = experiment(tmp_path, tmp_path / "parts", local, {"rows": 5})
+    own = "{vqav2: {benchmark: {name: vqav2, revision: abc, subset: all}, shots: 4}, docvqa: null}"
+    loaded = load_experiment(file, scale="paper", sets=[f"evaluation.benchmarks={own}"])
+    needs = needs_of({name: arm.config for name, arm in loaded.arms.items()})
+    found = {need.id: need for need in needs if need.kind == "benchmark"}
+    other, theirs = "Multimodal-Fatima/VQAv2_train", "lmms-lab/VQAv2"
+    assert {id: need.what for id, need in found.items()} == {theirs: "all validation at abc", other: "train[0:95]"}
+
+    def info(_: Any, id: str, revision: str | None, files_metadata: bool) -> Any:
+        size = {(theirs, "abc"): 7, (other, None): 90}[id, revision]
+        return SimpleNamespace(siblings=[SimpleNamespace(rfilename="all/x.parquet", size=size)])
+
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", info)
+    assert [size_on_hub(found[id]).bytes for id in (theirs, other)] == [7, 90]

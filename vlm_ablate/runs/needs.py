@@ -14,6 +14,7 @@ from vlm_ablate.data.sources.kept import find_kept, keep
 from vlm_ablate.data.sources.rows import load_hub
 from vlm_ablate.errors import AssetMissing, VlmAblateError
 from vlm_ablate.evaluation.benchmarks.configs import HubBenchmarkConfig
+from vlm_ablate.evaluation.benchmarks.tabular import PART
 from vlm_ablate.evaluation.material import splits_asked
 from vlm_ablate.models.pretrained import WANTED_FILES, resolve, tensor_names
 from vlm_ablate.registry import benchmarks, sources
@@ -84,8 +85,8 @@ def needs_of(arms: Mapping[str, RunConfig]) -> list[Need]:
         for asked, splits in splits_asked(config):
             for split in splits:
                 if isinstance(asked.benchmark, HubBenchmarkConfig):
-                    what = _split(asked.benchmark, split)
-                    found.add(arm, "benchmark", asked.benchmark.id, what, (asked.benchmark, split))
+                    id, what = _split(asked.benchmark, split)
+                    found.add(arm, "benchmark", id, what, (asked.benchmark, split))
     return list(found.by_key.values())
 
 
@@ -93,9 +94,13 @@ def _at(revision: str | None) -> str:
     return f" at {revision}" if revision else ""
 
 
-def _split(asked: HubBenchmarkConfig, split: Split) -> str:
-    part = " ".join(filter(None, (asked.subset, asked.splits.get(split, split))))
-    return f"{part}{_at(asked.revision)}"
+def _split(asked: HubBenchmarkConfig, split: Split) -> tuple[str, str]:
+    """Id of the data set that a split is read from, and which part of it."""
+    written = asked.splits.get(split, split)
+    part = PART.fullmatch(written)
+    if part and part["id"] and not Path(asked.id).expanduser().exists():
+        return part["id"], written.removeprefix(f"{part['id']}:")
+    return asked.id, f"{' '.join(filter(None, (asked.subset, written)))}{_at(asked.revision)}"
 
 
 def _rows(source: RecordsConfig) -> str:
@@ -162,8 +167,10 @@ def size_on_hub(need: Need) -> Need:
                 need, bytes=sum(f.size or 0 for f in files if any(fnmatch(f.rfilename, p) for p in WANTED_FILES))
             )
         config = need.config if need.kind == "data" else need.config[0]
-        subset = config.subset or getattr(config, "hub_subset", None)
-        files = api.dataset_info(need.id, revision=config.revision, files_metadata=True).siblings or []
+        own = need.id == config.id  # or one that a benchmark takes a split from
+        subset = (config.subset or getattr(config, "hub_subset", None)) if own else None
+        revision = config.revision if own else None
+        files = api.dataset_info(need.id, revision=revision, files_metadata=True).siblings or []
         ours = [f for f in files if subset is None or f"{subset}/" in f.rfilename] or files
         return replace(need, bytes=sum(f.size or 0 for f in ours))
     except (HfHubHTTPError, OSError, ValueError) as error:

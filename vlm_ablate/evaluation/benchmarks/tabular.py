@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 Row = Mapping[str, Any]
-_PART = re.compile(r"(?:(?P<id>[^\[\]:]+):)?(?P<name>[^\[\]:]+)(?:\[(?P<start>\d+):(?P<stop>\d+)\])?")
+PART = re.compile(r"(?:(?P<id>[^\[\]:]+):)?(?P<name>[^\[\]:]+)(?:\[(?P<start>\d+):(?P<stop>\d+)\])?")
+"""How a benchmark's `splits` writes one."""
 
 
 class HubBenchmark(Benchmark):
@@ -112,7 +113,7 @@ class HubBenchmark(Benchmark):
                 f"benchmark {self.config.name!r} has no {split!r} split",
                 hint="score it with shots: 0" if split == "train" else "name one under `splits`",
             )
-        part = _PART.fullmatch(written)
+        part = PART.fullmatch(written)
         if part is None:
             raise DataError(
                 f"benchmark {self.config.name!r}: split {written!r} is not `name`, `name[from:to]` or `other/id:name`"
