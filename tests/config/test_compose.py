@@ -188,6 +188,16 @@ tuned:
     assert decay == {"one": {"pretrain": 0.0, "finetune": 0.5}, "three": {"pretrain": 0.0, "finetune": 0.0}}
 
 
+def test_a_scale_reaches_fields_that_stand_at_the_default_they_joined_with(write: Write) -> None:
+    values = "  data.packing: {none: rows}\n  stages.*.learning_rates.vision: {null: 0.5}\noverrides:"
+    tuned = "tuned: [{when: {stages.*.trained_layers.language: null}, set: {stages.*.weight_decay: 0.25}}]\n"
+    loaded = load_experiment(write(scale=SCALE.replace("overrides:", values) + tuned), scale="tiny")
+    for arm in loaded.arms.values():
+        stage = arm.config.last_stage
+        assert (stage.data.packing, stage.learning_rates.vision, stage.weight_decay) == ("rows", 0.5, 0.25)
+        assert arm.scaled["data.packing"] == "none -> rows"
+
+
 @pytest.mark.parametrize("asked", ["lora.alpha: 16", "weight_decay: 0", "lora.r: 64.0", "gradient_clip: [2, 1]"])
 def test_what_is_tuned_for_a_number_is_so_however_it_is_written(write: Write, asked: str) -> None:
     tuned = f"tuned:\n  - {{when: {{stages.*.{asked}}}, set: {{stages.*.learning_rate: 0.5}}}}\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -14,7 +15,7 @@ from pydantic import (
     GetJsonSchemaHandler,
     SerializeAsAny,
 )
-from pydantic_core import CoreSchema
+from pydantic_core import CoreSchema, to_jsonable_python
 
 from vlm_ablate.errors import UnknownNameError
 from vlm_ablate.registry import Registry
@@ -87,6 +88,15 @@ def added(default: Any, **options: Any) -> Any:
     So a run keeps its hash, and is not done again, when a part learns to do more than it did.
     """
     return Field(default, exclude_if=lambda value: value == default, **options)
+
+
+def whole_dump(value: Any) -> Any:
+    """Plain data as `model_dump(mode="json")`, with the fields that joined later (`added`) at their defaults, too."""
+    if isinstance(value, BaseModel):
+        return {name: whole_dump(getattr(value, name)) for name in type(value).model_fields}
+    if isinstance(value, Mapping):
+        return {str(key): whole_dump(part) for key, part in value.items()}
+    return to_jsonable_python(value)
 
 
 class ComponentConfig(Strict):

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from vlm_ablate.config.base import whole_dump
 from vlm_ablate.config.checks import (
     check_arms_exist,
     check_cells,
@@ -327,9 +328,9 @@ def _unfilled(config: RunConfig, where: Where) -> list[Problem]:
 def _as_written(config: RunConfig, data: dict[str, Any]) -> dict[str, Any]:
     """A run with all its values, but of what the evaluation takes over from the last stage only what is written; and
     the file's `data`, for stages that a scale or a setting brings."""
-    plain = config.model_dump(mode="json")
+    plain: dict[str, Any] = whole_dump(config)
     try:
-        plain |= {"data": DataConfig.model_validate(data["data"]).model_dump(mode="json")}
+        plain |= {"data": whole_dump(DataConfig.model_validate(data["data"]))}
     except (KeyError, ValidationError):  # no whole by itself: every stage must say the rest
         plain |= {"data": data["data"]} if isinstance(data.get("data"), dict) else {}
     written, evaluation = data["evaluation"], plain["evaluation"]
