@@ -75,6 +75,18 @@ def test_star_reaches_every_key_that_is_there() -> None:
     assert merged == {"stages": {"a": {"steps": 9}, "b": {"steps": 9, "x": 0}}}
 
 
+def test_a_star_that_stands_for_nothing_is_told(write: Write) -> None:
+    stage = "  pretrain: {steps: 6000, batch_size: 16}\n"
+    star = "  '*': {weight_decay: 0.5}\n"
+    with pytest.raises(ConfigError, match=r"demo.yaml:15: stages.\*: stands for the keys that are there already"):
+        load_experiment(write((stage, star + stage)), scale="tiny")
+    write((stage, stage + star))
+    inherits = write(name="mine.yaml", text="base: demo.yaml\nstages:\n  '*': {weight_decay: 0.25}\n")
+    for name, decay in {"demo.yaml": 0.5, "mine.yaml": 0.25}.items():
+        loaded = load_experiment(inherits.with_name(name), scale="tiny")
+        assert loaded.base.last_stage.weight_decay == decay
+
+
 def test_a_star_does_not_bring_back_what_was_taken_out() -> None:
     """A scale takes benchmarks out that nothing stands for; a field of all benchmarks means the others."""
     below = {"benchmarks": {"a": {"limit": 1}, "b": None}}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ def load_document(file: Path, _below: tuple[Path, ...] = ()) -> Document:
     """A file with everything its `base:` names merged beneath it; `base` is a path or a list, relative to the file.
 
     Raises:
-        ConfigError: a file cannot be read, or the files inherit from each other in a circle.
+        ConfigError: a file cannot be read, the files inherit from each other in a circle, or a `*` stands for nothing.
     """
     file = file.resolve()
     if file in _below:
@@ -40,7 +40,22 @@ def load_document(file: Path, _below: tuple[Path, ...] = ()) -> Document:
         below = load_document(parent, (*_below, file))
         inherited |= _added_to(below, own, display(parent))
         data, lines = merge_documents(data, below.data), {**lines, **below.lines}
+    if idle := list(_reaching_nothing(data, own, ())):
+        told = "stands for the keys that are there already, in what the file inherits or above it, and there are none"
+        raise ConfigError([Problem(str(document.where(at) or display(file)), ".".join(at), told) for at in idle])
     return Document(merge_documents(data, own), {**lines, **document.lines}, inherited)
+
+
+def _reaching_nothing(below: Mapping[str, Any], above: Mapping[str, Any], path: Path_) -> Iterator[Path_]:
+    """The `*` that stand for no key at all when `above` is merged over `below` as a file."""
+    there = set() if above.get("replace") is True else set(below)
+    for key, value in above.items():
+        old = below.get(key) if key in there else None
+        if key == "*" and not there and not _is_diff(path):
+            yield (*path, "*")
+        elif isinstance(value, dict) and not _is_diff((*path, str(key))):
+            yield from _reaching_nothing(old if isinstance(old, dict) else {}, value, (*path, str(key)))
+        there.add(key)
 
 
 _DIFFS = (("arms", "*", "set"), ("arms", "*", "tuned", "set"), ("overrides",), ("scales", "*", "overrides"))
