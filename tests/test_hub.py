@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from vlm_ablate.hub import ALLOW_HUB, hub_allowed, is_path, offline_by_hand, set_hub_access, surely_absent
+from vlm_ablate.trust import ALLOW_PLUGINS, plugins_allowed
 
 OFFLINE = "HF_HUB_OFFLINE"
 SAID = (None, "", "0", "1", "true", "YES", "On")
@@ -26,6 +27,13 @@ def enter(monkeypatch: pytest.MonkeyPatch, allowed: str | None, offline: str | N
 def read_offline() -> bool:
     """As `huggingface_hub` reads it when it is imported."""
     return os.environ.get(OFFLINE, "").upper() in ("1", "ON", "YES", "TRUE")
+
+
+@pytest.mark.parametrize("said", ["false", "False", "no", "off", "0", ""])
+def test_a_no_in_any_words_lets_nobody_in(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ALLOW_HUB, said)
+    monkeypatch.setenv(ALLOW_PLUGINS, said)
+    assert not hub_allowed() and not plugins_allowed()
 
 
 @pytest.mark.parametrize(("allowed", "offline"), STATES)

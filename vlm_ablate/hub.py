@@ -17,6 +17,11 @@ _OFFLINE = "On"
 DOWNLOAD_HINT = f"write the path of a local copy as `id`, or download it: `vlm-ablate --allow-hub ...` or {ALLOW_HUB}=1"
 
 
+def is_yes(said: str) -> bool:
+    """Whether the text of an environment variable is a yes, in the words that `huggingface_hub` takes for one."""
+    return said.upper() in ("1", "ON", "YES", "TRUE")
+
+
 def is_path(id: str) -> bool:
     """Whether an id can be nothing of a hub: it begins as a path does, or goes deeper than owner/name."""
     return id.startswith(("/", ".", "~")) or id.count("/") > 1
@@ -24,7 +29,7 @@ def is_path(id: str) -> bool:
 
 def hub_allowed() -> bool:
     """Whether the user asked for downloads."""
-    return os.environ.get(ALLOW_HUB, "") not in ("", "0")
+    return is_yes(os.environ.get(ALLOW_HUB, ""))
 
 
 def set_hub_access(allow: bool) -> None:
@@ -44,7 +49,7 @@ def set_hub_access(allow: bool) -> None:
 def offline_by_hand() -> bool:
     """Whether the user asked for no network, rather than for no downloads by the way (`set_hub_access`)."""
     said = os.environ.get("HF_HUB_OFFLINE", "")
-    return said != _OFFLINE and said.upper() in ("1", "ON", "YES", "TRUE")
+    return said != _OFFLINE and is_yes(said)
 
 
 def surely_absent(id: str) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_ablate.errors import ModelError
+from vlm_ablate.hub import is_yes
 
 ALLOW_PLUGINS = "VLM_ABLATE_ALLOW_PLUGINS"
 """Environment variable; "1" lets the code that a folder names run."""
@@ -17,7 +18,7 @@ ALLOW_PLUGINS = "VLM_ABLATE_ALLOW_PLUGINS"
 
 def plugins_allowed() -> bool:
     """Whether the user lets folders name code to run."""
-    return os.environ.get(ALLOW_PLUGINS, "") not in ("", "0")
+    return is_yes(os.environ.get(ALLOW_PLUGINS, ""))
 
 
 def allow_plugins(allow: bool) -> None:
