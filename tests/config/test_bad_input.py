@@ -287,12 +287,19 @@ def test_arms_of_a_file_that_has_none(write: Write) -> None:
         ("seed=[0]", "seed: unknown key (did you mean 'seeds'?)"),
         ("scales.tiny.overrides.stages.pretrain.steps=8", "what a scale says stands in files; set the field"),
         ("stages.pretrain.steps=\udcff", "not UTF-8 text"),
+        ("execution.stages.*.micro_batch_size=2", "execution.stages.*.micro_batch_size: nothing is there that `*`"),
+        ("stages.*.data.climb.*=64", "stages.*.data.climb.*: nothing is there that `*` could stand for"),
     ],
 )
 def test_bad_setting_is_named(write: Write, setting: str, message: str) -> None:
     (found,) = problems(write(), sets=(setting,))
     assert found.startswith(f"--set {setting}")
     assert message in found
+
+
+def test_a_star_may_stand_for_nothing_where_the_section_is_set_too(write: Write) -> None:
+    sets = ("execution.micro_batch_size=2", "execution.stages.*.micro_batch_size=2")
+    assert load_experiment(write(), scale="tiny", sets=sets).base.execution.micro_batch_size == 2
 
 
 def test_setting_that_fits_some_arms_only_names_the_others(write: Write) -> None:

@@ -27,9 +27,9 @@ from vlm_ablate.config.document import Document, Path_, display
 from vlm_ablate.config.experiment import Experiment, Tuned
 from vlm_ablate.config.problems import Where, dotted, kind_of, problems_of
 from vlm_ablate.config.run_config import RunConfig
-from vlm_ablate.config.scale_notes import Scaled, relabelled, value_at
+from vlm_ablate.config.scale_notes import Scaled, every_place, relabelled, value_at
 from vlm_ablate.config.scales import PAPER, LoadedScale, apply_scale, scale_files
-from vlm_ablate.config.shared_data import SECTIONS, apply_diff, composed, covers, run_data, spellings
+from vlm_ablate.config.shared_data import SECTIONS, apply_diff, composed, covers, run_data, spellings, spread
 from vlm_ablate.errors import ConfigError, Problem, UnknownNameError, nearest
 from vlm_ablate.registry import load_plugins
 
@@ -72,6 +72,7 @@ class Loading:
         """What the user can do about settings that fit some arms only."""
         self._of_base: set[tuple[str, str]] = set()
         self._scaled: dict[Problem, list[str]] = {}
+        self._before_sets: list[dict[str, Any]] = []
         self._by_hand = {str(location) for location in sets.lines.values()}
         self.run_sets = {k: v for k, v in sets.data.items() if k in SECTIONS}
         own = {k: v for k, v in sets.data.items() if k not in SECTIONS}
@@ -227,6 +228,7 @@ class Loading:
         known = [name for name, stage in stages.items() if stage is not None] if isinstance(stages, dict) else []
         scaled = relabelled(scaled, final)
         if arm in self.chosen:
+            self._before_sets.append(scaled.config)
             self.missing += [f"{path}: {part}" for path, part in scaled.told(scaled.missing).items()]
         config, problems = _validated(final, in_scale)
         problems = self._without_stages(problems, known, sets)
@@ -289,11 +291,25 @@ class Loading:
         stages = [part.get("stages") for part in (self._base_data(), *diffs) if isinstance(part, dict)]
         everywhere = [str(name) for part in stages if isinstance(part, dict) for name in part if name != "replace"]
         self._look_for_left_out(self.run_sets, {"stages": dict.fromkeys(everywhere)})
+        self._look_for_idle_stars()
         for check in (check_arms_exist, check_claims, check_cells, check_paired, check_factor):
             self.problems += check(self.data, self._where)
         scale = self.scale.scale
         self.problems += check_scale_names(self.data, self._where, {*scale_files(self.file), PAPER, scale.name})
         self.problems += check_scale_paths(scale, self.scale.where)
+
+    def _look_for_idle_stars(self) -> None:
+        """Tell of settings whose `*` stands for nothing in any chosen arm: unless the section as a whole is set, too,
+        or nothing is trained at all, which settings for many files may meet."""
+        trained = any(config.get("stages") for config in self._before_sets)
+        for path, location in self.sets.lines.items():
+            if "*" not in path or path[0] not in SECTIONS or not trained:
+                continue
+            places = spread(path[: len(path) - path[::-1].index("*")])
+            there = any(any(every_place(config, place)) for config in self._before_sets for place in places)
+            if not there and (path[0], *path[path.index("*") + 1 :]) not in self.sets.lines:
+                told = "nothing is there that `*` could stand for"
+                self.problems.append(Problem(str(location), dotted(path), told))
 
     def _where(self, path: Path_) -> tuple[str, Path_]:
         for spelled in spellings(path):
