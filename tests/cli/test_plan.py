@@ -100,7 +100,7 @@ def test_stages_image_size_sharding_and_modules_are_shown() -> None:
     code, out, err = plan_idefics3(*options, "--modules")
     assert code == 0, err
     assert "An image of 60 x 40 px -> 32 x 32 px, 4 tokens (idefics3_8b pretrain_1) against 60 x 40 px -> 2 x 2" in out
-    assert "tiles and the whole, each 32 x 32 px, 20 tokens (idefics3_8b pretrain_1 from step 12, idefics3_8b" in out
+    assert "tiles and the whole, each 32 x 32 px, 20 tokens (idefics3_8b pretrain_1 from step 20, idefics3_8b" in out
     assert re.search(r"Disk of a run: [\d.]+ MiB while it trains, of which [\d.]+ MiB stay: the weights of every", out)
     assert "Micro-batch: 2 x 512 tokens, bf16, with checkpointing; zero3 over 4 devices." in out
     for stage in ("pretrain_1", "pretrain_2", "pretrain_3", "sft"):
