@@ -285,6 +285,7 @@ def test_arms_of_a_file_that_has_none(write: Write) -> None:
         ("=3", "write it as path.to.key=value"),
         ("seeds=[", "not valid YAML"),
         ("seed=[0]", "seed: unknown key (did you mean 'seeds'?)"),
+        ("arms.oen.set.model.connector.latents=8", "no arm 'oen' in the file (did you mean 'one'?)"),
         ("scales.tiny.overrides.stages.pretrain.steps=8", "what a scale says stands in files; set the field"),
         ("stages.pretrain.steps=\udcff", "not UTF-8 text"),
         ("execution.stages.*.micro_batch_size=2", "execution.stages.*.micro_batch_size: nothing is there that `*`"),

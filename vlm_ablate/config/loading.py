@@ -81,6 +81,7 @@ class Loading:
             told = "what a scale says stands in files; set the field of the run itself, e.g. stages.*.steps=50"
             self.problems.append(Problem(str(sets.lines[path]), ".".join(path), told))
         self.data = merge_documents(document.data, own)
+        self._look_for_other_arms()
         self._name_arms()
         for arm in self._arms().values():
             for diff in (arm, arm.get("tuned")) if isinstance(arm, dict) else ():
@@ -102,6 +103,15 @@ class Loading:
                     where, shown = self._where((*prefix, *path))
                     told = "{} leaves all that is there; write {replace: true} for none, or null for a key to go"
                     self.problems.append(Problem(where, dotted(shown), told))
+
+    def _look_for_other_arms(self) -> None:
+        """Tell of settings of a part of an arm that the file does not have; a new arm is set as a whole."""
+        arms = self.document.data.get("arms")
+        known = [str(name) for name in arms] if isinstance(arms, dict) else []
+        for path, location in self.sets.lines.items():
+            if path[0] == "arms" and len(path) > 2 and path[1] not in known:
+                close = nearest(path[1], known)
+                self.problems.append(Problem(str(location), dotted(path), f"no arm {path[1]!r} in the file", close))
 
     def _name_arms(self) -> None:
         """The names of arms are texts; what YAML reads as something else is told, and goes on as its text."""
