@@ -211,6 +211,21 @@ def test_what_is_asked_for_while_all_is_stopped_is_cancelled(home: Home) -> None
         assert campaign.submit(make_spec()).cancelled()
 
 
+def test_where_no_worker_can_be_started_nobody_waits_also_who_waited_for_another_run(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That one is asked for by the very thread that hears the workers, as it ends."""
+
+    def full(*_: object) -> None:
+        raise OSError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(LocalLauncher, "_start_worker", full)
+    with Campaign(LocalLauncher(LocalConfig(jobs=1)), home, print, target=TARGET) as campaign:
+        for future in [campaign.submit(make_spec(arm, note="same")) for arm in ("first", "waits")]:
+            with pytest.raises(OSError, match="temporarily unavailable"):
+                future.result(60)
+
+
 def test_a_worker_that_was_told_to_end_is_given_no_run() -> None:
     """It is there until it has ended: a run that it is given would end with it."""
     launcher, worker = LocalLauncher(LocalConfig(jobs=1)), _Worker.__new__(_Worker)

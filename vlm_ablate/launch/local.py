@@ -45,6 +45,8 @@ class LocalLauncher:
         self._workers: list[_Worker] = []
         self._lock = threading.Lock()
         self._closing = False
+        self._broken: Exception | None = None
+        """Why nobody hears the workers any more."""
         self._ours, self._wake = socket.socketpair()
         self._ours.setblocking(False)
         self._thread = threading.Thread(target=self._listen, name="workers", daemon=True)
@@ -76,10 +78,13 @@ class LocalLauncher:
             )
         future = RunFuture(spec, self._stop)
         with self._lock:
-            if not self._closing:
+            broken = self._broken
+            if not self._closing and broken is None:
                 insort(self._queue, (future, placement), key=lambda queued: queued[1].order)
         if self._closing:  # what waited for a run that is stopped now
             future.cancel()
+        elif broken is not None and future.set_running_or_notify_cancel():
+            future.set_exception(broken)
         self._poke()
         return future
 
@@ -129,6 +134,7 @@ class LocalLauncher:
             self._loop()
         except Exception as error:
             with self._lock:
+                self._broken = error
                 waiting = [future for future, _ in self._queue]
                 futures = [*waiting, *(worker.future for worker in self._workers if worker.future is not None)]
                 self._queue.clear()
