@@ -23,7 +23,7 @@ from vlm_ablate.errors import UnknownNameError, VlmAblateError
 from vlm_ablate.events import Checkpointed, Event, RunFinished, RunStarted, StepDone
 from vlm_ablate.home import Home
 from vlm_ablate.launch import devices
-from vlm_ablate.launch.base import LaunchInterrupted, OnEvent, Placement, RunFuture
+from vlm_ablate.launch.base import LaunchInterrupted, OnEvent, Placement, RunFuture, stop_early
 from vlm_ablate.launch.campaign import Campaign
 from vlm_ablate.launch.configs import LocalConfig
 from vlm_ablate.launch.local import LocalLauncher, _Worker
@@ -113,11 +113,8 @@ def test_the_children_of_a_worker_end_with_it(home: Home, note: str, status: str
 
 
 def press_ctrl_c_when_training(events: list[Event]) -> None:
-    for _ in range(600):
-        if any(isinstance(event, StepDone) for event in events):
-            os.kill(os.getpid(), signal.SIGINT)
-            return
-        time.sleep(0.05)
+    wait_for(lambda: any(isinstance(event, StepDone) for event in events))
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_ctrl_c_stops_at_a_checkpoint_and_the_same_command_continues(home: Home) -> None:
@@ -139,7 +136,7 @@ def test_a_run_that_does_not_stop_in_time_is_killed(home: Home) -> None:
     started = time.monotonic()
     with pytest.raises(LaunchInterrupted, match="1 did not stop in time"):
         run([make_spec("long", note="sleep:stubborn")], home, events.append, grace_seconds=1)
-    assert time.monotonic() - started < 60
+    assert time.monotonic() - started < 200
 
 
 def test_workers_stop_when_their_parent_is_killed(home: Home, tmp_path: Path) -> None:
@@ -188,9 +185,30 @@ def test_a_run_is_stopped_early_and_its_worker_serves_the_next(home: Home) -> No
         long = campaign.submit(make_spec("long", note="sleep"))
         wait_for(lambda: any(isinstance(event, StepDone) for event in events))
         long.stop()
-        assert long.result(20).status == "stopped"
-        assert campaign.submit(make_spec("mlp", 1)).result(30).status == "finished"
+        assert long.result(120).status == "stopped"
+        assert campaign.submit(make_spec("mlp", 1)).result(120).status == "finished"
     assert len({pid for _, pid, *_ in calls(home)}) == 1
+
+
+def test_a_run_whose_worker_still_starts_is_stopped_early(home: Home) -> None:
+    """The signal that stops a run would end a process that has not set its handlers."""
+    launcher, spec = LocalLauncher(LocalConfig(jobs=1)), make_spec("long", note="sleep")
+    with Campaign(launcher, home, print, target=TARGET) as campaign:
+        long = campaign.submit(spec)
+        wait_for(lambda: any(worker.future is not None for worker in launcher._workers))
+        long.stop()
+        assert long.result(120).status == "stopped"
+    assert not run_folder(home, spec.id).stop.exists()
+
+
+def test_a_request_to_stop_that_comes_when_the_run_ends_is_taken_back(home: Home) -> None:
+    future = RunFuture(make_spec(), print)
+    future.set_running_or_notify_cancel()
+    stop_early(future, home)
+    asked = run_folder(home, future.spec.id).stop
+    assert asked.exists()
+    future.set_result(RunOutcome(future.spec.id, "it", "finished"))
+    assert not asked.exists()
 
 
 def test_a_run_that_has_not_begun_is_cancelled_when_it_is_stopped(home: Home) -> None:
@@ -200,7 +218,7 @@ def test_a_run_that_has_not_begun_is_cancelled_when_it_is_stopped(home: Home) ->
         wait_for(lambda: any(isinstance(event, StepDone) for event in events))
         queued.stop()
         long.stop()
-        assert long.result(20).status == "stopped"
+        assert long.result(120).status == "stopped"
     assert queued.cancelled() and [arm for arm, *_ in calls(home)] == ["long"]
 
 

@@ -10,6 +10,8 @@ from typing import Protocol
 from vlm_ablate.errors import VlmAblateError
 from vlm_ablate.events import Event
 from vlm_ablate.home import Home
+from vlm_ablate.runs.folder import run_folder
+from vlm_ablate.runs.live import ask_to_stop
 from vlm_ablate.runs.outcome import RunOutcome
 from vlm_ablate.runs.spec import RunSpec
 
@@ -85,6 +87,19 @@ class RunFuture(Future[RunOutcome]):
             return self.result()
         except CancelledError:
             return RunOutcome(self.spec.id, self.spec.run_name, "stopped", message="stopped before it began")
+
+
+def stop_early(future: RunFuture, home: Home) -> None:
+    """Ask a run that has begun to stop early, wherever it is and however far its process is.
+
+    A request that comes while the run ends is taken back then: it would stop whoever computes the run again.
+
+    Raises:
+        StorageError: the request cannot be written.
+    """
+    folder = run_folder(home, future.spec.id)
+    ask_to_stop(folder)
+    future.add_done_callback(lambda _: folder.stop.unlink(missing_ok=True))
 
 
 class Launcher(Protocol):

@@ -18,14 +18,12 @@ from typing import Literal, Protocol
 
 from vlm_ablate.errors import VlmAblateError
 from vlm_ablate.events import Notice, RunFinished
-from vlm_ablate.launch.base import Context, Placement, RunFuture
+from vlm_ablate.launch.base import Context, Placement, RunFuture, stop_early
 from vlm_ablate.launch.handover import Handover, Listening, Task
 from vlm_ablate.launch.leftovers import Leftovers
 from vlm_ablate.launch.wire import Message
 from vlm_ablate.lease import Lease
 from vlm_ablate.runs.endings import INTERRUPTED
-from vlm_ablate.runs.folder import run_folder
-from vlm_ablate.runs.live import ask_to_stop
 from vlm_ablate.runs.outcome import RunOutcome, failed, note_from_outside, outcome_of
 from vlm_ablate.runs.publishing import NOWHERE
 from vlm_ablate.runs.results import find_results
@@ -207,7 +205,7 @@ class EngineLauncher:
 
     def _stop(self, future: RunFuture) -> None:
         if not future.cancel():
-            ask_to_stop(run_folder(self._context.home, future.spec.id))
+            stop_early(future, self._context.home)
             return
         with self._lock:  # it has not begun
             for job in [job for job in self._jobs if job.future is future]:

@@ -20,7 +20,7 @@ from typing import Any
 
 from vlm_ablate.errors import VlmAblateError
 from vlm_ablate.events import RunFinished
-from vlm_ablate.launch.base import Context, Placement, RunFuture
+from vlm_ablate.launch.base import Context, Placement, RunFuture, stop_early
 from vlm_ablate.launch.configs import LocalConfig
 from vlm_ablate.launch.devices import cores, gpus, worker_environment
 from vlm_ablate.runs.endings import INTERRUPTED, exit_message
@@ -106,7 +106,7 @@ class LocalLauncher:
         except KeyboardInterrupt:
             pass
         killed = 0
-        for worker in self._workers:
+        for worker in list(self._workers):
             if worker.future is not None:
                 killed += 1
                 worker.signal(signal.SIGKILL)
@@ -124,9 +124,11 @@ class LocalLauncher:
     def _stop(self, future: RunFuture) -> None:
         if future.cancel():
             return
-        worker = next((w for w in self._workers if w.future is future), None)
-        if worker is not None:
-            worker.signal(signal.SIGUSR1)
+        stop_early(future, self._context.home)  # heard within a second, also by a worker that only starts
+        with self._lock:  # meanwhile its worker is given no other run
+            worker = next((w for w in self._workers if w.future is future), None)
+            if worker is not None and worker.begun:
+                worker.signal(signal.SIGUSR1)
 
     def _listen(self) -> None:
         """Hear the workers; whatever goes wrong here is the outcome of all that runs, never a wait without end."""
@@ -205,6 +207,7 @@ class LocalLauncher:
             self._died(worker)
             return
         if message[0] == "event":
+            worker.begun = True
             self._context.on_event(message[1])
         elif message[0] == "done":
             self._finish(worker, message[1])
@@ -250,6 +253,8 @@ class _Worker:
     def __init__(self, places: tuple[int, ...], environment: dict[str, str], setup: dict[str, Any]) -> None:
         self.places = places
         self.future: RunFuture | None = None
+        self.begun = False
+        """It has said something of its run: before, the signal that stops a run would end it."""
         self.leaving = False
         """Told to end: it reads that before anything that is sent to it later."""
         ours, theirs = socket.socketpair()
@@ -265,7 +270,7 @@ class _Worker:
 
     def give(self, future: RunFuture) -> None:
         """Start a run; a worker that has just died is noticed when its answer is read."""
-        self.future, spec = future, future.spec
+        self.future, self.begun, spec = future, False, future.spec
         with suppress(OSError):
             self.link.send(("run", {"spec": spec.to_dict(), "id": spec.id, "name": spec.run_name}))
 
