@@ -18,6 +18,7 @@ from vlm_ablate.errors import StorageError
 from vlm_ablate.events import CurvePoint
 from vlm_ablate.home import Home
 from vlm_ablate.launch.base import Placement, RunFuture
+from vlm_ablate.lease import LeaseLost
 from vlm_ablate.lease_files import lease_file, this_owner, write_owner
 from vlm_ablate.runs.outcome import RunOutcome, outcome_of
 from vlm_ablate.runs.spec import RunSpec
@@ -183,6 +184,35 @@ def test_a_trial_that_another_process_has_told_meanwhile_is_left_to_it(tmp_path:
     (result,) = sweep(file, home, launcher := Robbed(file, curve=pruner != "none"))
     assert result.trials[0].score is None and result.trials[1].outcome == "finished"
     assert len(launcher.computed) == 2
+
+
+@pytest.mark.parametrize("at", ["note", "report", "tell"])
+def test_a_trial_that_is_told_by_another_process_behind_the_look_at_its_lease_is_left_to_it(
+    tmp_path: Path, home: Home, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    """This one is stopped between the two, and goes on when the other has taken the trial over and told it."""
+    (study,) = open_studies(load_sweep(write_sweep(tmp_path)), home, default_storage(home, "toy"))
+    trial = study.ask()
+    assert trial is not None
+    tell, check, looks = study.study.tell, trial.lease.check, []
+
+    def stopped() -> None:
+        check()
+        looks.append(at)
+        if len(looks) == (2 if at == "tell" else 1):
+            write_owner(lease_file(study.folder(trial.number), 2), this_owner(60.0))
+            tell(trial.number, 1.0)
+
+    monkeypatch.setattr(trial.lease, "check", stopped)
+    with pytest.raises(LeaseLost):
+        if at == "note":
+            study.note(trial, {"seconds": 1.0})
+        elif at == "report":
+            study.report(trial, 1, 5.0)
+        else:
+            study.complete(trial, [7.0])
+    assert study.all()[trial.number].value == 1.0
+    study.leave(trial)
 
 
 def test_a_file_that_was_changed_shows_and_applies_nothing_of_the_earlier_search(tmp_path: Path, home: Home) -> None:

@@ -10,7 +10,8 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
@@ -207,11 +208,27 @@ class StudyTrials:
         Raises:
             LeaseLost: another process has the trial now, and may have told it.
         """
+        with self._ours(trial):
+            for name, value in values.items():
+                if trial.notes.get(name) != value:
+                    trial.notes[name] = value
+                    self.storage.set_trial_user_attr(trial.id, name, value)
+
+    @contextmanager
+    def _ours(self, trial: OpenTrial) -> Iterator[None]:
+        """For what is written of a trial: within the block this process may be stopped until another has told it.
+
+        Raises:
+            LeaseLost: another process has the trial now, and may have told it.
+        """
+        from optuna.exceptions import UpdateFinishedTrialError
+
         trial.lease.check()
-        for name, value in values.items():
-            if trial.notes.get(name) != value:
-                trial.notes[name] = value
-                self.storage.set_trial_user_attr(trial.id, name, value)
+        try:
+            yield
+        except (UpdateFinishedTrialError, ValueError):  # the second: from `tell`
+            trial.lease.check()
+            raise
 
     def plan_cost(self, trial: OpenTrial, cost: Cost, over: Mapping[str, float]) -> None:
         """Write down the plan of a trial, and by how much it is over the constraints."""
@@ -219,8 +236,9 @@ class StudyTrials:
 
         self.note(trial, {FLOPS: cost.flops, PARAMETERS: cost.parameters, MEMORY: cost.peak_memory})
         told = self.storage.get_trial(trial.id).constraints if over else {}
-        for name in over.keys() - told.keys():
-            Trial(self.study, trial.id).set_constraint(name, over[name])
+        with self._ours(trial):
+            for name in over.keys() - told.keys():
+                Trial(self.study, trial.id).set_constraint(name, over[name])
 
     def report(self, trial: OpenTrial, step: int, value: float) -> bool:
         """Give an intermediate value; True when the pruner ends the trial.
@@ -228,8 +246,8 @@ class StudyTrials:
         Raises:
             LeaseLost: another process has the trial now, and may have told it.
         """
-        trial.lease.check()
-        self.storage.set_trial_intermediate_value(trial.id, step, value)
+        with self._ours(trial):
+            self.storage.set_trial_intermediate_value(trial.id, step, value)
         return bool(self.study.pruner.prune(self.study, self.storage.get_trial(trial.id)))
 
     def complete(self, trial: OpenTrial, values: Sequence[float]) -> None:
@@ -258,7 +276,9 @@ class StudyTrials:
 
         states = {"finished": TrialState.COMPLETE, "failed": TrialState.FAIL}
         self.note(trial, {OUTCOME: outcome, **({MESSAGE: message[:2000]} if message else {})})
-        self.study.tell(trial.number, None if values is None else list(values), states.get(outcome, TrialState.PRUNED))
+        with self._ours(trial):
+            told = None if values is None else list(values)
+            self.study.tell(trial.number, told, states.get(outcome, TrialState.PRUNED))
         self.leave(trial)
 
 
