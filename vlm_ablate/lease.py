@@ -145,6 +145,9 @@ class Lease:
         if self._thread is not threading.current_thread():
             self._thread.join(5)
         with contextlib.suppress(OSError):  # taken or moved away; else it expires by itself
+            found = read_owner(self._file)
+            if found is None or found.id != self.owner.id:  # of the folder that stands in the place of the moved one
+                return
             os.rename(self._file, self._file.with_name(f"{self._file.name}-free"))
 
     def _renew(self) -> None:
@@ -161,9 +164,10 @@ class Lease:
 
     def _look(self) -> None:
         """Notice a loss. Its own file is opened, not only looked up: network file systems keep what they looked up."""
+        now = _now()
         highest, free = highest_of(self.folder)
         if highest == self.token and not free and (found := read_owner(self._file)) and found.id == self.owner.id:
-            self._looked = _now()
+            self._looked = now
             return
         other = read_owner(lease_file(self.folder, highest)) if highest > self.token else None
         self._lost = str(other) if other else "it has given it back since, or the folder was moved"
