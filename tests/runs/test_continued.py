@@ -14,6 +14,7 @@ import pytest
 from training.squares import make_spec
 
 from tests.runs.executed import assert_continues, assert_same_result, logged, stages
+from tests.waiting import wait_for
 from vlm_ablate import storage
 from vlm_ablate.events import EvaluationProgress, StageFinished, StepDone
 from vlm_ablate.runs.execute import execute
@@ -169,11 +170,11 @@ def test_a_file_stops_a_run_early_and_another_tells_where_it_is(straight, home, 
 
     def ask(event):
         if isinstance(event, StepDone):
-            time.sleep(0.2)
+            wait_for(lambda: (live := read_live(folder)) is not None and live.step == event.step)
             seen.append(read_live(folder))
             if event.step == 3:
                 ask_to_stop(folder)
-                time.sleep(0.5)
+                wait_for(lambda: not folder.stop.exists())  # it was heard
 
     outcome = execute(spec, home=home, reporter=ask)
     assert (outcome.status, outcome.message) == ("stopped", "stopped after step 3")

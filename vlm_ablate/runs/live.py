@@ -135,8 +135,8 @@ class Live:
         if lease.lost:
             return
         if self._folder.stop.exists():
-            self._folder.stop.unlink(missing_ok=True)
             self._interruption.request_early()
+            self._folder.stop.unlink(missing_ok=True)
         since = time.monotonic() - self._written_at
         now = replace(self._now, token=lease.token)
         if since < WRITE_SECONDS or (now == self._written and since < IDLE_SECONDS):
