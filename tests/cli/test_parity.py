@@ -198,5 +198,5 @@ def test_checkpoints_that_are_not_here(id: str, message: str, hint: str) -> None
     call("parity", id)  # imports
     start = time.monotonic()
     result = call("parity", id)
-    assert time.monotonic() - start < 30
+    assert time.monotonic() - start < 100
     assert result.exit_code == 1 and message in told(result) and hint in told(result)

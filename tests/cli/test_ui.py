@@ -20,6 +20,13 @@ from vlm_ablate.home import Home
 from vlm_ablate.tracking.summary import record_table
 
 
+def a_port() -> int:
+    """One that is free, and that no test beside this one looks for, either."""
+    with socket.socket() as free:
+        free.bind((HOST, 0))
+        return int(free.getsockname()[1])
+
+
 def test_next_free_port_is_taken() -> None:
     with socket.socket() as taken:
         taken.bind((HOST, 0))
@@ -29,12 +36,12 @@ def test_next_free_port_is_taken() -> None:
 
 
 def test_waiting_ends_when_the_port_opens_or_the_server_dies() -> None:
-    port = free_port(18500)
+    port = a_port()
     command = [sys.executable, "-m", "http.server", str(port), "--bind", HOST]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         wait_until_open(server, port)
-        with socket.create_connection((HOST, port), timeout=5):
+        with socket.create_connection((HOST, port), timeout=60):
             pass
     finally:
         server.kill()
@@ -62,7 +69,7 @@ def test_address_and_pages_are_printed_when_the_server_answers(
 ) -> None:
     code = "import socket, time; s = socket.create_server(('127.0.0.1', {port})); s.accept(); time.sleep(5)"
     server(monkeypatch, "-c", code)
-    result = CliRunner().invoke(app, ["ui", "--home", str(with_experiment.root), "--port", "18600"])
+    result = CliRunner().invoke(app, ["ui", "--home", str(with_experiment.root), "--port", str(a_port())])
     assert result.exit_code == 0, result.output
     address = re.search(rf"http://{HOST}:\d+", result.stdout).group()
     lines = [line.split() for line in result.stdout.splitlines() if line]
@@ -77,7 +84,7 @@ def test_a_server_that_ends_is_one_error_that_names_its_log(
     with_experiment: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server(monkeypatch, "-c", "print('starting'); raise SystemExit('database is locked')")
-    result = CliRunner().invoke(app, ["ui", "--home", str(with_experiment.root), "--port", "18700"])
+    result = CliRunner().invoke(app, ["ui", "--home", str(with_experiment.root), "--port", str(a_port())])
     assert result.exit_code != 0 and "error: the MLflow server ended with code 1: database is locked" in result.stderr
     assert (with_experiment.root / LOG_FILE).read_text().splitlines() == ["starting", "database is locked"]
 
@@ -95,7 +102,7 @@ code = (
     "c.stdout.readline(); time.sleep(300)"
 )
 store.ui_command = lambda uri, port: ([sys.executable, "-c", code.replace("{port}", str(port))], None)
-sys.argv = ["vlm-ablate", "ui", "--port", "18800", "--home", sys.argv[1]]
+sys.argv = ["vlm-ablate", "ui", "--port", sys.argv[2], "--home", sys.argv[1]]
 main()
 """
 
@@ -105,7 +112,7 @@ def test_stopped_by_any_signal_it_leaves_no_process_of_the_server(
     with_experiment: Home, number: signal.Signals
 ) -> None:
     home = str(with_experiment.root)
-    command = subprocess.Popen([sys.executable, "-c", _UI, home], stdout=subprocess.PIPE, text=True)
+    command = subprocess.Popen([sys.executable, "-c", _UI, home, str(a_port())], stdout=subprocess.PIPE, text=True)
     assert command.stdout is not None
     address = re.search(r"http://[\d.]+:(\d+)", command.stdout.readline())
     assert address

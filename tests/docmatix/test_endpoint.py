@@ -48,7 +48,7 @@ def test_pairs_are_asked_for_and_filtered(chosen: BuildSettings, monkeypatch: py
 def test_failures_are_repeated_and_requests_are_limited(chosen: BuildSettings, tmp_path: Path) -> None:
     behaviour = Behaviour(failures=[503, 429, 500], delay=0.05)
     with serving(behaviour) as address:
-        asking = EndpointQuestioner(replace(chosen, endpoint=address, concurrency=3), tmp_path, pause=0.01)
+        asking = EndpointQuestioner(replace(chosen, endpoint=address, concurrency=3, retries=3), tmp_path, pause=0.01)
         texts = [f"The text of the PDF:\nline {i}\n\nWrite the pairs" for i in range(9)]
         found = dict(asking.complete([[{"role": "user", "content": text}] for text in texts]))
     assert sorted(found) == list(range(9)) and all(f"line {i}\n" in found[i] for i in range(9))

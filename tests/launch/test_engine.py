@@ -48,7 +48,7 @@ pytest.importorskip("submitit")
 
 def opened(home: Home, on_event: OnEvent, **settings: Any) -> Campaign:
     config = SlurmConfig(executor="local", **settings)
-    return Campaign(SlurmLauncher(config), home, on_event, target=TARGET, grace_seconds=20)
+    return Campaign(SlurmLauncher(config), home, on_event, target=TARGET, grace_seconds=120)
 
 
 def run(specs: Sequence[RunSpec], home: Home, on_event: OnEvent = print, **settings: Any) -> list[RunOutcome]:
@@ -87,7 +87,7 @@ def test_one_run_is_stopped_early_and_one_is_never_begun(home: Home) -> None:
         wait_for(lambda: any(isinstance(event, StepDone) for event in events))
         never.stop()
         long.stop()
-        assert long.result(20).status == "stopped" and never.cancelled()
+        assert long.result(120).status == "stopped" and never.cancelled()
     assert [arm for arm, *_ in calls(home)] == ["long"]
     assert not any(home.launches.iterdir())
 
@@ -236,12 +236,12 @@ def test_nobody_waits_for_runs_that_an_engine_did_not_take(home: Home) -> None:
     with Campaign(EngineLauncher(Failing("start")), home, print) as campaign:
         future = campaign.submit(make_spec("mlp", 1))
         with pytest.raises(ConnectionError, match="no answer"):
-            future.result(20)
+            future.result(120)
 
 
 def test_runs_of_an_engine_that_is_gone_are_none_that_failed_by_themselves(home: Home) -> None:
     with Campaign(EngineLauncher(Failing("ended")), home, print) as campaign:
-        outcome = campaign.submit(make_spec("mlp", 1)).result(20)
+        outcome = campaign.submit(make_spec("mlp", 1)).result(120)
     assert (outcome.status, outcome.died, outcome.message) == ("failed", True, "the cluster is gone")
 
 

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.timeout(600)  # Ray starts for half a minute, and three
 
 
 def opened(home: Home, on_event: Callable[[Event], None] = print, **settings: Any) -> Campaign:
-    return Campaign(RayLauncher(RayConfig(**settings)), home, on_event, target=TARGET, grace_seconds=20)
+    return Campaign(RayLauncher(RayConfig(**settings)), home, on_event, target=TARGET, grace_seconds=120)
 
 
 @pytest.mark.parametrize(
@@ -77,12 +77,12 @@ def test_a_run_of_a_lost_machine_goes_on_elsewhere_from_its_checkpoint(home: Hom
         assert sum(isinstance(event, Checkpointed) for event in events) == 1
         # The next runs go to the machine that is left: one dies, one is stopped early.
         dies = campaign.submit(make_spec("dies", note="kill"))
-        assert "SIGKILL" in dies.result(90).message
+        assert "SIGKILL" in dies.result(120).message
         events.clear()
         other = campaign.submit(make_spec("other", note="sleep:again"))
         wait_for(lambda: any(isinstance(event, StepDone) for event in events), 180)
         other.stop()
-        assert other.result(60).status == "stopped"
+        assert other.result(120).status == "stopped"
     assert second is not first
     assert {gpu for _, _, _, *gpu in calls(home) for gpu in gpu} == set()  # a run that asks for none sees none
 

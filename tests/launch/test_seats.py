@@ -125,7 +125,7 @@ def test_nobody_at_the_meeting_point_is_an_error(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_first_process_that_goes_before_it_has_told_the_home_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(seats, "COME_SECONDS", 0.2)
+    monkeypatch.setattr(seats, "COME_SECONDS", 3)
     held = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     with pytest.raises(VlmAblateError, match="rank 0 is gone"):
         follow(Seat(1, 2, 1, "127.0.0.1", held.port))

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from tests.waiting import wait_for
 from vlm_ablate.cli.home import app
 from vlm_ablate.home import Home
 from vlm_ablate.models.feature_store import FeatureStore, Stored, features_folder, make_room, store_size
@@ -153,9 +154,11 @@ def test_writers_killed_anywhere_leave_only_whole_values(tmp_path):
     writers = [
         subprocess.Popen([*command, str(first)], stdout=subprocess.PIPE, env=environment) for first in (0, 50_000)
     ]
-    for writer, wait in zip(writers, (0.3, 0.2), strict=True):
+    for writer in writers:
         assert writer.stdout is not None and writer.stdout.readline()
-        time.sleep(wait)
+        own = f"*/*-{writer.pid:x}-*.idx"
+        wait_for(lambda own=own: any(index.stat().st_size for index in tmp_path.glob(own)))
+        time.sleep(0.2)
         writer.send_signal(signal.SIGKILL)
         writer.wait()
     reader = a_store(tmp_path)

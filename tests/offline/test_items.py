@@ -294,7 +294,7 @@ with listening(lambda what, done, total: done and os.kill(os.getpid(), signal.SI
 """
     with (tmp_path / "out").open("wb") as out:
         maker = subprocess.Popen([sys.executable, "-c", code], stdout=out, start_new_session=True)
-    assert maker.wait(60) == -signal.SIGKILL
+    assert maker.wait(200) == -signal.SIGKILL
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         try:

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.waiting import patient_with_stores
 from vlm_ablate.home import Home
+
+
+@pytest.fixture(scope="session", autouse=True)
+def patient() -> Iterator[None]:
+    """What is read from a store after a run is there."""
+    with patient_with_stores():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -73,14 +74,24 @@ def test_processes_share_a_study_and_continue_a_dead_ones_trial_once(tmp_path: P
     assert found.counts() == {"finished": 8} and [trial.number for trial in found.trials] == list(range(8))
 
 
+def answers(address: str) -> bool:
+    """Whether the server is up; its socket is there before."""
+    import psycopg
+
+    try:
+        psycopg.connect(address).close()
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[str]:
     """A PostgreSQL server of its own, reached by a socket; its address."""
     pytest.importorskip("psycopg")
     if SERVER is None:
         pytest.skip("no PostgreSQL server is installed")
-    data, socket = tmp_path / "pg", Path(f"/tmp/pg-{os.getpid()}")
-    socket.mkdir()
+    data, socket = tmp_path / "pg", Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))  # names of sockets are short
     as_user = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
     if as_user:
         data.mkdir()
@@ -94,9 +105,9 @@ def server(tmp_path: Path) -> Iterator[str]:
     process = subprocess.Popen([*as_user, str(SERVER / "postgres"), "-D", str(data), *options],
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
     try:
-        until(lambda: (socket / ".s.PGSQL.5432").exists(), 60)
-        time.sleep(0.5)
-        yield f"postgresql://postgres@/postgres?host={socket}"
+        address = f"postgresql://postgres@/postgres?host={socket}"
+        until(lambda: answers(address))
+        yield address
     finally:
         subprocess.run([*as_user, str(SERVER / "pg_ctl"), "stop", "-D", str(data), "-m", "immediate"], check=True,
                        capture_output=True)  # fmt: skip

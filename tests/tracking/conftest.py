@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import patient_with_stores, wait_for
 from vlm_ablate.errors import TrackingError
 from vlm_ablate.tracking.store import ensure_store
 
@@ -44,13 +44,15 @@ class Server:
             "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
         }
         self._process = subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.DEVNULL)
-        for _ in range(600):
-            try:
-                ensure_store(self.uri)
-                return
-            except TrackingError:
-                time.sleep(0.1)
-        raise TimeoutError("the MLflow server did not start within a minute")
+        wait_for(self._answers, 200)
+
+    def _answers(self) -> bool:
+        assert self._process is not None and self._process.poll() is None, "the MLflow server has ended"
+        try:
+            ensure_store(self.uri)
+        except TrackingError:
+            return False
+        return True
 
     def kill(self) -> None:
         """Make it go away at once."""
@@ -83,6 +85,13 @@ class Server:
             finally:
                 broken.shutdown()
                 thread.join()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def patient() -> Iterator[None]:
+    """What is read from a store after a run is there."""
+    with patient_with_stores():
+        yield
 
 
 @pytest.fixture

@@ -147,17 +147,32 @@ def test_a_checkpoint_of_any_step_has_the_losses_that_are_still_on_the_gpu():
     assert monitor.state_dict() == state
 
 
+class Clock:
+    """Seconds go by where they are said to, whatever the machine takes."""
+
+    now = 1000.0
+
+    def perf_counter(self):
+        return self.now
+
+    def __getattr__(self, name):
+        return getattr(time, name)
+
+    def wait(self, seconds):
+        self.now += seconds
+
+
 class SlowData(RowData):
     """Each micro-batch comes so many seconds late."""
 
-    seconds = 0.0
+    seconds, clock = 0.0, Clock()
 
     def train_dataloader(self):
         loader = super().train_dataloader()
         make = loader.collate_fn
 
         def late(rows):
-            time.sleep(self.seconds)
+            self.clock.wait(self.seconds)
             return make(rows)
 
         loader.collate_fn = late
@@ -170,11 +185,13 @@ def test_a_stage_says_whether_it_waits_for_its_data(tmp_path, where, monkeypatch
     trained = Trained(tmp_path, stages={"align": stage})
     trained.prepare("align")
     job = trained.stage_job("align")
-    data = SlowData(stage, 0, 4)
+    data, clock = SlowData(stage, 0, 4), SlowData.clock
+    for module in ("waiting", "callbacks"):
+        monkeypatch.setattr(f"vlm_ablate.training.{module}.time", clock)
     if where == "data":
         monkeypatch.setattr(data, "seconds", 0.1)
     else:
-        trained.vlm.register_forward_hook(lambda *_: time.sleep(0.1))
+        trained.vlm.register_forward_hook(lambda *_: clock.wait(0.1))
     train_stage(replace(job, data=data, execution=Execution(log_every=2)))
     shares = [metrics.waiting for metrics in trained.tracked]
     assert len(shares) == 2 and all(share > 0.5 if where == "data" else share < 0.5 for share in shares)

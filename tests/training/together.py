@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from vlm_ablate.training.ranks import Place, Ranks
 
-SECONDS = 100.0
+SECONDS = 240.0
 
 
 def together(
