@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -145,3 +146,26 @@ def test_who_has_lost_a_run_does_not_publish_it(home: Home) -> None:
         with Publishing(spec, home, home.tracking_uri, pytest.fail, flush_seconds=0.01):
             time.sleep(0.3)
     assert read_records(home.tracking_uri, spec.experiment) == []
+
+
+def test_once_the_end_of_a_run_waits_for_a_store_no_longer_nothing_more_is_given(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store hangs for so long; the lease is free then, and the next command shows the run."""
+    hangs, goes = threading.Event(), threading.Event()
+
+    def hang(uri: str) -> None:
+        hangs.set()
+        assert goes.wait(120)
+
+    monkeypatch.setattr("vlm_ablate.tracking.publish.ensure_store", hang)
+    monkeypatch.setattr("vlm_ablate.runs.publishing.CLOSE_SECONDS", 0.0)
+    spec = make_spec()
+    folder = write_results(spec, home).folder
+    publishing = Publishing(spec, home, home.tracking_uri, pytest.fail)
+    with Lease.acquire(folder.root), publishing:
+        assert hangs.wait(60)
+    goes.set()
+    publishing._thread.join(120)
+    assert read_records(home.tracking_uri, spec.experiment) == [] and not list(folder.published.glob("*"))
+    assert publish_missing(home, home.tracking_uri, print) == 1

@@ -43,6 +43,8 @@ class Publishing:
         self._spec, self._home, self._uri, self._notice = spec, home, tracking_uri, notice
         self._flush, self._failures, self._retry_at = flush_seconds, 0, 0.0
         self._closing = threading.Event()
+        self._left = False
+        """The end of the run waits no longer, and others may have its lease."""
         self._thread = threading.Thread(target=self._loop, name="tracking", daemon=True)
 
     def __enter__(self) -> Publishing:
@@ -56,6 +58,7 @@ class Publishing:
         self._retry_at = 0.0
         self._closing.set()
         self._thread.join(CLOSE_SECONDS)
+        self._left = True
 
     def _loop(self) -> None:
         while True:
@@ -68,11 +71,16 @@ class Publishing:
 
     _thread_ran = False
 
+    def _allowed(self) -> None:
+        if self._left:
+            raise LeaseLost("the run has ended, and waits for the store no longer")
+
     def _publish(self) -> None:
         try:
-            publish_run(self._spec, self._home, self._uri, self._notice)
+            self._allowed()
+            publish_run(self._spec, self._home, self._uri, self._notice, self._allowed)
         except LeaseLost:
-            return  # the process that has the run now publishes it
+            return  # who has the run now publishes it
         except Exception as error:  # nothing that a store does may stop a run; all of it is on disk
             self._retry_at = time.monotonic() + RETRY_SECONDS * min(2**self._failures, 8)
             self._failures += 1
@@ -85,15 +93,20 @@ class Publishing:
         self._failures = 0
 
 
-def publish_run(spec: RunSpec, home: Home, tracking_uri: str, notice: Notice) -> None:
+def publish_run(
+    spec: RunSpec, home: Home, tracking_uri: str, notice: Notice, allowed: Callable[[], None] = lambda: None
+) -> None:
     """Give the store what it lacks of a run; for the holder of the run's lease.
+
+    Args:
+        allowed: see `publish`.
 
     Raises:
         TrackingError: the store fails.
         StorageError: a file of the run is damaged, or the note on what was given cannot be written.
         LeaseLost: the lease is lost; nothing is given.
     """
-    publish(_view(spec, home, tracking_uri), tracking_uri, run_folder(home, spec.id).published, notice)
+    publish(_view(spec, home, tracking_uri), tracking_uri, run_folder(home, spec.id).published, notice, allowed)
 
 
 def _view(spec: RunSpec, home: Home, tracking_uri: str) -> RunView:

@@ -10,7 +10,6 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -106,12 +105,19 @@ def begin_again(folder: Path) -> None:
         write_atomically(path, sealed(asdict(note), indent=1))
 
 
-def publish(view: RunView, tracking_uri: str, folder: Path, notice: Notice = lambda message: None) -> str:
+def publish(
+    view: RunView,
+    tracking_uri: str,
+    folder: Path,
+    notice: Notice = lambda message: None,
+    allowed: Callable[[], None] = lambda: None,
+) -> str:
     """Give the store what it lacks of a run; returns the id of the store's run.
 
     Args:
         folder: where the note is kept.
         notice: hears of single values that the store refuses.
+        allowed: asked before each request, beside the lease; raises LeaseLost when nothing more is to be given.
 
     Raises:
         LeaseLost: another process has the run now and shows it; this one gives nothing more.
@@ -119,14 +125,21 @@ def publish(view: RunView, tracking_uri: str, folder: Path, notice: Notice = lam
         StorageError: a local store cannot be created, or the note cannot be written.
     """
     ensure_store(tracking_uri)
+    allowed()
     path = note_file(folder, tracking_uri)
     note = _read(path)
     if note.store != sqlite_identity(tracking_uri):
         note = _Note(store=sqlite_identity(tracking_uri))
+
+    def ask() -> None:
+        allowed()
+        check_writable(path)
+
     try:
         with tracking_errors(tracking_uri):
-            _bring_up(view, note, tracking_uri, notice, partial(check_writable, path))
+            _bring_up(view, note, tracking_uri, notice, ask)
     finally:
+        allowed()
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, sealed(asdict(note), indent=1))
     return note.run_id
