@@ -22,7 +22,7 @@ from vlm_ablate.runs.view import view_of
 from vlm_ablate.storage import guard, unguard
 from vlm_ablate.tracking import schema
 from vlm_ablate.tracking.mlflow_run import MlflowRun
-from vlm_ablate.tracking.publish import RunView, publish
+from vlm_ablate.tracking.publish import RunView, begin_again, publish
 from vlm_ablate.tracking.read import read_records
 from vlm_ablate.tracking.store import connect, open_experiment
 
@@ -169,3 +169,16 @@ def test_once_the_end_of_a_run_waits_for_a_store_no_longer_nothing_more_is_given
     publishing._thread.join(120)
     assert read_records(home.tracking_uri, spec.experiment) == [] and not list(folder.published.glob("*"))
     assert publish_missing(home, home.tracking_uri, print) == 1
+
+
+def test_results_that_are_put_aside_while_a_store_is_given_them_are_earlier_ones(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a command that has no lease of this run: it may have the stage of another."""
+    view, end = view_of(write_results(make_spec(), home)), MlflowRun.end
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowRun, "end", lambda run, *told: (begin_again(home.root / "notes"), end(run, *told))[1])
+        show(replace(view, status=schema.RUNNING, points=()), home)
+        first = show(view, home)
+    assert show(view, home) != first
+    assert len(read_records(home.tracking_uri, view.experiment)) == 1

@@ -131,6 +131,8 @@ def publish(
     if note.store != sqlite_identity(tracking_uri):
         note = _Note(store=sqlite_identity(tracking_uri))
 
+    again = note.again
+
     def ask() -> None:
         allowed()
         check_writable(path)
@@ -140,6 +142,8 @@ def publish(
             _bring_up(view, note, tracking_uri, notice, ask)
     finally:
         allowed()
+        if _read(path).again and not again:  # the results were put aside since (`begin_again`)
+            note.again, note.status = True, ""
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, sealed(asdict(note), indent=1))
     return note.run_id
