@@ -296,6 +296,15 @@ def test_splits_and_subsets_of_a_folder(tmp_path: Path) -> None:
     assert len(source("text_instructions", tmp_path / "**/*.parquet", subset=None, rows=2)) == 2
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("name", ["v[12]", "v*", "v?"])
+def test_a_folder_may_be_called_as_a_pattern_is(name: str, streaming: bool, tmp_path: Path) -> None:
+    records.write(records.CAULDRON[1:], "parquet", tmp_path / "v1")
+    records.write(records.CAULDRON[:1], "parquet", tmp_path / name)
+    found = source("cauldron", tmp_path / name, streaming=streaming, rows=1)
+    assert (len(found), shown(found[0])) == (1, "<RED>What colour?[Red.]Sure?[Yes.]")
+
+
 def test_a_split_that_a_folder_lacks_is_not_another_one(tmp_path: Path) -> None:
     for name, rows in {"train-0": 1, "test-0": 2, "testmini-0": 3}.items():
         (tmp_path / f"{name}.jsonl").write_text((json.dumps(records.ALPACA[0]) + "\n") * rows)

@@ -9,6 +9,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -72,7 +73,7 @@ def _open_parquet(config: RecordsConfig, files: list[Path], mark: str, licence: 
     try:
         with _quiet():
             data = datasets.load_dataset(
-                "parquet", data_files=[str(f) for f in files], split="train", streaming=config.streaming
+                "parquet", data_files=[escape(str(f)) for f in files], split="train", streaming=config.streaming
             )
     except Exception as error:  # readers raise errors of pyarrow, pandas and their own
         if found_nothing(error):
