@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from tests.command import call
 from vlm_ablate.config.expand import load_experiment
 from vlm_ablate.config.moved import recorded
+from vlm_ablate.errors import UnknownNameError
 from vlm_ablate.home import Home
 from vlm_ablate.runs.migrate import OLD_HASH, old_hash
 from vlm_ablate.runs.migrate_records import spec_of_record
@@ -97,3 +99,19 @@ def test_params_that_are_no_configuration_are_told_and_the_file_stays(tmp_path: 
         told = " ".join(result.stderr.split())
         assert result.exit_code == 1 and message in told and good.name in told and "Traceback" not in result.output
         assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("words", [("explain", T03, "--seeds", "0"), ("data", "stats", T03, "-n", "1")])
+def test_material_and_caches_are_in_the_home_that_a_command_is_told(
+    words: tuple[str | Path, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: set[Path] = set()
+
+    def asked(*given: object, **named: object) -> list[object]:
+        seen.add(Home.default().root)
+        raise UnknownNameError("x", "y", [])
+
+    monkeypatch.setenv("VLM_ABLATE_HOME", str(tmp_path / "other"))
+    monkeypatch.setattr("vlm_ablate.runs.spec.specs_of", asked)
+    assert call(*words, "--home", tmp_path / "told").exit_code == 2
+    assert seen == {tmp_path / "told"} and os.environ["VLM_ABLATE_HOME"] == str(tmp_path / "other")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vlm_ablate.cli import docmatix
-from vlm_ablate.cli.console import LARGEST_SEED, HubOption, ScaleOption, SetOption
+from vlm_ablate.cli.console import LARGEST_SEED, HomeOption, HubOption, ScaleOption, SetOption
 from vlm_ablate.cli.fetch import fetch
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ def show(
     seed: SeedOption = None,
     scale: ScaleOption = "laptop",
     sets: SetOption = None,
+    home: HomeOption = None,
     allow_hub: HubOption = False,
 ) -> None:
     """Print and draw the first samples of a stage: colours for text, image and supervised tokens.
@@ -65,9 +66,11 @@ def show(
     Example: vlm-ablate data show idefics2/t03_architecture
     """
     from vlm_ablate.cli.console import out
+    from vlm_ablate.cli.home import open_home
     from vlm_ablate.hub import set_hub_access
 
     set_hub_access(allow_hub)
+    open_home(home)
     spec = _spec(file, scale, sets, arm, seed)
     from vlm_ablate.data.draw import draw as draw_samples
     from vlm_ablate.data.inspect import open_data, stage_start
@@ -89,6 +92,7 @@ def stats(
     seed: SeedOption = None,
     scale: ScaleOption = "laptop",
     sets: SetOption = None,
+    home: HomeOption = None,
     allow_hub: HubOption = False,
 ) -> None:
     """Images, tokens, supervised tokens and shares by source; truncated and dropped samples, and why.
@@ -96,9 +100,11 @@ def stats(
     Example: vlm-ablate data stats idefics2/t03_architecture
     """
     from vlm_ablate.cli.console import err, out
+    from vlm_ablate.cli.home import open_home
     from vlm_ablate.hub import set_hub_access
 
     set_hub_access(allow_hub)
+    open_home(home)
     spec = _spec(file, scale, sets, arm, seed)
     from vlm_ablate.data.inspect import open_data, stage_start
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vlm_ablate.cli.console import ArmsOption, ScaleOption, SetOption
+from vlm_ablate.cli.console import ArmsOption, HomeOption, ScaleOption, SetOption
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +25,7 @@ def prefetch(
         bool, typer.Option("--check", help="Only say what is here and what is missing; nothing is downloaded.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Download without asking.")] = False,
+    home: HomeOption = None,
 ) -> None:
     """Download exactly what the runs of a file read: weights, data, benchmarks; sizes are shown before.
 
@@ -34,8 +35,10 @@ def prefetch(
     Example: vlm-ablate prefetch idefics2/t04_visual_tokens --scale gpu
     """
     from vlm_ablate.cli.console import arm_list, err, out, warn
+    from vlm_ablate.cli.home import open_home
     from vlm_ablate.hub import hub_allowed, offline_by_hand, set_hub_access
 
+    open_home(home)
     offline = check or (offline_by_hand() and not hub_allowed())
     set_hub_access(not offline)
     from vlm_ablate.cli.export import quiet

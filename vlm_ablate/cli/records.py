@@ -47,9 +47,8 @@ def recorded(
     Raises:
         TrackingError: nothing was run here, or the store fails.
     """
-    from vlm_ablate.cli.console import warn
+    from vlm_ablate.cli.console import home_words, warn
     from vlm_ablate.errors import TrackingError
-    from vlm_ablate.home import Home
     from vlm_ablate.reporting.figures import history_metrics
     from vlm_ablate.runs.catalogue import (
         asked_here,
@@ -82,8 +81,7 @@ def recorded(
         histories |= {r.run_id: read_history(tracking_uri, r.run_id, wanted_metrics) for r in new}
     if not records and not home.runs.is_dir():
         scale = [] if loaded.scale.name == "laptop" else ["--scale", loaded.scale.name]
-        place = [] if home == Home.default() else ["--home", str(home.root)]
-        command = shlex.join(["vlm-ablate", "run", str(loaded.file), *scale, *place])
+        command = shlex.join(["vlm-ablate", "run", str(loaded.file), *scale, *home_words(home)])
         raise TrackingError(f"nothing was run in {home.root}", hint=f"run the experiment first: {command}")
     others = others_asked(known, experiment.name, loaded.scale.name, experiment.arms, {spec.id for spec in every})
     answers = {results.spec.id: results.answers for results in found}
