@@ -135,3 +135,15 @@ def test_what_the_machine_refuses_is_told_with_what_it_is_about(
 def test_a_name_without_known_ones_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     print_error(UnknownNameError("arm", "one", []))
     assert re.sub(r"\s+", " ", capsys.readouterr().err) == "error: unknown arm 'one' hint: known: none registered "
+
+
+def test_a_module_in_c_whose_import_is_interrupted_is_no_fault_of_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    def imported(*given: object) -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as stop:
+            raise ImportError("initialization failed") from stop
+
+    monkeypatch.setattr("vlm_ablate.cli.home.open_home", imported)
+    result = call("status")
+    assert (result.exit_code, "fault" in result.stderr) == (130, False), result.stderr

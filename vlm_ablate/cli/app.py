@@ -59,8 +59,10 @@ class Commands(TyperGroup):
             if ctx.params.get("debug"):
                 raise
             from vlm_ablate.cli.console import print_error
-            from vlm_ablate.cli.faults import message_of
+            from vlm_ablate.cli.faults import interrupted, message_of
 
+            if interrupted(error):
+                raise KeyboardInterrupt from error
             told = message_of(error)
             print_error(told)
             raise typer.Exit(told.exit_code) from error

@@ -33,6 +33,14 @@ def message_of(error: Exception) -> VlmAblateError:
     return VlmAblateError(f"a fault of vlm-ablate, not of what you asked: {what}", hint=where)
 
 
+def interrupted(error: Exception) -> bool:
+    """Whether Ctrl-C made the error: modules in C that it meets while they are imported give an ImportError for it."""
+    cause: BaseException | None = None if isinstance(error, VlmAblateError) else error.__cause__
+    while cause is not None and not isinstance(cause, KeyboardInterrupt):
+        cause = cause.__cause__
+    return cause is not None
+
+
 def keep_traceback(error: BaseException) -> str | None:
     """Write the traceback, the command and the versions into a new file that only its owner reads; gives its path."""
     from vlm_ablate import __version__
