@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from PIL import Image
+from rich.console import Console
 from training.squares import STAGE, save_parts
 from typer.testing import CliRunner, Result
 
@@ -109,3 +111,13 @@ def test_stats_count_by_source_and_say_what_is_dropped_and_why(file: Path) -> No
     packed = call("data", "stats", file, "-n", "96", "--set", "data.packing=rows").output
     samples, rows, full = re.findall(r"packed: (\d+) samples in (\d+) rows of 40 tokens, ([\d.]+)% full", packed)[0]
     assert int(samples) == 84 > int(rows) and float(full) > 80
+
+
+def test_stats_fit_a_narrow_terminal(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = StringIO()
+    console = Console(file=text, force_terminal=True, width=60, highlight=False, color_system=None)
+    monkeypatch.setattr("vlm_ablate.cli.console.out", lambda: console)
+    call("data", "stats", file, "-n", "16")
+    found = " ".join(text.getvalue().split())
+    assert re.search(r"talk: samples 12, share 75.0%, images \d+, .*, truncated \d+, images cut \d+, dropped \d", found)
+    assert max(map(len, text.getvalue().partition("padded")[0].splitlines())) <= 60

@@ -113,13 +113,30 @@ def stats(
         inspector = open_data(spec.config, spec.seeds.data, stage)
         sizes: list[Size] = []
         found = inspector.stats(start, count, lambda done: status.update(f"{done} of {count} samples"), sizes)
-    out().print(_table(found, inspector.encoder.limit))
+    _print_table(_table(found, inspector.encoder.limit))
     name = stage or next(iter(spec.config.stages))
     micro = spec.config.execution.of_stage(name).micro_batch_size
     out().print(_fill(spec.config.stages[name], micro, sizes, inspector.mixture), soft_wrap=True)
     for name, stats in found.items():
         for reason, number in stats.dropped.most_common():
             out().print(f"{name}: {number} of {stats.samples} dropped: {reason}")
+
+
+def _print_table(table: Table) -> None:
+    """Where a terminal is too narrow for its columns, a paragraph for each row."""
+    from rich.measure import Measurement
+
+    from vlm_ablate.cli.console import out
+
+    console = out()
+    if Measurement.get(console, console.options.update_width(10_000), table).minimum <= console.width:
+        console.print(table)
+        return
+    console.print(table.title)
+    heads = [str(column.header) for column in table.columns]
+    for name, *values in zip(*(column.cells for column in table.columns), strict=True):
+        pairs = zip(heads[1:], values, strict=True)
+        console.print(f"{name}: " + ", ".join(f"{head} {value}" for head, value in pairs))
 
 
 def _fill(stage: RunStage, micro: int | None, sizes: list[Size], mixture: Mixture) -> str:
