@@ -50,7 +50,8 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the chosen command; `--debug` lets errors through with their traceback."""
         try:
-            return super().invoke(ctx)
+            with home.own_home():
+                return super().invoke(ctx)
         except (typer.Exit, typer.Abort, typer.TyperException):
             raise
         except BrokenPipeError as error:

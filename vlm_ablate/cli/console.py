@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import gc
 import math
-import os
 import re
 from contextlib import contextmanager
-from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vlm_ablate.errors import ConfigError, VlmAblateError
-from vlm_ablate.storage import HOME_VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from rich.console import Console
-
-    from vlm_ablate.home import Home
 
 PIPED_WIDTH = 160
 """Columns of what is written to a file or a pipe."""
@@ -50,41 +44,9 @@ SetOption = Annotated[
         help="Set a field in every arm (with --arms in those), e.g. 'stages.*.steps=50'. Repeatable; values are YAML.",
     ),
 ]
-_named: list[str] = []
-"""Homes that commands in progress were told, the last one innermost."""
-
-
-def use_home(context: typer.Context, folder: str | None) -> str | None:
-    """Callback of --home: until the command ends, fetched material and caches are in that home, too, for this process
-    and those that it starts."""
-    if folder and "\0" not in folder:
-        before = os.environ.get(HOME_VARIABLE)
-        _named.append(folder)
-        os.environ[HOME_VARIABLE] = str(Path(folder).absolute())
-        context.call_on_close(partial(_use_again, before))
-    return folder
-
-
-def _use_again(home: str | None) -> None:
-    _named.pop()
-    os.environ.pop(HOME_VARIABLE, None)
-    if home is not None:
-        os.environ[HOME_VARIABLE] = home
-
-
-def home_words(home: Home) -> list[str]:
-    """The option that names a home in a command to copy; none for the one that commands take without it."""
-    from vlm_ablate.home import Home
-
-    return ["--home", str(home.root)] if _named or home != Home.default() else []
-
-
 HomeOption = Annotated[
     str | None,
-    typer.Option(
-        "--home", metavar="FOLDER", callback=use_home,
-        help="Folder of runs and records. Default: $VLM_ABLATE_HOME, or outputs.",
-    ),
+    typer.Option("--home", metavar="FOLDER", help="Folder of runs and records. Default: $VLM_ABLATE_HOME, or outputs."),
 ]
 TrackingOption = Annotated[
     str | None,

@@ -2,25 +2,62 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vlm_ablate.cli.console import HomeOption
+from vlm_ablate.storage import HOME_VARIABLE
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from vlm_ablate.home import Home
     from vlm_ablate.runs.migrate import Migrated
 
 app = typer.Typer(help="The folder of runs and records.", no_args_is_help=True)
 
 
+_before: list[str | None] = []
+"""What the environment said of the home before the command in progress."""
+
+
 def open_home(folder: str | None) -> Home:
-    """The home named on the command line, or the default one. Nothing is created."""
+    """The home named on the command line, or the default one. Nothing is created.
+
+    Until the command ends it is the default one: fetched material and caches are there, too, for this process and those
+    that it starts.
+    """
     from vlm_ablate.home import Home
 
-    return Home.at(folder)
+    place = Home.at(folder)
+    if folder:
+        os.environ[HOME_VARIABLE] = str(place.root)
+    return place
+
+
+@contextmanager
+def own_home() -> Iterator[None]:
+    """What a command within this block says of the home ends with it."""
+    _before.append(os.environ.get(HOME_VARIABLE))
+    try:
+        yield
+    finally:
+        home = _before.pop()
+        os.environ.pop(HOME_VARIABLE, None)
+        if home is not None:
+            os.environ[HOME_VARIABLE] = home
+
+
+def home_words(home: Home) -> list[str]:
+    """The option that names a home in a command to copy; none for the one that commands take without it."""
+    from vlm_ablate.home import DEFAULT_FOLDER
+
+    said = _before[-1] if _before else os.environ.get(HOME_VARIABLE)
+    return [] if home.root == Path(said or DEFAULT_FOLDER).absolute() else ["--home", str(home.root)]
 
 
 def take_over_earlier(home: Home) -> None:

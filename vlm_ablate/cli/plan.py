@@ -81,13 +81,13 @@ def plan(
     Example: vlm-ablate plan idefics2/t03_architecture --scale paper --gpu h100
     """
     from vlm_ablate.cli.console import arm_list, err, out, seed_list, warn
+    from vlm_ablate.cli.home import open_home
     from vlm_ablate.config.expand import load_experiment
-    from vlm_ablate.home import Home
     from vlm_ablate.hub import set_hub_access
     from vlm_ablate.launch.promises import refused
 
     set_hub_access(allow_hub)
-    place = Home.at(home)
+    place = open_home(home)
     fields = {
         "execution.micro_batch_size": micro_batch,
         "stages.*.precision": precision,

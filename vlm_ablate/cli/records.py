@@ -47,7 +47,8 @@ def recorded(
     Raises:
         TrackingError: nothing was run here, or the store fails.
     """
-    from vlm_ablate.cli.console import home_words, warn
+    from vlm_ablate.cli.console import warn
+    from vlm_ablate.cli.home import home_words
     from vlm_ablate.errors import TrackingError
     from vlm_ablate.reporting.figures import history_metrics
     from vlm_ablate.runs.catalogue import (
