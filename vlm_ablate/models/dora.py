@@ -182,7 +182,7 @@ def start_from_exact_norms(backbone: nn.Module) -> None:
     for module in backbone.modules():
         if isinstance(module, LoraLayer):
             weight = cast(Tensor, cast(BaseTunerLayer, module).get_base_layer().weight)
-            layers = cast(list[Any], [*module.lora_magnitude_vector.values()])
+            layers: list[Any] = [*module.lora_magnitude_vector.values()]
             for layer in layers if weight.dtype != (exact := trained_dtype(weight.dtype)) else ():
                 layer.weight.data = layer.get_weight_norm(weight.to(exact), 0.0, 1.0)
 

@@ -150,8 +150,8 @@ def _scoring(selection: Selection) -> Iterable[Note]:
     drawn = {(p.demonstrations, p.demonstration_seed) for p in protocols if p.shots}
     if drawn:
         text = "; ".join(f"{how}, seed {seed}" for how, seed in sorted(drawn))
-        own = any(how.startswith("nearest") for how, _ in drawn)
-        whose = "nearest by the features of each run's own encoder" if own else "the same for all arms and seeds"
+        ranked = any(how.startswith("nearest") for how, _ in drawn)
+        whose = "nearest by the features of each run's own encoder" if ranked else "the same for all arms and seeds"
         yield "Demonstrations", f"{text}; {whose}."
 
 
