@@ -10,7 +10,7 @@ import pytest
 
 import vlm_ablate as va
 from tests.cli.test_reproduce import fill, folder  # noqa: F401 - the fixture
-from vlm_ablate.errors import ConfigError, TrackingError, UnknownNameError
+from vlm_ablate.errors import ConfigError, DataError, TrackingError, UnknownNameError
 from vlm_ablate.home import Home
 
 
@@ -49,6 +49,19 @@ def test_run_does_nothing_twice_and_the_table_has_both_numbers(folder: Path) -> 
     assert table.score["three"] - table.score["one"] == pytest.approx(claims.ours[0])
     assert table.paper.notna().all() and list(claims.verdict) == ["agrees"]
     assert (study.table(seeds=[1]).seeds == 1).all()
+
+
+def test_material_is_looked_for_in_the_home_that_was_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    before, seen = Home.default(), []
+
+    def look_over(missing: object) -> None:
+        seen.append(Home.default().root)
+        raise DataError("none is there")
+
+    monkeypatch.setattr("vlm_ablate.evaluation.material.look_over", look_over)
+    with pytest.raises(DataError, match="none is there"):
+        va.load("idefics2/second", scale="tiny", home=folder / "told").run()
+    assert seen == [folder / "told"] and Home.default() == before != Home(folder / "told")
 
 
 def test_what_is_wrong_is_told_as_the_command_line_tells_it(folder: Path) -> None:  # noqa: F811

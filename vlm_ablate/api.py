@@ -79,7 +79,8 @@ class Study:
         planner = Planner()
         rows = []
         for arm in self.loaded.arms.values():
-            plan = planner.plan(placed_run(arm.config, self.home))
+            with self.home.as_default():
+                plan = planner.plan(placed_run(arm.config, self.home))
             rows.append({
                 "visual_tokens_per_image": plan.visual_tokens_per_image,
                 "total_parameters": plan.final_parameters,
@@ -108,9 +109,10 @@ class Study:
 
         specs = self.specs(seeds)
         self.home.prepare()
-        missing = {spec.arm: spec.config for spec in specs if not find_results(spec, self.home).done}
-        if missing and (error := look_over(missing).error()):
-            raise error
+        with self.home.as_default():
+            missing = {spec.arm: spec.config for spec in specs if not find_results(spec, self.home).done}
+            if missing and (error := look_over(missing).error()):
+                raise error
         with Campaign(LocalLauncher(LocalConfig(jobs=jobs)), self.home, show) as campaign:
             return campaign.run(specs)
 
@@ -123,7 +125,8 @@ class Study:
         from vlm_ablate.cli.records import build_report, recorded
 
         numbers = None if seeds is None else list(seeds)
-        return build_report(self.loaded, recorded(self.loaded, self.home, seeds=numbers), numbers)
+        with self.home.as_default():
+            return build_report(self.loaded, recorded(self.loaded, self.home, seeds=numbers), numbers)
 
     def table(self, seeds: Sequence[int] | None = None) -> pd.DataFrame:
         """A row for each arm: the paper's score, ours (mean over seeds), the half-width of its 95 % interval, the

@@ -6,6 +6,8 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,6 +69,19 @@ class Home:
             raise StorageError(f"the home folder {str(folder)[:60]!r} cannot be used: {error}") from error
         home.check_name()
         return home
+
+    @contextmanager
+    def as_default(self) -> Iterator[None]:
+        """Within the block it is the default one: fetched material and caches are there, too, for this process and
+        those that it starts."""
+        before = os.environ.get(HOME_VARIABLE)
+        os.environ[HOME_VARIABLE] = str(self.root)
+        try:
+            yield
+        finally:
+            os.environ.pop(HOME_VARIABLE, None)
+            if before is not None:
+                os.environ[HOME_VARIABLE] = before
 
     def check_name(self) -> None:
         """Raises StorageError for a path that the tracking store would take for another one: its address is a URI, of
