@@ -33,6 +33,16 @@ def test_answers_in_batches_are_those_of_single_prompts(chosen: BuildSettings, t
     assert all(text.startswith("Q1:") and len(text) > 10 for text in together.values())
 
 
+def test_what_is_drawn_by_chance_does_not_depend_on_what_is_asked_beside_it(
+    chosen: BuildSettings, tmp_path: Path
+) -> None:
+    drawn = replace(chosen, temperature=1.0)
+    prompts = [[{"role": "user", "content": text}] for text in ("one", "two of them", "three")]
+    together = dict(LocalQuestioner(drawn, tmp_path).complete(prompts))
+    alone = [dict(LocalQuestioner(replace(drawn, batch=1), tmp_path).complete([prompt]))[0] for prompt in prompts]
+    assert [together[i] for i in range(3)] == alone and len(set(alone)) == 3
+
+
 def test_long_prompts_keep_their_beginning_and_end(chosen: BuildSettings, tmp_path: Path) -> None:
     asking = LocalQuestioner(chosen, tmp_path)
     room = asking._room

@@ -41,7 +41,7 @@ SetOption = Annotated[
     typer.Option(
         "--set",
         metavar="FIELD=VALUE",
-        help="Set a field in every arm (with --arms in those), e.g. 'stages.*.steps=50'. Repeatable; values are YAML.",
+        help="Set a field in every arm that is asked for, e.g. 'stages.*.steps=50'. Repeatable; values are YAML.",
     ),
 ]
 HomeOption = Annotated[

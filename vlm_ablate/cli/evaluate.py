@@ -41,8 +41,8 @@ def evaluate(
         typer.Option("--benchmarks", "-b", metavar="NAME,...", help="Instead of all that the table has."),
     ] = None,
     scale: Annotated[str, typer.Option("--scale", "-s", metavar="NAME", help="Scale of the table.")] = "paper",
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="The first so many items of each.")] = None,
-    shots: Annotated[int | None, typer.Option("--shots", min=0, help="Demonstrations before each question.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="The first so many items. Default: the table's.")] = None,
+    shots: Annotated[int | None, typer.Option("--shots", min=0, help="Demonstrations. Default: the table's.")] = None,
     split: Annotated[str | None, typer.Option("--split", help="report (the default), tune or train.")] = None,
     prompt: Annotated[
         str | None, typer.Option("--prompt", help="chat, plain, or template (the model's own). Default: the table's.")
@@ -59,7 +59,7 @@ def evaluate(
     precision: Annotated[
         str, typer.Option("--precision", help="fp32 or bf16; auto: the table's on a GPU, fp32 without one.")
     ] = "auto",
-    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Prompts answered together.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Prompts at once. Default: the table's.")] = None,
     name: Annotated[str | None, typer.Option("--name", help="Of the row. Default: the checkpoint's.")] = None,
     label: Annotated[str | None, typer.Option("--label", help="What the row is called. Default: its name.")] = None,
     row: Annotated[

@@ -51,7 +51,7 @@ def plan(
         int, typer.Option(min=1, max=10_000_000, help="Its tokens beside the image placeholders.")
     ] = 128,
     micro_batch: Annotated[
-        int | None, typer.Option(min=1, max=1_000_000, help="Sequences per forward pass of a device.")
+        int | None, typer.Option(min=1, max=1_000_000, help="Sequences a forward pass. Default: the file's.")
     ] = None,
     precision: Annotated[Literal["fp32", "bf16"] | None, typer.Option(help="Instead of the file's.")] = None,
     checkpointing: Annotated[

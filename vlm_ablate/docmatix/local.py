@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -66,8 +67,10 @@ class LocalQuestioner(PromptedQuestioner):
         return room
 
     def complete(self, prompts: Sequence[Messages]) -> Iterator[tuple[int, str | None]]:
-        for start in range(0, len(prompts), self.settings.batch):
-            batch = list(prompts[start : start + self.settings.batch])
+        # What is drawn by chance is drawn for each prompt alone: beside which others it is asked decides nothing.
+        size = 1 if self.settings.temperature > 0 else self.settings.batch
+        for start in range(0, len(prompts), size):
+            batch = list(prompts[start : start + size])
             # One by one in a failing batch would hide a model that never works; errors go up.
             for offset, text in enumerate(self._generate(batch)):
                 yield start + offset, text
@@ -82,7 +85,7 @@ class LocalQuestioner(PromptedQuestioner):
         rows = [_shortened(tokenizer(self._written(m), add_special_tokens=False)["input_ids"], self._room)
                 for m in batch]
         padded = tokenizer.pad({"input_ids": rows}, return_tensors="pt").to(model.device)
-        torch.manual_seed(s.seed)
+        torch.manual_seed(int(hashlib.sha256(f"{s.seed} {rows}".encode()).hexdigest()[:15], 16))
         with torch.inference_mode():
             made = model.generate(
                 **padded, max_new_tokens=s.max_new_tokens, do_sample=s.temperature > 0,
