@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from vlm_ablate.checkpoints.to_transformers import fit
 from vlm_ablate.config.data import ImageConfig, Preparation
 from vlm_ablate.data.sample import Image, ImageRef, Sample, Text
 from vlm_ablate.evaluation.ask import Prompts
+from vlm_ablate.errors import ModelError
 from vlm_ablate.models.generation import end_ids
 from vlm_ablate.models.views import Views
 from vlm_ablate.models.vlm import VLM
@@ -98,6 +100,15 @@ def test_an_export_is_the_run(name: str, siglip: Path, clip: Path, llama: Path, 
     again = started_vlm(config, Views.of([image])).eval()
     with torch.no_grad():
         assert_equal(again.logits(batch), logits, limit=4)
+
+
+def test_a_run_whose_logits_are_no_numbers_is_not_exported_as_checked(
+    siglip: Path, clip: Path, llama: Path, tmp_path: Path
+) -> None:
+    vlm = CASES["llava"][1](siglip=str(siglip), clip=str(clip), llama=llama, folder=tmp_path / "lm")
+    next(vlm.connector.parameters()).data.fill_(math.nan)
+    with pytest.raises(ModelError, match="other logits"):
+        export(vlm, Origin("run", Preparation(image=ImageConfig(size=32)), "A run"), tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", ["llava", "paligemma", "plain siglip"])

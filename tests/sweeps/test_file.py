@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ RANGE = {"low": 1e-4, "high": 1e-1}
         ({"space": {RANK: [0, 8]}}, f"{RANK}: must be greater than 0, not 0"),
         ({"space": {RATE: {"low": 1e-4, "high": 1e-5}}}, "1e-05 is not above low"),
         ({"space": {RATE: {"low": 0.0, "high": 1e-1, "log": True}}}, "is not above 0, as `log` needs"),
+        ({"space": {RATE: {"low": math.nan, "high": 1e-1}}}, "low: must be a finite number, not nan"),
         ({"space": {RATE: {"high": 1e-1}}}, "needs `low` and `high`, or `choices`"),
         ({"space": {RATE: {"lo": 1e-4, "high": 1e-1}}}, "unknown key (did you mean 'low'?)"),
         ({"space": {RATE: {"low": 1e-2, "high": 1e-1}}}, "leaves out 0.001, which arm 'plain' has"),

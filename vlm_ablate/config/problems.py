@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from typing import Annotated, Any, get_args, get_origin
@@ -133,6 +134,8 @@ def _describe(item: Any, model: type[BaseModel], data: Any, path: Path_) -> tupl
         return f"the key {given!r} is read as {kind_of(given)}; put it in quotes", None
     if kind in ("model_type", "dict_type", "model_attributes_type"):
         return f"must be a mapping of keys, not {given!r}", None
+    if isinstance(given, float) and not math.isfinite(given):
+        return f"must be a finite number, not {given!r}", None
     message = re.sub(r", unable to .*$|^Input should be ", "", item["msg"]).replace("a valid integer", "a whole number")
     message = message.replace("a valid ", "a ")
     return f"must be {message[0].lower()}{message[1:]}, not {given!r}", None
