@@ -23,8 +23,8 @@ from vlm_ablate.checkpoints.start_from import started_vlm
 from vlm_ablate.checkpoints.to_transformers import fit
 from vlm_ablate.config.data import ImageConfig, Preparation
 from vlm_ablate.data.sample import Image, ImageRef, Sample, Text
-from vlm_ablate.evaluation.ask import Prompts
 from vlm_ablate.errors import ModelError
+from vlm_ablate.evaluation.ask import Prompts
 from vlm_ablate.models.generation import end_ids
 from vlm_ablate.models.views import Views
 from vlm_ablate.models.vlm import VLM
