@@ -24,7 +24,7 @@ from vlm_ablate.checkpoints.to_transformers import fit
 from vlm_ablate.config.data import ImageConfig, Preparation
 from vlm_ablate.data.sample import Image, ImageRef, Sample, Text
 from vlm_ablate.errors import ModelError
-from vlm_ablate.evaluation.ask import Prompts
+from vlm_ablate.evaluation.ask import Prompts, Shot, with_transformers, with_vlm
 from vlm_ablate.models.generation import end_ids
 from vlm_ablate.models.views import Views
 from vlm_ablate.models.vlm import VLM
@@ -109,6 +109,25 @@ def test_a_run_whose_logits_are_no_numbers_is_not_exported_as_checked(
     next(vlm.connector.parameters()).data.fill_(math.nan)
     with pytest.raises(ModelError, match="other logits"):
         export(vlm, Origin("run", Preparation(image=ImageConfig(size=32)), "A run"), tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["llava", "paligemma-2"])
+def test_an_exported_folder_answers_as_its_run(
+    name: str, siglip: Path, clip: Path, llama: Path, tmp_path: Path
+) -> None:
+    _, build = CASES[name]
+    vlm = build(siglip=str(siglip), clip=str(clip), llama=llama, folder=tmp_path / "lm").eval()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in vlm.language.parameters():  # of a fresh one every answer is empty
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    data = Preparation(image=ImageConfig(size=32, resample="bilinear"), prompt="chat")
+    export(vlm, Origin("run", data, "A run"), tmp_path / "out")
+    PICTURES[0].save(tmp_path / "picture.png")
+    ours, theirs = with_vlm(vlm, data), with_transformers(tmp_path / "out")
+    for question in ("what is it ?", "what colour ?", "is it red ?"):
+        shot = Shot(question, (tmp_path / "picture.png",))
+        assert (answer := ours(shot, (), 12)) and theirs(shot, (), 12) == answer
 
 
 @pytest.mark.parametrize("name", ["llava", "paligemma", "plain siglip"])

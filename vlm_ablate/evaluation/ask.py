@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -165,7 +166,7 @@ def with_transformers(folder: Path, device: torch.device | str = "cpu") -> Answe
             hint="put a chat_template.jinja of its family beside its tokeniser",
         )
 
-    control = control_names(processor.tokenizer)
+    control, taken = control_names(processor.tokenizer), signature(model.forward).parameters
 
     def answer(question: Shot, shots: Sequence[Shot], max_new_tokens: int) -> str:
         _refuse_control((*shots, question), control)
@@ -180,7 +181,8 @@ def with_transformers(folder: Path, device: torch.device | str = "cpu") -> Answe
         bos = processor.tokenizer.bos_token
         special = {} if not (bos and prompt.startswith(bos)) else {"add_special_tokens": False}
         inputs = processor(images=pictures or None, text=prompt, return_tensors="pt", **special).to(device)
-        inputs.pop("token_type_ids", None)
+        if "token_type_ids" not in taken:  # many tokenisers give them; PaliGemma's and Gemma 3's attention reads them
+            inputs.pop("token_type_ids", None)
         with torch.no_grad():
             ids = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
         text: str = processor.tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
