@@ -74,6 +74,15 @@ def test_other_prompts_limits_and_rules_are_asked_for_themselves(siglip, llama, 
     assert ask(vlm, tmp_path)[1]
 
 
+def test_answers_of_a_checkpoint_that_ends_elsewhere_are_its_own(siglip, llama, tmp_path):
+    """What ends a text stands in generation_config.json, which may be mended in place."""
+    ask(an_arm(siglip, llama), tmp_path)
+    vlm = an_arm(siglip, llama, seed=1)
+    vlm.language.model.generation_config.eos_token_id = list(range(vlm.language.vocabulary))
+    assert ask(vlm, tmp_path) == ([""] * len(TEXTS), False)
+    assert ask(vlm, tmp_path) == ([""] * len(TEXTS), True)
+
+
 def test_an_arm_whose_new_tokens_would_win_computes_its_own(siglip, llama, tmp_path):
     first, _ = ask(an_arm(siglip, llama), tmp_path)
     vlm = an_arm(siglip, llama, seed=1)

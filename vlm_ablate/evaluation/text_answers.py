@@ -1,10 +1,11 @@
 """Answers to prompts without images that cannot differ between arms: computed once, shared on disk.
 
 Where nothing has trained the language model and the architecture adds nothing to a prompt without images, an answer
-follows from the language model's own weights, the prompt's tokens and those that are answered beside it. One thing
-remains: every arm trains rows of its own for the new tokens (`<image>` and the like), which could be predicted. So with
-the answers stand the hidden states that they were read from, and an arm takes them only if none of its own rows would
-have won anywhere, with a margin for rounding. What it takes is then byte for byte what it would have computed.
+follows from the language model's own weights, the tokens that end a text, the prompt's and those that are answered
+beside it. One thing remains: every arm trains rows of its own for the new tokens (`<image>` and the like), which could
+be predicted. So with the answers stand the hidden states that they were read from, and an arm takes them only if none
+of its own rows would have won anywhere, with a margin for rounding. What it takes is then byte for byte what it would
+have computed.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from vlm_ablate.models.batch import Batch
 from vlm_ablate.models.beginnings import Beginnings
 from vlm_ablate.models.feature_store import KEY_BYTES, PACK, FeatureStore, Stored
 from vlm_ablate.models.features import numerics, state_digest
+from vlm_ablate.models.generation import end_ids
 from vlm_ablate.models.language.vocabulary import ExtendedHead
 
 if TYPE_CHECKING:
@@ -109,6 +111,7 @@ class TextAnswers:
             "model": language.model.config.to_json_string(),
             "weights": state_digest(language, leave_out=_NEW_ROWS),
             "tokenizer": tokenizer.backend_tokenizer.to_str(),
+            "ends": end_ids(language),
             "architecture": architecture.text_alone,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
