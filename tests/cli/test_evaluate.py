@@ -163,6 +163,15 @@ def test_benchmarks_that_the_table_lacks_are_added_and_the_others_left_out() -> 
     assert {(entry.limit, entry.split) for entry in evaluation.benchmarks.values()} == {(5, "tune")}
 
 
+def test_shots_are_those_of_every_benchmark_also_of_one_that_says_its_own() -> None:
+    own = ["evaluation.benchmarks.docvqa.shots=2"]
+    for before in ([], own):
+        sets = table_settings(Path("figure5"), "paper", before, "docvqa,textvqa,chartqa", None, 4, None, None)
+        evaluation = load_experiment("figure5", scale="paper", sets=sets).base.evaluation
+        assert {evaluation.shots if e.shots is None else e.shots for e in evaluation.benchmarks.values()} == {4}
+    assert table_settings(Path("figure5"), "paper", [], None, None, 4, None, None) == ["evaluation.shots=4"]
+
+
 def test_what_cannot_be_evaluated_is_told(squares: Path, parts: Path, home: Home) -> None:
     with pytest.raises(ModelError, match="is a 'llama' checkpoint; known"):
         ask(parts / "lm", squares, home)

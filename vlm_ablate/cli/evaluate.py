@@ -148,7 +148,11 @@ def table_settings(
         entry["split"] = split
     entry |= {} if limit is None else {"limit": limit}
     found += [f"evaluation.benchmarks.*.{field}={value}" for field, value in entry.items()]
-    found += [] if shots is None else [f"evaluation.shots={shots}"]
+    if shots is not None:
+        asked = load_experiment(table, scale=scale, sets=sets).base.evaluation
+        own = any(column.shots is not None for column in asked.benchmarks.values())
+        found += ["evaluation.benchmarks.*.shots=null"] if own else []
+        found += [f"evaluation.shots={shots}"]
     found += [] if prompt is None else [f"evaluation.prompt={prompt}"]
     if benchmarks is None:
         return found
