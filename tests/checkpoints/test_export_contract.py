@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -124,6 +125,8 @@ def test_an_exported_folder_answers_as_its_run(
     data = Preparation(image=ImageConfig(size=32, resample="bilinear"), prompt="chat")
     export(vlm, Origin("run", data, "A run"), tmp_path / "out")
     PICTURES[0].save(tmp_path / "picture.png")
+    said = tmp_path / "out" / "generation_config.json"
+    said.write_text(json.dumps({**json.loads(said.read_text()), "repetition_penalty": 3.0, "num_beams": 2}))
     ours, theirs = with_vlm(vlm, data), with_transformers(tmp_path / "out")
     for question in ("what is it ?", "what colour ?", "is it red ?"):
         shot = Shot(question, (tmp_path / "picture.png",))

@@ -41,6 +41,9 @@ class Shot:
         return BenchmarkItem(f"question {number}", pictures, self.question, (self.answer,), self.answer)
 
 
+_GREEDY = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
+"""Whatever a checkpoint's generation_config.json says."""
+
 Answerer = Callable[[Shot, Sequence[Shot], int], str]
 """(question, demonstrations, tokens at most) -> answer."""
 
@@ -184,7 +187,7 @@ def with_transformers(folder: Path, device: torch.device | str = "cpu") -> Answe
         if "token_type_ids" not in taken:  # many tokenisers give them; PaliGemma's and Gemma 3's attention reads them
             inputs.pop("token_type_ids", None)
         with torch.no_grad():
-            ids = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+            ids = model.generate(**inputs, max_new_tokens=max_new_tokens, **_GREEDY)
         text: str = processor.tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         places = [place for place in (text.find(stop) for stop in Benchmark.stop) if place > 0]
         return text[: min(places, default=len(text))].strip()
