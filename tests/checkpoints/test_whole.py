@@ -309,6 +309,18 @@ def test_a_checkpoints_own_end_tokens_end_a_text_and_are_exported(whole: bool, s
     assert generation_config(vlm).eos_token_id == end_ids(vlm.language)
 
 
+@pytest.mark.parametrize("whole", [False, True], ids=["plain", "inside"])
+@pytest.mark.parametrize("said", ["{", "[]", '{"eos_token_id": "</s>"}', '{"eos_token_id": [2, 1.5]}'])
+def test_a_damaged_generation_config_is_told(whole: bool, said: str, siglip: Path, tmp_path: Path) -> None:
+    if whole:
+        kin.save(Kin("llava"), tmp_path)
+    else:
+        save_lm(tmp_path, LlamaConfig(**TEXT))
+    (tmp_path / "generation_config.json").write_text(said)
+    with pytest.raises(ModelError, match=r"generation_config\.json"):
+        a_vlm(siglip, tmp_path)
+
+
 RELEASED = (  # HuggingFaceM4/Idefics3-8B-Llama3, without the beginning of text, which the tokeniser writes
     "{% for message in messages %}{{message['role'] | capitalize}}{% if message['content'][0]['type'] == 'image' %}"
     "{{':'}}{% else %}{{': '}}{% endif %}{% for line in message['content'] %}{% if line['type'] == 'text' %}"

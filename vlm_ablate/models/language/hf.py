@@ -19,7 +19,14 @@ from vlm_ablate.errors import AssetMissing, ModelError
 from vlm_ablate.models.language.base import LanguageModel
 from vlm_ablate.models.language.configs import HubLanguageConfig
 from vlm_ablate.models.language.inside import WELDED, fit_tables, text_config, welded_tensors
-from vlm_ablate.models.pretrained import config_folder, load_pretrained, read_config, read_tensors, tensor_names
+from vlm_ablate.models.pretrained import (
+    config_folder,
+    load_pretrained,
+    read_config,
+    read_json,
+    read_tensors,
+    tensor_names,
+)
 
 GENERATION = "generation_config.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "spiece.model")
@@ -40,20 +47,39 @@ class HubLanguageModel(LanguageModel):
         trust = config.trust_remote_code
         full = read_config(config.id, config.revision, planning=not load_weights, trust_remote_code=trust)
         text = text_config(full)
+        generation = own_generation(folder) if load_weights else None
         if not load_weights:
             with torch.device("meta"):
                 self.model = AutoModelForCausalLM.from_config(text or full, trust_remote_code=trust, dtype=dtype)
                 fit_tables(self.model, full)
         elif text is not None:
             self.model = text_part(folder, full, dtype)
-            if (folder / GENERATION).is_file():  # the whole checkpoint's, which its text part alone does not read
-                self.model.generation_config = GenerationConfig.from_pretrained(folder)
+            if generation is not None:  # the whole checkpoint's, which its text part alone does not read
+                self.model.generation_config = generation
         else:
             self.model, missing = load_pretrained(AutoModelForCausalLM, folder, trust_remote_code=trust, dtype=dtype)
             if missing:
                 raise ModelError(f"{folder} lacks tensors of its language model: {missing[:3]}")
         self.image_token_id = getattr(full, "image_token_id", None)
         self.tokenizer = read_tokenizer(folder, needed=load_weights, trust_remote_code=trust)
+
+
+def own_generation(folder: Path) -> GenerationConfig | None:
+    """What a checkpoint says of how texts are continued, and where they end; None where it does not say.
+
+    Raises:
+        ModelError: it is damaged, which transformers passes over in silence with all that ends a text.
+    """
+    file = folder / GENERATION
+    if not file.is_file():
+        return None
+    ends = read_json(file).get("eos_token_id")
+    if not all(end is None or type(end) is int for end in (ends if isinstance(ends, list) else [ends])):
+        raise ModelError(f"{file}: eos_token_id must be a whole number or a list of them, not {ends!r}")
+    try:
+        return GenerationConfig.from_pretrained(folder)
+    except (OSError, ValueError, TypeError) as error:
+        raise ModelError(f"{file} cannot be read: {error}") from error
 
 
 def text_part(folder: Path, full: PretrainedConfig, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
