@@ -26,6 +26,7 @@ from vlm_ablate.runs.export import export_run
 from vlm_ablate.runs.find import find_run
 from vlm_ablate.runs.results import find_results
 from vlm_ablate.runs.spec import RunSpec
+from vlm_ablate.runs.subject import subject_of
 from vlm_ablate.tracking.read import read_records
 
 
@@ -69,6 +70,17 @@ def test_a_run_and_its_export_get_the_runs_own_score_and_stand_beside_it(
     assert find_run("exported", home).spec == specs[0], "`generate` and `export` find it too"
     with pytest.raises(ConfigError, match="for views of at most 32 px, and the run 'mlp' trained one for"):
         ask("mlp seed 0", squares, home, image={"size": 32})
+
+
+def test_a_checkpoint_is_scored_in_the_precision_of_the_table_that_names_none(
+    squares: Path, tmp_path: Path, home: Home
+) -> None:
+    save_reference(CASES["idefics2"], tmp_path / "model")
+    base = load_experiment(squares, scale="paper", sets=["stages.train.precision=bf16"]).base
+    assert base.evaluation.precision is None and base.scoring_precision == "bf16"
+    subject = subject_of(str(tmp_path / "model"), home)
+    assert subject.config(base).scoring_precision == "bf16"
+    assert subject.config(base, precision="fp32").scoring_precision == "fp32"
 
 
 def test_another_checkpoint_in_the_same_folder_is_scored_anew(squares: Path, tmp_path: Path, home: Home) -> None:

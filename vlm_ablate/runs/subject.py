@@ -55,7 +55,7 @@ class Subject:
 
         Args:
             image: fields of the preparation of pictures that are set by hand, for every benchmark.
-            precision: None: the table's.
+            precision: None: the table's; of a run, where the table names none, that of the run's last stage.
             batch_size: prompts answered together; None: the table's.
 
         Raises:
@@ -66,6 +66,8 @@ class Subject:
         evaluation["image"] = self._prepared(base.evaluation.image, image)
         for name, entry in evaluation["benchmarks"].items():
             entry["image"] = self._prepared(asked[name], image)
+        if not precision and base.scoring_precision == "bf16" and not (self.run and self.run.stages):
+            precision = "bf16"  # where nothing is trained, no word is fp32
         if precision:
             evaluation["precision"] = precision
         execution = (self.run or base).execution.model_dump(mode="json")
