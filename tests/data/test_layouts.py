@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import tarfile
@@ -122,6 +123,27 @@ def test_a_stream_never_keeps_more_than_four_windows_of_bytes(sizes: list[int], 
         assert opened[index] == {"instruction": str(index), "output": "x" * size}
         assert opened.kept_bytes <= 4 * 100_000
     assert opened[3]["instruction"] == "3", "going back starts again"
+
+
+@pytest.mark.parametrize("kind", ["parquet", "tar.gz"])
+def test_a_stream_that_breaks_says_at_every_row_behind_why(kind: str, tmp_path: Path) -> None:
+    """What comes after a damaged file is not the end of the stream, and no error but this project's own leaves it."""
+    rows = [{"text": f"a {i}", "image": records.png("red")} for i in range(40)]
+    for name in ("train-0", "train-1"):
+        file = tmp_path / f"{name}.{kind}"
+        if kind == "parquet":
+            records.write(rows, kind, tmp_path / "made").joinpath("train-00000.parquet").rename(file)
+        else:
+            file.write_bytes(gzip.compress((records.write(rows, "webdataset", tmp_path / "made") /
+                                            "train-000.tar").read_bytes()))  # fmt: skip
+    (tmp_path / "made" / "train-000.tar").unlink(missing_ok=True)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    opened = source("pairs", tmp_path, streaming=True, rows=80, window_bytes=1000)
+    assert shown(opened[0]) == "<RED>[a 0]"
+    for row in (77, 77, 78, 79, 77):
+        with pytest.raises(DataError, match=r"cannot be read"):
+            opened[row]
+    assert shown(opened[1]) == "<RED>[a 1]", "what lies before the damage can still be read"
 
 
 def test_a_mixture_shuffles_a_stream_within_its_windows(tmp_path: Path) -> None:

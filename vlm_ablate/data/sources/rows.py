@@ -18,7 +18,7 @@ from vlm_ablate.data.sources.files import files_of, local_roots, of_split, recor
 from vlm_ablate.data.sources.kept import find_kept
 from vlm_ablate.data.sources.lines import LineRows, LineStream, Row
 from vlm_ablate.data.sources.shards import MADE_OF_SHARDS, TarRows, TarStream, unpacked
-from vlm_ablate.data.sources.streams import Stream, StreamRows, WholeStream
+from vlm_ablate.data.sources.streams import Stream, StreamRows, WholeStream, first_reason
 from vlm_ablate.errors import AssetMissing, DataError
 from vlm_ablate.hub import DOWNLOAD_HINT, hub_allowed, is_path, offline_unless_allowed, surely_absent
 from vlm_ablate.limits import parse_json
@@ -158,12 +158,6 @@ def found_nothing(error: BaseException) -> bool:
     return isinstance(error.__cause__ or error, StopIteration) or any(m in first_reason(error) for m in marks)
 
 
-def first_reason(error: BaseException) -> str:
-    """First line of what made a reader fail."""
-    cause = error.__cause__ or error
-    return (str(cause).strip().splitlines() or [type(cause).__name__])[0]
-
-
 def _files_fingerprint(files: list[Path]) -> str:
     """Names, sizes and both ends of the files: cheap, and different when a shard was rewritten."""
     digest = hashlib.sha256()
@@ -242,7 +236,7 @@ def _from_json(value: Any, feature: Any) -> Any:
 def _table_stream(data: Any, config: RecordsConfig, fingerprint: str, licence: str) -> StreamRows:
     splits = data.info.splits or {}
     known = splits[config.split].num_examples if config.split in splits else None
-    stream = WholeStream(data.decode(False), _Unpacked(data.features, data.column_names))
+    stream = WholeStream(data.decode(False), _Unpacked(data.features, data.column_names), config.id)
     return _stream(stream, config, fingerprint, licence, known)
 
 

@@ -34,21 +34,28 @@ class Stream(Protocol):
 
 
 class WholeStream:
-    """All rows of an `IterableDataset`, in a loader process too: iterated itself, it deals its shards out to them."""
+    """All rows of an `IterableDataset`, in a loader process too: iterated itself, it deals its shards out to them.
 
-    def __init__(self, data: Any, unpacked: Callable[[Row], Row]) -> None:
-        self._data, self.unpacked = data, unpacked
+    Raises:
+        DataError: while iterating, a file is damaged or cannot be reached.
+    """
+
+    def __init__(self, data: Any, unpacked: Callable[[Row], Row], name: str) -> None:
+        self._data, self.unpacked, self._name = data, unpacked, name
 
     def skip(self, rows: int) -> WholeStream:
         """See `Stream`."""
-        return WholeStream(self._data.skip(rows), self.unpacked)
+        return WholeStream(self._data.skip(rows), self.unpacked, self._name)
 
     def __iter__(self) -> Iterator[Row]:
         import fsspec.asyn
 
         fsspec.asyn.reset_lock()  # or hub files hang in a forked process
-        for batch in self._data.iter(batch_size=1):
-            yield {column: values[0] for column, values in batch.items()}
+        try:
+            for batch in self._data.iter(batch_size=1):
+                yield {column: values[0] for column, values in batch.items()}
+        except Exception as error:  # readers raise errors of pyarrow, of the network and their own
+            raise DataError(f"the stream {self._name!r} cannot be read: {first_reason(error)}") from error
 
 
 class StreamRows:
@@ -87,11 +94,12 @@ class StreamRows:
 
     def _restart(self, at: int) -> None:
         self._stream: Iterator[Row] | None = None
+        self._broken: DataError | None = None
         self._kept: dict[int, Row] = {}
         self._next, self._bytes, self._reader = at, 0, os.getpid()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_stream": None, "_next": 0, "_bytes": 0, "_kept": {}}
+        return {**self.__dict__, "_stream": None, "_broken": None, "_next": 0, "_bytes": 0, "_kept": {}}
 
     def __len__(self) -> int:
         return self._length
@@ -113,11 +121,16 @@ class StreamRows:
         if self._stream is None:
             self._stream = iter(self._data.skip(self._next) if self._next else self._data)
         while self._next <= index:
+            if self._broken is not None:  # what failed once has no next row, but did not end there
+                raise DataError(self._broken.message, hint=self._broken.hint)
             try:
                 row = next(self._stream)
             except StopIteration:
                 message = f"the stream {self._name!r} ended after {self._next} rows; set `rows` to that"
                 raise DataError(message) from None
+            except DataError as error:
+                self._broken = error
+                raise
             self._keep(self._next, row)
             self._next += 1
 
@@ -129,6 +142,12 @@ class StreamRows:
             if old == index or (old >= oldest and self._bytes <= self._limit):
                 return
             self._bytes -= weight(self._kept.pop(old))
+
+
+def first_reason(error: BaseException) -> str:
+    """First line of what made a reader fail."""
+    cause = error.__cause__ or error
+    return (str(cause).strip().splitlines() or [type(cause).__name__])[0]
 
 
 def weight(value: object) -> int:
