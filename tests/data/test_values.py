@@ -158,6 +158,10 @@ PARTS = [{"type": "text", "text": "What"}, {"type": "image"}, {"type": "text", "
         ({"image": None, "conversations": [{"from": "human", "value": "What is <image> in HTML?"},
                                            {"from": "gpt", "value": "no tag"}]}, "What is <image> in HTML?[no tag]"),
         ({"instruction": 2, "input": None, "output": 4}, "2[4]"),
+        ({"messages": [{"role": "system", "content": ["Be brief.", " "]}, {"role": "user", "content": [" ", " Hi"]},
+                       {"role": "assistant", "content": ["Hello", " ", "you"]}]}, "Be brief.\n\nHi[Hello you]"),
+        ({"messages": [{"role": "user", "content": ["one", "\n"]}, {"role": "user", "content": "two"},
+                       {"role": "assistant", "content": "three"}]}, "one\n\ntwo[three]"),
     ],
 )  # fmt: skip
 def test_content_of_turns_is_text_or_parts_with_their_pictures(row: dict, expected: str, tmp_path: Path) -> None:

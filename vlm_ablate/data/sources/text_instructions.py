@@ -115,15 +115,26 @@ def _split(turn: _Turn) -> Iterator[str | Picture]:
 
 
 def _trimmed(pieces: list[Segment], end: str) -> list[Segment]:
-    """A turn's segments without blanks at its ends, empty texts left out, with `end` after its last text."""
-    texts = [i for i, piece in enumerate(pieces) if isinstance(piece, Text)]
+    """A turn's segments without blanks at its ends, blank texts left out, with `end` after its last text."""
+    whole = [piece for piece in _joined(pieces) if not isinstance(piece, Text) or piece.text.strip()]
+    texts = [i for i, piece in enumerate(whole) if isinstance(piece, Text)]
     found: list[Segment] = []
-    for i, piece in enumerate(pieces):
-        if not isinstance(piece, Text):
+    for i, piece in enumerate(whole):
+        if isinstance(piece, Text):
+            text = piece.text.lstrip() if i == 0 else piece.text
+            text = text.rstrip() if i == len(whole) - 1 else text
+            piece = Text(text + end * (i == texts[-1]), piece.supervised)
+        found.append(piece)
+    return found
+
+
+def _joined(pieces: list[Segment]) -> list[Segment]:
+    """A turn's segments, texts without a picture between them made one."""
+    found: list[Segment] = []
+    for piece in pieces:
+        before = found[-1] if found else None
+        if isinstance(piece, Text) and isinstance(before, Text):
+            found[-1] = Text(before.text + piece.text, piece.supervised)
+        else:
             found.append(piece)
-            continue
-        text = piece.text.lstrip() if i == 0 else piece.text
-        text = text.rstrip() if i == len(pieces) - 1 else text
-        if text.strip():
-            found.append(Text(text + end * (i == texts[-1]), piece.supervised))
     return found
