@@ -1,7 +1,7 @@
 """Turning anything that holds a picture into an upright 8-bit RGB image, or saying clearly why not.
 
 Conversions: EXIF orientation is applied (a broken EXIF block counts as none); transparency is laid on white; CMYK,
-palette, grey and 1-bit become RGB; 16-bit grey keeps its high byte (value / 257); float images in [0, 1] are scaled by
+palette, grey and 1-bit become RGB; 16-bit grey is divided by 257; float images in [0, 1] are scaled by
 255, others clipped to 0..255; of an animation the first frame counts. Refused: truncated files, pictures without
 pixels, decompression bombs.
 """

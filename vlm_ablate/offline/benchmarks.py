@@ -16,7 +16,7 @@ from vlm_ablate.provenance import AssetRecord
 class _Offline(Benchmark):
     """Items of one or several tasks; no picture, flag, digit, table, map or document is in two splits.
 
-    Some flags are drawn alike: those of Chad (train) and Romania (tune), and of two pairs of one split.
+    Some flags are drawn alike: those of Chad (train) and Romania (tune), and of three pairs of one split.
 
     Raises:
         AssetMissing: on construction, when the material of a task is not on this machine.

@@ -85,7 +85,7 @@ def chart(rng: random.Random, split: Split, size: int) -> tuple[Canvas, str, str
 
 
 def table(rng: random.Random, split: Split, size: int) -> tuple[Canvas, str, str, str]:
-    """Three rows of a real table; which number stands beside a label?"""
+    """Three rows of a real table; which number is at the top, in the middle or at the bottom?"""
     rows = _pick_rows(rng, split, 3, digits_at_most=2)
     canvas = Canvas(size, size, COLOURS["white"], rng)
     step = size / 3
