@@ -268,6 +268,8 @@ def test_pages_of_a_pdf_show_what_fills_their_forms_and_are_no_larger_than_can_b
 
     assert (drawn(field="Jane Doe") != drawn()).any()
     assert max(drawn(box="0 0 9000 4500").shape) <= 4096
+    with pytest.raises(UnusableSample, match="a page cannot be drawn: it has no area"):
+        drawn(entries="/CropBox [900 900 950 950]")
 
 
 def test_image_addresses_are_refused_with_advice(tmp_path: Path) -> None:

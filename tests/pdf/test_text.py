@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as PilImage
+from pypdfium2 import PdfiumError
 
 from tests.docmatix.pdfs import HEIGHT, WIDTH, Drawn, Put, manual, pdf_bytes
 from vlm_ablate.errors import DataError
@@ -114,6 +115,22 @@ def test_a_page_that_was_read_is_drawn_as_before(read) -> None:
         assert draw_page(page, 72) == before and read(page, 1) == first
         pixels = np.asarray(PilImage.open(io.BytesIO(before)).convert("RGB"))
         assert (np.ptp(pixels.astype(int), axis=-1) > 100).any(), "its colours too"
+
+
+@pytest.mark.parametrize("use", [read_page, read_words, lambda page, dpi: draw_page(page, 72)])
+def test_a_page_without_area_is_one_that_pdfium_cannot_read(use) -> None:
+    data = pdf_bytes([[Put("Hello", 200)]], entries="/CropBox [900 900 950 950]")
+    with opened(data) as document, pytest.raises(PdfiumError, match="no area"):
+        use(document[0], 1)
+
+
+@pytest.mark.parametrize("read", [read_page, read_words])
+@pytest.mark.parametrize("text", ["lot of", "Hxo", "ox xo"])
+def test_a_font_of_one_unit_that_is_scaled_has_the_size_that_is_printed(text: str, read) -> None:
+    """Whether the letters in the middle of a line are tall or not."""
+    scaled = Drawn(f"BT /F1 1 Tf 12 0 0 12 30 200 Tm ({text}) Tj ET")
+    with opened(pdf_bytes([[scaled, Put(text, 100, 12)]])) as document:
+        assert [line.size for line in read(document[0], 1).lines] == [12, 12]
 
 
 @settings(max_examples=10, deadline=None)

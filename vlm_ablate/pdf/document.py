@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import io
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -139,11 +140,11 @@ def draw_page(page: pypdfium2.PdfPage, dpi: int, image_format: str = "png") -> b
     """The page as PNG or JPEG; grey pages are stored in grey.
 
     Raises:
-        UnreadablePdf: the page cannot be drawn.
+        pypdfium2.PdfiumError: the page has no area, or cannot be drawn.
     """
     from PIL import Image as PilImage
 
-    width, height = page.get_size()
+    width, height = page_size(page)
     scale = min(dpi / 72, MAX_SIDE / max(width, height, 1.0))
     pixels = page.render(scale=scale, rev_byteorder=True, prefer_bgrx=False).to_numpy()[..., :3]
     grey = bool((pixels[..., 0] == pixels[..., 1]).all() and (pixels[..., 1] == pixels[..., 2]).all())
@@ -153,9 +154,27 @@ def draw_page(page: pypdfium2.PdfPage, dpi: int, image_format: str = "png") -> b
     return buffer.getvalue()
 
 
-def read_page(page: pypdfium2.PdfPage, number: int) -> PageText:
-    """The lines of a page, with what its picture shows (see `visible`)."""
+def page_size(page: pypdfium2.PdfPage) -> tuple[float, float]:
+    """(width, height) of a page's picture in points.
+
+    Raises:
+        pypdfium2.PdfiumError: it has no area, as where the crop box lies outside the paper; nothing of it can be drawn.
+    """
+    import pypdfium2
+
     width, height = page.get_size()
+    if width <= 0 or height <= 0:
+        raise pypdfium2.PdfiumError(f"it has no area ({width:g} x {height:g} points)")
+    return width, height
+
+
+def read_page(page: pypdfium2.PdfPage, number: int) -> PageText:
+    """The lines of a page, with what its picture shows (see `visible`).
+
+    Raises:
+        pypdfium2.PdfiumError: the page has no area.
+    """
+    width, height = page_size(page)
     with opened_text(page) as text:
         lines = [found for start, stop in runs(text.characters) if (found := _line(text, start, stop))]
         return PageText(number, width, height, tuple(lines), text.hidden)
@@ -221,7 +240,10 @@ class TextLayer:
         size = float(self.raw.FPDFText_GetFontSize(self.textpage, index))
         if size > 1.5:
             return size
-        # The declared size ignores scaling of the text matrix; the glyph's box does not.
+        # Many programs declare a size of 1 and scale the text instead, which the declared size ignores.
+        matrix = self.raw.FS_MATRIX()
+        if self.raw.FPDFText_GetMatrix(self.textpage, index, matrix):
+            return size * math.hypot(matrix.c, matrix.d)
         box = self.box(index)
         return box[3] - box[1]
 

@@ -6,7 +6,7 @@ import ctypes
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from vlm_ablate.pdf.document import Line, PageText, TextLayer, Word, character, clean, opened_text, runs
+from vlm_ablate.pdf.document import Line, PageText, TextLayer, Word, character, clean, opened_text, page_size, runs
 
 if TYPE_CHECKING:
     import pypdfium2
@@ -24,8 +24,11 @@ def read_words(page: pypdfium2.PdfPage, number: int) -> PageText:
 
     Other than in `read_page`, the halves of a divided word stay on their own lines, not `whole`; and a line's box
     encloses all of its letters.
+
+    Raises:
+        pypdfium2.PdfiumError: the page has no area.
     """
-    width, height = page.get_size()
+    width, height = page_size(page)
     with opened_text(page) as layer:
         reader = _Reader(layer, _underscores(page, layer))
         lines = [line for start, stop in runs(layer.characters) for line in reader.lines(start, stop)]

@@ -19,7 +19,7 @@ from vlm_ablate.data.sources.records import RecordSource
 from vlm_ablate.data.sources.rows import Row
 from vlm_ablate.data.values import cells_of, stripped, texts_of
 from vlm_ablate.errors import AssetMissing
-from vlm_ablate.pdf.document import MAX_SIDE, UnreadablePdf, open_pdf
+from vlm_ablate.pdf.document import MAX_SIDE, UnreadablePdf, open_pdf, page_size
 
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
@@ -139,6 +139,6 @@ def _pdf_pages(data: Any, name: str, count: int, written: int, dpi: int) -> list
 
 
 def _drawn(page: Any, dpi: int) -> PilImage.Image:
-    scale = min(dpi / 72, MAX_SIDE / max(*page.get_size(), 1.0))
+    scale = min(dpi / 72, MAX_SIDE / max(*page_size(page), 1.0))
     drawn: PilImage.Image = page.render(scale=scale).to_pil()
     return drawn

@@ -36,7 +36,7 @@ DPI = 72
 """Resolution of the pages' pictures: text of 10 points is 10 pixels tall, and a pixel is a point."""
 LEAST_WORDS = 20
 """Words that a page must have to be asked about."""
-READER_VERSION = 3
+READER_VERSION = 4
 """Raise when what is kept of a PDF changes."""
 
 # Whole documents belong to one split, so that no page of a reported document was seen in training.
