@@ -165,3 +165,11 @@ def test_the_picture_of_a_row_of_a_shard_is_the_one_of_its_plain_name(streaming:
     tar(tmp_path / "train.tar", members)
     opened = source("pairs", tmp_path, streaming=streaming, rows=2)
     assert [shown(opened[i]) for i in range(2)] == ["<RED>[a red square]", "<GREEN>[two squares]"]
+
+
+def test_who_names_the_column_of_addresses_of_downloaded_pictures_is_told_where_these_are(tmp_path: Path) -> None:
+    told = json.dumps({"url": "https://a.b/c.png", "vlm_caption": "a red square"}).encode()
+    tar(tmp_path / "00000.tar", {"0.png": records.png("red"), "0.json": told})
+    with pytest.raises(DataError, match="stands in the column 'image'"):
+        source("pairs", tmp_path, image="url", text="vlm_caption")[0]
+    assert shown(source("pairs", tmp_path, text="vlm_caption")[0]) == "<RED>[a red square]"

@@ -117,8 +117,8 @@ class RecordSource(Source):
         if cell in (members := row.get("__files__", {})):
             return Image(ImageRef(members[cell], f"{cell} {label}"))
         if "://" in cell:
-            raise UnusableSample(
-                name, "image by address", f"its image is an address ({cell}), not a picture; download the data set's "
-                "images first (img2dataset writes shards that can be read)"
-            )
+            advice = "download the data set's images first (img2dataset writes shards that can be read)"
+            if isinstance(row.get("image"), dict):
+                advice = "the picture itself stands in the column 'image'"
+            raise UnusableSample(name, "image by address", f"its image is an address ({cell}), not a picture; {advice}")
         return Image(ImageRef(reached(self._folder, cell, "its image"), f"{cell} {label}"))
