@@ -136,3 +136,25 @@ def test_a_home_may_be_moved_copied_and_linked_to(
         for record in again:
             assert record.metrics == before.metrics and record.tags == before.tags and record.scores == before.scores
     assert not find_results(spec, home).done, "and where it was there is nothing"
+
+
+def test_of_files_that_are_gone_the_results_of_the_last_ones_count(tmp_path: Path) -> None:
+    home, data, asked = Home(tmp_path / "home").prepare(0), tmp_path / "data", tmp_path / "asked"
+    body = make_spec().to_dict()
+    source = {"name": "pairs", "id": str(data)}
+    body["config"]["stages"]["train"]["data"]["mixture"] = {"pairs": {"source": source}}
+    body["config"]["evaluation"]["benchmarks"] = {"vqa": {"benchmark": {"name": "vqav2", "id": str(asked)}}}
+    spec = RunSpec.from_dict(body)
+    for number, (trained_on, asked_of) in enumerate((("old", "old"), ("new", "old"), ("new", "new"))):
+        for folder, text in ((data, trained_on), (asked, asked_of)):
+            folder.mkdir(exist_ok=True)
+            (folder / "train.jsonl").write_text(text)
+        write_results(spec, home, score=50.0 + number)
+    key = spec.stage_keys[0].key
+    (home.stages / f"{key}.3").mkdir()  # whoever began it got no further
+    for moved in (None, data, asked):
+        if moved is not None:
+            shutil.move(moved, tmp_path / f"{moved.name}, gone")
+        found = find_results(spec, home)
+        assert (found.status, found.stages[0].root.name) == (schema.FINISHED, f"{key}.2")
+        assert outcome_of(found).scores == {"vqa": 52.0}

@@ -204,13 +204,16 @@ class StageFolder(Keyed):
         return self.outcome() is not None
 
     def score(self, key: str, fingerprints: Mapping[str, str]) -> ScoreFolder:
-        """The folder of a score, there or not."""
-        for folder in variants(self.scores, key):
+        """The folder of a score, there or not; of several that agree, as of files that are gone, the last."""
+        begun: ScoreFolder | None = None
+        for folder in reversed(variants(self.scores, key)):
             found = ScoreFolder(folder)
             theirs = found.fingerprints()
-            if theirs is None or agree(fingerprints, theirs):
+            if theirs is None:
+                begun = found
+            elif agree(fingerprints, theirs):
                 return found
-        return ScoreFolder(fresh(self.scores, key))
+        return begun or ScoreFolder(fresh(self.scores, key))
 
 
 @dataclass(frozen=True)
@@ -304,21 +307,22 @@ def _number(name: str, key: str) -> int:
 
 
 def find_stage(home: Home, key: str, fingerprints: Mapping[str, str], before: str | None) -> StageFolder:
-    """The folder of a stage, there or not.
+    """The folder of a stage, there or not; of several that agree, as of files that are gone, the last.
 
     Args:
         key: of the stage.
         fingerprints: of the files that decide; what is unknown on one side agrees.
         before: name of the folder of the stage before, whose weights this one starts from.
     """
-    for folder in variants(home.stages, key):
+    begun: StageFolder | None = None
+    for folder in reversed(variants(home.stages, key)):
         found = StageFolder(folder)
         manifest = found.manifest()
         if manifest is None:
+            begun = found
+        elif manifest.get("before") == before and agree(fingerprints, manifest.get("fingerprints", {})):
             return found
-        if manifest.get("before") == before and agree(fingerprints, manifest.get("fingerprints", {})):
-            return found
-    return StageFolder(fresh(home.stages, key))
+    return begun or StageFolder(fresh(home.stages, key))
 
 
 def folders_of_version_01(home: Home) -> list[Path]:
