@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.tracking.specs import make_spec
+from vlm_ablate.data.sources.configs import CauldronConfig
 from vlm_ablate.data.sources.files import files_of, local_roots
 from vlm_ablate.errors import AssetMissing
+from vlm_ablate.evaluation.benchmarks.configs import VqaV2Config
 from vlm_ablate.home import Home, files_below
 from vlm_ablate.models.connectors.configs import LinearConfig
 from vlm_ablate.models.language.configs import HubLanguageConfig
@@ -22,6 +26,7 @@ from vlm_ablate.runs.fingerprints import (
     id_fingerprint,
     part_fingerprint,
 )
+from vlm_ablate.runs.spec import RunSpec
 
 
 @pytest.fixture
@@ -150,3 +155,37 @@ def test_what_lies_behind_a_linked_folder_counts_and_a_circle_of_links_ends(tmp_
     assert [file.name for file in files_below(data)] == ["a.png", "rows.jsonl"]
     (disk / "a.png").write_bytes(b"another")
     assert all(id_fingerprint(str(data / name)) != digest for name, digest in before.items())
+
+
+def hub(monkeypatch: pytest.MonkeyPatch, cache: Path, **commits: str) -> None:
+    """A hub cache in which data sets and models (`datasets--ID`, `models--ID`) stand at a commit."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    for repository, commit in commits.items():
+        (cache / repository / "refs").mkdir(parents=True, exist_ok=True)
+        (cache / repository / "refs" / "main").write_text(commit)
+
+
+def test_a_model_and_a_data_set_of_one_id_are_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub(monkeypatch, tmp_path, **{"models--me--x": "a" * 40, "datasets--me--x": "b" * 40})
+    assert part_fingerprint(HubLanguageConfig(id="me/x")) == f"commit {'a' * 16}"
+    for part in (CauldronConfig(id="me/x"), VqaV2Config(id="me/x")):
+        assert part_fingerprint(part) == f"commit {'b' * 16}"
+
+
+@pytest.mark.parametrize("asked", [{"split": "tune", "shots": 0}, {"shots": 4}, {"shots": 0}])
+def test_a_data_set_that_a_benchmark_takes_a_split_from_decides_the_scores_that_read_it(
+    asked: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = make_spec().to_dict()
+    body["config"]["evaluation"]["benchmarks"] = {"vqa": {"benchmark": "vqav2", **asked}}
+    (*_, key) = RunSpec.from_dict(body).score_keys
+    found = []
+    for commit in ("b", "c"):
+        moved = {"datasets--lmms-lab--VQAv2": "a" * 40, "datasets--Multimodal-Fatima--VQAv2_train": commit * 40}
+        hub(monkeypatch, tmp_path, **moved)
+        found.append(key.fingerprints())
+    assert agree(*found) == (asked == {"shots": 0})
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lmms-lab" / "VQAv2").mkdir(parents=True)
+    (*_, local) = RunSpec.from_dict(body).score_keys
+    assert [*local.parts] == ["benchmark"], "a local copy holds its splits itself"

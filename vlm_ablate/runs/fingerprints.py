@@ -17,7 +17,7 @@ from vlm_ablate.data.sources.lines import ENDINGS as RECORDS
 from vlm_ablate.errors import AssetMissing, VlmAblateError
 from vlm_ablate.events import preparing
 from vlm_ablate.home import Home, files_below, is_home
-from vlm_ablate.registry import REGISTRIES, Registry
+from vlm_ablate.registry import REGISTRIES, Registry, benchmarks, sources
 from vlm_ablate.runs.once import once
 from vlm_ablate.storage import file_sha256, write_atomically
 
@@ -68,15 +68,19 @@ def part_fingerprint(part: Part) -> str:
         if callable(own):
             said: str | Sequence[Path] = own()
             return said if isinstance(said, str) else files_digest(said)
-        return id_fingerprint(getattr(part, "id", None), getattr(part, "revision", None))
+        data = registry_of(type(part)) in (sources, benchmarks)
+        return id_fingerprint(getattr(part, "id", None), getattr(part, "revision", None), data=data)
     except AssetMissing:
         return MISSING
     except (VlmAblateError, OSError):
         return MISSING  # whoever opens the part says what is wrong with it
 
 
-def id_fingerprint(id: str | None, revision: str | None = None) -> str:
+def id_fingerprint(id: str | None, revision: str | None = None, *, data: bool = False) -> str:
     """Digest of the files of a local `id`, or the commit of a hub repository in the cache of this machine.
+
+    Args:
+        data: whether a data set is meant, where a model has the same id.
 
     Raises:
         AssetMissing: it is neither here nor in the cache.
@@ -85,7 +89,7 @@ def id_fingerprint(id: str | None, revision: str | None = None) -> str:
         return "none"
     if local := _local(id):
         return _recent(local)
-    return f"commit {_cached_commit(id, revision)}"
+    return f"commit {_cached_commit(id, revision, data)}"
 
 
 def part_files(id: str | None) -> list[Path] | None:
@@ -201,10 +205,10 @@ def _of_a_home(path: Path, base: Path) -> bool:
     return any(is_home(folder) for folder in (path, *path.parents) if folder != base and folder.is_relative_to(base))
 
 
-def _cached_commit(id: str, revision: str | None) -> str:
+def _cached_commit(id: str, revision: str | None, data: bool) -> str:
     from huggingface_hub import constants
 
-    for kind in ("models", "datasets"):
+    for kind in ("datasets", "models") if data else ("models", "datasets"):
         refs = Path(constants.HF_HUB_CACHE) / f"{kind}--{id.replace('/', '--')}" / "refs"
         ref = refs / (revision or "main")
         if ref.is_file():

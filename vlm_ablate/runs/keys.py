@@ -17,6 +17,7 @@ from vlm_ablate.config.base import Decides, Strict
 from vlm_ablate.config.decides import dump
 from vlm_ablate.config.model import RUN, WHOLE, ModelConfig
 from vlm_ablate.config.stages import Stage, Training
+from vlm_ablate.evaluation.benchmarks.configs import HubBenchmarkConfig, Use
 from vlm_ablate.home import Home
 from vlm_ablate.models.views import Views
 from vlm_ablate.registry import benchmarks
@@ -157,19 +158,34 @@ def score_keys(config: RunConfig, weights: str) -> tuple[ScoreKey, ...]:
 
 def score_key(config: RunConfig, column: str, entry: BenchmarkEntry, mode: Mode, weights: str) -> ScoreKey:
     """The key of one score."""
-    _, asked, text = once(("asked", id(config), column, mode), lambda: (config, *_of_any(config, column, entry, mode)))
+    look = ("asked", id(config), column, mode)
+    _, asked, text, parts = once(look, lambda: (config, *_of_any(config, column, entry, mode)))
     inputs = asked | {"weights": weights}
     # `key_of(inputs)`: in the order of the alphabet `weights` is the last.
     key = _digest(f'{text[:-1]}, "weights": {json.dumps(weights)}}}')
-    return ScoreKey(column, mode, key, inputs, {"benchmark": entry.benchmark})
+    return ScoreKey(column, mode, key, inputs, parts)
 
 
-def _of_any(config: RunConfig, column: str, entry: BenchmarkEntry, mode: Mode) -> tuple[dict[str, Any], str]:
-    """What a score's key covers beside the weights, which are left open; and its canonical JSON without them."""
+def _of_any(
+    config: RunConfig, column: str, entry: BenchmarkEntry, mode: Mode
+) -> tuple[dict[str, Any], str, dict[str, Part]]:
+    """What a score's key covers beside the weights, which are left open; its canonical JSON without them; and what -> a
+    part whose files decide."""
     precision = config.evaluation.precision
     asked: dict[str, Any] = {"numerics": NUMERICS, "weights": None, **_asked(config, column, entry), "mode": mode}
     asked |= {"precision": precision} if precision else {}
-    return asked, _CANONICAL.encode({name: value for name, value in asked.items() if name != "weights"})
+    text = _CANONICAL.encode({name: value for name, value in asked.items() if name != "weights"})
+    return asked, text, {"benchmark": entry.benchmark, **_elsewhere(entry, shown=bool(asked["shots"]))}
+
+
+def _elsewhere(entry: BenchmarkEntry, *, shown: bool) -> dict[str, Part]:
+    """Other data sets that its split is read from, and where demonstrations are shown, the train split."""
+    benchmark = entry.benchmark
+    if not isinstance(benchmark, HubBenchmarkConfig):
+        return {}
+    splits: list[Use] = [entry.split, "train"] if shown else [entry.split]
+    others = dict.fromkeys(other for split in splits if (other := benchmark.elsewhere(split)))
+    return {f"benchmark {id}": benchmark.model_copy(update={"id": id, "revision": None}) for id in others}
 
 
 def curve_keys(config: RunConfig) -> dict[str, str]:

@@ -14,7 +14,6 @@ from vlm_ablate.data.sources.kept import find_kept, keep
 from vlm_ablate.data.sources.rows import load_hub
 from vlm_ablate.errors import AssetMissing, VlmAblateError
 from vlm_ablate.evaluation.benchmarks.configs import HubBenchmarkConfig
-from vlm_ablate.evaluation.benchmarks.tabular import PART
 from vlm_ablate.evaluation.material import splits_asked
 from vlm_ablate.models.pretrained import WANTED_FILES, resolve, tensor_names
 from vlm_ablate.registry import benchmarks, sources
@@ -97,9 +96,8 @@ def _at(revision: str | None) -> str:
 def _split(asked: HubBenchmarkConfig, split: Split) -> tuple[str, str]:
     """Id of the data set that a split is read from, and which part of it."""
     written = asked.splits.get(split, split)
-    part = PART.fullmatch(written)
-    if part and part["id"] and not Path(asked.id).expanduser().exists():
-        return part["id"], written.removeprefix(f"{part['id']}:")
+    if other := asked.elsewhere(split):
+        return other, written.removeprefix(f"{other}:")
     return asked.id, f"{' '.join(filter(None, (asked.subset, written)))}{_at(asked.revision)}"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -13,6 +15,8 @@ _PKG = "vlm_ablate.evaluation.benchmarks"
 
 
 Use = Literal["train", "tune", "report"]
+PART = re.compile(r"(?:(?P<id>[^\[\]:]+):)?(?P<name>[^\[\]:]+)(?:\[(?P<start>\d+):(?P<stop>\d+)\])?")
+"""How a benchmark's `splits` writes one."""
 
 
 class HubBenchmarkConfig(ComponentConfig):
@@ -29,6 +33,12 @@ class HubBenchmarkConfig(ComponentConfig):
     `other/id:name`: of another hub data set; a local copy is expected to hold the split itself, as `name`."""
     template: str | None = None
     """Prompt template; None: the benchmark's own."""
+
+    def elsewhere(self, split: Use) -> str | None:
+        """The other data set of the hub that a split is read from; None: it is read from `id`."""
+        part = PART.fullmatch(self.splits.get(split, ""))
+        other: str | None = part["id"] if part else None
+        return None if other is None or Path(self.id).expanduser().exists() else other
 
 
 # Ids, splits and columns below are those of the data sets' cards on the hub. Data sets that are loading scripts

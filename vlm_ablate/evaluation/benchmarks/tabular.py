@@ -7,7 +7,6 @@ here; rows and image bytes are read when used.
 from __future__ import annotations
 
 import hashlib
-import re
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +21,7 @@ from vlm_ablate.data.sources.rows import first_reason, found_nothing
 from vlm_ablate.data.values import cells_of, text_of
 from vlm_ablate.errors import AssetMissing, DataError
 from vlm_ablate.evaluation.benchmarks.base import Benchmark, BenchmarkItem, Split
-from vlm_ablate.evaluation.benchmarks.configs import HubBenchmarkConfig
+from vlm_ablate.evaluation.benchmarks.configs import PART, HubBenchmarkConfig
 from vlm_ablate.evaluation.benchmarks.local_files import json_table, split_files
 from vlm_ablate.evaluation.prompts import get_template
 from vlm_ablate.hub import DOWNLOAD_HINT, offline_unless_allowed, surely_absent
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 Row = Mapping[str, Any]
-PART = re.compile(r"(?:(?P<id>[^\[\]:]+):)?(?P<name>[^\[\]:]+)(?:\[(?P<start>\d+):(?P<stop>\d+)\])?")
-"""How a benchmark's `splits` writes one."""
 
 
 class HubBenchmark(Benchmark):
