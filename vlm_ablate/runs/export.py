@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,13 +111,19 @@ def _scores(found: FinishedRun) -> str:
 
 
 def _licences(found: FinishedRun) -> str:
-    records = schema.read_json_tag(found.record.tags, schema.LICENCES, []) if found.record else []
     model = found.spec.config.model
     starts = [*model.starts.values(), *(getattr(getattr(model, part), "id", None) for part in ("vision", "language"))]
     named = ", ".join(f"`{start}`" for start in dict.fromkeys(starts) if start)
     text = "The weights carry on from the parts above"
     text += f" ({named}); their licences apply." if named else "; their licences apply."
-    told = ("licence", "attribution", "version")
-    rows = {(r.get("name", ""), ", ".join(r[field] for field in told if r.get(field))) for r in records}
-    tail = "Trained on:\n\n" + table(sorted(rows)) if rows else "The licences of the data are in the run's record."
-    return f"{text}\n\n{tail}"
+    trained, scored = _materials(found.results.outcomes), _materials(found.results.score_records())
+    tail = "Trained on:\n\n" + table(trained) if trained else "The licences of the data are in the run's record."
+    asked = "\n\nScored on:\n\n" + table(scored) if scored else ""
+    return f"{text}\n\n{tail}{asked}"
+
+
+def _materials(told: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Each material that stages or scores tell of, once, and its licence."""
+    records = [record for part in told for record in part.get("licences", ())]
+    fields = ("licence", "attribution", "version")
+    return sorted({(r.get("name", ""), ", ".join(r[field] for field in fields if r.get(field))) for r in records})
