@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs.disk import write_results
+from tests.runs.disk import write_log, write_results
 from tests.tracking.specs import make_spec
 from vlm_ablate.errors import UnknownNameError
 from vlm_ablate.home import Home
-from vlm_ablate.runs.find import find_asked
+from vlm_ablate.runs.find import find_asked, find_run
 from vlm_ablate.runs.names import RunNotUsable, full_name
 from vlm_ablate.runs.spec import RunSpec
 
@@ -78,3 +78,21 @@ def test_runs_that_are_the_same_weights_count_as_one(home: Home) -> None:
     for spec in same:
         write_results(spec, home)
     assert find_asked("mlp seed 0", home) in same
+
+
+def test_a_run_whose_files_have_changed_is_not_said_to_go_on(home: Home, tmp_path: Path) -> None:
+    body = make_spec().to_dict()
+    data = tmp_path / "data"
+    body["config"]["stages"]["train"]["data"]["mixture"] = {"pairs": {"source": {"name": "pairs", "id": str(data)}}}
+    spec = RunSpec.from_dict(body)
+    data.mkdir()
+    (data / "train.jsonl").write_text("old")
+    stage = write_results(spec, home).stages[-1]
+    stage.weights.write_bytes(b"")
+    assert find_run("mlp seed 0", home).spec == spec
+    (data / "train.jsonl").write_text("new")
+    with pytest.raises(RunNotUsable, match="was made of other files than are here now: data train"):
+        find_run("mlp seed 0", home)
+    write_log(spec, home, [])  # trained anew, so far
+    with pytest.raises(RunNotUsable, match="has not ended yet"):
+        find_run("mlp seed 0", home)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from vlm_ablate.errors import ModelError, StorageError
 from vlm_ablate.home import Home
-from vlm_ablate.runs.folder import RunFolder
+from vlm_ablate.runs.fingerprints import differences
+from vlm_ablate.runs.folder import RunFolder, StageFolder, variants
 from vlm_ablate.runs.names import RunNotUsable, asked_for, named_run, names_run
-from vlm_ablate.runs.results import check_weights, find_results
+from vlm_ablate.runs.results import check_weights, find_results, is_finished
 from vlm_ablate.runs.spec import RunSpec
 from vlm_ablate.runs.view import Results, record_of
 from vlm_ablate.tracking import schema
@@ -67,6 +68,11 @@ def find_run(name: str, home: Home) -> FinishedRun:
     trained = len(results.outcomes) == len(spec.stage_keys) and results.status != schema.DIVERGED
     if not trained:
         status, message = results.status, results.message
+        if changed := _changed(spec, home):
+            raise RunNotUsable(
+                f"{spec.run_name!r} was made of other files than are here now: {', '.join(changed)}",
+                hint="put them back; `vlm-ablate run FILE` trains a model of those that are here",
+            )
         if status == schema.RUNNING:
             raise RunNotUsable(
                 f"{spec.run_name!r} has not ended yet",
@@ -81,6 +87,18 @@ def find_run(name: str, home: Home) -> FinishedRun:
             hint="put the file back, or train again with `vlm-ablate run FILE --rerun`",
         )
     return found
+
+
+def _changed(spec: RunSpec, home: Home) -> list[str]:
+    """What a run's finished stages were made of that is other files now; nothing where none of them is there."""
+    found: dict[str, None] = {}
+    for key in spec.stage_keys:
+        stages = [StageFolder(root) for root in variants(home.stages, key.key)]
+        prints = key.fingerprints(home)
+        unlike = [differences(prints, stage.fingerprints() or {}) for stage in stages]
+        if any(map(is_finished, stages)) and all(unlike):
+            found |= dict.fromkeys(what for each in unlike for what in each)
+    return [*found]
 
 
 def find_asked(name: str, home: Home) -> RunSpec:
