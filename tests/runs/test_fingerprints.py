@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from vlm_ablate.data.sources.files import files_of, local_roots
 from vlm_ablate.errors import AssetMissing
 from vlm_ablate.evaluation.benchmarks.configs import VqaV2Config
 from vlm_ablate.home import Home, files_below
+from vlm_ablate.models import connectors as rooms
 from vlm_ablate.models.connectors.configs import LinearConfig
 from vlm_ablate.models.language.configs import HubLanguageConfig
 from vlm_ablate.registry import connectors
@@ -121,7 +123,10 @@ def test_a_part_that_reads_nothing_has_no_digest() -> None:
     assert part_fingerprint(LinearConfig()) == "none"
 
 
-def test_the_source_of_a_plug_in_decides_and_ours_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("room", ["", "vlm_ablate.models.connectors."], ids=["beside", "in a room"])
+def test_the_source_of_a_plug_in_decides_and_ours_does_not(
+    room: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = (
         "from typing import Literal\n"
         "from vlm_ablate.config.base import ComponentConfig\n"
@@ -130,8 +135,11 @@ def test_the_source_of_a_plug_in_decides_and_ours_does_not(tmp_path: Path, monke
         "@connectors.register('print-test', Config)\nclass Part:\n    pass\n"
     )
     (tmp_path / "plug_in_of_print_test.py").write_text(source)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    __import__("plug_in_of_print_test")
+    if room:
+        monkeypatch.setattr("vlm_ablate.models.connectors.__path__", [*rooms.__path__, str(tmp_path)])
+    else:
+        monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.import_module(f"{room}plug_in_of_print_test")
     try:
         before = code_fingerprint(connectors, "print-test")
         assert before
@@ -139,7 +147,7 @@ def test_the_source_of_a_plug_in_decides_and_ours_does_not(tmp_path: Path, monke
         assert code_fingerprint(connectors, "print-test") != before
         assert code_fingerprint(connectors, "linear") is None
     finally:
-        del connectors._entries["print-test"], sys.modules["plug_in_of_print_test"]
+        del connectors._entries["print-test"], sys.modules[f"{room}plug_in_of_print_test"]
 
 
 def test_what_lies_behind_a_linked_folder_counts_and_a_circle_of_links_ends(tmp_path: Path) -> None:

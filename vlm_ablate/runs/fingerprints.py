@@ -124,16 +124,20 @@ def _recent(path: Path) -> str:
 
 
 def code_fingerprint(registry: Registry[object], name: str) -> str | None:
-    """Digest of the source of a part that is no part of this package: its file, or all files of its package."""
-    module = registry[name].module
-    if module.partition(".")[0] == _OWN:
+    """Digest of the source of a part that this package does not bring: its file, or all files of its package.
+
+    Of what somebody has put into a room of this package, the file alone.
+    """
+    entry = registry[name]
+    module, own = entry.module, entry.module.partition(".")[0] == _OWN
+    if own and isinstance(entry.target, str):
         return None
     spec = find_spec(module)
     if spec is None or not spec.origin or not spec.origin.endswith(".py"):
         return MISSING
     file = Path(spec.origin)
     top = find_spec(module.partition(".")[0])
-    package = Path(top.origin).parent if top and top.origin and top.submodule_search_locations else None
+    package = Path(top.origin).parent if top and top.origin and top.submodule_search_locations and not own else None
     return files_digest(sorted(package.rglob("*.py")) if package else [file])
 
 
