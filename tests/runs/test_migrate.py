@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ from vlm_ablate.runs.results import find_results
 from vlm_ablate.runs.spec import RunSpec
 from vlm_ablate.runs.view import record_of
 from vlm_ablate.tracking import schema
-from vlm_ablate.tracking.record_file import load_records
+from vlm_ablate.tracking.record_file import dump_records, load_records
 
 OLD = Path(__file__).parent / "version_0_1"
 """A run of Table 3 as version 0.1 recorded it: what was run, how it ended, and its record."""
@@ -238,3 +239,15 @@ def test_records_are_taken_into_a_home_for_run_and_table(tmp_path: Path) -> None
     key = "score/mean"
     assert mine.metrics[key] == theirs.metrics[key]
     assert mine.tags[schema.RUN] == theirs.tags[schema.RUN]
+
+
+def test_records_of_other_scores_than_a_home_has_are_not_called_taken_over(tmp_path: Path) -> None:
+    home, other = Home(tmp_path / "home").prepare(minimum_free=0), tmp_path / "other.json"
+    read = load_records(OLD / "records.json")
+    scores = [score | {"score": score["score"] + (score["column"] == "vqav2")} for score in read.records[0].scores]
+    dump_records(other, [replace(read.records[0], scores=scores)])
+    assert [done.spec is None for done in import_records(OLD / "records.json", home)] == [False]
+    assert [done.spec is None for done in import_records(OLD / "records.json", home)] == [False], "they are the same"
+    (done,) = import_records(other, home)
+    assert done.spec is None and "with other scores, which stay: vqav2 " in done.told
+    assert "okvqa" not in done.told and "vqav2 (blind) " in done.told

@@ -25,6 +25,7 @@ from vlm_ablate.runs.migrate import (
     take_over,
     trained_otherwise,
 )
+from vlm_ablate.runs.results import find_results
 from vlm_ablate.runs.spec import RunSpec
 from vlm_ablate.runs.view import spec_params, spec_tags
 from vlm_ablate.tracking import schema
@@ -61,7 +62,7 @@ def migrate_records(path: Path) -> list[Migrated]:
 def import_records(path: Path, home: Home) -> list[Migrated]:
     """Take the runs of a records file over into a home: their scores and curves, for there are no weights in it.
 
-    A run that another process computes now is left to it.
+    A run that another process computes now is left to it, and what the home has already stays.
 
     Raises:
         TrackingError: it is no records file.
@@ -84,8 +85,24 @@ def import_records(path: Path, home: Home) -> list[Migrated]:
         except LeaseHeld as held:
             done.append(left_to(held, old, record.name))
             continue
+        if others := _other_scores(record, spec, home):
+            told = f"left: {spec.id} is in this home with other scores, which stay: {'; '.join(others)}"
+            done.append(Migrated(old, record.name, None, told))
+            continue
         done.append(Migrated(old, record.name, spec, f"is {spec.id} in this home"))
     return done
+
+
+def _other_scores(record: RunRecord, spec: RunSpec, home: Home) -> list[str]:
+    """Scores of a home's run that are not those of its record, in words."""
+    records = find_results(spec, home).score_records()
+    there = {(r["column"], bool(r["blind"])): r for r in records if not r.get("described")}
+    told = []
+    for score in record.scores:
+        column, blind, value = score["column"], bool(score["blind"]), score["score"]
+        if (known := there.get((column, blind))) and known["score"] != value:
+            told.append(f"{column}{' (blind)' if blind else ''} {known['score']:g} and not {value:g}")
+    return told
 
 
 def spec_of_record(record: RunRecord) -> RunSpec:
