@@ -43,3 +43,10 @@ def test_a_run_of_the_same_keys_is_found_under_the_names_of_the_other_experiment
 def test_what_is_another_run_or_does_not_say_which_is_not_taken(changed: dict[str, Any]) -> None:
     spec = make_spec()
     assert shared_records([spec], [RecordFile([record_of(spec, **changed)])]).records == []
+
+
+def test_two_arms_of_the_same_keys_are_both_found() -> None:
+    specs = [make_spec("mlp", note="same"), make_spec("twin", note="same")]
+    assert specs[0].stage_keys[-1].key == specs[1].stage_keys[-1].key and specs[0].id != specs[1].id
+    found = shared_records(specs, [RecordFile([record_of(specs[0])])])
+    assert [(record.id, record.arm) for record in found.records] == [(spec.id, spec.arm) for spec in specs]

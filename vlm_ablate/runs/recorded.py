@@ -20,21 +20,21 @@ def shared_records(specs: Sequence[RunSpec], files: Iterable[RecordFile]) -> Rec
     """
     found = RecordFile([])
     histories, answers, examples = dict(found.histories), dict(found.answers), dict(found.examples)
-    wanted = {_keys(spec): spec for spec in specs}
+    wanted: dict[_Keys, list[RunSpec]] = {}
+    for spec in specs:
+        wanted.setdefault(_keys(spec), []).append(spec)
     for file in files:
         for record in file.records:
             keys = _recorded_keys(record)
-            spec = wanted.get(keys) if keys is not None else None
-            if spec is None or not _scored_alike(spec, record):
-                continue
-            del wanted[_keys(spec)]
-            found.records.append(_as_of(spec, record))
-            if record.run_id in file.histories:
-                histories[spec.id] = file.histories[record.run_id]
-            if record.run_id in file.answers:
-                answers[spec.id] = file.answers[record.run_id]
-            if record.run_id in file.examples:
-                examples[spec.id] = file.examples[record.run_id]
+            for spec in [s for s in wanted.get(keys, ()) if _scored_alike(s, record)] if keys is not None else ():
+                wanted[_keys(spec)].remove(spec)
+                found.records.append(_as_of(spec, record))
+                if record.run_id in file.histories:
+                    histories[spec.id] = file.histories[record.run_id]
+                if record.run_id in file.answers:
+                    answers[spec.id] = file.answers[record.run_id]
+                if record.run_id in file.examples:
+                    examples[spec.id] = file.examples[record.run_id]
     return replace(found, histories=histories, answers=answers, examples=examples)
 
 
