@@ -11,6 +11,7 @@ from tests.tracking.specs import make_spec
 from vlm_ablate.errors import UnknownNameError
 from vlm_ablate.home import Home
 from vlm_ablate.runs.find import find_asked, find_run
+from vlm_ablate.runs.fingerprints import agree, differences
 from vlm_ablate.runs.names import RunNotUsable, full_name
 from vlm_ablate.runs.spec import RunSpec
 
@@ -96,3 +97,20 @@ def test_a_run_whose_files_have_changed_is_not_said_to_go_on(home: Home, tmp_pat
     write_log(spec, home, [])  # trained anew, so far
     with pytest.raises(RunNotUsable, match="has not ended yet"):
         find_run("mlp seed 0", home)
+
+
+def test_a_run_that_was_trained_again_from_other_files_is_another_start(home: Home, tmp_path: Path) -> None:
+    body = make_spec().to_dict()
+    data = tmp_path / "data"
+    body["config"]["stages"]["train"]["data"]["mixture"] = {"pairs": {"source": {"name": "pairs", "id": str(data)}}}
+    first, later = RunSpec.from_dict(body), make_spec("later").to_dict()
+    later["config"]["model"]["init_from"] = "run:mlp seed 0"
+    data.mkdir()
+    (key,) = RunSpec.from_dict(later).stage_keys
+    told = [key.fingerprints(home)]
+    for files, weights in (("old", b"1"), ("new", b"22")):
+        (data / "train.jsonl").write_text(files)
+        write_results(first, home, weights_sha256=weights.hex()).stages[-1].weights.write_bytes(weights)
+        told.append(key.fingerprints(home))
+    assert agree(told[0], told[1]), "no such run yet"
+    assert differences(told[1], told[2]) == ["init_from"]

@@ -36,8 +36,7 @@ def stage_of(name: str, home: Home) -> StageFolder:
     """
     body = named_run(name, home)
     called, key = f"{body['spec']['arm']} seed {body['spec']['seed']}", body["stages"][-1]
-    folders = [StageFolder(root) for root in variants(home.stages, key)]
-    done = [f for f in folders if (f.outcome() or {}).get("status") == schema.FINISHED and f.weights.is_file()]
+    done = _trained(key, home)
     if len(done) == 1:
         return done[0]
     if done:
@@ -52,6 +51,12 @@ def stage_of(name: str, home: Home) -> StageFolder:
     )
 
 
+def _trained(key: str, home: Home) -> list[StageFolder]:
+    """The finished stages of a key that have weights, each of other files, in the order in which they were begun."""
+    folders = [StageFolder(root) for root in variants(home.stages, key)]
+    return [f for f in folders if (f.outcome() or {}).get("status") == schema.FINISHED and f.weights.is_file()]
+
+
 def start_fingerprints(model: ModelConfig, home: Home) -> dict[str, str]:
     """Field -> digest of the run's weights that it takes, and of what these are a change of; MISSING: not here."""
     found = {}
@@ -63,8 +68,10 @@ def start_fingerprints(model: ModelConfig, home: Home) -> dict[str, str]:
 
 
 def _digest_or_missing(name: str, home: Home) -> str:
+    """Of the last of several: what another one was taken for is no result of the run as it is now."""
     try:
-        return digest_of(stage_of(name, home))
+        done = _trained(named_run(name, home)["stages"][-1], home)
+        return digest_of(done[-1]) if done else MISSING
     except VlmAblateError:
         return MISSING  # whoever starts from it says what is wrong
 
