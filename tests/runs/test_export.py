@@ -24,3 +24,17 @@ def test_what_a_run_was_scored_on_is_not_called_what_it_was_trained_on(tmp_path:
     trained, _, scored = told.partition("Scored on:")
     assert "Trained on:" in trained and "| drawings | CC0-1.0 |" in trained and "photos" not in trained
     assert "| photos | CC-BY-4.0 |" in scored and "drawings" not in scored
+
+
+def test_what_a_run_was_trained_on_that_this_one_started_from_is_told_too(tmp_path: Path) -> None:
+    home, stage = Home(tmp_path).prepare(0), {"steps": 10, "batch_size": 4}
+    first = write_results(make_spec("first", stages={"a": stage, "b": stage}), home, licences=[{"name": "web"}])
+    before = first.stages[0]
+    before.end({"status": "finished", "licences": [{"name": "captions"}]})
+    start = {"id": "run:first", "type": "run", "stage": first.stages[-1].root.name, "sha256": "1"}
+    for number, told in enumerate((start, {"connector": start}, {"id": "hub/model", "type": "llava"})):
+        spec = make_spec(f"later{number}")
+        results = write_results(spec, home, licences=[{"name": "questions"}], init_from=told)
+        text = dict(origin_of(FinishedRun(spec, results)).sections)["Licences"]
+        known = [name for name in ("questions", "web", "captions") if f"| {name} |" in text]
+        assert known == (["questions", "web", "captions"] if number < 2 else ["questions"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,9 @@ from vlm_ablate.checkpoints.card import table
 from vlm_ablate.checkpoints.export import export
 from vlm_ablate.checkpoints.exported import Exported, Origin
 from vlm_ablate.config.data import Preparation
+from vlm_ablate.home import Home
 from vlm_ablate.runs.find import FinishedRun, load_run
+from vlm_ablate.runs.folder import StageFolder
 from vlm_ablate.tracking import schema
 
 if TYPE_CHECKING:
@@ -116,10 +118,28 @@ def _licences(found: FinishedRun) -> str:
     named = ", ".join(f"`{start}`" for start in dict.fromkeys(starts) if start)
     text = "The weights carry on from the parts above"
     text += f" ({named}); their licences apply." if named else "; their licences apply."
-    trained, scored = _materials(found.results.outcomes), _materials(found.results.score_records())
+    trained = _materials(_trained(found.results.outcomes, found.home))
+    scored = _materials(found.results.score_records())
     tail = "Trained on:\n\n" + table(trained) if trained else "The licences of the data are in the run's record."
     asked = "\n\nScored on:\n\n" + table(scored) if scored else ""
     return f"{text}\n\n{tail}{asked}"
+
+
+def _trained(outcomes: Sequence[Mapping[str, Any]], home: Home) -> Iterator[Mapping[str, Any]]:
+    """Outcomes of stages, and of those of other runs that the first of them started from."""
+    yield from outcomes
+    start = outcomes[0].get("init_from", {}) if outcomes else {}
+    for told in [start] if "id" in start else start.values():
+        if told.get("type") == "run":
+            yield from _trained(_until(told["stage"], home), home)
+
+
+def _until(name: str | None, home: Home) -> list[dict[str, Any]]:
+    """Outcomes of a stage and of those before it, in order."""
+    if name is None:
+        return []
+    stage = StageFolder(home.stages / name)
+    return [*_until((stage.manifest() or {}).get("before"), home), stage.outcome() or {}]
 
 
 def _materials(told: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
