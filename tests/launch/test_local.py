@@ -166,11 +166,21 @@ def test_each_worker_gets_one_gpu(home: Home, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize(
-    ("value", "ids"), [("", []), ("-1", []), ("0", ["0"]), ("1, 2", ["1", "2"]), ("0,-1,1", ["0"])]
+    ("value", "ids"), [("", []), ("-1", []), ("0", ["0"]), ("1, 2", ["1", "2"]), ("0,-1,1", ["0"]),
+     ("NoDevFiles", []), ("GPU-8f2,MIG-1a", ["GPU-8f2", "MIG-1a"])]
 )
 def test_visible_gpus_follow_the_environment(monkeypatch: pytest.MonkeyPatch, value: str, ids: list[str]) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
     assert devices.gpus() == ids
+
+
+def test_a_run_without_a_gpu_sees_none(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    with Campaign(LocalLauncher(LocalConfig()), home, print, target=TARGET) as campaign:
+        asked = ((1, 1), (2, 0), (3, 0), (4, None))
+        runs = [campaign.submit(make_spec("mlp", seed), Placement(devices=devices)) for seed, devices in asked]
+        assert [run.result(120).status for run in runs] == ["finished"] * 4
+    assert [line[3:] for line in calls(home)] == [["3"], [], [], ["3"]]
 
 
 def test_launchers_are_known_by_name() -> None:

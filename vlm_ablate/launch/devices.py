@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
+
+_ID = re.compile(r"\d|GPU-|MIG-")
 
 
 def gpus() -> list[str]:
@@ -13,8 +17,8 @@ def gpus() -> list[str]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         ids = [part.strip() for part in visible.split(",")]
-        # CUDA stops reading at the first id that is not valid.
-        return ids[: ids.index("-1")] if "-1" in ids else [part for part in ids if part]
+        # CUDA stops reading at the first id that is not valid: -1, or the NoDevFiles of a job without GPUs.
+        return [*takewhile(_ID.match, filter(None, ids))]
     try:
         command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
         listing = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout

@@ -163,9 +163,10 @@ class LocalLauncher:
     def _assign(self) -> None:
         """Give queued runs to idle workers, and start workers while there is work for them."""
         while self._queue:
-            wanted = self._queue[0][1].devices or 1
+            asked = self._queue[0][1].devices
+            wanted, devices = asked or 1, [] if asked == 0 else self._devices
             idle = [worker for worker in self._workers if worker.future is None]
-            fitting = (worker for worker in idle if len(worker.places) == wanted and not worker.leaving)
+            fitting = (worker for worker in idle if worker.fits(wanted, devices))
             worker = next(fitting, None)
             if worker is None:
                 if len(self._workers) - len(idle) >= self._size:
@@ -175,7 +176,7 @@ class LocalLauncher:
                     for other in idle:  # their places are wanted; they leave, and this is tried again
                         other.dismiss()
                     return
-                worker = self._start_worker(places)
+                worker = self._start_worker(places, devices)
             future, _ = self._queue.popleft()
             if future.set_running_or_notify_cancel():
                 worker.give(future)
@@ -186,9 +187,11 @@ class LocalLauncher:
         free = [place for place in range(self._places if wanted == 1 else self._have) if place not in taken]
         return tuple(free[:wanted]) if len(free) >= wanted else None
 
-    def _start_worker(self, places: tuple[int, ...]) -> _Worker:
+    def _start_worker(self, places: tuple[int, ...], devices: list[str]) -> _Worker:
         home = str(self._context.home.root.absolute())
-        environment = worker_environment(places, self._devices, self.threads)
+        environment = worker_environment(places, devices, self.threads)
+        if self._devices and not devices:
+            environment["CUDA_VISIBLE_DEVICES"] = ""
         environment |= {HOME_VARIABLE: home, LAUNCHER_VARIABLE: "local"}  # caches belong there, too
         setup = {
             "path": sys.path,
@@ -196,7 +199,7 @@ class LocalLauncher:
             "target": self._context.target,
             "tracking_uri": self._context.tracking_uri,
         }
-        worker = _Worker(places, environment, setup)
+        worker = _Worker(places, devices, environment, setup)
         self._workers.append(worker)
         return worker
 
@@ -250,8 +253,10 @@ class LocalLauncher:
 class _Worker:
     """The parent's side of one worker process."""
 
-    def __init__(self, places: tuple[int, ...], environment: dict[str, str], setup: dict[str, Any]) -> None:
-        self.places = places
+    def __init__(
+        self, places: tuple[int, ...], devices: list[str], environment: dict[str, str], setup: dict[str, Any]
+    ) -> None:
+        self.places, self._devices = places, devices
         self.future: RunFuture | None = None
         self.begun = False
         """It has said something of its run: before, the signal that stops a run would end it."""
@@ -267,6 +272,10 @@ class _Worker:
             )  # fmt: skip
         self.link: Connection[Any, Any] = Connection(ours.detach())
         self.link.send(("setup", setup))
+
+    def fits(self, wanted: int, devices: list[str]) -> bool:
+        """Whether it can take a run of so many ranks, with the GPUs of this machine or, of an empty list, without."""
+        return len(self.places) == wanted and self._devices == devices and not self.leaving
 
     def give(self, future: RunFuture) -> None:
         """Start a run; a worker that has just died is noticed when its answer is read."""
