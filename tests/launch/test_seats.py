@@ -177,7 +177,7 @@ def test_slurm_is_asked_for_one_process_a_machine_with_all_its_devices(
     monkeypatch.setenv("PATH", f"{srun.parent}{os.pathsep}{os.environ['PATH']}")
     engine = SlurmEngine(SlurmConfig(partition="gpu", cpus=32))
     asked = Placement(devices=8, nodes=2)
-    cluster: Any = SimpleNamespace(gpus=lambda placement: placement.devices, minutes=60)
+    cluster: Any = SimpleNamespace(gpus=lambda placement: placement.devices, minutes=60, array_size=1001)
     engine._slurm = cluster
     executor = submitit.AutoExecutor(tmp_path, cluster="slurm")
     executor.update_parameters(**engine.parameters(asked))

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,8 +27,8 @@ from vlm_ablate.launch.base import Placement
 from vlm_ablate.launch.campaign import Campaign
 from vlm_ablate.launch.configs import SlurmConfig
 from vlm_ablate.launch.handover import Handover, Listening
-from vlm_ablate.launch.slurm import _SIGNALS, IDLE_JOBS, SlurmLauncher, run_task
-from vlm_ablate.launch.slurm_nodes import _gpus, _minutes
+from vlm_ablate.launch.slurm import _SIGNALS, IDLE_JOBS, ProcessEngine, SlurmEngine, SlurmLauncher, run_task
+from vlm_ablate.launch.slurm_nodes import _array_size, _gpus, _minutes
 from vlm_ablate.runs.outcome import RunOutcome
 from vlm_ablate.runs.spec import RunSpec
 
@@ -165,6 +166,93 @@ def test_a_run_whose_jobs_leave_nothing_does_not_go_back_into_the_queue_for_ever
             signal.signal(number, handler)
     ((kind, why),) = Listening(task)()
     assert kind == "died" and "give a job more time" in why and len(requeued) == 2 * IDLE_JOBS
+
+
+def test_jobs_of_this_machine_have_a_gpu_each_of_those_that_the_command_may_use(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """submitit gives `0` to each of them, whatever the command itself was given."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,MIG-b")
+    with opened(home, executor="local") as campaign:
+        outcomes = campaign.run([make_spec("mlp", seed) for seed in range(3)])
+    assert [outcome.status for outcome in outcomes] == ["finished"] * 3
+    assert {gpu for *_, gpu in calls(home)} == {"5", "MIG-b"}
+
+
+def test_no_gpu_of_this_machine_has_two_jobs_while_another_has_none(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,6,7")
+    handover = Handover.create(home, {})
+    tasks = [handover.task(number, make_spec("mlp", number)) for number in range(6)]
+    engine = ProcessEngine(SlurmConfig(executor="local"))
+    engine.open(handover)
+    engine.check(Placement())
+    assert engine.jobs == 3
+    engine.parameters(Placement())
+    assert [engine.more(task) for task in tasks[:3]] == [("5",), ("6",), ("7",)]
+    tasks[1].withdraw()
+    assert engine.more(tasks[3]) == ("6",)
+    for task in tasks[0], tasks[2]:
+        task.withdraw()
+    engine.check(Placement(devices=2))
+    assert engine.jobs == 1
+    engine.parameters(Placement(devices=2))
+    assert engine.more(tasks[4]) == ("5,7",)
+    engine.parameters(Placement(devices=0))
+    assert engine.more(tasks[5]) == ("",)
+
+
+def test_jobs_of_this_machine_take_no_part_in_an_allocation_that_the_command_runs_in(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would wait for its other machines, and put it, which is not theirs, back into the queue."""
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "2")
+    monkeypatch.setenv("SLURM_JOB_NODELIST", "node[1-2]")
+    with opened(home, executor="local", retries=0) as campaign:
+        (outcome,) = campaign.run([make_spec("mlp", 1)])
+    assert outcome.status == "finished", outcome.message
+    task = Handover.create(home, {"home": str(home.root), "launcher": "slurm", "threads": 1}).task(1, make_spec("long"))
+    requeued, root = list[int](), task.root.parents[1]
+
+    def limit(*arguments: Any, **options: Any) -> str:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return "interrupted"
+
+    monkeypatch.setattr("vlm_ablate.launch.slurm.attend", limit)
+    monkeypatch.setattr("vlm_ablate.launch.slurm._requeue", lambda: requeued.append(1))
+    handlers = {number: signal.getsignal(number) for number in _SIGNALS}
+    try:
+        run_task(str(task.root), str(root), (root / "token").read_text(), "")
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert not requeued
+
+
+def test_more_runs_than_an_array_may_have_are_several_arrays(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slurm refuses an array whose last index reaches its MaxArraySize, 1001 where nobody has changed it."""
+    arrays, cancelled = list[int](), list[str]()
+
+    def start(self: Any, tasks: Sequence[int], placement: Placement) -> list[str]:
+        if len(arrays) == 3:
+            raise VlmAblateError("no more")
+        arrays.append(len(tasks))
+        return [f"{len(arrays)}_{n}" for n in range(len(tasks))]
+
+    monkeypatch.setattr("vlm_ablate.launch.slurm._Submitted.start", start)
+    engine, tasks = SlurmEngine(SlurmConfig()), list[Any](range(2500))
+    cluster: Any = SimpleNamespace(array_size=1001, cancel=cancelled.extend, gpus=lambda placement: 0, minutes=60)
+    engine._slurm = cluster
+    assert engine.parameters(Placement())["slurm_array_parallelism"] == 1001  # not the 256 of submitit
+    assert len({*engine.start(tasks, Placement())}) == 2500 and arrays == [1001, 1001, 498]
+    arrays[:] = [0]
+    with pytest.raises(VlmAblateError, match="no more"):
+        engine.start(tasks, Placement())
+    assert len(cancelled) == 2002
+    monkeypatch.setattr("vlm_ablate.launch.slurm_nodes._answer", lambda command: "MaxArraySize            = 4001\n")
+    assert _array_size() == 4001
 
 
 def test_what_sinfo_tells_of_nodes_is_read() -> None:

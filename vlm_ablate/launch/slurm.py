@@ -21,7 +21,7 @@ from vlm_ablate.errors import VlmAblateError
 from vlm_ablate.home import Home
 from vlm_ablate.launch.base import Placement
 from vlm_ablate.launch.configs import SlurmConfig
-from vlm_ablate.launch.devices import gpus
+from vlm_ablate.launch.devices import cores, gpus
 from vlm_ablate.launch.engine import EngineLauncher
 from vlm_ablate.launch.handover import Handover, Saying, Task, check_home
 from vlm_ablate.launch.remote import attend
@@ -71,10 +71,14 @@ class _Submitted:
         root, token = str(self._handover.root), self._handover.token
         try:
             with executor.batch():
-                jobs = [executor.submit(run_task, str(task.root), root, token) for task in tasks]
+                jobs = [executor.submit(run_task, str(task.root), root, token, *self.more(task)) for task in tasks]
         except Exception as error:  # submitit passes on what sbatch says, in exceptions of several kinds
             raise VlmAblateError(f"Slurm does not take the jobs: {_last_line(error)}") from error
         return self.named(jobs)
+
+    def more(self, task: Task) -> tuple[str, ...]:
+        """Further arguments of a task's job."""
+        return ()
 
     def named(self, jobs: Sequence[Any]) -> Sequence[Hashable]:
         """What names the jobs for `ended`."""
@@ -106,12 +110,24 @@ class SlurmEngine(_Submitted):
         options: dict[str, Any] = {
             "name": "vlm-ablate", "timeout_min": self._slurm.minutes, "cpus_per_task": config.cpus, "tasks_per_node": 1,
             "nodes": placement.nodes or 1, "stderr_to_stdout": True, "slurm_signal_delay_s": config.signal_seconds,
-            "slurm_setup": config.setup or None, "slurm_array_parallelism": config.jobs or 256,
+            "slurm_setup": config.setup or None, "slurm_array_parallelism": config.jobs or self._slurm.array_size,
             "slurm_additional_parameters": submit_options(config) | {"requeue": True},
         }  # fmt: skip
         if number:
             options["gpus_per_node"] = number
         return {key: value for key, value in options.items() if value is not None}
+
+    def start(self, tasks: Sequence[Task], placement: Placement) -> Sequence[Hashable]:
+        """See `Engine.start`. More tasks than one array may have are several."""
+        jobs: list[Hashable] = []
+        try:
+            for at in range(0, len(tasks), self._slurm.array_size):
+                jobs += super().start(tasks[at : at + self._slurm.array_size], placement)
+        except BaseException:
+            with suppress(VlmAblateError):
+                self.cancel(jobs)
+            raise
+        return jobs
 
     def named(self, jobs: Sequence[Any]) -> Sequence[Hashable]:
         """Numbers of the jobs, as Slurm writes them."""
@@ -134,19 +150,40 @@ class ProcessEngine(_Submitted):
     def __init__(self, config: SlurmConfig) -> None:
         super().__init__(config)
         self.jobs = config.jobs  # there are no arrays that hold their jobs back
+        self._have: list[str] = []
+        self._number = 0
+        """GPUs of each job that is being started."""
+        self._given: list[tuple[Task, list[str]]] = []
+        """What has GPUs, or had."""
+
+    def open(self, handover: Handover) -> None:
+        """See `Engine.open`."""
+        super().open(handover)
+        self._have = gpus()
 
     def check(self, placement: Placement) -> None:
         """See `Engine.check`."""
-        have = len(gpus())
+        have = len(self._have)
         if (placement.devices or 0) > have:
             raise VlmAblateError(f"{placement.devices} GPUs a run: this machine has {have}")
         if (placement.nodes or 1) > 1:
             raise VlmAblateError(f"{placement.nodes} nodes a run: this executor has this machine only")
+        if self.config.jobs is None:
+            room = max(1, (have or cores()) // (placement.devices or 1))
+            self.jobs = min(self.jobs or room, room)
 
     def parameters(self, placement: Placement) -> dict[str, Any]:
         """See `_Submitted.parameters`."""
-        number = placement.devices if placement.devices is not None else min(1, len(gpus()))
-        return {"timeout_min": self.config.time or USUAL_MINUTES, "gpus_per_node": number, "stderr_to_stdout": True}
+        self._number = placement.devices if placement.devices is not None else min(1, len(self._have))
+        return {"timeout_min": self.config.time or USUAL_MINUTES, "stderr_to_stdout": True}
+
+    def more(self, task: Task) -> tuple[str, ...]:
+        """See `_Submitted.more`: those of the GPUs that fewest have. submitit itself gives the first to every job."""
+        self._given = [(other, ids) for other, ids in self._given if not other.withdrawn]
+        taken = [device for _, ids in self._given for device in ids]
+        chosen = sorted(self._have, key=taken.count)[: self._number]
+        self._given.append((task, chosen))
+        return (",".join(chosen),)
 
     def ended(self, jobs: Iterable[Hashable]) -> Mapping[Hashable, str]:
         """See `Engine.ended`."""
@@ -158,8 +195,11 @@ class ProcessEngine(_Submitted):
             job.cancel(check=False)  # type: ignore[attr-defined]  # a submitit job
 
 
-def run_task(task: str, root: str, token: str) -> None:
+def run_task(task: str, root: str, token: str, devices: str | None = None) -> None:
     """In a job: one run. In a job of several machines this is called on each; the first has the run.
+
+    Args:
+        devices: GPUs of a job that is a process of this machine; a job of Slurm around it is another's.
 
     Raises:
         HomeNotShared: this machine does not see the home.
@@ -167,7 +207,9 @@ def run_task(task: str, root: str, token: str) -> None:
     heard: list[int] = []
     for number in _SIGNALS:
         signal.signal(number, lambda number, frame: heard.append(number))
-    seat = seat_of_slurm()
+    if devices is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = devices
+    seat = seat_of_slurm() if devices is None else None
     if seat is not None and seat.index:
         follow(seat, check=lambda: check_home(root, token))
         return
@@ -184,7 +226,7 @@ def run_task(task: str, root: str, token: str) -> None:
     if ended == "interrupted" and heard and not Task(Path(task)).withdrawn:
         if signal.SIGTERM not in heard and _stands_still(Task(Path(task)), home, data["id"]):
             Saying(Task(Path(task))).send(("died", _STANDS_STILL))
-        else:
+        elif devices is None:
             _requeue()
 
 

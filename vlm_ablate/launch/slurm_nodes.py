@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from vlm_ablate.errors import VlmAblateError, nearest
@@ -21,6 +22,8 @@ ANSWER_SECONDS = 30.0
 """How long Slurm's controller may take to answer."""
 PROBE_SECONDS = 15
 """How long a machine may take to be free for a look whether it sees the home."""
+USUAL_ARRAY = 1001
+"""Slurm's own MaxArraySize, where a cluster tells no other."""
 USUAL_MINUTES = 240
 """Limit of a job, where nothing is said and the partition allows it."""
 GOING = {"PENDING", "CONFIGURING", "RUNNING", "SUSPENDED", "COMPLETING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED",
@@ -71,6 +74,8 @@ class Slurm:
             raise VlmAblateError(f"a job of {config.time} min: the partition allows {limit:g} min (time)")
         self.minutes = config.time or int(min(USUAL_MINUTES, limit))
         """Limit of each job."""
+        self.array_size = _array_size()
+        """Most jobs of one array: their indices begin at 0 and stay below."""
 
     def gpus(self, placement: Placement) -> int:
         """GPUs that a job asks for."""
@@ -148,6 +153,13 @@ class Slurm:
         """End jobs, waiting or running."""
         if names := list(jobs):
             _answer(["scancel", "--quiet", *names])
+
+
+def _array_size() -> int:
+    with suppress(VlmAblateError):
+        if told := re.search(r"^MaxArraySize\s*=\s*(\d+)", _answer(["scontrol", "show", "config"]), re.MULTILINE):
+            return max(1, int(told[1]))
+    return USUAL_ARRAY
 
 
 def _flags(options: Mapping[str, Any]) -> list[str]:
