@@ -9,9 +9,13 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from tests.sweeps.toys import RANK, RATE, write_sweep
+from tests.sweeps.toys import RANK, RATE, Oracle, sweep, write_sweep
 from vlm_ablate.cli.app import app
+from vlm_ablate.cli.sweep import places
+from vlm_ablate.cli.sweep_view import plan_view
 from vlm_ablate.errors import ConfigError, VlmAblateError
+from vlm_ablate.home import Home
+from vlm_ablate.launch.base import Placement
 from vlm_ablate.sweeps.loading import load_sweep
 
 RANGE = {"low": 1e-4, "high": 1e-1}
@@ -49,6 +53,11 @@ RANGE = {"low": 1e-4, "high": 1e-1}
         ({"sampler": "nsga2"}, "nsga2 weighs two objectives"),
         ({"objective": {"against": "flops"}, "pruner": "median"}, "ranks trials by one number"),
         ({"pruner": "wilcoxon", "seeds": [0, 1, 2, 3]}, "wilcoxon needs 5 seeds a trial to end any, and there are 4"),
+        ({"pruner": {"name": "wilcoxon", "p": 0.05}, "seeds": [0, 1, 2, 3, 4]}, "wilcoxon needs 6 seeds a trial"),
+        (
+            {"set": {"stages.train.data.sequence_length": 256}, "space": {"data.sequence_length": [256, 512]}},
+            "changes nothing of arm 'plain'",
+        ),
         ({"pruner": "median", "set": {"evaluation.curve": None}}, "`evaluation.curve` is not set"),
         ({"experiment": {"file": "toy.yaml", "arms": ["plain", "plain"], "scale": "paper"}}, "an arm is named twice"),
         ({"name": "a/b"}, "is no name"),
@@ -79,6 +88,27 @@ def test_names_that_nothing_has(tmp_path: Path, experiment: dict[str, Any], told
 def test_a_value_that_no_arm_has_is_left_as_it_is_in_the_first_trial(tmp_path: Path) -> None:
     loaded = load_sweep(write_sweep(tmp_path, space={"stages.train.backbone_learning_rate": RANGE, RATE: RANGE}))
     assert loaded.studies[0].first_trials() == [({RATE: 1e-3}, ["stages.train.backbone_learning_rate"])]
+
+
+def test_the_plan_of_a_grid_counts_the_first_trial_that_has_none_of_its_values(
+    tmp_path: Path, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vlm_ablate.cli.sweep_view._costs", lambda *_: "")
+    space = {"stages.train.backbone_learning_rate": [1e-4, 1e-3]}
+    file = write_sweep(tmp_path, sampler="grid", space=space, budget=None)
+    told = str(plan_view(load_sweep(file), home)[0])
+    (result,) = sweep(file, home, Oracle())
+    assert len(result.trials) == 3 and "3 trials of 1 seed, 3 runs at most" in told
+
+
+@pytest.mark.parametrize(("asked", "at_a_time"), [(None, 2), (1, 8), (4, 2), (0, 8)])
+def test_so_many_trials_at_a_time_as_their_runs_have_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: int | None, at_a_time: int
+) -> None:
+    """More would be proposed without what those before them show."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,4,5,6,7")
+    loaded = load_sweep(write_sweep(tmp_path, set={"execution.devices": 4}))
+    assert places(Placement(devices=asked), loaded) == at_a_time
 
 
 @pytest.mark.parametrize(

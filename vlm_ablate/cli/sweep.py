@@ -81,7 +81,11 @@ def run(
     jobs: Annotated[
         int | None,
         typer.Option(
-            "--jobs", "-j", min=1, max=4_096, help="Trials at a time. Default: as many as there are GPUs or cores for."
+            "--jobs",
+            "-j",
+            min=1,
+            max=4_096,
+            help="Trials at a time. Default: as many as this machine has GPUs or cores for.",
         ),
     ] = None,
     threads: ThreadsOption = 1,
@@ -184,7 +188,7 @@ def _work(loaded: LoadedSweep, home: Home, uri: str, tracking_uri: str, jobs: in
     from vlm_ablate.sweeps.trials import open_studies
     from vlm_ablate.tracking.summary import record_sweep
 
-    studies, at_a_time = open_studies(loaded, home, uri), jobs or places(where.placement)
+    studies, at_a_time = open_studies(loaded, home, uri), jobs or places(where.placement, loaded)
     out().print(_headline(loaded, home), soft_wrap=True)
     if all(study.spent(study.all()) and not study.unfinished() for study in studies):
         return
@@ -205,11 +209,13 @@ def _work(loaded: LoadedSweep, home: Home, uri: str, tracking_uri: str, jobs: in
             ) from None
 
 
-def places(placement: Placement) -> int:
+def places(placement: Placement, loaded: LoadedSweep) -> int:
     """Trials at a time, where nobody says how many: as many as this machine has GPUs for, or without any, cores."""
     from vlm_ablate.launch.devices import cores, gpus
 
-    return max(1, (len(gpus()) or cores()) // (placement.devices or 1))
+    most = max(arm.config.execution.devices or 1 for arm in loaded.base.arms.values())
+    each = most if placement.devices is None else placement.devices or 1
+    return max(1, (len(gpus()) or cores()) // each)
 
 
 def _headline(loaded: LoadedSweep, home: Home) -> str:

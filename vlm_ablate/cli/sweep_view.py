@@ -168,7 +168,7 @@ def plan_view(loaded: LoadedSweep, home: Home) -> list[Any]:
     for study in loaded.studies:
         number = sweep.budget.trials
         if sweep.sampler.name == "grid":
-            points = sum(1 for _ in study.space.grid())
+            points = sum(1 for _ in study.space.grid()) + sum(bool(rest) for _, rest in study.first_trials())
             number = min(points, number) if number else points
         runs = f", {number * len(sweep.seeds)} runs at most" if number else ""
         seeds = counted(len(sweep.seeds), "seed")

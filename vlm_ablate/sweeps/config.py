@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -15,9 +16,13 @@ Value = bool | int | float | str | None
 
 ARM = "arm"
 """The dimension of a sweep over several arms."""
-LEAST_SEEDS = 5
-"""Seeds a trial from which a Wilcoxon test can tell anything at p = 0.1: with four the smallest p is 0.0625, with
-three 0.125, and no trial ends before its last seed."""
+
+
+def least_seeds(p: float) -> int:
+    """Seeds a trial from which a Wilcoxon test can end one before its last. The smallest p-value of n seeds is 2^-n: of
+    four 0.0625, so for 0.1 there must be a fifth. It looks at no fewer than two."""
+    return max(2, math.floor(-math.log2(p)) + 1) + 1
+
 
 
 class SweptExperiment(Strict):
@@ -206,8 +211,8 @@ class Sweep(Strict):
             raise FieldError(("pruner",), f"{pruner} ranks trials by one number, and there are two objectives")
         if sampler == "nsga2" and not two:
             raise FieldError(("sampler",), "nsga2 weighs two objectives; write objective.against, or take tpe")
-        if pruner == "wilcoxon" and len(self.seeds) < LEAST_SEEDS:
-            message = f"wilcoxon needs {LEAST_SEEDS} seeds a trial to end any, and there are {len(self.seeds)}"
+        if pruner == "wilcoxon" and len(self.seeds) < (least := least_seeds(self.pruner.p)):
+            message = f"wilcoxon needs {least} seeds a trial to end any, and there are {len(self.seeds)}"
             raise FieldError(("pruner",), message)
         if len(set(self.seeds)) < len(self.seeds):
             raise FieldError(("seeds",), "has the same seed twice")

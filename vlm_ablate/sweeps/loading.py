@@ -246,12 +246,19 @@ def _check_values(sweep: Sweep, file: Path, document: Document) -> list[Problem]
         space = Space.of(sweep.space, sweep.experiment.arms)
         needed = space.enabling(name)
         arms = conditions(sweep.space, name).get(ARM, sweep.experiment.arms)
+        found: list[LoadedExperiment] = []
         for value in extremes(dimension):
             values = {k: v for k, v in needed.items() if k != ARM} | {name: value}
             try:
-                _load(file, sweep, document, [str(arm) for arm in arms], values)
+                found.append(_load(file, sweep, document, [str(arm) for arm in arms], values))
             except ConfigError as error:
                 problems += error.problems
+        for arm in map(str, arms) if len(found) > 1 and len({*extremes(dimension)}) > 1 else ():
+            first, *rest = (loaded.arms[arm].config for loaded in found)
+            if all(config == first for config in rest):
+                where = str(document.where(("space", *name.split("."))) or display(file))
+                message = f"changes nothing of arm {arm!r}: a field of the arm or of `set` that stands nearer is kept"
+                problems.append(Problem(where, f"space.{name}", message))
     return list(dict.fromkeys(problems))
 
 
