@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from tests.browser import columns, needs_browser, served, shown
 from tests.sweeps.toys import RANK, RATE, Oracle, Watched, quality, sweep, write_sweep
+from vlm_ablate.cli.app import app
 from vlm_ablate.config.expand import load_experiment
 from vlm_ablate.config.run_config import RunConfig
 from vlm_ablate.home import Home
@@ -106,6 +108,23 @@ def test_each_arm_gets_the_whole_budget(tmp_path: Path, home: Home) -> None:
     results = sweep(write_sweep(tmp_path, experiment=experiment, space=space, budget={"trials": 3}), home, Oracle())
     assert [(r.name, len(r.trials)) for r in results] == [("toy/plain", 3), ("toy/lora", 3)]
     assert RANK in results[1].trials[0].values and RANK not in results[0].trials[0].values
+
+
+def test_arms_of_which_one_had_fewer_trials_are_not_tuned_alike(tmp_path: Path, home: Home) -> None:
+    arms = {"file": "toy.yaml", "arms": ["plain", "lora"], "scale": "paper", "per_arm": True}
+    file = write_sweep(tmp_path, experiment=arms, budget={"trials": 2})
+    *_, last = sweep(file, home, Oracle())
+    for number, told in enumerate((False, True)):
+        out = str(tmp_path / f"{number}.yaml")
+        result = CliRunner().invoke(app, ["sweep", "apply", str(file), out, "--home", str(home.root)])
+        assert result.exit_code == 0
+        assert ("not tuned alike: of trials they had plain 2, lora 3" in result.output) is told
+        write_sweep(tmp_path, experiment=arms, budget={"trials": 4})
+        loaded = load_sweep(file)
+        trials = open_studies(loaded, home, default_storage(home, loaded.sweep.name))[1]
+        more = trials.ask()
+        assert last.tried == 2 and more is not None
+        trials.complete(more, [1.0])
 
 
 def test_the_objective_is_the_mean_over_seeds_with_an_interval(tmp_path: Path, home: Home) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from vlm_ablate.cli.sweep_view import short_names, table_of
 from vlm_ablate.errors import VlmAblateError
 from vlm_ablate.reporting.statistics import Estimate
 from vlm_ablate.sweeps.apply import winners
@@ -76,3 +77,19 @@ def test_a_winner_of_each_study_is_its_best_or_the_one_that_was_named(seed: int)
         else:
             with pytest.raises(VlmAblateError, match=f"no trial {trial.number} is finished"):
                 winners([result], trial.number)
+
+
+def test_fields_of_two_stages_have_names_that_tell_them_apart() -> None:
+    fields = ["arm", "stages.align.learning_rate", "stages.tune.learning_rate", "stages.tune.lora.r", "data.r"]
+    names = short_names(fields)
+    assert [*names.values()] == ["arm", "align.learning_rate", "tune.learning_rate", "lora.r", "data.r"]
+    rates = {"stages.align.learning_rate": 1.0, "stages.tune.learning_rate": 2.0}
+    trial = TrialRecord(0, "finished", {"arm": "a", **rates}, Estimate(1.0, None, 1), (1.0,))
+    columns, _ = table_of(StudyResult("s", Objective(), (trial,)), 5)
+    assert columns[3:5] == ["align.learning_rate", "tune.learning_rate"]
+
+
+def test_only_the_first_trial_of_an_arm_is_the_file_while_another_has_no_values_yet() -> None:
+    done = [TrialRecord(n, "finished", {"arm": "a"}, Estimate(1.0, None, 1), (1.0,)) for n in range(2)]
+    _, rows = table_of(StudyResult("s", Objective(), (*done, TrialRecord(2, "running", {}, None))), 5)
+    assert [row[-1] for row in rows] == ["as the file has it", ""]

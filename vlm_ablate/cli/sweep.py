@@ -375,6 +375,7 @@ def apply(
 
     Example: vlm-ablate sweep apply t03_learning_rate tuned.yaml
     """
+    from vlm_ablate.cli.console import warn
     from vlm_ablate.config.expand import load_experiment
     from vlm_ablate.config.loading import arms_text
     from vlm_ablate.errors import VlmAblateError
@@ -388,6 +389,9 @@ def apply(
     write_atomically(out.absolute(), experiment_text(loaded, chosen, out, place))
     scale = loaded.sweep.experiment.scale
     load_experiment(out, scale=scale)
+    if len({result.tried for result, _ in chosen.values()}) > 1:
+        told = ", ".join(f"{arm} {result.tried}" for arm, (result, _) in chosen.items())
+        warn([f"the arms were not tuned alike: of trials they had {told}"])
     typer.echo(f"wrote {out}", err=True)
     parts = ["vlm-ablate", "run", str(out), "--scale", scale, "--arms", arms_text([*chosen])]
     command = shlex.join([*parts, *(["--home", home] if home else [])])

@@ -52,7 +52,8 @@ class SweepDisplay(RunDisplay):
         better = max if self._maximize else min
         if value is not None:
             self._best = value if self._best is None else better(value, self._best)
-        told = ", ".join(f"{short_name(name)} {shown(v)}" for name, v in trial.values.items())
+        named = short_names([*trial.study.plan.space.dimensions, *trial.values])
+        told = ", ".join(f"{named[name]} {shown(v)}" for name, v in trial.values.items())
         score = "" if value is None else f"  {value:.2f}{' (best so far here)' if value == self._best else ''}"
         why = f"  {message.partition(chr(10))[0]}" if message else ""
         line = f"{outcome:<9} {trial.name}{score}  {told}{why}"
@@ -65,6 +66,17 @@ def short_name(field: str) -> str:
     """The last word of a dotted field, with the one before where that is a section's own name."""
     parts = field.split(".")
     return ".".join(parts[-2:]) if len(parts) > 1 and len(parts[-1]) < 6 else parts[-1]
+
+
+def short_names(fields: Iterable[str]) -> dict[str, str]:
+    """Field -> its short name, longer where two fields would have one."""
+    named, every = {}, dict.fromkeys(fields)
+    for field in every:
+        parts, name = field.split("."), short_name(field)
+        while name != field and any(f".{other}".endswith(f".{name}") for other in every if other != field):
+            name = ".".join(parts[-name.count(".") - 2 :])
+        named[field] = name
+    return named
 
 
 def shown(value: Any) -> str:
@@ -100,8 +112,8 @@ def table_of(result: StudyResult, top: int) -> tuple[list[str], list[list[str]]]
     fields = list(dict.fromkeys(name for trial in trials for name in trial.values))
     front = {trial.number for trial in result.front} if result.objective.against else set()
     columns = ["trial", result.objective.score, *([result.objective.against] if result.objective.against else []),
-               *map(short_name, fields), "took", ""]  # fmt: skip
-    firsts = len({trial.arm for trial in result.trials})
+               *short_names(fields).values(), "took", ""]  # fmt: skip
+    firsts = len({trial.arm for trial in result.trials if trial.arm})
     rows = []
     for trial in trials:
         mark = ["front"] * (trial.number in front) + ["as the file has it"] * (trial.number < firsts)
@@ -125,7 +137,8 @@ def remarks(result: StudyResult, loaded: LoadedSweep) -> list[str]:
 
     lines = []
     if result.importances:
-        told = ", ".join(f"{short_name(name)} {share:.0%}" for name, share in result.importances.items())
+        named = short_names(result.importances)
+        told = ", ".join(f"{named[name]} {share:.0%}" for name, share in result.importances.items())
         lines.append(f"what mattered (PED-ANOVA): {told}")
     if result.finished and len(loaded.sweep.seeds) == 1:
         lines.append("one seed a trial: the scores have no interval, and the best is partly the luckiest")

@@ -88,7 +88,9 @@ def _points(axes: Axes, trials: Sequence[TrialRecord], x: Callable[[TrialRecord]
 
 
 def _arms(result: StudyResult) -> list[str]:
-    return list(dict.fromkeys(trial.arm for trial in sorted(result.trials, key=lambda trial: trial.number)))
+    """Those of which a trial has its values."""
+    by_number = sorted(result.trials, key=lambda trial: trial.number)
+    return list(dict.fromkeys(trial.arm for trial in by_number if trial.arm))
 
 
 def _slices(result: StudyResult) -> bytes:

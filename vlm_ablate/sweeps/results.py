@@ -79,6 +79,11 @@ class StudyResult:
                 best = sign * trial.objectives[0]
         return kept
 
+    @property
+    def tried(self) -> int:
+        """Trials that told something of their values."""
+        return sum(trial.outcome not in ("running", "failed", "does not fit") for trial in self.trials)
+
     def counts(self) -> dict[str, int]:
         """Outcome -> trials."""
         found: dict[str, int] = {}
