@@ -9,12 +9,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.sweeps.toys import sweep, write_sweep
+from tests.sweeps.toys import RANK, sweep, write_sweep
 from tests.sweeps.worker import Slow
 from vlm_ablate.home import Home
 from vlm_ablate.sweeps.loading import load_sweep
@@ -113,6 +114,15 @@ def server(tmp_path: Path) -> Iterator[str]:
                        capture_output=True)  # fmt: skip
         process.wait(120)
         subprocess.run(["rm", "-rf", str(socket)], check=False)
+
+
+def test_homes_that_begin_a_grid_at_one_moment_ask_for_each_combination_once(tmp_path: Path, server: str) -> None:
+    file = write_sweep(tmp_path, sampler="grid", space={RANK: {"low": 1, "high": 40}}, budget=None)
+    loaded, homes = load_sweep(file), [Home(tmp_path / name).prepare() for name in ("a", "b")]
+    for uri in (f"sqlite:///{tmp_path / 'shared.db'}", server):
+        with ThreadPoolExecutor(2) as pool:
+            (ours,), _ = pool.map(open_studies, [loaded] * 2, homes, [uri] * 2)
+        assert len(ours.all()) == 40
 
 
 def test_processes_share_a_study_on_a_postgresql_server(tmp_path: Path, home: Home, server: str) -> None:

@@ -9,7 +9,7 @@ import json
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -89,7 +89,7 @@ def open_storage(uri: str, folder: Path, *, create: bool = True) -> RDBStorage:
     arguments: dict[str, Any] = {"timeout": LOCK_SECONDS} if sqlite else {"connect_timeout": 10}
     options = {"connect_args": arguments, **({} if sqlite else {"pool_pre_ping": True})}
     address = uri if sqlite else f"postgresql+psycopg://{rest}"
-    with locked(folder / "schema.lock"):
+    with _alone(folder, rest.removeprefix("/") if sqlite else None):
         for attempt in range(_TRIES):
             try:
                 storage = RDBStorage(address, engine_kwargs=options)
@@ -104,6 +104,25 @@ def open_storage(uri: str, folder: Path, *, create: bool = True) -> RDBStorage:
                     continue
                 raise _unreachable(uri, error) from error
     raise AssertionError("unreachable")
+
+
+@contextmanager
+def _alone(folder: Path, file: str | None) -> Iterator[None]:
+    """Within the block no other process makes schema or studies, in this home or, of an SQLite file, in another one."""
+    with locked(folder / "schema.lock"), ExitStack() as stack:
+        if file and Path(file).parent.is_dir():
+            stack.enter_context(locked(Path(f"{file}.lock")))
+        yield
+
+
+@contextmanager
+def _alone_on_server(storage: RDBStorage) -> Iterator[None]:
+    """Within the block no other machine makes studies on this server of PostgreSQL."""
+    from sqlalchemy import text
+
+    with storage.engine.connect() as connection:  # whose transaction holds it
+        connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('vlm_ablate studies'))"))
+        yield
 
 
 @contextmanager
@@ -146,7 +165,9 @@ def open_study(storage: RDBStorage, loaded: LoadedSweep, plan: StudyPlan, folder
     asked = definition(loaded, plan)
     directions: list[Literal["minimize", "maximize"]] = [sweep.objective.direction]
     directions += ["minimize"] if sweep.objective.against else []
-    with locked(folder / "schema.lock"):
+    url = storage.engine.url
+    sqlite = url.get_backend_name() == "sqlite"
+    with _alone(folder, url.database if sqlite else None), nullcontext() if sqlite else _alone_on_server(storage):
         study = optuna.create_study(
             storage=storage, study_name=plan.name, directions=directions, load_if_exists=True, pruner=pruner_of(loaded)
         )
