@@ -24,7 +24,6 @@ def least_seeds(p: float) -> int:
     return max(2, math.floor(-math.log2(p)) + 1) + 1
 
 
-
 class SweptExperiment(Strict):
     """What is searched in."""
 

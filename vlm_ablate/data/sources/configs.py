@@ -35,14 +35,18 @@ class RecordsConfig(ComponentConfig):
     """Of captions and JSON lines; a text that is not in it is an error."""
     hub_subset: ClassVar[str | None] = None
     """What `subset` stands for on the hub when it is not given; a local copy need not have such a folder."""
+    hub_whole: ClassVar[bool] = False
+    """Whether all subsets of the hub together are meant when none is given."""
 
 
 class CauldronConfig(RecordsConfig):
     """Visual questions in The Cauldron's schema: `images`, and turns of user and assistant in `texts`. On the hub
-    `subset` is one of its fifty data sets (`vqav2`, `docvqa`, ...)."""
+    `subset` is one of its fifty data sets (`vqav2`, `docvqa`, ...); without it all of them are meant, each by
+    its size."""
 
     name: Literal["cauldron"] = "cauldron"
     id: str = "HuggingFaceM4/the_cauldron"
+    hub_whole: ClassVar[bool] = True
 
 
 class DocmatixConfig(RecordsConfig):

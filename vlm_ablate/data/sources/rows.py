@@ -122,20 +122,51 @@ def load_hub(config: RecordsConfig) -> Any:
 
     try:
         with _quiet(), offline_unless_allowed():
-            return datasets.load_dataset(
-                config.id,
-                config.subset or config.hub_subset,
-                split=config.split,
-                revision=config.revision,
-                streaming=config.streaming,
-            )
+            subset = config.subset or config.hub_subset
+            whole = subset is None and config.hub_whole
+            names = datasets.get_dataset_config_names(config.id, revision=config.revision) if whole else [subset]
+            parts = [
+                datasets.load_dataset(
+                    config.id, name, split=config.split, revision=config.revision, streaming=config.streaming
+                )
+                for name in names
+            ]
+            return parts[0] if len(parts) == 1 else _mixed(parts, config)
+    except DataError:
+        raise
     except (ConnectionError, FileNotFoundError, datasets.exceptions.DatasetNotFoundError) as error:
         raise AssetMissing(
             f"data set {config.id!r} is not on this machine" + (f": {first_reason(error)}" if hub_allowed() else ""),
             hint=DOWNLOAD_HINT,
         ) from error
     except Exception as error:
+        if subsets := re.search(r"available configs: \[(.*?)\]", str(error)):
+            named = f"data set {config.id!r} has several subsets: {subsets[1]}"
+            raise DataError(named, hint="name one as `subset`") from error
         raise DataError(f"data set {config.id!r} cannot be read: {first_reason(error)}") from error
+
+
+def _mixed(parts: list[Any], config: RecordsConfig) -> Any:
+    """All subsets as one data set: one behind the other, or where rows come in a stream, mixed by their sizes.
+
+    Raises:
+        DataError: a stream's subsets do not tell their sizes.
+    """
+    import datasets
+
+    if not config.streaming:
+        return datasets.concatenate_datasets(parts)
+    splits = [(part.info.splits or {}).get(config.split) for part in parts]
+    sizes = [split.num_examples if split else 0 for split in splits]
+    if not all(sizes):
+        raise DataError(f"data set {config.id!r} does not tell how large its subsets are", hint="name one as `subset`")
+    info = parts[0].info.copy()
+    info.splits = datasets.SplitDict()
+    info.splits.add(datasets.SplitInfo(config.split, num_examples=sum(sizes)))
+    shares = [size / sum(sizes) for size in sizes]
+    return datasets.interleave_datasets(
+        parts, shares, seed=0, info=info, stopping_strategy="all_exhausted_without_replacement"
+    )
 
 
 @contextmanager
