@@ -259,7 +259,7 @@ def test_a_worker_that_was_told_to_end_is_given_no_run() -> None:
     launcher, worker = LocalLauncher(LocalConfig(jobs=1)), _Worker.__new__(_Worker)
     ours, theirs = socket.socketpair()
     with theirs:
-        worker.places, worker.future, worker.link = (0,), None, Connection(ours.detach())
+        worker.places, worker._devices, worker.future, worker.link = (0,), [], None, Connection(ours.detach())
         worker.dismiss()
         launcher._workers, launcher._size, launcher._places = [worker], 1, 1
         future = RunFuture(make_spec(), print)
