@@ -78,7 +78,13 @@ def test_each_is_counted_once_however_often_the_run_was_stopped(
     assert f"{wanted[1]} of {samples} samples cannot be used; others took their place" in " ".join(notices)
 
 
-def test_a_picture_that_changes_while_the_run_goes_on_fails_it(spec: RunSpec, home: Home, tmp_path: Path) -> None:
+@pytest.mark.parametrize("long", [0.5, -1.0], ids=["quickly looked at", "slowly looked at"])
+def test_a_picture_that_changes_while_the_run_goes_on_fails_it(
+    spec: RunSpec, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, long: float
+) -> None:
+    monkeypatch.setattr("vlm_ablate.runs.fingerprints._LONG", long)
+    monkeypatch.setattr("vlm_ablate.runs.fingerprints._REST", 2_000)
+
     def change(event: object) -> None:
         if isinstance(event, StageFinished) and event.stage == "align":
             square(99)[1].load().save(tmp_path / "0.png")

@@ -16,6 +16,7 @@ from vlm_ablate.models.feature_store import answers_folder
 from vlm_ablate.registry import load_plugins
 from vlm_ablate.runs import artifacts
 from vlm_ablate.runs.explain import explain
+from vlm_ablate.runs.fingerprints import look_again
 from vlm_ablate.runs.folder import run_folder
 from vlm_ablate.runs.live import BEAT_SECONDS, Live
 from vlm_ablate.runs.outcome import RunOutcome, failed, note_attempt, outcome_of
@@ -148,6 +149,7 @@ class _Run:
 
     def _ended(self) -> tuple[str, str]:
         """Finished, unless files that decide have changed since: what was computed is a result of those that were."""
+        look_again()
         if find_results(self.spec, self.home).done:
             return schema.FINISHED, ""
         differing = [name for each in explain(self.spec, self.home) for name, *_ in each.differing]

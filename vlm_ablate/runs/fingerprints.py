@@ -110,6 +110,11 @@ _LONG, _REST = 0.5, 20
 thousand pictures are not listed once an arm."""
 
 
+def look_again() -> None:
+    """Believe nothing of a moment ago: what is asked next is looked at, however long that takes."""
+    _looked_at.clear()
+
+
 def _recent(path: Path) -> str:
     """Digest of all files at a path; of what takes long to look at, as of a moment ago."""
     started = time.monotonic()
