@@ -188,7 +188,8 @@ def with_transformers(folder: Path, device: torch.device | str = "cpu") -> Answe
             inputs.pop("token_type_ids", None)
         with torch.no_grad():
             ids = model.generate(**inputs, max_new_tokens=max_new_tokens, **_GREEDY)
-        text: str = processor.tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        made: str = processor.tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        text = made.lstrip()  # some begin a line first
         places = [place for place in (text.find(stop) for stop in Benchmark.stop) if place > 0]
         return text[: min(places, default=len(text))].strip()
 
