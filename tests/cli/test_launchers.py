@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -59,5 +60,10 @@ def test_a_launcher_that_does_not_exist_is_told_before_anything(tmp_path: Path) 
 
 
 def test_a_sweep_has_as_many_trials_at_a_time_as_there_are_gpus_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def loaded(devices: int | None) -> Any:
+        arm = SimpleNamespace(config=SimpleNamespace(execution=SimpleNamespace(devices=devices)))
+        return SimpleNamespace(base=SimpleNamespace(arms={"one": arm}))
+
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
-    assert [places(Placement(devices=number)) for number in (None, 1, 2, 3, 8)] == [4, 4, 2, 1, 1]
+    assert [places(Placement(devices=number), loaded(None)) for number in (None, 1, 2, 3, 8)] == [4, 4, 2, 1, 1]
+    assert [places(Placement(devices=number), loaded(2)) for number in (None, 1)] == [2, 4], "the file's, and by hand"

@@ -202,6 +202,24 @@ def test_the_best_arm_s_panel_of_examples_is_kept_and_names_its_run(
     assert (folder / "examples.png").read_bytes() == before
 
 
+def test_a_panel_is_of_a_run_that_the_table_has(
+    tmp_path: Path, experiment: Experiment, runs: list[RunRecord]
+) -> None:
+    """Of the best arm's runs the first that has one; that of a run which the table has no more goes."""
+    made, folder = report(experiment, runs), tmp_path / "results"
+    panel = tmp_path / "panel.png"
+    Image.new("RGB", (20, 10), (9, 0, 0)).save(panel)
+    second = next(run for run in runs if (run.arm, run.seed) == ("ar_lora", 1))
+    write_results(made, runs, folder, examples={second.run_id: panel})
+    assert [*load_records(folder / "records.json").examples] == [second.run_id]
+    write_results(made, runs, folder, again=False)
+    assert [*load_records(folder / "records.json").examples] == [second.run_id]
+    others = [replace(run, run_id=f"again-{run.run_id}") for run in runs]
+    for again in (False, True):
+        write_results(report(experiment, others), others, folder, again=again)
+        assert not (folder / "examples.png").exists()
+
+
 def test_tables_can_be_made_again_from_the_records_file(
     tmp_path: Path, experiment: Experiment, runs: list[RunRecord], histories: Histories
 ) -> None:

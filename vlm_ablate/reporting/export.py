@@ -15,6 +15,7 @@ from vlm_ablate.tracking.answers import FILE_NAME, Answers, dump_answers
 from vlm_ablate.tracking.examples import keep_examples, kept_examples
 from vlm_ablate.tracking.record_file import records_text
 from vlm_ablate.tracking.records import History, RunRecord
+from vlm_ablate.tracking.schema import EXAMPLES_FILE
 
 FIGURE_FORMATS = ("png", "svg")
 FIGURES: dict[str, Callable[[Report, Sequence[RunRecord], Mapping[str, History], str], bytes]] = {
@@ -54,9 +55,11 @@ def write_results(
     texts = {folder / f"table.{SUFFIXES[name]}": render(report, name) for name in FORMATS if name != "png"}
     texts[folder / "records.json"] = records_text(shown, points)
     pictures = [folder / f"{name}.{format}" for name in FIGURES for format in FIGURE_FORMATS]
-    sample = sample_of(report, shown)
+    sample = sample_of(report, shown, examples or {})
     panel = (examples or {}).get(sample.run_id) if sample else None
-    drawn = (folder / "table.png").is_file() and (not panel or not sample or sample.run_id in kept_examples(folder))
+    kept = {*kept_examples(folder)}
+    drawn = (folder / "table.png").is_file() and kept <= ({sample.run_id} if sample and panel else report.run_ids)
+    drawn = drawn and bool(kept or not panel)
     if not again and drawn and all(_holds(path, text) for path, text in texts.items()):
         return [*texts, folder / "table.png", *(path for path in pictures if path.is_file())]
     written = [_write(path, text) for path, text in texts.items() if path.name != "records.json"]
@@ -67,8 +70,10 @@ def write_results(
     given = {r.run_id: answers[r.run_id]() for r in shown if answers and r.run_id in answers}
     if dump_answers(folder / FILE_NAME, given):
         written.append(folder / FILE_NAME)
-    if sample and panel and (kept := keep_examples(panel, sample.run_id, folder)):
-        written.append(kept)
+    if sample and panel and (made := keep_examples(panel, sample.run_id, folder)):
+        written.append(made)
+    elif not kept & report.run_ids:
+        (folder / EXAMPLES_FILE).unlink(missing_ok=True)  # of a run that the table has no more
     # Last: whoever finds these records as they are now finds all that was made of them.
     return [*written, _write(folder / "records.json", texts[folder / "records.json"])]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from statistics import fmean
@@ -144,11 +144,15 @@ def report(
     )
 
 
-def sample_of(report: Report, records: Iterable[RunRecord]) -> RunRecord | None:
-    """The run whose answers stand for all: the first seed of the best arm that has a score."""
+def sample_of(report: Report, records: Iterable[RunRecord], panels: Container[str] = ()) -> RunRecord | None:
+    """The run whose answers stand for all: the first seed of the best arm that has a score.
+
+    Args:
+        panels: ids of runs that have a panel of pictures; where some of that arm have, the first of these.
+    """
     means = {row.arm: (found.mean, row.scores[schema.MEAN]) for row in report.rows if (found := row.score())}
     runs = [r for r in records if r.run_id in report.run_ids and r.arm in means and r.seed in means[r.arm][1]]
-    return max(runs, key=lambda r: (means[r.arm][0], -r.seed), default=None)
+    return max(runs, key=lambda r: (means[r.arm][0], r.run_id in panels, -r.seed), default=None)
 
 
 def _paired(experiment: Experiment, columns: Sequence[str], paper: PaperTable | None) -> dict[str, str]:

@@ -249,6 +249,8 @@ class _Cache:
             return
         self._known.update(self._new)
         self._new = {}
+        if not self._path.parent.parent.is_dir():
+            return  # who only looks makes no home
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(self._path, json.dumps(self._known, indent=0))

@@ -46,4 +46,4 @@ class Entry:
     @property
     def sample(self) -> RunRecord | None:
         """The run whose answers stand for all."""
-        return sample_of(self.report, self.shown) if self.report else None
+        return sample_of(self.report, self.shown, self.examples) if self.report else None
