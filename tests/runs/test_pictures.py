@@ -78,12 +78,13 @@ def test_each_is_counted_once_however_often_the_run_was_stopped(
     assert f"{wanted[1]} of {samples} samples cannot be used; others took their place" in " ".join(notices)
 
 
-@pytest.mark.parametrize("long", [0.5, -1.0], ids=["quickly looked at", "slowly looked at"])
+@pytest.mark.parametrize(("long", "stages"), [(1e9, ["align"]), (-1.0, ["align", "tune"])], ids=["quick", "slow"])
 def test_a_picture_that_changes_while_the_run_goes_on_fails_it(
-    spec: RunSpec, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, long: float
+    spec: RunSpec, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, long: float, stages: list[str]
 ) -> None:
+    """Also where looking at the files takes long, so that the stage after it goes by what was seen before."""
     monkeypatch.setattr("vlm_ablate.runs.fingerprints._LONG", long)
-    monkeypatch.setattr("vlm_ablate.runs.fingerprints._REST", 2_000)
+    monkeypatch.setattr("vlm_ablate.runs.fingerprints._REST", 1e9)
 
     def change(event: object) -> None:
         if isinstance(event, StageFinished) and event.stage == "align":
@@ -91,5 +92,6 @@ def test_a_picture_that_changes_while_the_run_goes_on_fails_it(
 
     outcome = execute(spec, home=home, reporter=change)
     assert outcome.status == "failed" and outcome.scores == {}
-    assert outcome.message.startswith("changed on the disk while the run went on: files of data align.squares;")
+    changed = ", ".join(f"files of data {stage}.squares" for stage in stages)
+    assert outcome.message.startswith(f"changed on the disk while the run went on: {changed};")
     assert execute(spec, home=home).status == "finished"
