@@ -233,12 +233,13 @@ def test_jobs_of_this_machine_take_no_part_in_an_allocation_that_the_command_run
 
 def test_more_runs_than_an_array_may_have_are_several_arrays(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     """Slurm refuses an array whose last index reaches its MaxArraySize, 1001 where nobody has changed it."""
-    arrays, cancelled = list[int](), list[str]()
+    arrays, shares, cancelled = list[int](), list[int](), list[str]()
 
     def start(self: Any, tasks: Sequence[int], placement: Placement) -> list[str]:
         if len(arrays) == 3:
             raise VlmAblateError("no more")
         arrays.append(len(tasks))
+        shares.append(self.parameters(placement)["slurm_array_parallelism"])
         return [f"{len(arrays)}_{n}" for n in range(len(tasks))]
 
     monkeypatch.setattr("vlm_ablate.launch.slurm._Submitted.start", start)
@@ -247,6 +248,11 @@ def test_more_runs_than_an_array_may_have_are_several_arrays(home: Home, monkeyp
     engine._slurm = cluster
     assert engine.parameters(Placement())["slurm_array_parallelism"] == 1001  # not the 256 of submitit
     assert len({*engine.start(tasks, Placement())}) == 2500 and arrays == [1001, 1001, 498]
+    arrays.clear()
+    limited = SlurmEngine(SlurmConfig(jobs=9))
+    limited._slurm = cluster
+    limited.start(tasks, Placement())
+    assert shares == [1001, 1001, 1001, 3, 3, 3], "what --jobs allows at a time is shared by the arrays"
     arrays[:] = [0]
     with pytest.raises(VlmAblateError, match="no more"):
         engine.start(tasks, Placement())

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vlm_ablate.cli.console import HomeOption
-from vlm_ablate.storage import HOME_VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,8 +19,8 @@ if TYPE_CHECKING:
 app = typer.Typer(help="The folder of runs and records.", no_args_is_help=True)
 
 
-_before: list[str | None] = []
-"""What the environment said of the home before the command in progress."""
+_commands: list[tuple[ExitStack, Home]] = []
+"""Of each command in progress: what ends with it, and the home without its option."""
 
 
 def open_home(folder: str | None) -> Home:
@@ -34,30 +32,28 @@ def open_home(folder: str | None) -> Home:
     from vlm_ablate.home import Home
 
     place = Home.at(folder)
-    if folder:
-        os.environ[HOME_VARIABLE] = str(place.root)
+    if folder and _commands:
+        _commands[-1][0].enter_context(place.as_default())
     return place
 
 
 @contextmanager
 def own_home() -> Iterator[None]:
     """What a command within this block says of the home ends with it."""
-    _before.append(os.environ.get(HOME_VARIABLE))
-    try:
+    from vlm_ablate.home import Home
+
+    with ExitStack() as ends:
+        _commands.append((ends, Home.default()))
+        ends.callback(_commands.pop)
         yield
-    finally:
-        home = _before.pop()
-        os.environ.pop(HOME_VARIABLE, None)
-        if home is not None:
-            os.environ[HOME_VARIABLE] = home
 
 
 def home_words(home: Home) -> list[str]:
     """The option that names a home in a command to copy; none for the one that commands take without it."""
-    from vlm_ablate.home import DEFAULT_FOLDER
+    from vlm_ablate.home import Home
 
-    said = _before[-1] if _before else os.environ.get(HOME_VARIABLE)
-    return [] if home.root == Path(said or DEFAULT_FOLDER).absolute() else ["--home", str(home.root)]
+    usual = _commands[-1][1] if _commands else Home.default()
+    return [] if home == usual else ["--home", str(home.root)]
 
 
 def take_over_earlier(home: Home) -> None:

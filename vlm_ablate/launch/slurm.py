@@ -92,6 +92,8 @@ class SlurmEngine(_Submitted):
     """See `Engine`."""
 
     cluster = "slurm"
+    _arrays = 1
+    """Those that are being submitted, which share the jobs at a time."""
 
     def open(self, handover: Handover) -> None:
         """See `Engine.open`."""
@@ -107,10 +109,11 @@ class SlurmEngine(_Submitted):
     def parameters(self, placement: Placement) -> dict[str, Any]:
         """See `_Submitted.parameters`."""
         config, number = self.config, self._slurm.gpus(placement)
+        at_a_time = max(1, config.jobs // self._arrays) if config.jobs else self._slurm.array_size
         options: dict[str, Any] = {
             "name": "vlm-ablate", "timeout_min": self._slurm.minutes, "cpus_per_task": config.cpus, "tasks_per_node": 1,
             "nodes": placement.nodes or 1, "stderr_to_stdout": True, "slurm_signal_delay_s": config.signal_seconds,
-            "slurm_setup": config.setup or None, "slurm_array_parallelism": config.jobs or self._slurm.array_size,
+            "slurm_setup": config.setup or None, "slurm_array_parallelism": at_a_time,
             "slurm_additional_parameters": submit_options(config) | {"requeue": True},
         }  # fmt: skip
         if number:
@@ -120,8 +123,10 @@ class SlurmEngine(_Submitted):
     def start(self, tasks: Sequence[Task], placement: Placement) -> Sequence[Hashable]:
         """See `Engine.start`. More tasks than one array may have are several."""
         jobs: list[Hashable] = []
+        starts = range(0, len(tasks), self._slurm.array_size)
+        self._arrays = len(starts)
         try:
-            for at in range(0, len(tasks), self._slurm.array_size):
+            for at in starts:
                 jobs += super().start(tasks[at : at + self._slurm.array_size], placement)
         except BaseException:
             with suppress(VlmAblateError):

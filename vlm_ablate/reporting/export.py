@@ -58,8 +58,8 @@ def write_results(
     sample = sample_of(report, shown, examples or {})
     panel = (examples or {}).get(sample.run_id) if sample else None
     kept = {*kept_examples(folder)}
-    drawn = (folder / "table.png").is_file() and kept <= ({sample.run_id} if sample and panel else report.run_ids)
-    drawn = drawn and bool(kept or not panel)
+    fits = kept == {sample.run_id} if sample and panel else kept <= report.run_ids
+    drawn = (folder / "table.png").is_file() and fits
     if not again and drawn and all(_holds(path, text) for path, text in texts.items()):
         return [*texts, folder / "table.png", *(path for path in pictures if path.is_file())]
     written = [_write(path, text) for path, text in texts.items() if path.name != "records.json"]

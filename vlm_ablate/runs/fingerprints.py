@@ -231,7 +231,8 @@ class _Cache:
     """Digests of files by path, size, time and inode, kept in the home folder: a file is read once."""
 
     def __init__(self) -> None:
-        self._path = Home.default().cache / "fingerprints.json"
+        self._home = Home.default()
+        self._path = self._home.cache / "fingerprints.json"
         self._known = _read_cache(self._path)
         self._new: dict[str, str] = {}
 
@@ -249,7 +250,7 @@ class _Cache:
             return
         self._known.update(self._new)
         self._new = {}
-        if not self._path.parent.parent.is_dir():
+        if not self._home.root.is_dir():
             return  # who only looks makes no home
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
