@@ -61,6 +61,7 @@ def threads() -> str:
     return str(torch.get_num_threads()) if torch is not None else os.environ.get("OMP_NUM_THREADS", "default")
 
 
+@cache
 def _processor() -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -71,6 +72,7 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
+@cache
 def _version(distribution: str) -> str:
     try:
         return version(distribution)

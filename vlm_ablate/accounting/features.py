@@ -56,8 +56,8 @@ def plan_features(
 
     The time of a step is its operations over `flops`; with features at hand those of the encoder fall away and their
     bytes are read at 1.5 GB/s instead. What is beside the pictures takes its time with and without, so that the gain
-    hangs on the tokens of a sample: a run looks at its own samples, a plan takes its sample and says up to how many
-    tokens it pays.
+    hangs on how many tokens a sample has for each of its pictures: a run looks at its own samples, a plan takes its
+    sample and says up to how many tokens a picture it pays.
 
     Args:
         execution: of the stage.
@@ -81,8 +81,9 @@ def plan_features(
     kept = connector + real.tokens * token + read
     gain = (encoder + connector + real.tokens * token) / kept if kept else 1.0
     most = (encoder + connector - WORTH * (connector + read)) / (token * (WORTH - 1)) if token else 0.0
-    pays = f"pays up to {most:.0f}" if most > 0 else "never pays"
-    told = f"{gain:.2f}x a step with {real.tokens:.0f} tokens a sample, {pays}; {size / GIB:.1f} GiB"
+    images = real.images or 1.0
+    pays = f"pays up to {most / images:.0f}" if most > 0 else "never pays"
+    told = f"{gain:.2f}x a step with {real.tokens / images:.0f} tokens a picture, {pays}; {size / GIB:.1f} GiB"
     if execution.features != "auto":
         return FeaturePlan(execution.features == "on", f"asked for; {told}", gain, size)
     if gain < WORTH:

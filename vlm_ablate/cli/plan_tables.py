@@ -248,7 +248,8 @@ def _features(arms: Sequence[ResolvedArm], plans: Plans, shown: PlanOptions) -> 
             found[f"{arm.name} {name}"] = f"{'kept' if kept.on else 'not kept'} ({kept.reason})"
     groups = group_by_value(found)
     told = groups_text(groups) if len(groups) > 1 else next(iter(found.values()))
-    return f"Output of the encoder, for steps and evaluations that see a picture again: {told}."
+    seen = "Output of the encoder, for steps and evaluations that see a picture again"
+    return f"{seen}, with samples like the plan's (a run decides by its own first samples): {told}."
 
 
 def timed(plans: Plans) -> bool:

@@ -14,13 +14,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from vlm_ablate.errors import DataError
 from vlm_ablate.models.tokens import END_OF_UTTERANCE, FAKE, IMAGE, position_tokens
 
 if TYPE_CHECKING:
-    from tokenizers import Encoding
+    from tokenizers import Encoding, Tokenizer
     from transformers import PreTrainedTokenizerBase
 
 _OPEN, _CLOSE, _HIDDEN = "\ufdd0", "\ufdd1", "\ufdd2"
@@ -80,16 +81,13 @@ class MarkedTokenizer:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        from tokenizers import Tokenizer
-
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is None:
             raise DataError(f"{type(tokenizer).__name__} is not a fast tokenizer, which gives no character offsets")
         ids = {name: i for name in control_names(tokenizer) if (i := backend.token_to_id(name)) is not None}
-        self._backend = Tokenizer.from_str(json.dumps(_renamed(json.loads(backend.to_str()), ids)))
-        self._backend.no_truncation()
-        self._backend.no_padding()
-        self._unknown = [token for token in OWN if token not in ids]
+        self._backend = _marked(backend.to_str(), tuple(ids.items()))
+        unknown = (re.escape(token) for token in OWN if token not in ids)
+        self._unknown = re.compile(f"{_OPEN}({'|'.join(unknown) or '(?!)'}){_CLOSE}")
         for name, number in ids.items():
             if self._backend.token_to_id(control(name)) != number:
                 raise DataError(f"the tokenizer's control token {name!r} cannot be told from text")
@@ -101,13 +99,22 @@ class MarkedTokenizer:
 
     def known(self, prompt: str) -> str:
         """A prompt in which control tokens that the tokenizer does not have are text."""
-        for token in self._unknown:
-            prompt = prompt.replace(control(token), token)
-        return prompt
+        return self._unknown.sub(r"\1", prompt)
 
     def encode(self, prompt: str, *, add_special_tokens: bool) -> Encoding:
         """Ids and offsets of a prompt in marked form."""
         return self._backend.encode(prompt, add_special_tokens=add_special_tokens)
+
+
+@lru_cache(maxsize=4)
+def _marked(body: str, ids: tuple[tuple[str, int], ...]) -> Tokenizer:
+    """The tokenizer of a JSON, with marked names. Each evaluation asks for it, and a large vocabulary takes long."""
+    from tokenizers import Tokenizer
+
+    marked = Tokenizer.from_str(json.dumps(_renamed(json.loads(body), dict(ids))))
+    marked.no_truncation()
+    marked.no_padding()
+    return marked
 
 
 def _renamed(body: dict[str, Any], ids: dict[str, int]) -> dict[str, Any]:

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
-from vlm_ablate.accounting import ModelPlan, StagePlan, check_lengths, cut_images, plan_model, shards_of
+from vlm_ablate.accounting import (
+    ModelPlan,
+    SampleShape,
+    Sharding,
+    StagePlan,
+    check_lengths,
+    cut_images,
+    plan_model,
+    shards_of,
+)
 from vlm_ablate.config.run_config import RunConfig
 from vlm_ablate.errors import VlmAblateError
 from vlm_ablate.home import Home
+from vlm_ablate.runs.plans import KeptPlans
 from vlm_ablate.runs.speed import Speed, device_name, speed_on, too_small
 from vlm_ablate.runs.starts import placed_run
 from vlm_ablate.tracking import schema
@@ -24,7 +35,9 @@ def plan_run(config: RunConfig, home: Home, notice: Callable[[str], None]) -> Mo
         VlmAblateError: parts that do not fit together, or on the GPU: shown before weights are read.
     """
     try:
-        plan = plan_model(placed_run(config, home), shards=shards_of(config.execution))
+        shards = shards_of(config.execution)
+        kept = KeptPlans(SampleShape(), shards, Sharding.zero3, home)
+        plan = kept.plan(placed_run(config, home), partial(plan_model, shards=shards))
         check_lengths(plan, config)
     except VlmAblateError:
         raise
