@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
-from vlm_ablate.errors import UnknownNameError
+from vlm_ablate.config.expand import load_experiment
+from vlm_ablate.errors import ConfigError, UnknownNameError
 from vlm_ablate.papers import CellError, find_row, table, table_keys
 
 
@@ -31,3 +35,15 @@ def test_ambiguous_cell_says_what_would_decide() -> None:
 def test_unknown_table_names_the_nearest() -> None:
     with pytest.raises(UnknownNameError, match="idefics2_t03"):
         table("idefics2_t3")
+
+
+@pytest.mark.parametrize("shown", ["score: vqa", "columns: [vqa]", "paired: {vqav2: vqa}", "published: true"])
+def test_what_a_table_shows_of_a_paper_needs_one(write: Callable[..., Path], shown: str) -> None:
+    cells = [("cell: {perceiver_layers: 1}, ", ""), ("cell: {perceiver_layers: 3}", "")]
+    none = [("paper: {key: idefics2_t12}\n", ""), *cells]
+    load_experiment(write(*none), scale="tiny")
+    with pytest.raises(ConfigError) as caught:
+        load_experiment(write(*none, ("table:\n", f"table:\n  {shown}\n")), scale="tiny")
+    assert [problem.message for problem in caught.value.problems] == [
+        "is of a paper's table, but the file names none in paper.key"
+    ]

@@ -60,9 +60,16 @@ def check_cells(data: dict[str, Any], where: Where) -> list[Problem]:
         cells = [n for n, arm in _mapping(data, "arms").items() if isinstance(arm, dict) and arm.get("cell")]
         if "paper" in data:
             return []
+        shown = [name for name in ("columns", "score", "paired", "published") if name in _mapping(data, "table")]
         return [
-            _problem(where, ("arms", str(n), "cell"), "stands for a cell, but the file names no paper table")
-            for n in cells
+            *(
+                _problem(where, ("arms", str(n), "cell"), "stands for a cell, but the file names no paper table")
+                for n in cells
+            ),
+            *(
+                _problem(where, ("table", name), "is of a paper's table, but the file names none in paper.key")
+                for name in shown
+            ),
         ]
     if key not in table_keys():
         message = f"no table {key!r} in the paper files"
