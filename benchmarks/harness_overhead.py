@@ -55,7 +55,7 @@ from vlm_ablate.training.optim import build_optimizer, build_scheduler
 from vlm_ablate.training.stages import StageJob, train_stage
 from vlm_ablate.training.stages import prepare as prepare_stage
 
-TARGET = 1.05
+TARGET = 1.03
 
 
 @dataclass(frozen=True)
