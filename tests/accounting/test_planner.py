@@ -15,6 +15,7 @@ from vlm_ablate.accounting.plan import _least_tokens, _shares
 from vlm_ablate.config.data import MAX_TILES
 from vlm_ablate.config.run_config import RunConfig, RunStage
 from vlm_ablate.models.adapters import apply_training
+from vlm_ablate.models.trained_state import _trained
 from vlm_ablate.models.views import Views
 from vlm_ablate.models.vlm import build_vlm
 
@@ -56,7 +57,8 @@ def test_a_stage_costs_the_same_under_any_name_on_any_data_beside_any_other(tiny
     alone = plan_model(a_run(tiny, **STAGES["lora"]), sample=SHORT).last
     several = with_stages(a_run(tiny), first={"language": "full", "steps": 7}, second=STAGES["lora"], third={})
     second = plan_model(several, sample=SHORT).stages["second"]
-    assert {**vars(second), "name": ""} == {**vars(alone), "name": ""}
+    own = {"name": "", "weights_bytes": 0}  # the file holds what the first stage trained, too
+    assert {**vars(second), **own} == {**vars(alone), **own}
 
 
 @pytest.mark.parametrize(
@@ -82,7 +84,28 @@ def test_parameters_are_those_of_the_model_part_by_part(tiny, assembly: str, sta
     kept = sum(p.numel() for n, p in vlm.named_parameters()
                if p.requires_grad or n.startswith(("connector.", "architecture.")))  # fmt: skip
     assert last.weights_bytes == 4 * kept
-    assert last.checkpoint_bytes == last.weights_bytes + 8 * last.trainable_parameters
+    assert last.checkpoint_bytes == 12 * last.trainable_parameters
+
+
+CHAINS = [
+    ("lora", "dora"), ("lora", "frozen", "dora"), ("dora", "full", "lora"), ("frozen", "lora", "frozen"),
+    ("full", "frozen"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+def test_a_stage_is_planned_as_those_before_it_leave_the_model(tiny, chain: tuple[str, ...]) -> None:
+    kinds = {**STAGES, "dora": DORA}
+    config = with_stages(a_run(tiny), **{f"s{number}": kinds[kind] for number, kind in enumerate(chain)})
+    plan, vlm = plan_model(config, sample=SHORT), build_vlm(config.model, Views.of(config.images()), load_weights=False)
+    for name, stage in config.stages.items():
+        apply_training(vlm, stage)
+        planned, parameters = plan.stages[name], [*vlm.parameters()]
+        assert planned.total_parameters == sum(p.numel() for p in parameters)
+        assert planned.trainable_parameters == sum(p.numel() for p in parameters if p.requires_grad)
+        buffers = {n for n, _ in vlm.named_buffers()}
+        file = {n: t for n, t in _trained(vlm).items() if n not in buffers}
+        assert planned.weights_bytes == sum(t.numel() * t.element_size() for t in file.values())
 
 
 def spent(plan: ModelPlan | StagePlan) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -17,13 +17,33 @@ from vlm_ablate.accounting.unfilled import Unfilled
 from vlm_ablate.config.data import MAX_TILES, ImageConfig
 from vlm_ablate.config.execution import Execution
 from vlm_ablate.config.run_config import RunConfig, RunStage
-from vlm_ablate.config.stages import Stage
-from vlm_ablate.models.adapters import AdapterReport, apply_training, take_out_adapters
+from vlm_ablate.config.stages import BACKBONES, Stage, Training
+from vlm_ablate.models.adapters import ADAPTED, AdapterReport, apply_training, take_out_adapters
 from vlm_ablate.models.features import refusal
 from vlm_ablate.models.half import rounded_by_autocast
 from vlm_ablate.models.released import check_parts
 from vlm_ablate.models.views import Views
-from vlm_ablate.models.vlm import VLM, build_vlm
+from vlm_ablate.models.vlm import VLM, Adapter, build_vlm
+
+
+@dataclass(frozen=True)
+class _Adapted:
+    """The adapters of a backbone."""
+
+    adapter: Adapter
+    bytes: int
+    weights: dict[str, int]
+    """Name of a weight that they are merged into when another stage does without -> its bytes."""
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What a stage adds to the file of weights."""
+
+    own: dict[str, int]
+    """Name of a new or trained parameter, adapters apart -> its bytes."""
+    adapted: dict[str, _Adapted]
+    """By backbone, those that the stage freezes as well."""
 
 
 class Planner:
@@ -40,7 +60,7 @@ class Planner:
     ) -> None:
         self.sample, self.shards, self.sharding = sample or SampleShape(), shards, sharding
         self._models: dict[str, tuple[dict[str, int], Measurement]] = {}
-        self._stages: dict[str, StagePlan] = {}
+        self._stages: dict[str, tuple[StagePlan, _Kept]] = {}
         self._built: tuple[str, VLM] | None = None
 
     def plan(self, config: RunConfig) -> ModelPlan:
@@ -51,6 +71,9 @@ class Planner:
             ModelError: the parts do not fit, or adapters match nothing.
         """
         parameters, cost = self._model(config)
+        made = [self._stage(name, config) for name in config.stages]
+        files = _files([kept for _, kept in made])
+        stages = {plan.name: replace(plan, weights_bytes=size) for (plan, _), size in zip(made, files, strict=True)}
         return ModelPlan(
             parameters=parameters,
             views_per_image=cost.views,
@@ -59,7 +82,7 @@ class Planner:
             sample=self.sample,
             sequence=cost.sequence,
             forward_flops=cost.forward,
-            stages={name: self._stage(name, stage, config) for name, stage in config.stages.items()},
+            stages=stages,
         )
 
     def _model(self, config: RunConfig) -> tuple[dict[str, int], Measurement]:
@@ -75,20 +98,24 @@ class Planner:
             self._models[key] = parameters_by_part(vlm), measure(vlm, image, self.sample, backward=False)
         return self._models[key]
 
-    def _stage(self, name: str, stage: RunStage, config: RunConfig) -> StagePlan:
-        execution = config.execution.of_stage(name)
+    def _stage(self, name: str, config: RunConfig) -> tuple[StagePlan, _Kept]:
+        stage, execution, frozen = config.stages[name], config.execution.of_stage(name), _frozen_adapters(config, name)
         own = stage.model_dump_json(exclude={"data": {"mixture"}})
-        half = " ".join(config.held_in_bf16)
-        key = " ".join([_named(config), execution.model_dump_json(), own, half])
+        before = [each.model_dump_json(exclude={"data"}) for each in frozen]
+        key = " ".join([_named(config), execution.model_dump_json(), own, *before, *config.held_in_bf16])
         if key not in self._stages:
             shares = _shares(stage)
             vlm = self._bare(config)
             with Unfilled():
+                for earlier in frozen:
+                    apply_training(vlm, _without_noise(earlier))
                 report = apply_training(vlm, _without_noise(stage))
             with _in_bf16(_held_in_bf16(vlm, config)) as small:
                 plans = [self._plan_stage(name, stage, execution, image, vlm, report, small) for image in shares]
-            self._stages[key] = _weighed(plans, list(shares.values()))
-        return replace(self._stages[key], name=name)
+                kept = _kept(vlm)
+            self._stages[key] = _weighed(plans, list(shares.values())), kept
+        plan, kept = self._stages[key]
+        return replace(plan, name=name), kept
 
     def _bare(self, config: RunConfig) -> VLM:
         """The model of a configuration without adapters; the last one that was built is kept."""
@@ -113,8 +140,6 @@ class Planner:
     ) -> StagePlan:
         total, trainable = parameters_by_part(vlm), parameters_by_part(vlm, trainable=True)
         buffers = sum(b.numel() * b.element_size() for b in vlm.buffers())
-        new = ("connector.", "architecture.")
-        kept = sum(p.numel() for n, p in vlm.named_parameters() if p.requires_grad or n.startswith(new))
         cost = measure(vlm.train(), image, self.sample, autocast=stage.precision == "bf16", half=frozenset(half))
         again, causal_again = _recomputed(execution, cost)
         trained, together = sum(trainable.values()), self._row_samples(stage, cost)
@@ -142,14 +167,13 @@ class Planner:
                 sharding=self.sharding,
                 samples=together,
             ),
-            checkpoint_bytes=FP32 * (kept + 2 * trained),
+            checkpoint_bytes=3 * FP32 * trained,
             samples=stage.steps * stage.batch_size * together,
             row_samples=together,
             row_tokens=stage.data.sequence_length,
             sample_images=self.sample.images,
             feature_bytes=cost.feature_bytes,
             features_refused=refusal(vlm.vision, padded=Views.of([image]).padded),
-            weights_bytes=FP32 * kept,
             image_tokens={image.size: cost.views * cost.placeholders},
             least_image_tokens=_least_tokens(vlm, image),
         )
@@ -201,7 +225,8 @@ def _named(config: RunConfig) -> str:
 def _held_in_bf16(vlm: VLM, config: RunConfig) -> list[nn.Parameter]:
     """The parameters that a GPU holds in bf16: the backbones' own, as far as no stage trains them in full."""
     held = {"vision": rounded_by_autocast(vlm.vision), "language": list(vlm.language.parameters())}
-    return [p for part in config.held_in_bf16 for p in held[part] if not p.requires_grad]
+    adapters = {id(p) for name, p in vlm.named_parameters() if ".lora_" in name}
+    return [p for part in config.held_in_bf16 for p in held[part] if not p.requires_grad and id(p) not in adapters]
 
 
 @contextmanager
@@ -215,6 +240,57 @@ def _in_bf16(parameters: Sequence[nn.Parameter]) -> Iterator[dict[int, int]]:
     finally:
         for parameter, data in zip(parameters, before, strict=True):
             parameter.data = data
+
+
+def _frozen_adapters(config: RunConfig, name: str) -> list[RunStage]:
+    """Earlier stages whose adapters stay in a backbone that a stage freezes, each with that backbone alone."""
+    stages = list(config.stages.items())
+    earlier = [stage for _, stage in stages[: list(config.stages).index(name)]]
+    found = []
+    for backbone in BACKBONES:
+        if getattr(config.stages[name], backbone) is not Training.frozen:
+            continue
+        last = next((s for s in reversed(earlier) if getattr(s, backbone) is not Training.frozen), None)
+        if last is not None and getattr(last, backbone) in ADAPTED:
+            others = {other: Training.frozen for other in BACKBONES if other != backbone}
+            found.append(last.model_copy(update=others))
+    return found
+
+
+def _kept(vlm: VLM) -> _Kept:
+    """Of a model as a stage trains it: what `save_trained` writes of it (and buffers, which are small)."""
+    own: dict[str, int] = {}
+    adapters, sizes = dict.fromkeys(BACKBONES, 0), {}
+    for path, parameter in vlm.named_parameters():
+        name, size = path.replace(".base_layer", ""), parameter.numel() * parameter.element_size()
+        sizes[name] = size
+        if ".lora_" in name:
+            adapters[name.split(".", 1)[0]] += size
+        elif parameter.requires_grad or name.startswith(("connector.", "architecture.")):
+            own[name] = size
+    adapted = {}
+    for backbone, adapter in vlm.adapters.items():
+        prefix = "vision.backbone" if backbone == "vision" else "language.model"
+        merged = [f"{prefix}.{module}.weight" for module in adapter.modules]
+        weights = {name: sizes[name] for name in merged if name in sizes}
+        adapted[backbone] = _Adapted(adapter, adapters[backbone], weights)
+    return _Kept(own, adapted)
+
+
+def _files(stages: Iterable[_Kept]) -> list[int]:
+    """Bytes of each stage's file of weights: what earlier stages trained is in it, too, and what adapters were merged
+    into when a stage has others, or none as it trains the backbone in full."""
+    sizes = []
+    weights: dict[str, int] = {}
+    adapted: dict[str, _Adapted] = {}
+    for stage in stages:
+        for backbone, before in adapted.items():
+            now = stage.adapted.get(backbone)
+            if now is None or now.adapter != before.adapter:
+                weights |= before.weights
+        adapted, weights = stage.adapted, weights | stage.own
+        sizes.append(sum(weights.values()) + sum(each.bytes for each in adapted.values()))
+    return sizes
 
 
 def _units(vlm: VLM) -> Units:

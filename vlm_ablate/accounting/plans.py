@@ -82,7 +82,7 @@ class StagePlan:
 
     name: str
     total: dict[str, int]
-    """Part -> parameters, adapters of this stage included."""
+    """Part -> parameters, adapters included, those that the stage has frozen as well."""
     trainable: dict[str, int]
     """Part -> parameters that require gradients."""
     matched: dict[str, tuple[str, ...]]
@@ -97,7 +97,7 @@ class StagePlan:
     memory: MemoryPlan
     """At the steps that need most."""
     checkpoint_bytes: int
-    """A resumable checkpoint: new and trained parameters in fp32 and two moments (Muon keeps one of a matrix)."""
+    """A resumable checkpoint: trained parameters in fp32 and two moments (Muon keeps one of a matrix)."""
     samples: int
     """Steps times batch size, times the samples of a packed row."""
     row_samples: float = 1.0
@@ -119,7 +119,8 @@ class StagePlan:
     features_refused: str = ""
     """Why the encoder's output cannot be kept, whatever it costs; "" where it can."""
     weights_bytes: int = 0
-    """The stage's file of weights: new parameters and what is trained in it, in fp32."""
+    """The stage's file of weights: new parameters and what was trained up to its end, in fp32; and what adapters were
+    merged into, as a GPU holds it."""
     image_tokens: dict[int, int] = field(default_factory=dict)
     """`data.image.size` -> tokens in the text stream that an image of the sample takes at it, all views together."""
     least_image_tokens: int = 0

@@ -109,21 +109,21 @@ def _disk(arms: Sequence[ResolvedArm], plans: Plans) -> str:
     """What a run takes of the disk: at most while it trains, and what stays. Arms that agree stand together."""
     found: dict[str, str] = {}
     for arm in arms:
-        stays = most = weights = 0
+        stays = most = 0
         for name, stage in arm.config.stages.items():
             plan = plans[arm.name].stages[name]
-            most = max(most, stays + CHECKPOINTS_AT_ONCE * plan.checkpoint_bytes)
+            next_written = max(plan.checkpoint_bytes, plan.weights_bytes)
+            most = max(most, stays + CHECKPOINTS_KEPT * plan.checkpoint_bytes + next_written)
             kept = is_continuable(stage, arm.config.execution.of_stage(name))
-            weights = max(weights, plan.weights_bytes)  # a stage's file has what earlier stages trained, too
-            stays += weights + kept * plan.checkpoint_bytes
+            stays += plan.weights_bytes + kept * plan.checkpoint_bytes
         found[arm.name] = f"{size(max(most, stays))} while it trains, of which {size(stays)} stay"
     groups = group_by_value(found)
     told = groups_text(groups) if len(groups) > 1 else next(iter(found.values()))
     return f"Disk of a run: {told}: the weights of every stage, and the last checkpoint of stages at a constant rate."
 
 
-CHECKPOINTS_AT_ONCE = 3
-"""Two are kept of a stage that trains, while the next is written."""
+CHECKPOINTS_KEPT = 2
+"""Of a stage that trains, while the next is written, or its weights are."""
 
 
 def _titled(title: str, note: str) -> Text:
