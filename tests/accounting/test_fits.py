@@ -49,6 +49,8 @@ def test_what_run_refuses_is_not_promised(tiny) -> None:
     assert refused(a_run(tiny)) is None and refused(a_run(tiny, devices=2)) is None
     assert refused(replace_execution(a_run(tiny), nodes=2)) is None
     assert "zero1" in (refused(a_run(tiny), shards=2, sharding="zero1") or "")
+    assert "zero1" in (refused(a_run(tiny, devices=2, strategy="fsdp2"), sharding="zero1") or "")
+    assert refused(a_run(tiny, devices=2, strategy="fsdp2")) is None
     assert refused(a_run(tiny), shards=2) is None
     assert "cannot be dealt to 3 ranks" in (refused(a_run(tiny), shards=3) or "")
 
