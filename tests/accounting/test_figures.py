@@ -173,6 +173,8 @@ def test_the_bytes_of_features_are_those_of_the_pictures_once_each() -> None:
             assert ("more than features_gib" not in found.reason) is (fits or found.gain < WORTH)
         refused = replace(stage, features_refused="it cannot")
         assert plan_features(FROZEN, Execution(features="on"), refused, flops=1e12).on is False
+        several = plan_features(FROZEN, Execution(features="on", devices=2), stage, flops=1e12)
+        assert (several.on, several.reason) == (False, "several ranks")
 
 
 def test_a_device_holds_what_it_holds() -> None:

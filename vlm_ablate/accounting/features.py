@@ -18,6 +18,8 @@ CPU_FLOPS = 30e9
 GPU_FLOPS = 0.4 * GPUS["h100"].flops
 """What a run on a GPU is taken to reach, where a plan names no other."""
 GIB = 2**30
+SEVERAL_RANKS = "several ranks"
+"""Why a run of several ranks keeps nothing."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,8 @@ def plan_features(
         return FeaturePlan(False, "the encoder is trained", 1.0, 0.0)
     if plan.features_refused:
         return FeaturePlan(False, plan.features_refused, 1.0, 0.0)
+    if execution.ranks > 1:  # the others would wait for one that has to encode
+        return FeaturePlan(False, SEVERAL_RANKS, 1.0, 0.0)
     spent, share = plan.training_flops, real.views * per_view
     encoder, connector = share * spent["vision"] / flops, share * spent["connector"] / flops
     token = (plan.flops - spent["vision"] - spent["connector"]) / planned.tokens / flops

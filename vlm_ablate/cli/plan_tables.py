@@ -244,6 +244,8 @@ def _features(arms: Sequence[ResolvedArm], plans: Plans, shown: PlanOptions) -> 
     for arm in arms:
         for name, stage in arm.config.stages.items():
             execution, plan = arm.config.execution.of_stage(name), plans[arm.name].stages[name]
+            if shown.shards:
+                execution = execution.model_copy(update={"devices": shown.shards, "nodes": None})
             kept = plan_features(stage, execution, plan, flops=reached)
             found[f"{arm.name} {name}"] = f"{'kept' if kept.on else 'not kept'} ({kept.reason})"
     groups = group_by_value(found)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import Any
 
+from vlm_ablate.accounting.features import SEVERAL_RANKS
 from vlm_ablate.config.decides import dump
 from vlm_ablate.data.dataset import build_mixtures
 from vlm_ablate.data.mixture import Mixture
@@ -192,8 +193,8 @@ class StageRunner:
         group.train(index, before, rates.flops.get(name))
         vlm = self._model.ready(index, before, group.ranks)
         seen = start = seen_before(before)
-        if group.several:  # the others would wait for a rank that has to encode
-            self._features.decisions[name] = Decision(False, "several ranks")
+        if group.several:  # as many as it was launched with
+            self._features.decisions[name] = Decision(False, SEVERAL_RANKS)
         kept = self._features.attach_for(vlm, name, mixture, seen.sequences)
         self._reporter(StageStarted(self.spec.id, name, index, len(self._stages), stage.steps))
         body = self._body(index, vlm, mixture, kept, group)
