@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 from training.squares import STAGE, make_spec
 
-from vlm_ablate.accounting import plan_features, plan_model
+from vlm_ablate.accounting import CPU_FLOPS, GPU_FLOPS, plan_features, plan_model
 from vlm_ablate.errors import ConfigError
 from vlm_ablate.home import Home
 from vlm_ablate.models.feature_store import store_size
@@ -127,3 +127,25 @@ def test_an_encoder_of_which_nothing_says_what_it_computes_shares_nothing(parts,
     monkeypatch.setattr("vlm_ablate.runs.features.StoredFeatures", lambda *given, **options: None)
     kept = Features(make_spec(parts, stages=STAGES, execution={"features": "on"}), home)
     assert kept.attach(SimpleNamespace(vision=Brought()), "align").on is on
+
+
+@pytest.mark.parametrize(("asked", "before", "on"), [("off", True, False), ("on", False, True), ("auto", True, True),
+                                                     ("auto", False, False)])  # fmt: skip
+def test_what_a_record_says_of_features_holds_where_nothing_else_is_asked_for(parts, home, asked, before, on):
+    features = Features(make_spec(parts, stages=STAGES, execution={"features": asked}), home)
+    features.recall("align", {"execution": {"stored_features": {"on": before, "why": "it paid"}}})
+    assert features.decision("align").on is on
+
+
+@pytest.mark.parametrize(("device", "name", "flops"), [("cpu", "", CPU_FLOPS), ("cuda", "RTX 4090", 0.4 * 165e12),
+                                                       ("cuda", "NVIDIA A100-SXM4-80GB", 0.4 * 312e12),
+                                                       ("cuda", "another", GPU_FLOPS)])  # fmt: skip
+def test_a_run_decides_by_the_gpu_that_it_has(parts, home, monkeypatch, device, name, flops):
+    seen: list[float] = []
+    monkeypatch.setattr("vlm_ablate.runs.features.training_device", lambda: torch.device(device))
+    monkeypatch.setattr("vlm_ablate.runs.features.device_name", lambda: name)
+    monkeypatch.setattr("vlm_ablate.runs.features.plan_features", lambda *given, flops: seen.append(flops))
+    features = Features(make_spec(parts, stages=STAGES), home)
+    features.plan(SimpleNamespace(stages={"align": None}))
+    features._planned["align"]()
+    assert seen == [pytest.approx(flops)]

@@ -15,8 +15,10 @@ READ = 1.5e9
 """Bytes a second that one process reads: of a local disk, or of the page cache with checksums."""
 CPU_FLOPS = 30e9
 """Operations a second of one thread in fp32, as a transformer reaches them."""
-GPU_FLOPS = 0.4 * GPUS["h100"].flops
-"""What a run on a GPU is taken to reach, where a plan names no other."""
+GPU_MFU = 0.4
+"""Share of a GPU's peak that a run is taken to reach."""
+GPU_FLOPS = GPU_MFU * GPUS["h100"].flops
+"""What a run is taken to reach on a GPU whose peak is not known."""
 GIB = 2**30
 SEVERAL_RANKS = "several ranks"
 """Why a run of several ranks keeps nothing."""

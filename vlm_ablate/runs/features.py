@@ -9,7 +9,8 @@ from functools import partial
 from typing import Any
 
 from vlm_ablate.accounting import CPU_FLOPS, GPU_FLOPS, FeaturePlan, Lengths, ModelPlan, plan_features
-from vlm_ablate.accounting.features import GIB
+from vlm_ablate.accounting.features import GIB, GPU_MFU
+from vlm_ablate.accounting.gpus import gpu_called
 from vlm_ablate.config.stages import Training
 from vlm_ablate.data.encode import Encoder, stage_encoder
 from vlm_ablate.data.mixture import Mixture
@@ -21,6 +22,7 @@ from vlm_ablate.models.views import Views
 from vlm_ablate.models.vlm import VLM
 from vlm_ablate.runs.fingerprints import MISSING, fingerprints_of
 from vlm_ablate.runs.spec import RunSpec
+from vlm_ablate.runs.speed import device_name
 from vlm_ablate.training.fit import training_device
 
 LOOKED_AT = 32
@@ -47,7 +49,7 @@ class Features:
 
     def plan(self, plan: ModelPlan) -> None:
         """Decide by this plan from now on."""
-        reached, config = GPU_FLOPS if training_device().type == "cuda" else CPU_FLOPS, self._spec.config
+        reached, config = _reached(), self._spec.config
         for name, stage in plan.stages.items():
             execution = config.execution.of_stage(name)
             self._planned[name] = partial(plan_features, config.stages[name], execution, stage, flops=reached)
@@ -55,7 +57,7 @@ class Features:
     def decision(self, name: str) -> Decision:
         """Of one stage."""
         asked = self._spec.config.execution.of_stage(name).features
-        return self.decisions.get(name) or Decision(asked == "on", "asked for" if asked == "on" else "no plan")
+        return self.decisions.get(name) or Decision(asked == "on", "no plan" if asked == "auto" else "asked for")
 
     def attach_for(self, vlm: VLM, name: str, mixture: Mixture, start: int) -> Decision:
         """As `attach`, for a stage that is to be trained: decided by its first samples.
@@ -75,7 +77,9 @@ class Features:
         return self.attach(vlm, name)
 
     def recall(self, name: str, outcome: Mapping[str, Any] | None) -> None:
-        """Take the decision of a finished stage from its record, where no plan was made."""
+        """Take the decision of a finished stage from its record, where no plan was made and `auto` leaves it open."""
+        if self._spec.config.execution.of_stage(name).features != "auto":
+            return
         told = (outcome or {}).get("execution", {}).get("stored_features")
         if name not in self.decisions and isinstance(told, Mapping):
             self.decisions[name] = Decision(told.get("on") is True, str(told.get("why", "")))
@@ -96,6 +100,14 @@ class Features:
         limit = int(config.execution.features_gib * GIB)
         vlm.features = StoredFeatures(vlm.vision, self._root, limit=limit, files=digest)
         return decision
+
+
+def _reached() -> float:
+    """Operations a second that a run is taken to reach here: the share of the GPU's peak that plans assume."""
+    if training_device().type != "cuda":
+        return CPU_FLOPS
+    gpu = gpu_called(device_name())
+    return GPU_FLOPS if gpu is None else GPU_MFU * gpu.flops
 
 
 def mean_lengths(encoder: Encoder, mixture: Mixture, start: int) -> Lengths:
