@@ -167,6 +167,7 @@ def test_the_bytes_of_features_are_those_of_the_pictures_once_each() -> None:
         for pictures in (None, 1, 17, 10 * count):
             kept = plan_features(FROZEN, Execution(), stage, flops=1e12, pictures=pictures)
             assert kept.bytes == pytest.approx(size * min(count, pictures or count))
+            assert ("if no picture comes twice" in kept.reason) is (pictures is None)
         tight = kept.bytes / 2**30
         for room, fits in ((1.01 * tight, True), (0.99 * tight, False)):
             found = plan_features(FROZEN, Execution(features_gib=room), stage, flops=1e12, pictures=10 * count)

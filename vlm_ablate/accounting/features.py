@@ -89,7 +89,8 @@ def plan_features(
     most = (encoder + connector - WORTH * (connector + read)) / (token * (WORTH - 1)) if token else 0.0
     images = real.images or 1.0
     pays = f"pays up to {most / images:.0f}" if most > 0 else "never pays"
-    told = f"{gain:.2f}x a step with {real.tokens / images:.0f} tokens a picture, {pays}; {size / GIB:.1f} GiB"
+    once = "" if pictures else " if no picture comes twice"
+    told = f"{gain:.2f}x a step with {real.tokens / images:.0f} tokens a picture, {pays}; {size / GIB:.1f} GiB{once}"
     if execution.features != "auto":
         return FeaturePlan(execution.features == "on", f"asked for; {told}", gain, size)
     if gain < WORTH:

@@ -239,7 +239,9 @@ def _features(arms: Sequence[ResolvedArm], plans: Plans, shown: PlanOptions) -> 
     """Whether the output of frozen encoders is kept, and why, arms and stages that agree together."""
     from vlm_ablate.accounting import CPU_FLOPS, plan_features
 
-    reached = shown.mfu * shown.gpu.flops if timed(plans) else CPU_FLOPS
+    on_gpu = timed(plans)
+    reached = shown.mfu * shown.gpu.flops if on_gpu else CPU_FLOPS
+    device = f"{shown.gpu.title} at {shown.mfu:.0%}" if on_gpu else "a CPU"
     found: dict[str, str] = {}
     for arm in arms:
         for name, stage in arm.config.stages.items():
@@ -251,7 +253,7 @@ def _features(arms: Sequence[ResolvedArm], plans: Plans, shown: PlanOptions) -> 
     groups = group_by_value(found)
     told = groups_text(groups) if len(groups) > 1 else next(iter(found.values()))
     seen = "Output of the encoder, for steps and evaluations that see a picture again"
-    return f"{seen}, with samples like the plan's (a run decides by its own first samples): {told}."
+    return f"{seen}, on {device}, with samples like the plan's (a run decides by its device and first samples): {told}."
 
 
 def timed(plans: Plans) -> bool:
