@@ -131,6 +131,7 @@ def test_gpu_hours_and_what_does_not_fit_follow_the_gpu() -> None:
         hours[gpu] = float(costs["ar_perceiver_frozen"][-1].replace(",", ""))
     assert hours["a100"] / hours["h100"] == pytest.approx(989 / 312, rel=0.03)
     assert "GPU-hours on H100 SXM at 50% of 989 T bf16 FLOPs/s" in " ".join(out.split())
+    assert "told for bf16" not in out and "told for bf16" in " ".join(plan(*arm, "--precision", "fp32")[1].split())
     assert "more than the 74.5 GiB" in " ".join(plan(*arm, "--micro-batch", "256")[2].split())
 
 

@@ -50,7 +50,7 @@ def tables(loaded: LoadedExperiment, arms: Sequence[ResolvedArm], plans: Plans, 
     if not any(plans[arm.name].stages for arm in planned):
         return
     yield _costs(planned, plans, shown)
-    yield Text(_sample(plans, shown), style="dim")
+    yield Text(_sample(planned, plans, shown), style="dim")
     yield Text(_disk(planned, plans), style="dim")
     yield Text()
     yield _by_part(planned, plans)
@@ -90,7 +90,7 @@ def _views(arms: Sequence[ResolvedArm], plans: Plans) -> str:
     return "An image of " + (groups_text(groups) if len(groups) > 1 else next(iter(found.values()))) + "."
 
 
-def _sample(plans: Plans, shown: PlanOptions) -> str:
+def _sample(arms: Sequence[ResolvedArm], plans: Plans, shown: PlanOptions) -> str:
     sample = next(iter(plans.values())).sample
     images = f"{sample.images} image{'s' * (sample.images > 1)}"
     text = f"FLOPs of a sample with {images} and {sample.text_tokens} text tokens; memory of a device, with two moments"
@@ -102,7 +102,10 @@ def _sample(plans: Plans, shown: PlanOptions) -> str:
     hfu = shown.mfu * max(stage.hardware_share for stage in stages)
     hours = f"GPU-hours on {shown.gpu.title} at {shown.mfu:.0%} of {peak}"
     counted = "MFU: the model's own operations, without what checkpointing computes again, half of causal attention"
-    return f"{text}; {hours} ({counted}; HFU up to {hfu:.0%}), for rows that are full: {rows} tokens."
+    full = f"of training alone, for rows that are full: {rows} tokens."
+    told = f"{text}; {hours} ({counted}; HFU up to {hfu:.0%}), {full}"
+    slow = any(stage.precision == "fp32" for arm in arms for stage in arm.config.stages.values())
+    return told + " Stages in fp32 take many times their GPU-hours: these are told for bf16." * slow
 
 
 def _disk(arms: Sequence[ResolvedArm], plans: Plans) -> str:
