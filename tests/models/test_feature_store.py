@@ -65,6 +65,24 @@ def test_values_of_any_shape_over_several_packs(tmp_path):
     assert_holds(a_store(tmp_path), range(4))
 
 
+def test_more_packs_are_read_than_files_may_be_open(tmp_path):
+    fill(a_store(tmp_path, pack=100), range(80))
+    script = """
+        import resource, sys
+        from pathlib import Path
+        from vlm_ablate.models import feature_store
+        feature_store._OPEN = 10
+        store = feature_store.FeatureStore(Path(sys.argv[1]), "encoder", limit=2**30, pack=100)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+        keys = [number.to_bytes(16, "little") for number in range(80)]
+        store.expect(keys)
+        assert all(found is not None for _ in range(2) for found in store.read(keys))
+        open("/dev/null").close()
+    """
+    assert len(list((tmp_path / "encoder").glob("*.bin"))) >= 80 // 2
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script), str(tmp_path)], check=True)
+
+
 @pytest.mark.parametrize("suffix", [".idx", ".bin"])
 @pytest.mark.parametrize("lost", [1, 30, 44, 60, 130])
 def test_a_torn_end_is_left_out(tmp_path, suffix, lost):

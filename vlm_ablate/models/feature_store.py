@@ -40,6 +40,8 @@ _ENTRY = struct.Struct(f"<{KEY_BYTES}sQIIIII")
 _SUMMED = _ENTRY.size - 4
 _LOOK_AGAIN = 0.5
 """Seconds before what other processes wrote is looked for again."""
+_OPEN = 128
+"""Packs that a process has open at a time: it may have a thousand files open, and needs them for others."""
 _USED_EVERY = 60.0
 """Seconds before a pack is marked as used again."""
 
@@ -80,11 +82,6 @@ class _Pack:
     handle: int | None = None
     used: float = 0.0
 
-    def open(self) -> int:
-        if self.handle is None:
-            self.handle = os.open(self.path.with_suffix(".bin"), os.O_RDONLY)
-        return self.handle
-
 
 @dataclass
 class _Writer:
@@ -124,6 +121,8 @@ class FeatureStore:
         self.root, self.folder, self.limit, self._what = root, root / name, limit, what
         self._pack_bytes = min(pack, max(limit // 4, 1))
         self._packs: dict[str, _Pack] = {}
+        self._opened: dict[Path, _Pack] = {}
+        """Those that are open, the one that was used last at the end."""
         self._entries: dict[bytes, _Entry] = {}
         self._looked = 0.0
         self._writer: _Writer | None = None
@@ -147,7 +146,7 @@ class FeatureStore:
             if entry is not None and hasattr(os, "posix_fadvise"):
                 with suppress(OSError):
                     length = entry.rows * entry.row_bytes
-                    os.posix_fadvise(entry.pack.open(), entry.offset, length, os.POSIX_FADV_WILLNEED)
+                    os.posix_fadvise(self._open(entry.pack), entry.offset, length, os.POSIX_FADV_WILLNEED)
 
     def add(self, found: Sequence[tuple[bytes, Stored]]) -> None:
         """Keep values. What another process has kept meanwhile is left out; a disk that takes no more is told once."""
@@ -167,7 +166,7 @@ class FeatureStore:
             return None
         values = np.empty((entry.rows, entry.row_bytes), np.uint8)
         try:
-            whole = os.preadv(entry.pack.open(), [values.data], entry.offset) == values.nbytes
+            whole = os.preadv(self._open(entry.pack), [values.data], entry.offset) == values.nbytes
         except OSError:  # its pack was removed, to stay below the limit
             whole = False
             entry.checksum = None
@@ -182,6 +181,19 @@ class FeatureStore:
         self._use(entry.pack)
         self.counts.read += 1
         return Stored(values, entry.kind)
+
+    def _open(self, pack: _Pack) -> int:
+        """A descriptor of its values; the pack that was not used for longest is closed where too many are open."""
+        if pack.handle is None:
+            if len(self._opened) >= _OPEN:
+                oldest = self._opened.pop(next(iter(self._opened)))
+                if oldest.handle is not None:
+                    os.close(oldest.handle)
+                    oldest.handle = None
+            pack.handle = os.open(pack.path.with_suffix(".bin"), os.O_RDONLY)
+        self._opened.pop(pack.path, None)
+        self._opened[pack.path] = pack
+        return pack.handle
 
     def _strike_out(self, entry: _Entry) -> None:
         """Have nobody else read a damaged value: its entry becomes one without rows."""
@@ -268,8 +280,8 @@ class FeatureStore:
 
     def __getstate__(self) -> dict[str, object]:
         """A copy reads for itself and has no files open."""
-        packs: dict[str, _Pack] = {}
-        return {**self.__dict__, "_packs": packs, "_entries": {}, "_writer": None, "_looked": 0.0, "counts": Counts()}
+        none: dict[str, object] = {"_packs": {}, "_opened": {}, "_entries": {}, "_writer": None}
+        return {**self.__dict__, **none, "_looked": 0.0, "counts": Counts()}
 
 
 def _packed(key: bytes, entry: _Entry, checksum: int) -> bytes:
