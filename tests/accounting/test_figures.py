@@ -148,6 +148,10 @@ def test_features_pay_up_to_the_length_that_is_told() -> None:
         first = planned(100, auto)
         told = re.search(r"pays up to (\d+)", first.reason)
         seen.add(bool(told))
+        assert not (first.on and first.most)
+        if first.most:
+            assert told and float(told[1]) == pytest.approx(first.most, abs=0.5)
+            assert planned(1.98 * first.most, auto).on and not planned(2.02 * first.most, auto).on
         if told is None:
             assert "never pays" in first.reason and not planned(1, auto).on
             continue

@@ -35,6 +35,8 @@ class FeaturePlan:
     """How many times faster a step is whose pictures were seen before; 1 where nothing can be kept."""
     bytes: float
     """Of all pictures of the stage."""
+    most: float = 0.0
+    """Tokens a picture up to which `auto` keeps it with samples that are shorter than these; 0: with none."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,9 @@ def plan_features(
     told = f"{gain:.2f}x a step with {real.tokens / images:.0f} tokens a picture, {pays}; {size / GIB:.1f} GiB{once}"
     if execution.features != "auto":
         return FeaturePlan(execution.features == "on", f"asked for; {told}", gain, size)
+    fits = size <= execution.features_gib * GIB
     if gain < WORTH:
-        return FeaturePlan(False, f"{told}: gains too little", gain, size)
-    if size > execution.features_gib * GIB:
+        return FeaturePlan(False, f"{told}: gains too little", gain, size, max(most / images, 0.0) if fits else 0.0)
+    if not fits:
         return FeaturePlan(False, f"{told}: more than features_gib {execution.features_gib:g}", gain, size)
     return FeaturePlan(True, told, gain, size)

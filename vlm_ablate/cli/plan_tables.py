@@ -17,7 +17,7 @@ from vlm_ablate.config.execution import is_continuable
 from vlm_ablate.papers import find_row
 
 if TYPE_CHECKING:
-    from vlm_ablate.accounting import Gpu, ModelPlan, StagePlan
+    from vlm_ablate.accounting import FeaturePlan, Gpu, ModelPlan, StagePlan
     from vlm_ablate.config.expand import LoadedExperiment
     from vlm_ablate.config.loading import ResolvedArm
     from vlm_ablate.config.run_config import RunStage
@@ -252,11 +252,17 @@ def _features(arms: Sequence[ResolvedArm], plans: Plans, shown: PlanOptions) -> 
             if shown.shards:
                 execution = execution.model_copy(update={"devices": shown.shards, "nodes": None})
             kept = plan_features(stage, execution, plan, flops=reached)
-            found[f"{arm.name} {name}"] = f"{'kept' if kept.on else 'not kept'} ({kept.reason})"
+            found[f"{arm.name} {name}"] = f"{_verdict(kept)} ({kept.reason})"
     groups = group_by_value(found)
     told = groups_text(groups) if len(groups) > 1 else next(iter(found.values()))
     seen = "Output of the encoder, for steps and evaluations that see a picture again"
     return f"{seen}, on {device}, with samples like the plan's (a run decides by its device and first samples): {told}."
+
+
+def _verdict(kept: FeaturePlan) -> str:
+    if kept.on:
+        return "kept"
+    return f"kept where samples have at most {kept.most:.0f} tokens a picture" if kept.most >= 1 else "not kept"
 
 
 def timed(plans: Plans) -> bool:
