@@ -67,6 +67,30 @@ def test_a_part_that_is_at_work_when_the_time_is_up_ends_there(tmp_path: Path, m
     assert "skipped" in parts["next"]
 
 
+def test_a_pack_that_lost_its_gpu_goes_on_with_what_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, before = run(tmp_path, monkeypatch, "--minutes", "-1")
+    kept = before | {"parts": {name: part for name, part in before["parts"].items() if name != "checks"}}
+    (tmp_path / "results.json").write_text(json.dumps(kept))
+    status, results = run(tmp_path, monkeypatch, "--minutes", "5", "--again")
+    assert status == 0 and "found" in results["parts"].pop("checks")
+    assert results["parts"] == kept["parts"]
+
+
+def test_a_gpu_that_repeats_its_error_is_of_no_use_to_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FILE.parent))
+    usable = runpy.run_path(str(FILE))["usable"]
+    for name in OWN:
+        sys.modules.pop(name, None)
+
+    def repeat() -> None:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    assert usable()
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.synchronize", repeat)
+    assert not usable()
+
+
 @pytest.fixture
 def checks(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(FILE.parent))

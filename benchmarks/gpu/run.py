@@ -4,8 +4,8 @@
 
 Needs no network, no weights and no tokeniser: configurations come with the package, weights are random. The parts run
 in order for as long as time is left, and `DIR/results.json` and `DIR/results.md` are written after each. A part that
-fails says why, and the next one runs; one that is at work when the time is up ends there. `--size tiny` runs all of it
-with tiny models, on a CPU too.
+fails says why, and the next one runs, in a process of its own where the GPU takes no more from this one; one that is at
+work when the time is up ends there. `--size tiny` runs all of it with tiny models, on a CPU too.
 
 1. checks: logits, loss and gradients of documents in one row equal those of padded rows with each kernel that there is,
    flash attention is really called, and laptop runs rank as on a CPU (on a GPU only)
@@ -24,6 +24,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
 import signal
 import sys
 import time
@@ -69,12 +70,23 @@ def within(seconds: float) -> Iterator[None]:
 
 
 class Pack:
-    """Runs parts until the time is used up and keeps what they found."""
+    """Runs parts until the time is used up and keeps what they found.
 
-    def __init__(self, out: Path, minutes: float) -> None:
+    Args:
+        again: go on with what stands in `out`.
+    """
+
+    def __init__(self, out: Path, minutes: float, *, again: bool = False) -> None:
         self._out, self._end = out, time.monotonic() + 60 * minutes
         out.mkdir(parents=True, exist_ok=True)
         self.found: dict[str, Any] = {"machine": machine(), "versions": library_versions(), "parts": {}}
+        if again:
+            self.found = json.loads((out / "results.json").read_text(encoding="utf-8"))
+
+    @property
+    def minutes(self) -> float:
+        """Left."""
+        return (self._end - time.monotonic()) / 60
 
     @property
     def parts(self) -> dict[str, Any]:
@@ -96,13 +108,22 @@ class Pack:
                 traceback.print_exc()
                 self.parts[name] = {"failed": f"{type(error).__name__}: {error}"[:2000]}
             self.parts[name]["seconds"] = round(time.monotonic() - begun, 1)
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
         print(f"{name}: {json.dumps(self.parts[name])[:400]}", flush=True)
         self.found["summary"] = summary(self.parts)
         (self._out / "results.json").write_text(json.dumps(self.found, indent=1) + "\n", encoding="utf-8")
         (self._out / "results.md").write_text(text(self.found), encoding="utf-8")
+        gc.collect()
+
+
+def usable() -> bool:
+    """Whether the GPU still takes work of this process: after an error on the device each call repeats it."""
+    if torch.cuda.is_available():
+        try:
+            torch.cuda.synchronize()
+            torch.cuda.empty_cache()
+        except RuntimeError:
+            return False
+    return True
 
 
 def parts(size: str, out: Path) -> Iterator[Part]:
@@ -146,11 +167,17 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--size", choices=["full", "tiny"], default="full" if torch.cuda.is_available() else "tiny")
+    parser.add_argument("--again", action="store_true", help="only the parts of which nothing stands in DIR yet")
     options = parser.parse_args()
     load_plugins()
-    pack = Pack(options.out, options.minutes)
+    pack = Pack(options.out, options.minutes, again=options.again)
     for name, part, least in parts(options.size, options.out):
+        if options.again and name in pack.parts:
+            continue
         pack.run(name, part, least)
+        if not usable():
+            left = ["--minutes", str(pack.minutes), "--out", str(options.out), "--size", options.size, "--again"]
+            os.execv(sys.executable, [sys.executable, __file__, *left])
     raise SystemExit(int("found" not in pack.parts["checks"]))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -72,13 +73,13 @@ def measured(
     *,
     warm: int = 1,
 ) -> dict[str, float | None]:
-    """Real tokens a second, MFU, HFU and peak memory of steps on these batches, of which the first ones warm up.
+    """Real tokens a second, MFU, HFU and peak memory of a step on each of these batches.
 
     Args:
         step: trains on one.
         batches: each in micro-batches, on the host.
         plan: has the model's own operations; None: nothing is said of MFU.
-        warm: steps that are not timed.
+        warm: steps on the first ones before any is timed.
     """
     cuda = device_of().type == "cuda"
     for batch in batches[:warm]:
@@ -195,6 +196,7 @@ def theirs(shape: Shape, training: str, *, checkpointing: bool = False, steps: i
                 raise
             rows //= 2
         model.zero_grad(set_to_none=True)
+        gc.collect()
         torch.cuda.empty_cache()
 
 

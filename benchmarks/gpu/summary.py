@@ -45,6 +45,10 @@ def text(found: Mapping[str, Any]) -> str:
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", '*over*: of transformers\' model on padded batches; of a switch, of the line "as it is".']
+    halved = {name: part["found"]["rows"] for name, part in found["parts"].items() if _rows(part)}
+    if halved:
+        each = ", ".join(f"{rows} ({name})" for name, rows in halved.items())
+        lines.append(f"Rows of their micro-batches, halved until they fit, where ours are of a whole step: {each}.")
     told = [part["found"] for part in found["parts"].values() if isinstance(part.get("found"), Mapping)]
     if not any(values.get("mfu") for values in told):
         lines.append("MFU is not told: this machine is not among the data sheets of the package.")
@@ -53,6 +57,10 @@ def text(found: Mapping[str, Any]) -> str:
         f"MFU {AIMS['mfu']:.0%}."
     )
     return "\n".join(lines) + "\n"
+
+
+def _rows(part: Mapping[str, Any]) -> bool:
+    return isinstance(part.get("found"), Mapping) and "rows" in part["found"]
 
 
 def _share(value: float | None) -> str:

@@ -153,6 +153,22 @@ def test_other_weights_numbers_and_configurations_have_stores_of_their_own(sigli
     assert StoredFeatures(vlm.vision, tmp_path, limit=1).store.folder != first
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_what_is_read_ahead_is_what_a_step_looks_up(siglip, llama, tmp_path, monkeypatch, precision):
+    vlm = a_vlm({"name": "hf", "id": str(siglip)}, llama)
+    vlm.eval()
+    batch, features = keyed(a_batch(vlm)), stored(vlm, tmp_path)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        vlm(batch)
+        assert features.store.counts.written == len(set(batch.view_keys))
+    told: list[int] = []
+    monkeypatch.setattr("os.posix_fadvise", lambda handle, offset, length, advice: told.append(offset), raising=False)
+    ahead = features.ahead(precision)
+    monkeypatch.setattr("torch.get_num_threads", lambda: 99)  # as in a process of a loader
+    ahead(batch.view_keys)
+    assert len(told) == len(batch.view_keys)
+
+
 def test_a_trained_encoder_is_never_looked_up(siglip, llama, tmp_path):
     vlm = a_vlm({"name": "hf", "id": str(siglip)}, llama)
     apply_training(vlm, Stage(steps=1, batch_size=1, vision="full"))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -118,9 +118,15 @@ class StoredFeatures:
             self._stores[now] = FeatureStore(self._root, name, limit=self._limit)
         return self._stores[now]
 
-    def expect(self, keys: Iterable[bytes]) -> None:
-        """These will be asked for soon."""
-        self.store.expect(keys)
+    def ahead(self, precision: str) -> Callable[[Iterable[bytes]], None]:
+        """What is told the keys that steps of a stage of this precision will ask for soon.
+
+        Their store is named here, in the process that trains: batches are read outside of autocast, and by processes
+        that have another number of threads and may see no GPU.
+        """
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
+            return self.store.expect
 
     def see(
         self, vision: VisionEncoder, pixel_values: Tensor, pixel_mask: Tensor | None, keys: Sequence[bytes]

@@ -108,7 +108,7 @@ class StageModel:
             std=vlm.vision.std,
             start=start,
             ragged=vlm.attention != "padded",
-            expect=None if vlm.features is None else vlm.features.expect,
+            expect=None if vlm.features is None else vlm.features.ahead(stage.precision),
         )
 
     def _build(self, ranks: Ranks = Ranks()) -> VLM:

@@ -89,6 +89,10 @@ class TrainingModule(pl.LightningModule):
             self._observe(batch)
         return batch
 
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """To a GPU without waiting for it: the loader has pinned the batch."""
+        return batch.to(device, non_blocking=True)
+
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One micro-batch; the last one of an optimiser step also updates the parameters."""
         last = self.micro_batch + 1 == self.micro_batches
