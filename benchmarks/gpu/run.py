@@ -13,7 +13,7 @@ work when the time is up ends there. `--size tiny` runs all of it with tiny mode
    transformers' model with adapters of peft on padded batches
 3. the same of SmolVLM-256M and Idefics2-8B
 4. each switch alone: padding, attention one document at a time, checkpointing, logits at every position, the encoder's
-   output from disk, compiled layers
+   output read back (from the page cache: it was just written), compiled layers
 
 MFU counts the model's own operations, without what checkpointing computes again and with half of causal attention;
 HFU counts that, too. Operations are those of the package's own plan.

@@ -132,7 +132,7 @@ def ours(
         kernel: of attention; None: the best there is.
         compiler: backend that compiles the layers' parts; None: nothing is compiled.
         everywhere: compute logits at every position, not at supervised ones alone.
-        stored: read the output of the (frozen) encoder from disk.
+        stored: read the output of the (frozen) encoder from files, which are in the page cache: they were just written.
         steps: that are timed.
     """
     vlm = build(shape, training, vision, checkpointing)
