@@ -35,7 +35,8 @@ def trainer_options(ranks: Ranks) -> dict[str, Any]:
     if ranks.writers is not None:
         strategy = Sharded(place.world, ranks.writers)
     else:
-        strategy = DDPStrategy(timeout=PATIENCE, broadcast_buffers=False)
+        # Gradients are views of what ranks exchange: without, a second copy of all of them, which no plan counts.
+        strategy = DDPStrategy(timeout=PATIENCE, broadcast_buffers=False, gradient_as_bucket_view=True)
     return {
         "devices": place.devices or place.world,
         "num_nodes": place.nodes,
