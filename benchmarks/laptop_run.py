@@ -1,7 +1,7 @@
 """CPU time of a laptop's runs after the first, against another version of this package.
 
     git worktree add CHECKOUT d4a16e36 && pip install --no-deps --target FOLDER CHECKOUT
-    python benchmarks/laptop_run.py --against FOLDER [--rounds 1] [--json FILE]
+    python -m benchmarks.laptop_run --against FOLDER [--rounds 1] [--json FILE]
 
 Four connectors on one frozen encoder (`laptop_run.yaml`): training, curve, evaluation, blind and ceiling. In a round
 each version has an empty home, in which the first arm runs alone: pictures are drawn then, and the encoder's output and
@@ -13,14 +13,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import resource
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from statistics import median
 
+from benchmarks.command import command_seconds
 from vlm_ablate.provenance import library_versions, machine
 from vlm_ablate.storage import write_atomically
 
@@ -33,16 +30,8 @@ TARGET = 1.5
 
 def seconds(package: Path, home: Path, arms: str) -> float:
     """CPU seconds of one command."""
-    command = [sys.executable, "-m", "vlm_ablate", "run", str(FILE), "--scale", "paper", "--arms", arms]
-    options = ["--seeds", "0", "--jobs", "1", "--home", str(home)]
-    environment = {**os.environ, "PYTHONPATH": str(package), "OMP_NUM_THREADS": "1"}
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # compiled code is kept, as it is where nobody says otherwise
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run([*command, *options], cwd=home.parent, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{package}: {arms}: {(done.stderr or done.stdout)[-2000:]}")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    arguments = ["run", str(FILE), "--scale", "paper", "--arms", arms, "--seeds", "0", "--jobs", "1"]
+    return command_seconds(package, *arguments, home=home, folder=home.parent)[0]
 
 
 def compared(against: Path, *, now_first: bool) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """CPU time of `vlm-ablate plan` for five arms of Idefics2's table 3: planned anew, again, and by another version.
 
-    python benchmarks/plan.py [--against FOLDER] [--rounds 3] [--json FILE]
+    python -m benchmarks.plan [--against FOLDER] [--rounds 3] [--json FILE]
 
 Each command is a process of its own; counted are user and system seconds of it and its children. `anew` has an empty
 home, `again` the home that `anew` left. `--against` is a checkout of another version, which takes turns with this one,
@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
-import resource
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from statistics import median
+
+from benchmarks.command import command_seconds
 
 ROOT = Path(__file__).parents[1]
 TARGETS = {"laptop": 4.0, "paper": 6.0}
@@ -29,13 +28,8 @@ ARMS = "ar_linear_frozen,ar_perceiver_frozen,cross_attention_frozen,cross_attent
 
 def seconds(checkout: Path, scale: str, home: str) -> float:
     """CPU seconds of one command."""
-    command = [sys.executable, "-m", "vlm_ablate", "plan", FILE, "--scale", scale, "--arms", ARMS]
-    environment = {**os.environ, "PYTHONPATH": str(checkout), "VLM_ABLATE_HOME": home, "OMP_NUM_THREADS": "1"}
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # compiled code is kept, as it is where nobody says otherwise
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(command, cwd=checkout, env=environment, check=True, capture_output=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    arguments = ["plan", FILE, "--scale", scale, "--arms", ARMS]
+    return command_seconds(checkout, *arguments, home=home, folder=checkout)[0]
 
 
 def compare(scale: str, against: Path | None, rounds: int) -> dict[str, float | None]:

@@ -12,17 +12,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import random
-import resource
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.command import command_seconds
 from tests.runs.disk import score_record, write_results
 from vlm_ablate.config.expand import load_experiment
 from vlm_ablate.home import Home
@@ -66,13 +64,8 @@ def write_home(root: Path, seeds: int) -> int:
 
 def seconds(checkout: Path, home: Path, seeds: int) -> tuple[float, bytes]:
     """CPU seconds of one command, and what it printed."""
-    command = [sys.executable, "-m", "vlm_ablate", "table", FILE, "--home", str(home), "--seeds", f"0-{seeds - 1}"]
-    environment = {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    printed = subprocess.run(command, cwd=checkout, env=environment, check=True, capture_output=True).stdout
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, printed
+    arguments = ["table", FILE, "--seeds", f"0-{seeds - 1}"]
+    return command_seconds(checkout, *arguments, home=home, folder=checkout)
 
 
 def compare(home: Path, seeds: int, against: Path | None, rounds: int) -> dict[str, float | None]:

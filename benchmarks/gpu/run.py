@@ -176,7 +176,7 @@ def main() -> None:
             continue
         pack.run(name, part, least)
         if not usable():
-            left = ["--minutes", str(pack.minutes), "--out", str(options.out), "--size", options.size, "--again"]
+            left = [f"--minutes={pack.minutes:.4f}", "--out", str(options.out), "--size", options.size, "--again"]
             os.execv(sys.executable, [sys.executable, __file__, *left])
     raise SystemExit(int("found" not in pack.parts["checks"]))
 

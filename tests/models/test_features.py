@@ -157,8 +157,11 @@ def test_other_weights_numbers_and_configurations_have_stores_of_their_own(sigli
 def test_what_is_read_ahead_is_what_a_step_looks_up(siglip, llama, tmp_path, monkeypatch, precision):
     vlm = a_vlm({"name": "hf", "id": str(siglip)}, llama)
     vlm.eval()
-    batch, features = keyed(a_batch(vlm)), stored(vlm, tmp_path)
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+    batch = keyed(a_batch(vlm))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    vlm, batch = vlm.to(device), batch.to(device)
+    features = stored(vlm, tmp_path)
+    with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
         vlm(batch)
         assert features.store.counts.written == len(set(batch.view_keys))
     told: list[int] = []

@@ -36,7 +36,7 @@ class FeaturePlan:
     bytes: float
     """Of all pictures of the stage."""
     most: float = 0.0
-    """Tokens a picture up to which `auto` keeps it with samples that are shorter than these; 0: with none."""
+    """Tokens a picture up to which `auto` keeps it, where it does not only because these samples have more; else 0."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -14,6 +14,7 @@ from vlm_ablate.accounting.memory import BF16, FP32, Units, plan_memory
 from vlm_ablate.accounting.parameters import parameters_by_part
 from vlm_ablate.accounting.plans import ModelPlan, SampleShape, Sharding, StagePlan
 from vlm_ablate.accounting.unfilled import Unfilled
+from vlm_ablate.accounting.weights_files import Kept, file_sizes, kept_of
 from vlm_ablate.config.data import MAX_TILES, ImageConfig
 from vlm_ablate.config.execution import Execution
 from vlm_ablate.config.run_config import RunConfig, RunStage
@@ -23,27 +24,7 @@ from vlm_ablate.models.features import refusal
 from vlm_ablate.models.half import rounded_by_autocast
 from vlm_ablate.models.released import check_parts
 from vlm_ablate.models.views import Views
-from vlm_ablate.models.vlm import VLM, Adapter, build_vlm
-
-
-@dataclass(frozen=True)
-class _Adapted:
-    """The adapters of a backbone."""
-
-    adapter: Adapter
-    bytes: int
-    weights: dict[str, int]
-    """Name of a weight that they are merged into when another stage does without -> its bytes."""
-
-
-@dataclass(frozen=True)
-class _Kept:
-    """What a stage adds to the file of weights."""
-
-    own: dict[str, int]
-    """Name of a new or trained parameter, adapters apart -> its bytes."""
-    adapted: dict[str, _Adapted]
-    """By backbone, those that the stage freezes as well."""
+from vlm_ablate.models.vlm import VLM, build_vlm
 
 
 class Planner:
@@ -60,7 +41,7 @@ class Planner:
     ) -> None:
         self.sample, self.shards, self.sharding = sample or SampleShape(), shards, sharding
         self._models: dict[str, tuple[dict[str, int], Measurement]] = {}
-        self._stages: dict[str, tuple[StagePlan, _Kept]] = {}
+        self._stages: dict[str, tuple[StagePlan, Kept]] = {}
         self._built: tuple[str, VLM] | None = None
 
     def plan(self, config: RunConfig) -> ModelPlan:
@@ -72,7 +53,7 @@ class Planner:
         """
         parameters, cost = self._model(config)
         made = [self._stage(name, config) for name in config.stages]
-        files = _files([kept for _, kept in made])
+        files = file_sizes([kept for _, kept in made])
         stages = {plan.name: replace(plan, weights_bytes=size) for (plan, _), size in zip(made, files, strict=True)}
         return ModelPlan(
             parameters=parameters,
@@ -98,7 +79,7 @@ class Planner:
             self._models[key] = parameters_by_part(vlm), measure(vlm, image, self.sample, backward=False)
         return self._models[key]
 
-    def _stage(self, name: str, config: RunConfig) -> tuple[StagePlan, _Kept]:
+    def _stage(self, name: str, config: RunConfig) -> tuple[StagePlan, Kept]:
         stage, execution, frozen = config.stages[name], config.execution.of_stage(name), _frozen_adapters(config, name)
         own = stage.model_dump_json(exclude={"data": {"mixture"}})
         before = [each.model_dump_json(exclude={"data"}) for each in frozen]
@@ -112,7 +93,7 @@ class Planner:
                 report = apply_training(vlm, _without_noise(stage))
             with _in_bf16(_held_in_bf16(vlm, config)) as small:
                 plans = [self._plan_stage(name, stage, execution, image, vlm, report, small) for image in shares]
-                kept = _kept(vlm)
+                kept = kept_of(vlm)
             self._stages[key] = _weighed(plans, list(shares.values())), kept
         plan, kept = self._stages[key]
         return replace(plan, name=name), kept
@@ -255,42 +236,6 @@ def _frozen_adapters(config: RunConfig, name: str) -> list[RunStage]:
             others = {other: Training.frozen for other in BACKBONES if other != backbone}
             found.append(last.model_copy(update=others))
     return found
-
-
-def _kept(vlm: VLM) -> _Kept:
-    """Of a model as a stage trains it: what `save_trained` writes of it (and buffers, which are small)."""
-    own: dict[str, int] = {}
-    adapters, sizes = dict.fromkeys(BACKBONES, 0), {}
-    for path, parameter in vlm.named_parameters():
-        name, size = path.replace(".base_layer", ""), parameter.numel() * parameter.element_size()
-        sizes[name] = size
-        if ".lora_" in name:
-            adapters[name.split(".", 1)[0]] += size
-        elif parameter.requires_grad or name.startswith(("connector.", "architecture.")):
-            own[name] = size
-    adapted = {}
-    for backbone, adapter in vlm.adapters.items():
-        prefix = "vision.backbone" if backbone == "vision" else "language.model"
-        merged = [f"{prefix}.{module}.weight" for module in adapter.modules]
-        weights = {name: sizes[name] for name in merged if name in sizes}
-        adapted[backbone] = _Adapted(adapter, adapters[backbone], weights)
-    return _Kept(own, adapted)
-
-
-def _files(stages: Iterable[_Kept]) -> list[int]:
-    """Bytes of each stage's file of weights: what earlier stages trained is in it, too, and what adapters were merged
-    into when a stage has others, or none as it trains the backbone in full."""
-    sizes = []
-    weights: dict[str, int] = {}
-    adapted: dict[str, _Adapted] = {}
-    for stage in stages:
-        for backbone, before in adapted.items():
-            now = stage.adapted.get(backbone)
-            if now is None or now.adapter != before.adapter:
-                weights |= before.weights
-        adapted, weights = stage.adapted, weights | stage.own
-        sizes.append(sum(weights.values()) + sum(each.bytes for each in adapted.values()))
-    return sizes
 
 
 def _units(vlm: VLM) -> Units:

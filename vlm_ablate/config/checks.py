@@ -61,16 +61,10 @@ def check_cells(data: dict[str, Any], where: Where) -> list[Problem]:
         if "paper" in data:
             return []
         shown = [name for name in ("columns", "score", "paired", "published") if name in _mapping(data, "table")]
-        return [
-            *(
-                _problem(where, ("arms", str(n), "cell"), "stands for a cell, but the file names no paper table")
-                for n in cells
-            ),
-            *(
-                _problem(where, ("table", name), "is of a paper's table, but the file names none in paper.key")
-                for name in shown
-            ),
-        ]
+        told: list[tuple[Path_, str]]
+        told = [(("arms", str(n), "cell"), "stands for a cell, but the file names no paper table") for n in cells]
+        told += [(("table", n), "is of a paper's table, but the file names none in paper.key") for n in shown]
+        return [_problem(where, at, message) for at, message in told]
     if key not in table_keys():
         message = f"no table {key!r} in the paper files"
         return [_problem(where, ("paper", "key"), message, nearest(key, table_keys()))]
